@@ -1,0 +1,134 @@
+"""What the words after `python orchestration/run.py` mean.
+
+In: the arguments. Out: a Command with one checked RunConfig for each run, or a ConfigError before anything has started.
+Uses Hydra's grammar for settings and sweeps, and neither its launcher nor its log and output folders.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from hydra.core.override_parser.types import Glob
+from pydantic import BaseModel
+
+from configs.loading import ConfigError, config_groups, load_config, parse_setting
+from configs.mistakes import section_types, shown
+from configs.schema import RunConfig
+
+HELP_FLAGS = ("-h", "--help")
+SWEEP_FLAGS = ("-m", "--multirun")
+AUTO_RUN_DIR = "auto"
+
+USAGE = """\
+softgate: trains a language model on the gated objective.
+
+usage: python orchestration/run.py [-m] [key=value ...]
+
+  -m, --multirun  run every combination of settings that have several values, one run after the other
+  -h, --help      this text
+
+Exit status: 0 done, 1 failed, 2 mistakes in the configuration (one line each) and nothing started, 130 interrupted.
+"""
+
+EXAMPLES = """\
+Examples:
+  python orchestration/run.py                                     the arithmetic task on the embedded model
+  python orchestration/run.py gate=clip gate.epsilon_low=0.1
+  python orchestration/run.py gate=softsign gate.tau_pos=10 rollout.num_engines=2 learner.num_workers=2
+  python orchestration/run.py dry_run=true                        what would run and where; starts nothing
+  python orchestration/run.py resume=true run_dir=runs/<name>     continue a run
+  python orchestration/run.py -m gate=softsign,clip seed=0,1      four runs
+  ray job submit --working-dir . -- python orchestration/run.py cluster=join
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Command:
+    """What was asked for: the help text, or runs in this order."""
+
+    wants_help: bool
+    configs: tuple[RunConfig, ...]
+
+
+def read_command(arguments: Sequence[str]) -> Command:
+    """Check everything that was asked for; ConfigError names all mistakes of all runs."""
+    flags = [argument for argument in arguments if argument.startswith("-")]
+    settings = [argument for argument in arguments if not argument.startswith("-")]
+    if any(flag in HELP_FLAGS for flag in flags):
+        return Command(wants_help=True, configs=())
+    lines = [
+        f"{flag}: no such flag; there are {', '.join(SWEEP_FLAGS + HELP_FLAGS)}"
+        for flag in flags
+        if flag not in SWEEP_FLAGS
+    ]
+    configs = []
+    for combination in expand(settings) if flags else [settings]:
+        try:
+            configs.append(load_config(combination))
+        except ConfigError as error:
+            lines.extend(error.lines)
+    if lines:
+        raise ConfigError(lines)
+    _refuse_shared_folders(configs)
+    return Command(wants_help=False, configs=tuple(configs))
+
+
+def expand(settings: Sequence[str]) -> list[list[str]]:
+    """Every combination of the values of a sweep; the last setting varies fastest."""
+    return [list(combination) for combination in product(*(_values(setting) for setting in settings))]
+
+
+def help_text() -> str:
+    """Usage, the groups with their choices, every setting with its default, examples."""
+    groups = [f"  {group + '=':<12}{' | '.join(choices)}" for group, choices in config_groups().items()]
+    return "\n".join(
+        [
+            USAGE,
+            "Groups (each choice is a file configs/<group>/<choice>.yaml; experiment=null for none):",
+            *groups,
+            "",
+            "Settings and their defaults (explained in configs/schema.py; dry_run=true shows those of a run):",
+            *_defaults(RunConfig, prefix=""),
+            "",
+            EXAMPLES,
+        ]
+    )
+
+
+def _values(setting: str) -> list[str]:
+    """The setting once for each of its values; one that cannot be read is left for load_config to tell."""
+    try:
+        override = parse_setting(setting)
+    except ConfigError:
+        return [setting]
+    if override.is_discrete_sweep():
+        value = override.value()
+        choices = config_groups().get(override.key_or_group, [])
+        values = value.filter(choices) if isinstance(value, Glob) else override.sweep_string_iterator()
+        return [f"{override.get_key_element()}={value}" for value in values] or [setting]
+    return [setting]
+
+
+def _refuse_shared_folders(configs: Sequence[RunConfig]) -> None:
+    folders = [config.run_dir for config in configs if config.run_dir != AUTO_RUN_DIR]
+    shared = sorted({folder for folder in folders if folders.count(folder) > 1})
+    if shared:
+        rule = (
+            "several runs of the sweep would share it; leave it at auto or name what differs, as in run_dir='x-${seed}'"
+        )
+        raise ConfigError(f"run_dir={shown(folder)}: {rule}" for folder in shared)
+
+
+def _defaults(section: type[BaseModel], *, prefix: str) -> list[str]:
+    lines = []
+    for name, field in section.model_fields.items():
+        members = section_types(field.annotation)
+        for member in members:
+            lines.extend(_defaults(member, prefix=f"{prefix}{name}."))
+        if not members and not field.is_required():
+            lines.append(f"  {prefix}{name}={_typed(field.default)}")
+    return lines
+
+
+def _typed(value: object) -> str:
+    return shown(list(value) if isinstance(value, tuple) else value)

@@ -1,0 +1,181 @@
+"""From `key=value` settings to a RunConfig.
+
+In: the settings of a command line, or a plain tree. Out: a RunConfig, or a ConfigError with one line for each mistake.
+Hydra composes the YAML groups beside this file, the schema decides what is allowed. Nothing is started or written.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
+
+from configs.mistakes import CHOICE_WITHOUT_SECTION, mistakes_of, proposal, shown
+from configs.schema import RunConfig
+
+CONFIG_DIR = Path(__file__).resolve().parent
+HYDRA_VERSION_BASE = "1.3"
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot run; `lines` has one line for each mistake."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self.lines = tuple(dict.fromkeys(lines))
+        super().__init__("\n".join(self.lines))
+
+
+def load_config(overrides: Sequence[str]) -> RunConfig:
+    """Compose the shipped groups, then set the values, in order; of two settings of one key the later holds.
+
+    Raises ConfigError with every mistake: a setting that cannot be read is reported, left out, and the rest checked.
+    """
+    lines: list[str] = []
+    choices: dict[str, str] = {}  # of each group that is named, as Hydra reads it
+    values: list[Override] = []
+    left_out: set[str] = set()
+    for text in overrides:
+        try:
+            setting = parse_setting(text)
+            if setting.key_or_group in config_groups():
+                choices[setting.key_or_group] = _choice(setting)
+            else:
+                values.append(_value(setting))
+        except ConfigError as error:
+            lines.extend(error.lines)
+            left_out.add(text.lstrip("+~").partition("=")[0])
+    try:
+        config = RunConfig.model_validate(_tree(tuple(choices.values()), values))
+    except ConfigError as error:
+        raise ConfigError([*lines, *error.lines]) from None
+    except ValidationError as error:
+        found = mistakes_of(error)
+        if lines:  # what depends on a setting that was left out says nothing about the user's choice
+            found = [mistake for mistake in found if mistake.key and mistake.key.partition(".")[0] not in left_out]
+        raise ConfigError([*lines, *(mistake.line for mistake in found)]) from None
+    if lines:
+        raise ConfigError(lines)
+    return config
+
+
+def validate(tree: Mapping[str, Any]) -> RunConfig:
+    """The configuration that a plain nested mapping describes; ConfigError where the schema refuses it."""
+    try:
+        return RunConfig.model_validate(dict(tree))
+    except ValidationError as error:
+        raise ConfigError(mistake.line for mistake in mistakes_of(error)) from None
+
+
+def dump_yaml(config: RunConfig) -> str:
+    """Every setting with its value, as YAML that read_yaml takes back unchanged."""
+    return OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json")))
+
+
+def read_yaml(text: str) -> RunConfig:
+    """The configuration that dump_yaml wrote; ConfigError where it is not one."""
+    try:
+        tree = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+    except OmegaConfBaseException as error:
+        raise ConfigError([_first_line(error)]) from None
+    if not isinstance(tree, dict):
+        raise ConfigError([f"{shown(text)}: must be a mapping of settings"])
+    return validate({str(key): value for key, value in tree.items()})
+
+
+@cache
+def config_groups() -> dict[str, list[str]]:
+    """The choices of each Hydra group, from the YAML files beside this module."""
+    groups: dict[str, list[str]] = {}
+    for path in sorted(CONFIG_DIR.rglob("*/*.yaml")):
+        group, *inside = path.relative_to(CONFIG_DIR).with_suffix("").parts
+        groups.setdefault(group, []).append("/".join(inside))
+    return groups
+
+
+def parse_setting(text: str) -> Override:
+    """One `key=value` in Hydra's grammar; ConfigError with one line where it is none."""
+    try:
+        override: Override = OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        if "=" not in text:
+            raise ConfigError([f"{shown(text)}: settings are given as key=value, see --help"]) from None
+        line = f"{shown(text)}: cannot be read as key=value ({_first_line(error)})"
+        raise ConfigError([f"""{line}; special characters need quotes inside quotes: 'key="value"'"""]) from None
+    if override.is_hydra_override():
+        raise ConfigError([f"{shown(text)}: Hydra's own settings have no effect here; leave it out"])
+    if override.package is not None:
+        raise ConfigError([f"{shown(text)}: groups have a fixed place here; leave out @{override.package}"])
+    return override
+
+
+def _choice(setting: Override) -> str:
+    """The choice of a group in Hydra's words; ConfigError where there is no such choice."""
+    group, choices = setting.key_or_group, config_groups()[setting.key_or_group]
+    _refuse_several(setting)
+    value = setting.value()
+    if group == CHOICE_WITHOUT_SECTION and value is None:
+        return f"~{group}"
+    if value in choices:
+        return f"{group}={value}"
+    hint = proposal(str(value), choices)
+    raise ConfigError([f"{group}={shown(value)}: no such choice{hint or ';'} available: {', '.join(choices)}"])
+
+
+def _value(setting: Override) -> Override:
+    _refuse_several(setting)
+    if setting.is_delete():
+        raise ConfigError([f"{shown(setting.input_line)}: a value cannot be deleted; leave it out for its default"])
+    return setting
+
+
+def _refuse_several(setting: Override) -> None:
+    if setting.is_sweep_override():
+        line = f"{shown(setting.input_line)}: has several values; add -m to run one after the other, or quote it"
+        raise ConfigError([line])
+
+
+def _tree(choices: tuple[str, ...], values: Sequence[Override]) -> dict[str, Any]:
+    """The plain tree of chosen groups and values. Schema defaults are in it so that `${learner.lr}` resolves."""
+    key = ""
+    try:
+        composed = OmegaConf.merge(_schema_defaults(), _composed(choices))
+        for value in values:
+            key = value.key_or_group
+            OmegaConf.update(composed, key, value.value(), merge=True, force_add=True)
+        tree = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except HydraException as error:
+        raise ConfigError([_first_line(error)]) from None
+    except OmegaConfBaseException as error:
+        raise ConfigError([f"{error.full_key or key}: {_first_line(error)}"]) from None
+    assert isinstance(tree, dict), tree
+    return {str(key): value for key, value in tree.items()}
+
+
+@cache
+def _composed(choices: tuple[str, ...]) -> DictConfig:
+    with initialize_config_dir(str(CONFIG_DIR), version_base=HYDRA_VERSION_BASE):
+        composed = compose("config", overrides=list(choices))
+    OmegaConf.set_struct(composed, False)  # the schema refuses unknown keys, with the nearest known one
+    return composed
+
+
+@cache
+def _schema_defaults() -> DictConfig:
+    defaults = {name: field.default for name, field in RunConfig.model_fields.items() if not field.is_required()}
+    return OmegaConf.create(
+        {
+            name: default.model_dump(mode="json") if isinstance(default, BaseModel) else default
+            for name, default in defaults.items()
+        }
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].strip()

@@ -1,0 +1,166 @@
+"""What is wrong with a configuration, told in one line a mistake.
+
+In: a pydantic ValidationError of RunConfig, or a name that is not known. Out: lines with the field, the value given,
+what is allowed and the nearest known key. Knows the schema, and nothing of how a tree is composed.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from functools import cache
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from configs.schema import RunConfig
+
+NEAR_ENOUGH = 0.6  # similarity above which a name is proposed; below it the proposals are mostly noise
+OTHER_SECTION = 0.9  # a key of the right name in another section counts a little less than one spelled alike
+LONGEST_VALUE = 60  # characters of a value repeated in a message
+CHOICE_WITHOUT_SECTION = "experiment"  # named on the command line like a section, but not part of a RunConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mistake:
+    """One mistake; key is dotted, and empty where several fields do not fit each other."""
+
+    key: str
+    line: str
+
+
+def mistakes_of(error: ValidationError) -> list[Mistake]:
+    """Every mistake that pydantic found, in the order of the fields."""
+    return [mistake for details in error.errors(include_url=False) for mistake in _told(details)]
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name most like this one, or None if none is; dotted names may also match by their last part."""
+    scored = [(_likeness(name, candidate), candidate) for candidate in known if candidate != name]
+    score, candidate = max(scored, default=(0.0, ""))
+    return candidate if score >= NEAR_ENOUGH else None
+
+
+def proposal(name: str, known: Iterable[str]) -> str:
+    """`, did you mean <nearest>?`, or nothing."""
+    found = nearest(name, known)
+    return f", did you mean {found}?" if found else ""
+
+
+@cache
+def known_keys() -> list[str]:
+    """Every key of the schema, sections included, dotted; for a section with variants those of all variants."""
+    return [*dict.fromkeys(_keys(RunConfig, prefix="")), CHOICE_WITHOUT_SECTION]
+
+
+def section_types(annotation: Any) -> list[type[BaseModel]]:
+    """The section a field holds, several where it has variants, none where it holds a plain value."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for argument in get_args(annotation) for found in section_types(argument)]
+
+
+def shown(value: object) -> str:
+    """A value as one would type it on the command line."""
+    if value is None:
+        return "null"
+    text = str(value).lower() if isinstance(value, bool) else " ".join(str(value).split())
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
+
+
+def _likeness(name: str, candidate: str) -> float:
+    section, _, last = name.rpartition(".")
+    candidate_section, _, candidate_last = candidate.rpartition(".")
+    last_ratio = SequenceMatcher(None, last, candidate_last).ratio()
+    if section == candidate_section:
+        return last_ratio
+    section_ratio = SequenceMatcher(None, section, candidate_section).ratio()
+    return max(OTHER_SECTION * last_ratio, (section_ratio + last_ratio) / 2)
+
+
+def _keys(section: type[BaseModel], *, prefix: str) -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        yield f"{prefix}{name}"
+        for member in section_types(field.annotation):
+            for key in _keys(member, prefix=f"{prefix}{name}."):
+                if not key.endswith(".name"):  # chosen with the group: gate=..., task=...
+                    yield key
+
+
+def _variant(section: type[BaseModel]) -> tuple[str, ...]:
+    return get_args(section.model_fields["name"].annotation)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Place:
+    """Where in the tree an error lies; known holds the keys that could have been meant."""
+
+    key: str
+    known: list[str]
+    only: str  # how to name the variant the key is refused by, empty elsewhere
+
+
+def _place(location: tuple[int | str, ...]) -> _Place:
+    """Pydantic's location without the tags of variants."""
+    section: type[BaseModel] | None = RunConfig
+    key, known, only = "", known_keys(), ""
+    remaining = list(location)
+    while remaining:
+        item = remaining.pop(0)
+        if isinstance(item, int):
+            key += f"[{item}]"
+            continue
+        key = f"{key}.{item}" if key else item
+        field = section.model_fields.get(item) if section else None
+        members = section_types(field.annotation) if field else []
+        section = members[0] if members else None
+        if len(members) > 1 and remaining:
+            tag = str(remaining.pop(0))
+            section = next(member for member in members if tag in _variant(member))
+            known = [f"{item}.{name}" for name in section.model_fields if name != "name"]
+            only = f"{item}={tag}"
+    return _Place(key=key, known=known, only=only)
+
+
+def _told(details: ErrorDetails) -> Iterator[Mistake]:
+    place = _place(details["loc"])
+    match details["type"]:
+        case "extra_forbidden":
+            for key, value in _leaves(place.key, details["input"]):
+                yield Mistake(key=key, line=f"{key}={shown(value)}: {_refusal(key, place=place)}")
+        case "missing" | "union_tag_not_found":
+            line = f"{place.key}: missing, and it has no default; give {place.key}=..."
+            yield Mistake(key=place.key, line=line)
+        case "union_tag_invalid":
+            tag, allowed = str(details["ctx"]["tag"]), str(details["ctx"]["expected_tags"]).replace("'", "")
+            hint = proposal(tag, allowed.split(", "))
+            yield Mistake(key=place.key, line=f"{place.key}.name={tag}: must be one of {allowed}{hint}")
+        case "model_type" | "model_attributes_type":
+            inside = ", ".join(key for key in place.known if key.startswith(f"{place.key}."))
+            yield Mistake(
+                key=place.key,
+                line=f"{place.key}={shown(details['input'])}: is a section and takes no value; set {inside}",
+            )
+        case "value_error":
+            for line in str(details["ctx"]["error"]).splitlines():
+                yield Mistake(key=place.key, line=line)
+        case _:
+            rule = details["msg"].replace("Input should", "must").replace("String should", "must").replace("'", "")
+            told = ", ".join(f"{key}={shown(value)}" for key, value in _leaves(place.key, details["input"]))
+            yield Mistake(key=place.key, line=f"{told}: {rule}")
+
+
+def _refusal(key: str, *, place: _Place) -> str:
+    hint = proposal(key, place.known)
+    if place.only and not hint:
+        return f"{place.only} has no such setting, only {', '.join(place.known)}"
+    return f"no such setting{hint or ', see --help'}"
+
+
+def _leaves(key: str, value: object) -> Iterator[tuple[str, object]]:
+    """An unknown section was typed key by key, and is told key by key."""
+    if isinstance(value, dict) and value:
+        for name, inner in value.items():
+            yield from _leaves(f"{key}.{name}", inner)
+    else:
+        yield key, value

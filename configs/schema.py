@@ -1,0 +1,198 @@
+"""The whole configuration of a run as one frozen pydantic tree.
+
+In: a plain nested dict (Hydra's result). Out: RunConfig, or a pydantic ValidationError that names each wrong field.
+Defaults live here only; the YAML groups override them by name. This module knows nothing of torch, Ray, vLLM or Hydra.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Section(BaseModel):
+    """Base of every section: immutable, unknown keys refused, no nan or inf, no conversion of "1" or true to 1."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
+
+
+class SoftGateConfig(Section):
+    """A smooth gate; tau_pos applies where the advantage is > 0, tau_neg elsewhere (paper eq. 3)."""
+
+    name: Literal["sigmoid", "erf", "arctan", "softsign"]
+    tau_pos: float = Field(default=10.0, gt=0.0)
+    tau_neg: float = Field(default=12.0, gt=0.0)
+
+
+class ClipGateConfig(Section):
+    """GRPO's clip: the ratio is cut at 1 - epsilon_low and 1 + epsilon_high."""
+
+    name: Literal["clip"]
+    epsilon_low: float = Field(default=0.2, gt=0.0, lt=1.0)
+    epsilon_high: float = Field(default=0.2, gt=0.0)
+
+
+GateConfig = Annotated[SoftGateConfig | ClipGateConfig, Field(discriminator="name")]
+
+
+class ModelConfig(Section):
+    """path: a Hugging Face model folder or hub name, or "embedded" for the tiny model the project builds itself."""
+
+    path: str = Field(default="embedded", min_length=1)
+    max_model_len: int = Field(default=64, ge=8)  # tokens of prompt + completion an engine accepts
+    trust_remote_code: bool = False
+
+
+class ArithmeticTaskConfig(Section):
+    """Sums of two numbers of 10-99; held_out of the 8,100 problems are kept for evaluation."""
+
+    name: Literal["arithmetic"]
+    held_out: int = Field(default=400, ge=1, le=4000)
+
+
+TaskConfig = ArithmeticTaskConfig
+
+Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class RolloutConfig(Section):
+    """Generation: engines, sampling, and how much of it one iteration takes."""
+
+    num_engines: int = Field(default=1, ge=1)
+    tensor_parallel_size: int = Field(default=1, ge=1)
+    prompts_per_iteration: int = Field(default=16, ge=1)
+    completions_per_prompt: int = Field(default=8, ge=2)  # a group of one has no advantage
+    max_new_tokens: int = Field(default=32, ge=1)
+    temperature: float = Field(default=1.0, gt=0.0)
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: float32 on CPU, bfloat16 on a GPU
+    gpu_memory_utilization: float = Field(default=0.85, gt=0.0, le=1.0)
+    kv_cache_gib: float = Field(default=0.25, gt=0.0)  # key/value cache of one engine, CPU only
+    max_num_seqs: int = Field(default=256, ge=1)
+    enforce_eager: bool = False
+    attention_backend: str = Field(default="auto", min_length=1)  # vLLM's name of one; auto: vLLM's choice
+    timeout_s: float = Field(default=600.0, gt=0.0)  # longest wait for one group
+
+
+class GradersConfig(Section):
+    """Processes that grade completions; each can be killed."""
+
+    num_workers: int = Field(default=1, ge=1)
+    timeout_s: float = Field(default=10.0, gt=0.0)  # for one group
+
+
+class LearnerConfig(Section):
+    """The DeepSpeed learner group and its optimizer."""
+
+    num_workers: int = Field(default=1, ge=1)
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: float32 on CPU, bfloat16 on a GPU
+    lr: float = Field(default=1e-6, gt=0.0)
+    lr_schedule: Literal["linear", "constant"] = "linear"
+    betas: tuple[Beta, Beta] = Field(default=(0.9, 0.999), strict=False)  # YAML has lists only
+    eps: float = Field(default=1e-8, gt=0.0)
+    weight_decay: float = Field(default=0.0, ge=0.0)
+    max_grad_norm: float = Field(default=1.0, gt=0.0)
+    num_minibatches: int = Field(default=2, ge=1)  # optimizer steps an iteration and epoch
+    num_epochs: int = Field(default=1, ge=1)
+    max_tokens_per_micro_batch: int = Field(default=512, ge=8)
+    old_logprobs: Literal["auto", "recompute", "rollout"] = "auto"  # auto: rollout on CPU, recompute on a GPU
+    loss_aggregation: Literal["sequence_mean", "token_mean", "constant_length"] = "sequence_mean"
+    gradient_checkpointing: bool = False
+    timeout_s: float = Field(default=1800.0, gt=0.0)  # longest wait for one call on all ranks
+
+
+class PublishConfig(Section):
+    """The broadcast of weights from learner rank 0 to every engine."""
+
+    backend: Literal["auto", "nccl", "gloo"] = "auto"  # auto: nccl where learner and engines have GPUs, gloo on CPU
+    timeout_s: float = Field(default=300.0, gt=0.0)
+    verify_every: int = Field(default=1, ge=1)  # compare digests at every n-th version
+    probe_every: int = Field(default=10, ge=1)  # compare logprobs of a fixed prompt at every n-th version
+
+
+class ClusterConfig(Section):
+    """Which Ray cluster, and what each actor takes of it."""
+
+    # local: start one and stop it; auto: join what RAY_ADDRESS names; or host:port
+    address: str = Field(default="local", min_length=1)
+    device: Literal["auto", "cpu", "gpu"] = "auto"  # auto: gpu if the cluster reports GPUs
+    cpus_per_engine: float = Field(default=1.0, gt=0.0)
+    cpus_per_learner: float = Field(default=1.0, gt=0.0)
+    placement_timeout_s: float = Field(default=8.0, gt=0.0)
+    start_timeout_s: float = Field(default=600.0, gt=0.0)  # for engines and learner to load
+
+
+class CheckpointConfig(Section):
+    """When the whole run is saved; a final model is always written."""
+
+    every: int = Field(default=10, ge=1)  # iterations
+    keep: int = Field(default=2, ge=1)  # newest checkpoints kept
+
+
+class EvalConfig(Section):
+    """Greedy evaluation on held-out prompts; every=0 evaluates at start and end only."""
+
+    every: int = Field(default=0, ge=0)  # iterations
+    num_prompts: int = Field(default=400, ge=1)
+
+
+class JournalConfig(Section):
+    """What a run leaves behind beside metrics.jsonl."""
+
+    rollouts_per_iteration: int = Field(default=2, ge=0)  # groups written in full to rollouts.jsonl
+    tensorboard: bool = True
+    progress: bool = True
+
+
+class RunConfig(Section):
+    """Everything one run needs. `python orchestration/run.py key=value ...` sets any field."""
+
+    gate: GateConfig
+    task: TaskConfig
+    model: ModelConfig = ModelConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    graders: GradersConfig = GradersConfig()
+    learner: LearnerConfig = LearnerConfig()
+    publish: PublishConfig = PublishConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    eval: EvalConfig = EvalConfig()
+    journal: JournalConfig = JournalConfig()
+    num_iterations: int = Field(default=60, ge=1)
+    max_staleness: int = Field(default=0, ge=0)  # policy versions; 0 is synchronous
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    run_dir: str = Field(default="auto", min_length=1)  # auto: runs/<task>-<gate>-seed<seed>, next free number
+    resume: bool = False
+    dry_run: bool = False
+
+    @model_validator(mode="after")
+    def _sections_fit_each_other(self) -> "RunConfig":
+        rollout, learner, max_model_len = self.rollout, self.learner, self.model.max_model_len
+        available = rollout.prompts_per_iteration * rollout.completions_per_prompt
+        needed = learner.num_minibatches * learner.num_workers
+        wrong = []
+        if available < needed:
+            wrong.append(
+                f"learner.num_minibatches={learner.num_minibatches}: needs {needed} completions an iteration on "
+                f"learner.num_workers={learner.num_workers}, there are {available}; "
+                f"lower it or raise rollout.prompts_per_iteration"
+            )
+        if rollout.max_new_tokens >= max_model_len:
+            wrong.append(
+                f"rollout.max_new_tokens={rollout.max_new_tokens}: must be less than "
+                f"model.max_model_len={max_model_len}, which counts the prompt too"
+            )
+        if learner.max_tokens_per_micro_batch < max_model_len:
+            wrong.append(
+                f"learner.max_tokens_per_micro_batch={learner.max_tokens_per_micro_batch}: must be at least "
+                f"model.max_model_len={max_model_len}, the longest sequence"
+            )
+        if self.eval.num_prompts > self.task.held_out:
+            wrong.append(
+                f"eval.num_prompts={self.eval.num_prompts}: must be at most task.held_out={self.task.held_out}, "
+                f"the prompts kept for evaluation"
+            )
+        if self.cluster.device == "cpu" and self.publish.backend == "nccl":
+            wrong.append("publish.backend=nccl: needs GPUs, and cluster.device=cpu; must be auto or gloo")
+        if wrong:
+            raise ValueError("\n".join(wrong))
+        return self

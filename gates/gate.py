@@ -1,0 +1,179 @@
+"""Gates as objects: f and f' of a ratio, with parameters that differ by the sign of the advantage.
+
+In: ratio (any shape; bfloat16, float16, float32 or float64) and positive, a bool tensor of that shape, True where the
+advantage is > 0. Out: a tensor of the ratio's shape and dtype. The autograd derivative of value is slope, term for
+term. This module knows nothing of log-probabilities, losses or configuration files.
+"""
+
+import difflib
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from gates.shapes import SHAPES, GateShape
+
+Curve = Callable[[Tensor, Tensor], Tensor]  # (ratio, positive) -> tensor like ratio
+
+
+class Gate(Protocol):
+    """What the objective needs of a gate."""
+
+    @property
+    def name(self) -> str: ...
+
+    def value(self, ratio: Tensor, positive: Tensor) -> Tensor:
+        """f(ratio), shape and dtype of ratio."""
+
+    def slope(self, ratio: Tensor, positive: Tensor) -> Tensor:
+        """f'(ratio), shape and dtype of ratio."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SoftGate:
+    """A smooth gate: tau_pos where the advantage is > 0, tau_neg elsewhere (paper eq. 3).
+
+    Raises ValueError unless both are finite and > 0.
+    """
+
+    shape: GateShape
+    tau_pos: float
+    tau_neg: float
+
+    def __post_init__(self) -> None:
+        _check_real("tau_pos", self.tau_pos, above=0.0)
+        _check_real("tau_neg", self.tau_neg, above=0.0)
+
+    @property
+    def name(self) -> str:
+        return self.shape.name
+
+    def value(self, ratio: Tensor, positive: Tensor) -> Tensor:
+        """f(ratio), shape and dtype of ratio."""
+        return _with_slope(ratio, positive, value=self._value, slope=self._slope)
+
+    def slope(self, ratio: Tensor, positive: Tensor) -> Tensor:
+        """f'(ratio), in [0, 1], shape and dtype of ratio; 1 at ratio 1."""
+        return self._slope(_widen(ratio), positive).to(ratio.dtype)
+
+    def _value(self, ratio: Tensor, positive: Tensor) -> Tensor:
+        return self.shape.value(ratio, _choose(ratio, positive, self.tau_pos, self.tau_neg))
+
+    def _slope(self, ratio: Tensor, positive: Tensor) -> Tensor:
+        return self.shape.slope(ratio, _choose(ratio, positive, self.tau_pos, self.tau_neg))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClipGate:
+    """GRPO's clip (paper eq. 1): min(r A, clip(r, 1 - epsilon_low, 1 + epsilon_high) A) / A.
+
+    Raises ValueError unless epsilon_low lies in (0, 1) and epsilon_high is finite and > 0.
+    """
+
+    epsilon_low: float
+    epsilon_high: float
+
+    def __post_init__(self) -> None:
+        _check_real("epsilon_low", self.epsilon_low, above=0.0, below=1.0)
+        _check_real("epsilon_high", self.epsilon_high, above=0.0)
+
+    @property
+    def name(self) -> str:
+        return "clip"
+
+    def value(self, ratio: Tensor, positive: Tensor) -> Tensor:
+        """min(r, 1 + epsilon_high) where the advantage is > 0, max(r, 1 - epsilon_low) elsewhere; as ratio in dtype."""
+        return _with_slope(ratio, positive, value=self._value, slope=self._slope)
+
+    def slope(self, ratio: Tensor, positive: Tensor) -> Tensor:
+        """1 where the ratio is inside its bound or on it, 0 where it is clipped; shape and dtype of ratio."""
+        return self._slope(_widen(ratio), positive).to(ratio.dtype)
+
+    def _value(self, ratio: Tensor, positive: Tensor) -> Tensor:
+        bound = _choose(ratio, positive, 1.0 + self.epsilon_high, 1.0 - self.epsilon_low)
+        return torch.where(positive, torch.minimum(ratio, bound), torch.maximum(ratio, bound))
+
+    def _slope(self, ratio: Tensor, positive: Tensor) -> Tensor:
+        bound = _choose(ratio, positive, 1.0 + self.epsilon_high, 1.0 - self.epsilon_low)
+        return torch.where(positive, ratio <= bound, ratio >= bound).to(ratio.dtype)
+
+
+GATES: tuple[str, ...] = (*SHAPES, "clip")
+
+
+def get_gate(name: str, **parameters: float) -> Gate:
+    """Build the gate called name.
+
+    A soft gate needs tau_pos and tau_neg, clip needs epsilon_low and epsilon_high.
+
+    Raises ValueError, one line, for an unknown gate or parameter (with the nearest known name), a missing one, or a
+    value out of range.
+    """
+    if name not in GATES:
+        raise ValueError(f"gate={name!r}: unknown gate, allowed are {', '.join(GATES)}{_nearest(name, GATES)}")
+    known = ("epsilon_low", "epsilon_high") if name == "clip" else ("tau_pos", "tau_neg")
+    for parameter, value in parameters.items():
+        if parameter not in known:
+            raise ValueError(
+                f"{parameter}={value!r}: gate {name} takes {' and '.join(known)}{_nearest(parameter, known)}"
+            )
+    for parameter in known:
+        if parameter not in parameters:
+            raise ValueError(f"{parameter}: missing, gate {name} needs {' and '.join(known)}")
+    if name == "clip":
+        return ClipGate(**parameters)
+    return SoftGate(shape=SHAPES[name], **parameters)
+
+
+class _ValueWithSlope(torch.autograd.Function):
+    """value(ratio) whose derivative is slope(ratio).
+
+    Differentiating the formulas of f step by step loses every digit far from 1 (softsign subtracts two nearly equal
+    terms, sigmoid rounds to 1), and torch splits the gradient of a minimum in two where both sides are equal.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(ratio: Tensor, positive: Tensor, value: Curve, slope: Curve) -> Tensor:
+        return value(ratio, positive)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Curve, Curve], output: Tensor) -> None:
+        ratio, positive, _, ctx.slope = inputs
+        ctx.save_for_backward(ratio, positive)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
+        ratio, positive = ctx.saved_tensors
+        return grad_outputs[0] * ctx.slope(ratio, positive), None, None, None
+
+
+def _with_slope(ratio: Tensor, positive: Tensor, *, value: Curve, slope: Curve) -> Tensor:
+    result: Tensor = _ValueWithSlope.apply(_widen(ratio), positive, value, slope)
+    return result.to(ratio.dtype)
+
+
+def _widen(ratio: Tensor) -> Tensor:
+    """Half precisions compute in float32; float32 and float64 stay what they are."""
+    return ratio.to(torch.promote_types(ratio.dtype, torch.float32))
+
+
+def _choose(ratio: Tensor, positive: Tensor, if_positive: float, otherwise: float) -> Tensor:
+    return torch.where(positive, ratio.new_full((), if_positive), ratio.new_full((), otherwise))
+
+
+def _check_real(field: str, value: float, *, above: float, below: float = math.inf) -> None:
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not (is_number and above < value < below):
+        allowed = f"a finite number > {above:g}" if below == math.inf else f"a number in ({above:g}, {below:g})"
+        raise ValueError(f"{field}={value!r}: must be {allowed}")
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    matches = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
+    return f"; did you mean {matches[0]}?" if matches else ""

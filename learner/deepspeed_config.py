@@ -1,0 +1,37 @@
+"""DeepSpeed's configuration for one rank, as the plain dict that DeepSpeed asks for.
+
+In: the learner's specification and two sizes of the model. Out: a dict. Imports nothing of DeepSpeed.
+"""
+
+from typing import Any
+
+from learner.spec import LearnerSpec
+
+MAX_BUCKET_ELEMENTS = 50_000_000  # of one gradient reduction; DeepSpeed's own 500 M would reserve 2 GB
+
+
+def deepspeed_config(spec: LearnerSpec, *, num_parameters: int, hidden_size: int) -> dict[str, Any]:
+    """Accumulation is ours (the worker sets the boundary itself), hence 1 for DeepSpeed's batch numbers."""
+    stage = spec.learner.zero_stage
+    bfloat16 = spec.dtype_name == "bfloat16"
+    bucket = min(MAX_BUCKET_ELEMENTS, num_parameters)
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": spec.learner.max_grad_norm,
+        "zero_allow_untested_optimizer": True,
+        "bf16": {"enabled": bfloat16, "check_grad_overflow": True},
+        "zero_optimization": {
+            "stage": stage,
+            "overlap_comm": spec.device == "cuda",
+            "reduce_bucket_size": bucket,
+            "allgather_bucket_size": bucket,
+        },
+    }
+    if stage == 3:
+        # parameters below this (norms, biases) stay whole on every rank: gathering them costs more than holding them
+        config["zero_optimization"]["stage3_param_persistence_threshold"] = 10 * hidden_size
+    if bfloat16 and stage >= 2:
+        # a gradient summed over micro-batches in bfloat16 would depend on their number
+        config["data_types"] = {"grad_accum_dtype": "fp32"}
+    return config

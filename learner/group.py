@@ -1,0 +1,184 @@
+"""LearnerGroup: all ranks of the learner as one object, called in lockstep.
+
+In: a LearnerSpec and reserved bundles of a Ray placement group, one a rank. Out: results by rank, or a LearnerError that names the rank.
+Refuses to know what a call computes; imports neither torch nor DeepSpeed, which live in the ranks' processes.
+"""
+
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import ray
+from ray.exceptions import RayError, RayTaskError
+from ray.util.placement_group import PlacementGroup
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from learner.contract import StepReport, TrainBatch
+from learner.spec import LearnerSpec
+from transfer.wire import ParameterGroup
+
+FAILURE_GRACE_S = 2.0  # after a first failure, how long the other ranks may still report theirs
+
+
+class LearnerError(RuntimeError):
+    """A rank failed, died or did not answer; the message names it. The group is shut down and must be built again."""
+
+
+class RankProcess:
+    """The Ray actor of one rank: a process with its threads set, in which the worker is built once the ranks can meet."""
+
+    def address_and_free_port(self) -> tuple[str, int]:
+        """This node's address and a port that was free a moment ago, for rank 0 to be met at."""
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            port: int = probe.getsockname()[1]
+        return ray.util.get_node_ip_address(), port
+
+    def start(self, spec: LearnerSpec, rank: int, world_size: int, master_address: str, master_port: int) -> None:
+        from learner.worker import LearnerWorker  # imports torch and DeepSpeed: in this process only
+
+        self._worker = LearnerWorker(
+            spec, rank=rank, world_size=world_size, master_address=master_address, master_port=master_port
+        )
+
+    def call(self, method: str, *args: Any) -> Any:
+        return getattr(self._worker, method)(*args)
+
+    def apply(self, function: Callable[..., Any], *args: Any) -> Any:
+        return function(self._worker, *args)
+
+
+class LearnerGroup:
+    """The ranks of one learner; every method runs on all of them and waits for all."""
+
+    def __init__(
+        self,
+        spec: LearnerSpec,
+        *,
+        placement_group: PlacementGroup,
+        bundle_indices: Sequence[int],
+        cpus_per_rank: float,
+        gpus_per_rank: float,
+        start_timeout_s: float,
+    ) -> None:
+        """Start one rank a bundle and load the model. Raises LearnerError where a rank fails or start_timeout_s passes."""
+        self.spec = spec
+        self.num_ranks = len(bundle_indices)
+        self._actors = [
+            ray.remote(RankProcess)
+            .options(
+                num_cpus=cpus_per_rank,
+                num_gpus=gpus_per_rank,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(
+                    placement_group=placement_group, placement_group_bundle_index=index
+                ),
+                runtime_env={"env_vars": _environment(spec, cpus_per_rank)},
+            )
+            .remote()
+            for index in bundle_indices
+        ]
+        deadline = time.monotonic() + start_timeout_s
+        address, port = self._await("start", {0: self._actors[0].address_and_free_port.remote()}, start_timeout_s)[0]
+        starting = {
+            rank: actor.start.remote(spec, rank, self.num_ranks, address, port) for rank, actor in enumerate(self._actors)
+        }
+        self._await("start", starting, deadline - time.monotonic())
+
+    def load(self, batch: TrainBatch, iteration: int) -> None:
+        """Give every rank the iteration's batch; fixes the denominator of every ratio in it."""
+        self.call("load", ray.put(batch), iteration)
+
+    def steps(self) -> Iterator[StepReport]:
+        """Take the optimizer steps of the loaded iteration one by one; each report covers all ranks."""
+        for index in range(self.spec.num_steps):
+            yield self.call("step", index)[0]
+
+    def score(self, token_ids: np.ndarray, prompt_length: int) -> np.ndarray:
+        """Log-probabilities [C] float32 of a sequence's completion tokens ([P + C] ids) under the current weights."""
+        return self.call("score", token_ids, prompt_length)[0]
+
+    def save(self, path: str) -> None:
+        """Write all ranks' weights, optimizer and random state into one folder that every rank can reach."""
+        self.call("save", path)
+
+    def restore(self, path: str) -> None:
+        """Continue from a folder written by save() with as many ranks; before the first step."""
+        self.call("restore", path)
+
+    def save_pretrained(self, path: str) -> None:
+        """Write the model as a Hugging Face folder."""
+        self.call("save_pretrained", path)
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """What a publish sends, in wire order."""
+        groups: list[ParameterGroup] = self.call("parameter_groups")[0]
+        return groups
+
+    def address_and_free_port(self) -> tuple[str, int]:
+        """Rank 0's address and a port free there, where engines meet it for a publish."""
+        return self._await("address", {0: self._actors[0].address_and_free_port.remote()}, self.spec.learner.timeout_s)[0]
+
+    def submit(self, method: str, *args: Any) -> list[ray.ObjectRef]:
+        """Call a method on all ranks without waiting: references by rank. For calls that need a peer outside the group."""
+        return [actor.call.remote(method, *args) for actor in self._actors]
+
+    def call(self, method: str, *args: Any, timeout_s: float | None = None) -> list[Any]:
+        """Call a method of LearnerWorker on all ranks: results by rank. timeout_s None means learner.timeout_s."""
+        return self._run(method, lambda actor: actor.call.remote(method, *args), timeout_s)
+
+    def apply(self, function: Callable[..., Any], *args: Any, timeout_s: float | None = None) -> list[Any]:
+        """Call function(worker, *args) on all ranks: results by rank. function must be importable by name there."""
+        return self._run(function.__name__, lambda actor: actor.apply.remote(function, *args), timeout_s)
+
+    def shutdown(self) -> None:
+        """End every rank's process; nothing else may be called afterwards."""
+        for actor in self._actors:
+            ray.kill(actor, no_restart=True)
+        self._actors = []
+
+    def _run(self, name: str, submit: Callable[[Any], ray.ObjectRef], timeout_s: float | None) -> list[Any]:
+        if not self._actors:
+            raise LearnerError(f"{name}: the learner group is shut down")
+        calls = {rank: submit(actor) for rank, actor in enumerate(self._actors)}
+        return self._await(name, calls, self.spec.learner.timeout_s if timeout_s is None else timeout_s)
+
+    def _await(self, name: str, calls: dict[int, ray.ObjectRef], timeout_s: float) -> list[Any]:
+        """Wait for all ranks; unblocked by their answers, by the first that fails, or by the time-out."""
+        deadline = time.monotonic() + timeout_s
+        results: dict[int, Any] = {}
+        failures: dict[int, RayError] = {}
+        while len(results) + len(failures) < len(calls):
+            pending = {ref: rank for rank, ref in calls.items() if rank not in results and rank not in failures}
+            done, _ = ray.wait(list(pending), num_returns=1, timeout=max(deadline - time.monotonic(), 0.0))
+            if not done:
+                break
+            for ref in done:
+                try:
+                    results[pending[ref]] = ray.get(ref)
+                except RayError as error:
+                    deadline = min(deadline, time.monotonic() + FAILURE_GRACE_S) if not failures else deadline
+                    failures[pending[ref]] = error
+        if len(results) == len(calls):
+            return [results[rank] for rank in sorted(results)]
+        self.shutdown()  # ranks still inside a collective would wait for the failed one for ever
+        if failures:
+            raise LearnerError(_describe(name, failures)) from failures[min(failures)]
+        silent = ", ".join(str(rank) for rank in sorted(calls.keys() - results.keys()))
+        raise LearnerError(f"{name}: learner rank {silent} did not answer within {timeout_s:g} s")
+
+
+def _environment(spec: LearnerSpec, cpus_per_rank: float) -> dict[str, str]:
+    """Variables that a rank's process must have before it imports torch and DeepSpeed."""
+    threads = {"OMP_NUM_THREADS": str(max(1, int(cpus_per_rank)))}
+    return threads | {"DS_ACCELERATOR": "cpu"} if spec.device == "cpu" else threads
+
+
+def _describe(name: str, failures: dict[int, RayError]) -> str:
+    """One line a failed rank; ranks that raised the same are named together."""
+    ranks_by_message: dict[str, list[str]] = {}
+    for rank, error in sorted(failures.items()):
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        ranks_by_message.setdefault(f"{type(cause).__name__}: {cause}", []).append(str(rank))
+    return "; ".join(f"{name}: learner rank {', '.join(ranks)}: {text}" for text, ranks in ranks_by_message.items())

@@ -1,0 +1,162 @@
+"""From the samples of an iteration to micro-batches: minibatches, loss weights, packed rows.
+
+In: a TrainBatch and numbers. Out: numpy MicroBatches, a pure function of the arguments. Knows nothing of torch, models
+or ranks' communication. Loss weights are fixed over the global minibatch, so that loss and gradient do not depend on
+how its sequences are split, packed or spread.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from learner.contract import MicroBatch, TrainBatch, TrainSample
+
+Aggregation = Literal["sequence_mean", "token_mean", "constant_length"]
+
+
+def split_minibatches(
+    num_samples: int, num_minibatches: int, *, seed: int, iteration: int, epoch: int
+) -> list[np.ndarray]:
+    """A permutation of 0..num_samples-1, seeded by (seed, iteration, epoch), cut into sorted parts.
+
+    Their sizes differ by at most 1.
+    """
+    if not 1 <= num_minibatches <= num_samples:
+        raise ValueError(f"num_minibatches={num_minibatches}: must lie in 1..{num_samples}, the number of samples")
+    order = np.random.default_rng([seed, iteration, epoch]).permutation(num_samples)
+    return [np.sort(part) for part in np.array_split(order, num_minibatches)]
+
+
+def token_loss_weights(completion_lengths: np.ndarray, *, aggregation: Aggregation, max_new_tokens: int) -> np.ndarray:
+    """Weight of each token of each of the N sequences of one global minibatch, [N] float64.
+
+    sequence_mean 1 / (N |o_i|), the paper's eq. 2; token_mean 1 / sum |o_i|; constant_length 1 / (N max_new_tokens).
+    """
+    lengths = np.asarray(completion_lengths, dtype=np.float64)
+    if len(lengths) == 0 or lengths.min() < 1:
+        raise ValueError("completion_lengths: needs at least one sequence, and at least one completion token in each")
+    match aggregation:
+        case "sequence_mean":
+            return 1.0 / (len(lengths) * lengths)
+        case "token_mean":
+            return np.full(len(lengths), 1.0 / lengths.sum())
+        case "constant_length":
+            return np.full(len(lengths), 1.0 / (len(lengths) * max_new_tokens))
+    raise ValueError(f"aggregation={aggregation!r}: must be sequence_mean, token_mean or constant_length")
+
+
+def pack_minibatch(
+    batch: TrainBatch,
+    indices: np.ndarray,
+    *,
+    aggregation: Aggregation,
+    max_new_tokens: int,
+    max_tokens: int,
+    num_ranks: int,
+) -> list[list[MicroBatch]]:
+    """The micro-batches of one optimizer step: one list a rank, each sequence of indices exactly once.
+
+    All lists have the same length. A micro-batch holds at most max_tokens tokens (prompt + completion). Where there are
+    fewer sequences than micro-batches, ranks are kept in step by fillers: the shortest sequence with loss weights 0.
+    Raises ValueError for a sequence longer than max_tokens.
+    """
+    lengths = np.array([batch.samples[index].completion_length for index in indices])
+    weights = token_loss_weights(lengths, aggregation=aggregation, max_new_tokens=max_new_tokens)
+    return _pack(batch, indices, weights, max_tokens=max_tokens, num_ranks=num_ranks)
+
+
+def pack_all(batch: TrainBatch, *, max_tokens: int, num_ranks: int) -> list[list[MicroBatch]]:
+    """All sequences packed like a minibatch, for passes without a loss: loss weights are 1, and 0 in fillers."""
+    indices = np.arange(len(batch.samples))
+    return _pack(batch, indices, np.ones(len(indices)), max_tokens=max_tokens, num_ranks=num_ranks)
+
+
+def _pack(
+    batch: TrainBatch, indices: np.ndarray, weights: np.ndarray, *, max_tokens: int, num_ranks: int
+) -> list[list[MicroBatch]]:
+    lengths = np.array([len(batch.samples[index].token_ids) for index in indices])
+    if lengths.max() > max_tokens:
+        longest = int(indices[lengths.argmax()])
+        raise ValueError(
+            f"sample {longest} has {lengths.max()} tokens: more than max_tokens_per_micro_batch={max_tokens}; "
+            f"raise learner.max_tokens_per_micro_batch or lower rollout.max_new_tokens"
+        )
+    rows = _fill_rows(lengths, max_tokens=max_tokens, multiple_of=num_ranks)
+    dealt = _deal_rows(rows, lengths, num_ranks=num_ranks)
+    filler = _micro_batch(batch, indices[[lengths.argmin()]], np.zeros(1))
+    return [
+        [_micro_batch(batch, indices[row], weights[row]) if row else filler for row in rank_rows] for rank_rows in dealt
+    ]
+
+
+def _fill_rows(lengths: np.ndarray, *, max_tokens: int, multiple_of: int) -> list[list[int]]:
+    """As few rows as first-fit-decreasing needs, rounded up to a multiple, tokens spread evenly.
+
+    A row may be empty.
+    """
+    longest_first = np.argsort(-lengths, kind="stable").tolist()
+    rows: list[list[int]] = []
+    loads: list[int] = []
+    for place in longest_first:
+        fitting = (row for row, load in enumerate(loads) if load + lengths[place] <= max_tokens)
+        row = next(fitting, len(rows))
+        if row == len(rows):
+            rows.append([])
+            loads.append(0)
+        rows[row].append(place)
+        loads[row] += int(lengths[place])
+    num_rows = -(-len(rows) // multiple_of) * multiple_of
+    empty: list[list[int]] = [[] for _ in range(num_rows - len(rows))]
+    return _fill_evenly(lengths, longest_first, num_rows, max_tokens) or rows + empty
+
+
+def _fill_evenly(
+    lengths: np.ndarray, longest_first: Sequence[int], num_rows: int, max_tokens: int
+) -> list[list[int]] | None:
+    """Each sequence into the row with the fewest tokens so far; None where one does not fit that way."""
+    rows: list[list[int]] = [[] for _ in range(num_rows)]
+    loads = np.zeros(num_rows, dtype=np.int64)
+    for place in longest_first:
+        row = int(loads.argmin())
+        rows[row].append(place)
+        loads[row] += lengths[place]
+    return rows if loads.max() <= max_tokens else None
+
+
+def _deal_rows(rows: list[list[int]], lengths: np.ndarray, *, num_ranks: int) -> list[list[list[int]]]:
+    """The same number of rows to each rank, the fullest first, each to the rank with the fewest tokens so far."""
+    per_rank = len(rows) // num_ranks
+    dealt: list[list[list[int]]] = [[] for _ in range(num_ranks)]
+    loads = [0] * num_ranks
+    for row in sorted(rows, key=lambda row: -int(lengths[row].sum())):
+        rank = min((rank for rank in range(num_ranks) if len(dealt[rank]) < per_rank), key=lambda rank: loads[rank])
+        dealt[rank].append(sorted(row))
+        loads[rank] += int(lengths[row].sum())
+    return dealt
+
+
+def _micro_batch(batch: TrainBatch, indices: np.ndarray, weights: np.ndarray) -> MicroBatch:
+    samples = [batch.samples[index] for index in indices]
+    lengths = np.array([len(sample.token_ids) for sample in samples], dtype=np.int64)
+    starts = np.cumsum(lengths) - lengths
+    completion_lengths = np.array([sample.completion_length for sample in samples], dtype=np.int64)
+    return MicroBatch(
+        sample_indices=np.asarray(indices, dtype=np.int64),
+        token_ids=np.concatenate([sample.token_ids for sample in samples]).astype(np.int64),
+        position_ids=np.concatenate([np.arange(length, dtype=np.int64) for length in lengths]),
+        sequence_lengths=lengths,
+        positions=np.concatenate([start + _predicting(sample) for start, sample in zip(starts, samples, strict=True)]),
+        targets=np.concatenate([sample.token_ids[sample.prompt_length :] for sample in samples]).astype(np.int64),
+        sequence_index=np.repeat(np.arange(len(samples), dtype=np.int64), completion_lengths),
+        group_index=np.repeat(np.array([sample.group_index for sample in samples], dtype=np.int64), completion_lengths),
+        rollout_logprobs=np.concatenate([sample.rollout_logprobs for sample in samples]).astype(np.float32),
+        advantages=np.repeat(np.array([sample.advantage for sample in samples], dtype=np.float32), completion_lengths),
+        loss_weights=np.repeat(weights.astype(np.float32), completion_lengths),
+    )
+
+
+def _predicting(sample: TrainSample) -> np.ndarray:
+    """Positions within the sequence whose next token is a completion token."""
+    assert sample.prompt_length >= 1, f"a completion needs a token before it, prompt_length={sample.prompt_length}"
+    return np.arange(sample.prompt_length - 1, len(sample.token_ids) - 1, dtype=np.int64)

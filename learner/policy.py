@@ -1,0 +1,96 @@
+"""The policy: a Hugging Face causal LM that answers with the log-probabilities of chosen tokens.
+
+In: one packed row of sequences and the positions to look at. Out: float32 log-probabilities and entropies of those positions only;
+logits of the other positions are never built. Knows nothing of advantages, gates or DeepSpeed.
+"""
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from learner.logprobs import token_logprobs
+
+LOGIT_CHUNK = 1024  # positions whose logits exist at once; at a vocabulary of 150,000 that is 0.6 GB in float32
+HEAD_TOLERANCE = 1e-2  # nats; far above rounding in bfloat16, far below what a scaled or capped head would show
+
+
+class Policy(nn.Module):
+    """A causal LM reduced to what training needs."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, token_ids: Tensor, position_ids: Tensor, positions: Tensor, targets: Tensor, temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probabilities [K] (float32, with gradient) and entropies [K] (nats, detached) of `targets` predicted at `positions`.
+
+        token_ids, position_ids: [1, T], several sequences in one row, position_ids restarting at 0 for each: transformers then
+        keeps the sequences apart without an attention mask. positions, targets: [K]. temperature divides the logits.
+        """
+        backbone = self.model.base_model
+        hidden = backbone(input_ids=token_ids, position_ids=position_ids, use_cache=False).last_hidden_state[0]
+        return token_logprobs(
+            hidden[positions],
+            targets,
+            self.model.get_output_embeddings(),  # called as a module, so that ZeRO-3 gathers it
+            temperature=temperature,
+            chunk_size=LOGIT_CHUNK,
+        )
+
+
+def load_policy(
+    path: str, *, dtype: torch.dtype, device: torch.device, trust_remote_code: bool, gradient_checkpointing: bool
+) -> Policy:
+    """Load a model folder or hub name for training: dropout off, training mode on (checkpointing needs it).
+
+    Raises ValueError where the model's logits are not simply head(hidden), for example where they are scaled or capped.
+    """
+    model = AutoModelForCausalLM.from_pretrained(
+        path, dtype=dtype, trust_remote_code=trust_remote_code, attn_implementation=attention_for(device)
+    )
+    model.to(device)
+    _require_plain_head(model, path)
+    _remove_dropout(model)
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.train()
+    return Policy(model)
+
+
+def attention_for(device: torch.device) -> str:
+    """Flash attention skips the masked blocks of a packed row; sdpa computes them all."""
+    return "flash_attention_2" if device.type == "cuda" and find_spec("flash_attn") is not None else "sdpa"
+
+
+def checkpoint_parameters(policy: Policy) -> Iterator[tuple[str, nn.Parameter]]:
+    """Every parameter once, under the name that the model's checkpoint files and the engines use; a tied head is left out."""
+    yield from policy.model.named_parameters()
+
+
+def _remove_dropout(model: nn.Module) -> None:
+    """Set every dropout to 0: old and current log-probabilities must come from the same function."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
+
+
+@torch.no_grad()
+def _require_plain_head(model: PreTrainedModel, path: str) -> None:
+    tokens = torch.arange(4, device=model.device)[None]
+    whole = torch.log_softmax(model(input_ids=tokens, use_cache=False).logits[0].float(), dim=-1)
+    hidden = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state[0]
+    plain = torch.log_softmax(model.get_output_embeddings()(hidden).float(), dim=-1)
+    difference = (whole - plain).abs().max().item()
+    if not difference <= HEAD_TOLERANCE:
+        raise ValueError(
+            f"model.path={path}: its logits are not head(hidden) (log-probabilities differ by {difference:.3g} nats), as with capped "
+            f"or scaled logits; choose a model with a plain output head"
+        )

@@ -1,0 +1,68 @@
+"""The sending half of a publish, run on every learner rank.
+
+Named parameters come in; one buffer a parameter group goes out from rank 0 in the engines' wire dtype, and the digests
+of what was sent come back. Under ZeRO-3 all ranks gather one group at a time, so the whole model is never in one place.
+"""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from learner.zero import gathered, whole_shape
+from transfer.communicator import BroadcastGroup, Rendezvous
+from transfer.wire import ParameterGroup, ParameterMeta, allocate, digest, group_parameters, pack
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SendReport:
+    """What rank 0 sent in one publish."""
+
+    digests: dict[str, str]  # parameter group label -> digest; empty if not verified
+    num_bytes: int  # to each engine worker
+    send_s: float  # from the first gather to the end of the last broadcast
+
+
+class WeightSender:
+    """Sends a policy's parameters; every learner rank holds one, only rank 0 is a member of the broadcast group."""
+
+    def __init__(
+        self, parameters: Iterable[tuple[str, nn.Parameter]], *, rank: int, device: torch.device, wire_dtype: str
+    ) -> None:
+        self._parameters = dict(parameters)
+        self._rank = rank
+        self._device = device
+        self._broadcast_group: BroadcastGroup | None = None
+        metas = (
+            ParameterMeta(name=name, dtype_name=wire_dtype, shape=whole_shape(parameter))
+            for name, parameter in self._parameters.items()
+        )
+        self.groups: list[ParameterGroup] = group_parameters(metas)
+
+    def connect(self, rendezvous: Rendezvous) -> None:
+        """Rank 0 opens the rendezvous and waits for every engine worker; the other ranks return at once."""
+        self._broadcast_group = None  # the old members leave before the new group forms: an engine may have been replaced
+        if self._rank == 0:
+            self._broadcast_group = BroadcastGroup(rendezvous, rank=0, device=self._device)
+
+    def send(self, *, verify: bool) -> SendReport:
+        """Broadcasts all groups in wire order; a collective over the learner ranks under ZeRO-3."""
+        started = time.perf_counter()
+        digests: dict[str, str] = {}
+        num_bytes = 0
+        for group in self.groups:
+            members = [self._parameters[meta.name] for meta in group.parameters]
+            with gathered(members):
+                if self._rank != 0:
+                    continue
+                assert self._broadcast_group is not None, "send() before connect()"
+                buffer = allocate(group, self._device)
+                pack(group, [parameter.detach() for parameter in members], buffer)
+            if verify:
+                digests[group.label] = digest(buffer)
+            self._broadcast_group.broadcast(buffer)
+            num_bytes += group.num_bytes
+        return SendReport(digests=digests, num_bytes=num_bytes, send_s=time.perf_counter() - started)
+

@@ -1,0 +1,47 @@
+"""What every rank of the learner is told at its start.
+
+Plain configuration, so that the driver builds it and sends it to the ranks without importing torch or DeepSpeed.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from configs.schema import GateConfig, LearnerConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LearnerSpec:
+    """One learner, all ranks alike."""
+
+    learner: LearnerConfig
+    gate: GateConfig
+    model_path: str  # folder or hub name; "embedded" must have been resolved
+    trust_remote_code: bool
+    temperature: float  # of the sampling distribution; the learner tempers its logits alike
+    max_new_tokens: int
+    num_iterations: int  # of the whole run, for the learning-rate schedule
+    wire_dtype_name: Literal["float32", "bfloat16", "float16"]  # of published weights: what the engines compute in
+    seed: int
+    device: Literal["cpu", "cuda"]
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of one iteration."""
+        return self.learner.num_epochs * self.learner.num_minibatches
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.num_iterations * self.num_steps
+
+    @property
+    def dtype_name(self) -> Literal["float32", "bfloat16"]:
+        if self.learner.dtype == "auto":
+            return "float32" if self.device == "cpu" else "bfloat16"
+        return self.learner.dtype
+
+    @property
+    def recomputes_old_logprobs(self) -> bool:
+        if self.learner.old_logprobs == "auto":
+            return self.device != "cpu"
+        return self.learner.old_logprobs == "recompute"

@@ -1,0 +1,147 @@
+"""Statistics of one optimizer step, gathered over micro-batches and ranks (names of docs/metrics.md).
+
+In: the objective's per-token quantities. Out: numbers by metric name. Everything is held in two flat float64 tensors,
+so that ranks merge by one SUM and one MAX all-reduce, done by the caller; nothing here communicates, and add() does not
+wait for a GPU.
+"""
+
+import torch
+from torch import Tensor
+
+from learner.objective import LOG_RATIO_LIMIT, ObjectiveMetrics
+
+_SCALARS = (
+    "loss",
+    "tokens",
+    "entropy",
+    "ratio_excess",  # ratio - 1; about 1, so that the variance of ratios near 1 keeps its digits
+    "ratio_excess_squared",
+    "gate_weight",
+    "gate_weight_squared",
+    "mismatch_tokens",
+    "mismatch_k3",
+)
+_BY_GROUP = ("slope_pos", "tokens_pos", "slope_neg", "tokens_neg")
+_MAXIMA = ("ratio", "mismatch")
+
+
+class StepStatistics:
+    """Sums and maxima over trained tokens.
+
+    To merge ranks, all-reduce `sums` (SUM) and `maxima` (MAX) in place, or call merge.
+    """
+
+    def __init__(self, *, num_groups: int, device: torch.device | str = "cpu") -> None:
+        self.num_groups = num_groups
+        self.sums = torch.zeros(len(_SCALARS) + len(_BY_GROUP) * num_groups, dtype=torch.float64, device=device)
+        self.maxima = torch.full((len(_MAXIMA),), -torch.inf, dtype=torch.float64, device=device)
+
+    def add(
+        self,
+        metrics: ObjectiveMetrics,
+        *,
+        group_index: Tensor,
+        advantages: Tensor,
+        loss: Tensor,
+        entropy: Tensor,
+        mismatch_log_ratio: Tensor | None,
+    ) -> None:
+        """Add one micro-batch of K tokens; tokens that are not trained do not count.
+
+        group_index [K] in 0..num_groups-1; advantages [K]; loss: scalar, the part of the step's loss; entropy [K] in
+        nats; mismatch_log_ratio [K]: learner minus rollout logprobs when the batch arrived, None where it was not
+        computed.
+        """
+        trained = metrics.trained
+        excess = _where(trained, metrics.ratio - 1.0)
+        gate_weight = _where(trained, metrics.gate_weight)
+        scalars = {
+            "loss": loss.detach().double(),
+            "tokens": trained.sum(),
+            "entropy": _where(trained, entropy).sum(),
+            "ratio_excess": excess.sum(),
+            "ratio_excess_squared": excess.square().sum(),
+            "gate_weight": gate_weight.sum(),
+            "gate_weight_squared": gate_weight.square().sum(),
+        }
+        maxima = {"ratio": _maximum(trained, metrics.ratio)}
+        if mismatch_log_ratio is not None:
+            mismatch = _where(trained, mismatch_log_ratio)
+            limited = mismatch.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+            scalars["mismatch_tokens"] = trained.sum()
+            scalars["mismatch_k3"] = (torch.expm1(limited) - limited).sum()
+            maxima["mismatch"] = _maximum(trained, mismatch.abs())
+        for name, value in scalars.items():
+            self.sums[_SCALARS.index(name)] += value
+        for name, value in maxima.items():
+            self.maxima[_MAXIMA.index(name)].clamp_(min=value)
+
+        positive = advantages > 0
+        for sign, mask in (("pos", trained & positive), ("neg", trained & ~positive)):
+            self._groups(f"slope_{sign}").index_add_(0, group_index, _where(mask, metrics.slope))
+            self._groups(f"tokens_{sign}").index_add_(0, group_index, mask.double())
+
+    def merge(self, other: "StepStatistics") -> None:
+        """Add what another rank, or another step of the same batch, has gathered."""
+        assert self.num_groups == other.num_groups, (self.num_groups, other.num_groups)
+        self.sums += other.sums
+        self.maxima = torch.maximum(self.maxima, other.maxima)
+
+    @property
+    def num_tokens(self) -> int:
+        """Trained completion tokens so far."""
+        return int(self._scalar("tokens"))
+
+    def summarize(self) -> dict[str, float]:
+        """Metrics by name; one that does not apply (no such token, not computed) is absent; all are without tokens."""
+        tokens = self._scalar("tokens")
+        if tokens == 0:
+            return {}
+        mean_excess = self._scalar("ratio_excess") / tokens
+        summary = {
+            "loss": self._scalar("loss"),
+            "policy/entropy": self._scalar("entropy") / tokens,
+            "ratio/mean": 1.0 + mean_excess,
+            "ratio/variance": max(self._scalar("ratio_excess_squared") / tokens - mean_excess**2, 0.0),
+            "ratio/max": self._maximum("ratio"),
+        }
+        slope_pos, tokens_pos, slope_neg, tokens_neg = (self._groups(name) for name in _BY_GROUP)
+        summary["gate/eur"] = _effective_update_ratio(slope_pos + slope_neg, tokens_pos + tokens_neg)
+        if tokens_pos.any():
+            summary["gate/eur_pos"] = _effective_update_ratio(slope_pos, tokens_pos)
+        if tokens_neg.any():
+            summary["gate/eur_neg"] = _effective_update_ratio(slope_neg, tokens_neg)
+        if self._scalar("gate_weight_squared") > 0:
+            squared_mean = (self._scalar("gate_weight") / tokens) ** 2
+            summary["gate/weight_ess"] = squared_mean / (self._scalar("gate_weight_squared") / tokens)
+        if self._scalar("mismatch_tokens") > 0:
+            summary["mismatch/kl"] = self._scalar("mismatch_k3") / self._scalar("mismatch_tokens")
+            summary["mismatch/max"] = self._maximum("mismatch")
+        return summary
+
+    def _scalar(self, name: str) -> float:
+        return float(self.sums[_SCALARS.index(name)])
+
+    def _maximum(self, name: str) -> float:
+        return float(self.maxima[_MAXIMA.index(name)])
+
+    def _groups(self, name: str) -> Tensor:
+        """[num_groups] view of the sums of one quantity by group."""
+        start = len(_SCALARS) + _BY_GROUP.index(name) * self.num_groups
+        return self.sums[start : start + self.num_groups]
+
+
+def _where(mask: Tensor, tensor: Tensor) -> Tensor:
+    return torch.where(mask, tensor.detach().double(), 0.0)
+
+
+def _maximum(mask: Tensor, tensor: Tensor) -> Tensor:
+    """Largest entry under the mask, -inf where there is none."""
+    candidates = torch.where(mask, tensor.detach().double(), -torch.inf)
+    return torch.cat([candidates, candidates.new_full((1,), -torch.inf)]).max()
+
+
+def _effective_update_ratio(slope_sums: Tensor, token_counts: Tensor) -> float:
+    """Eq. 12: mean over the groups present of the group's token mean of the slope."""
+    present = token_counts > 0
+    return float((slope_sums[present] / token_counts[present]).mean())

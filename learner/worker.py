@@ -1,0 +1,377 @@
+"""LearnerWorker: one rank of the learner. The only file that builds a DeepSpeed engine.
+
+In: a TrainBatch an iteration. Out: one StepReport an optimizer step, the same on every rank; checkpoints; log-probabilities.
+All ranks call the same methods in the same order (group.py sees to it). Knows nothing of Ray, engines or how a batch came about.
+"""
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import deepspeed
+import numpy as np
+import torch
+import torch.distributed as dist
+from deepspeed.runtime.fp16.loss_scaler import LossScaler
+from deepspeed.runtime.zero.config import ZeroStageEnum
+from deepspeed.utils.tensor_fragment import fragment_address
+from torch import Tensor
+from transformers import AutoTokenizer
+
+from gates import get_gate
+from learner.contract import MicroBatch, StepReport, TrainBatch
+from learner.deepspeed_config import deepspeed_config
+from learner.objective import gated_objective
+from learner.optimizer import build_adamw, lr_at
+from learner.packing import pack_all, pack_minibatch, split_minibatches
+from learner.policy import Policy, checkpoint_parameters, load_policy
+from learner.sender import SendReport, WeightSender
+from learner.spec import LearnerSpec
+from learner.statistics import StepStatistics
+from learner.zero import gathered, in_groups
+from transfer.communicator import Rendezvous
+from transfer.wire import ParameterGroup
+
+CHECKPOINT_TAG = "learner"
+GATHER_ELEMENTS = 250_000_000  # at most so many whole at once beside the partitions, or one larger parameter
+
+
+class NonFiniteError(RuntimeError):
+    """Loss or gradient norm is nan or inf; raised on every rank alike, before the optimizer has moved a weight."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadedBatch:
+    """The batch of an iteration with what was fixed when it arrived."""
+
+    batch: TrainBatch
+    iteration: int
+    old_logprobs: tuple[np.ndarray, ...]  # one [C] float32 a sample, denominator of every ratio
+    recomputed: bool  # old_logprobs are the learner's own, else the engines'
+
+
+class LearnerWorker:
+    """One DeepSpeed rank: policy, optimizer, and the batch of the current iteration."""
+
+    def __init__(
+        self, spec: LearnerSpec, *, rank: int, world_size: int, master_address: str, master_port: int
+    ) -> None:
+        """Join the other ranks and load the model; blocks until all have arrived, RuntimeError after learner.timeout_s."""
+        self.spec = spec
+        self.rank = rank
+        self.world_size = world_size
+        torch.manual_seed(spec.seed)
+        self.device = _join_process_group(spec, rank, world_size, master_address, master_port)
+        self.gate = get_gate(spec.gate.name, **spec.gate.model_dump(exclude={"name"}))
+        self.policy = load_policy(
+            spec.model_path,
+            dtype=torch.float32 if spec.dtype_name == "float32" else torch.bfloat16,
+            device=self.device,
+            trust_remote_code=spec.trust_remote_code,
+            gradient_checkpointing=spec.learner.gradient_checkpointing,
+        )
+        self.engine = _build_engine(self.policy, spec)
+        self._loaded: LoadedBatch | None = None
+        self._sender = WeightSender(
+            checkpoint_parameters(self.policy), rank=rank, device=self.device, wire_dtype=spec.wire_dtype_name
+        )
+
+    # ---- one iteration
+
+    def load(self, batch: TrainBatch, iteration: int) -> None:
+        """Take the batch of an iteration and fix the denominator of every ratio in it."""
+        recompute = self.spec.recomputes_old_logprobs
+        old_logprobs = self._own_logprobs(batch) if recompute else tuple(s.rollout_logprobs for s in batch.samples)
+        self._loaded = LoadedBatch(batch=batch, iteration=iteration, old_logprobs=old_logprobs, recomputed=recompute)
+
+    def step(self, index: int) -> StepReport:
+        """Optimizer step `index` (0 <= index < spec.num_steps) of the loaded iteration.
+
+        Raises NonFiniteError on all ranks together, with the weights as they were.
+        """
+        loaded = self._loaded
+        assert loaded is not None, "step() needs a batch: call load() first"
+        learner = self.spec.learner
+        epoch, minibatch = divmod(index, learner.num_minibatches)
+        indices = split_minibatches(
+            len(loaded.batch.samples),
+            learner.num_minibatches,
+            seed=self.spec.seed,
+            iteration=loaded.iteration,
+            epoch=epoch,
+        )[minibatch]
+        micro_batches = pack_minibatch(
+            loaded.batch,
+            indices,
+            aggregation=learner.loss_aggregation,
+            max_new_tokens=self.spec.max_new_tokens,
+            max_tokens=learner.max_tokens_per_micro_batch,
+            num_ranks=self.world_size,
+        )[self.rank]
+
+        statistics = StepStatistics(num_groups=loaded.batch.num_groups, device=self.device)
+        losses = [
+            self._accumulate(micro_batch, loaded, index, statistics, is_last=place == len(micro_batches) - 1)
+            for place, micro_batch in enumerate(micro_batches)
+        ]
+        where = f"iteration {loaded.iteration}, step {index}"
+        self._merge(statistics, torch.stack(losses).sum(), where)
+        lr = self._set_lr(loaded.iteration * self.spec.num_steps + index)
+        grad_norm = self._optimizer_step(where)
+        return StepReport(
+            num_tokens=statistics.num_tokens,
+            num_sequences=len(indices),
+            grad_norm=grad_norm,
+            lr=lr,
+            metrics=statistics.summarize(),
+        )
+
+    def _accumulate(
+        self, micro_batch: MicroBatch, loaded: LoadedBatch, index: int, statistics: StepStatistics, *, is_last: bool
+    ) -> Tensor:
+        """Forward and backward of one micro-batch, and its part of the loss; the gradient adds up until the last of the step."""
+        logprobs, entropy = self._forward(micro_batch)
+        rollout_logprobs = self._tensor(micro_batch.rollout_logprobs)
+        old_logprobs = self._tensor(np.concatenate([loaded.old_logprobs[i] for i in micro_batch.sample_indices]))
+        advantages = self._tensor(micro_batch.advantages)
+        out = gated_objective(
+            logprobs=logprobs,
+            old_logprobs=old_logprobs,
+            advantages=advantages,
+            loss_weights=self._tensor(micro_batch.loss_weights),
+            gate=self.gate,
+        )
+        self.engine.set_gradient_accumulation_boundary(is_last)
+        # DeepSpeed averages gradients over ranks, but loss_weights already make the sum over ranks the gradient: undone here and only here
+        self.engine.backward(out.loss * self.world_size, scale_wrt_gas=False)
+        statistics.add(
+            out.metrics,
+            group_index=self._tensor(micro_batch.group_index),
+            advantages=advantages,
+            loss=out.loss,
+            entropy=entropy,
+            mismatch_log_ratio=_mismatch(loaded, index, logprobs.detach(), old_logprobs, rollout_logprobs),
+        )
+        if not is_last:
+            self.engine.step()  # counts the micro-batch; moves nothing before the boundary
+        return out.loss.detach()
+
+    def _merge(self, statistics: StepStatistics, loss: Tensor, where: str) -> None:
+        """Sum and maximum over ranks, in place; NonFiniteError on all ranks if the loss of one is nan or inf."""
+        failed_rank = torch.where(torch.isfinite(loss), -1.0, float(self.rank)).double().reshape(1)
+        maxima = torch.cat([statistics.maxima, failed_rank])
+        dist.all_reduce(statistics.sums, op=dist.ReduceOp.SUM)
+        dist.all_reduce(maxima, op=dist.ReduceOp.MAX)
+        statistics.maxima.copy_(maxima[:-1])
+        if maxima[-1] >= 0:
+            raise NonFiniteError(f"the loss is not finite on learner rank {int(maxima[-1])} ({where}); no weight has moved")
+
+    def _set_lr(self, step: int) -> float:
+        learner = self.spec.learner
+        lr = lr_at(step, total_steps=self.spec.total_steps, lr=learner.lr, schedule=learner.lr_schedule)
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = lr
+        return lr
+
+    def _optimizer_step(self, where: str) -> float:
+        """Clip and step; the global gradient norm before clipping. NonFiniteError, weights untouched, where it is not finite.
+
+        ZeRO's optimizers refuse a non-finite norm by themselves and say so; plain AdamW (stage 0) must be kept from it.
+        """
+        failure = f"the gradient norm over {self.world_size} learner rank(s) is not finite ({where}); no weight has moved"
+        if self.spec.learner.zero_stage == 0:
+            grad_norm = _norm_of_whole_gradients(self.policy)
+            if not math.isfinite(grad_norm):
+                raise NonFiniteError(failure)
+            self.engine.step()
+            return grad_norm
+        self.engine.step()
+        if not self.engine.was_step_applied():
+            raise NonFiniteError(failure)
+        return float(self.engine.get_global_grad_norm())
+
+    # ---- log-probabilities
+
+    def score(self, token_ids: np.ndarray, prompt_length: int) -> np.ndarray:
+        """Log-probabilities [C] float32 of a sequence's completion tokens ([P + C] ids) under the current weights, at temperature 1."""
+        length = len(token_ids)
+        positions = torch.arange(prompt_length - 1, length - 1, device=self.device)
+        tokens = self._tensor(np.asarray(token_ids, dtype=np.int64))
+        with self._inference():
+            logprobs, _ = self.engine(
+                tokens[None],
+                torch.arange(length, device=self.device)[None],
+                positions,
+                tokens[prompt_length:],
+                1.0,
+            )
+        return logprobs.cpu().numpy()
+
+    def _own_logprobs(self, batch: TrainBatch) -> tuple[np.ndarray, ...]:
+        """The learner's log-probabilities of every completion token, one [C] array a sample, each rank computing its share."""
+        lengths = [sample.completion_length for sample in batch.samples]
+        starts = np.cumsum([0, *lengths])
+        flat = torch.zeros(int(starts[-1]), dtype=torch.float32, device=self.device)
+        packed = pack_all(
+            batch, max_tokens=self.spec.learner.max_tokens_per_micro_batch, num_ranks=self.world_size
+        )
+        with self._inference():
+            for micro_batch in packed[self.rank]:
+                logprobs, _ = self._forward(micro_batch)
+                if micro_batch.loss_weights.any():  # a filler repeats a sequence that another row holds
+                    places = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in micro_batch.sample_indices])
+                    flat[self._tensor(places)] = logprobs
+        dist.all_reduce(flat, op=dist.ReduceOp.SUM)
+        return tuple(np.split(flat.cpu().numpy(), starts[1:-1]))
+
+    def _forward(self, micro_batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        logprobs, entropy = self.engine(
+            self._tensor(micro_batch.token_ids)[None],
+            self._tensor(micro_batch.position_ids)[None],
+            self._tensor(micro_batch.positions),
+            self._tensor(micro_batch.targets),
+            self.spec.temperature,
+        )
+        return logprobs, entropy
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        self.engine.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.engine.train()
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self.device, non_blocking=True)
+
+    # ---- publishing
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """What a publish sends, in wire order."""
+        return self._sender.groups
+
+    def connect(self, rendezvous: Rendezvous) -> None:
+        """Meet the engines' workers for the publishes to come; rank 0 waits for all of them."""
+        self._sender.connect(rendezvous)
+
+    def send_weights(self, verify: bool) -> SendReport:
+        """Broadcast the current weights to every engine; the report of rank 0 counts."""
+        return self._sender.send(verify=verify)
+
+    # ---- files
+
+    def save(self, path: str) -> None:
+        """Write weights, optimizer state and random state of all ranks into the folder `path`, shared by the ranks."""
+        Path(path).mkdir(parents=True, exist_ok=True)
+        self.engine.save_checkpoint(path, tag=CHECKPOINT_TAG, save_latest=False)
+        torch.save(_random_state(self.device), _random_state_file(path, self.rank))
+        dist.barrier()
+
+    def restore(self, path: str) -> None:
+        """Continue from a folder that save() wrote with as many ranks and the same ZeRO stage; call it before the first step."""
+        with _weights_only_loads():
+            loaded, _ = self.engine.load_checkpoint(path, tag=CHECKPOINT_TAG)
+        if loaded is None:
+            raise ValueError(f"{path}: not a learner checkpoint of {self.world_size} rank(s), ZeRO stage {self.spec.learner.zero_stage}")
+        _set_random_state(torch.load(_random_state_file(path, self.rank), weights_only=True))
+        self._loaded = None
+
+    def save_pretrained(self, path: str) -> None:
+        """Write the model as a Hugging Face folder (safetensors, tokenizer); gathered in groups, whole in rank 0's main memory."""
+        state: dict[str, Tensor] = {}
+        for group in in_groups(checkpoint_parameters(self.policy), max_elements=GATHER_ELEMENTS):
+            with gathered([parameter for _, parameter in group]):
+                if self.rank == 0:
+                    state.update((name, parameter.detach().to("cpu", copy=True)) for name, parameter in group)
+        if self.rank == 0:
+            self.policy.model.save_pretrained(path, state_dict=state)
+            tokenizer = AutoTokenizer.from_pretrained(self.spec.model_path, trust_remote_code=self.spec.trust_remote_code)
+            tokenizer.save_pretrained(path)
+        dist.barrier()
+
+
+def _join_process_group(
+    spec: LearnerSpec, rank: int, world_size: int, master_address: str, master_port: int
+) -> torch.device:
+    """Meet the other ranks over nccl or gloo; this rank's device. Ray shows a rank one GPU only, hence LOCAL_RANK 0."""
+    os.environ.update(
+        RANK=str(rank),
+        WORLD_SIZE=str(world_size),
+        LOCAL_RANK="0",
+        MASTER_ADDR=master_address,
+        MASTER_PORT=str(master_port),
+    )
+    if spec.device == "cuda":
+        torch.cuda.set_device(0)
+    # else DeepSpeed compiles a shared-memory all-reduce here (a minute, g++ and ninja) that only its inference engine calls
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(
+        dist_backend="nccl" if spec.device == "cuda" else "gloo",
+        auto_mpi_discovery=False,
+        verbose=False,
+        timeout=timedelta(seconds=spec.learner.timeout_s),
+        rank=rank,
+        world_size=world_size,
+    )
+    return torch.device(spec.device, 0) if spec.device == "cuda" else torch.device("cpu")
+
+
+def _build_engine(policy: Policy, spec: LearnerSpec) -> deepspeed.DeepSpeedEngine:
+    learner = spec.learner
+    optimizer = build_adamw(
+        policy.parameters(), lr=learner.lr, betas=learner.betas, eps=learner.eps, weight_decay=learner.weight_decay
+    )
+    config = deepspeed_config(
+        spec,
+        num_parameters=sum(parameter.numel() for parameter in policy.parameters()),
+        hidden_size=policy.model.config.hidden_size,
+    )
+    engine, *_ = deepspeed.initialize(model=policy, optimizer=optimizer, config=config, dist_init_required=False)
+    return engine
+
+
+def _mismatch(
+    loaded: LoadedBatch, index: int, logprobs: Tensor, old_logprobs: Tensor, rollout_logprobs: Tensor
+) -> Tensor | None:
+    """Learner minus rollout log-probabilities [K] on the weights that the batch met; None once those weights are gone."""
+    if index > 0:
+        return None
+    return (old_logprobs if loaded.recomputed else logprobs) - rollout_logprobs
+
+
+def _norm_of_whole_gradients(policy: Policy) -> float:
+    gradients = [parameter.grad for parameter in policy.parameters() if parameter.grad is not None]
+    norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients]
+    return float(torch.linalg.vector_norm(torch.stack(norms)))
+
+
+def _random_state_file(path: str, rank: int) -> Path:
+    return Path(path) / f"random_state_rank{rank}.pt"
+
+
+def _random_state(device: torch.device) -> dict[str, Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    return state | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else state
+
+
+def _set_random_state(state: dict[str, Tensor]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+@contextmanager
+def _weights_only_loads() -> Iterator[None]:
+    """DeepSpeed unpickles checkpoints without restriction; torch's own switch holds it to tensors, containers and these classes."""
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    try:
+        with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address]):
+            yield
+    finally:
+        del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]

@@ -1,0 +1,225 @@
+"""Folders of checkpoints: the whole run is saved as one unit or not at all.
+
+In: a temporary folder that learner ranks fill, and the RunState that belongs to it. Out: `iteration-000010/`, complete
+by construction, and after a restart the newest one that is. What the ranks write into the folder is theirs; this module
+sees files with sizes and digests.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+STATE_FILE = "state.json"
+MANIFEST_FILE = "manifest.json"
+FORMAT_VERSION = 1
+# Larger files are checked by size only: hashing the optimizer state of a 7B model would take minutes at every start.
+DIGEST_LIMIT_BYTES = 4 * 2**20
+TEMPORARY_PREFIX = "tmp-"
+REMEDY = "resume with the version of the program that wrote it"
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be written or read; the message names the folder."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunState:
+    """Everything the driver needs to go on, beside what the learner ranks saved.
+
+    Groups in flight are not part of it: prompts from prompt_position on are generated again after a restart.
+    """
+
+    iteration: int  # iterations completed, hence the number of the next one
+    policy_version: int  # of the learner's weights
+    prompt_position: int  # prompts trained, hence the index of the next one
+    seed: int  # of the run; a resume with another seed would not continue this run
+
+    @classmethod
+    def fresh(cls, *, seed: int) -> "RunState":
+        return cls(iteration=0, policy_version=0, prompt_position=0, seed=seed)
+
+    def advance(self, *, num_prompts: int) -> "RunState":
+        """The state after one more iteration of num_prompts prompts."""
+        return replace(
+            self,
+            iteration=self.iteration + 1,
+            policy_version=self.policy_version + 1,
+            prompt_position=self.prompt_position + num_prompts,
+        )
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "RunState":
+        """Raises ValueError where a field is missing, unknown or of another type."""
+        content = json.loads(text)
+        types = {item.name: item.type for item in fields(cls)}
+        if not isinstance(content, dict) or {name: type(value) for name, value in content.items()} != types:
+            raise ValueError(f"a run state has the fields {', '.join(types)}; found {' '.join(text.split())}")
+        return cls(**content)
+
+
+class CheckpointStore:
+    """The checkpoints of one run under root; one process writes, any number may read.
+
+    skipped: why each folder that the last call of latest() passed over is not usable, one line each, for the console.
+    """
+
+    def __init__(self, root: Path, *, keep: int) -> None:
+        if keep < 1:
+            raise ValueError(f"keep={keep}: at least the newest checkpoint must be kept; set 1 or more")
+        self._root = root
+        self._keep = keep
+        self.skipped: tuple[str, ...] = ()
+
+    def begin(self, iteration: int) -> Path:
+        """An empty temporary folder for the checkpoint after `iteration` iterations.
+
+        What a crash left of earlier ones is removed.
+        """
+        self._root.mkdir(parents=True, exist_ok=True)
+        for stale in self._root.glob(f"{TEMPORARY_PREFIX}*"):
+            shutil.rmtree(stale)
+        temporary = self._root / f"{TEMPORARY_PREFIX}{_folder_name(iteration)}"
+        temporary.mkdir()
+        return temporary
+
+    def commit(self, temporary: Path, state: RunState) -> Path:
+        """Make what begin() handed out a checkpoint, durable once this returns, and delete those beyond `keep`.
+
+        Raises CheckpointError where a complete checkpoint of this iteration exists: it is not written over.
+        """
+        final = self._root / _folder_name(state.iteration)
+        assert temporary.name == TEMPORARY_PREFIX + final.name, f"{temporary} is not for iteration {state.iteration}"
+        if final.exists():
+            if _defect(final) is None:
+                raise CheckpointError(f"{final}: holds a complete checkpoint, which is not written over")
+            self._discard(final)
+        (temporary / STATE_FILE).write_text(state.to_json(), encoding="utf-8")
+        files = {name: _fingerprint(temporary / name) for name in _files(temporary)}
+        manifest = {"format_version": FORMAT_VERSION, "files": files}
+        (temporary / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        _sync_tree(temporary)
+        temporary.rename(final)
+        _sync(self._root)
+        self._delete_beyond_keep()
+        return final
+
+    def latest(self) -> tuple[Path, RunState] | None:
+        """The newest complete checkpoint, or None.
+
+        Incomplete ones are skipped with a logged warning and listed in `skipped`.
+        """
+        skipped = []
+        found = None
+        for folder in self._newest_first():
+            defect = _defect(folder)
+            if defect is None:
+                found = (folder, _read_state(folder))
+                break
+            skipped.append(f"checkpoint {folder} is skipped: {defect}")
+            logger.warning(skipped[-1])
+        self.skipped = tuple(skipped)
+        return found
+
+    def _newest_first(self) -> list[Path]:
+        folders = [path for path in self._root.glob("iteration-*") if re.fullmatch(r"iteration-\d{6,}", path.name)]
+        return sorted(folders, key=_iteration_of, reverse=True)
+
+    def _delete_beyond_keep(self) -> None:
+        complete = [folder for folder in self._newest_first() if _defect(folder) is None]
+        assert complete, f"{self._root}: the checkpoint just written is not complete"
+        for folder in self._newest_first():
+            if folder not in complete[: self._keep]:
+                self._discard(folder)
+
+    def _discard(self, folder: Path) -> None:
+        # Renamed first: a crash halfway through the deletion leaves a temporary folder, not a broken checkpoint.
+        doomed = folder.rename(self._root / f"{TEMPORARY_PREFIX}deleted-{folder.name}")
+        shutil.rmtree(doomed)
+
+
+def _folder_name(iteration: int) -> str:
+    return f"iteration-{iteration:06d}"
+
+
+def _iteration_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("iteration-"))
+
+
+def _read_state(folder: Path) -> RunState:
+    try:
+        return RunState.from_json((folder / STATE_FILE).read_text(encoding="utf-8"))
+    except (
+        ValueError
+    ) as error:  # the digest is right, so another version of the program wrote it: no older one is better
+        raise CheckpointError(f"{folder / STATE_FILE}: {error}; {REMEDY}") from error
+
+
+def _files(folder: Path) -> list[str]:
+    """Relative paths of all files but the manifest, sorted."""
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(name for name in names if name != MANIFEST_FILE)
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    size = path.stat().st_size
+    if size > DIGEST_LIMIT_BYTES:
+        return {"bytes": size}
+    return {"bytes": size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def _defect(folder: Path) -> str | None:
+    """Why the folder is not a complete checkpoint, or None if it is one."""
+    manifest_path = folder / MANIFEST_FILE
+    if not manifest_path.is_file():
+        return f"{MANIFEST_FILE} is missing"
+    try:
+        manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
+        version = manifest["format_version"]
+        files: dict[str, dict[str, Any]] = {name: {"bytes": 0, **entry} for name, entry in manifest["files"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{MANIFEST_FILE} is not readable ({type(error).__name__}: {error})"
+    if version != FORMAT_VERSION:  # not damaged, so neither skipped nor deleted
+        raise CheckpointError(f"{folder}: has format version {version}, this program reads {FORMAT_VERSION}; {REMEDY}")
+    if STATE_FILE not in files:
+        return f"{MANIFEST_FILE} does not list {STATE_FILE}"
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        found = _fingerprint(path)
+        if found["bytes"] != expected["bytes"]:
+            return f"{name} has {found['bytes']} bytes, {expected['bytes']} were written"
+        if found != expected:
+            return f"{name} differs from what was written (sha256)"
+    return None
+
+
+def _sync_tree(folder: Path) -> None:
+    """fsync every file, then every folder from the deepest up: the rename that follows must not become durable before
+    the contents.
+    """
+    paths = sorted(folder.rglob("*"), key=lambda path: len(path.parts), reverse=True)
+    for path in paths:
+        if path.is_file():
+            _sync(path)
+    for path in [*(path for path in paths if path.is_dir()), folder]:
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,140 @@
+"""What a person sees while a run goes on, and where everything else goes.
+
+In: rows of metrics. Out: one line of text each, with units, and a progress bar. `redirect_output` gives the terminal to
+these lines alone: whatever this process, its libraries or its children print on file descriptors 1 and 2 goes to
+run.log. Nothing here computes a metric.
+"""
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+# Name in metrics.jsonl and how its value reads in the line of an iteration; what a row lacks is left out.
+ITERATION_COLUMNS = (
+    ("reward/mean", "reward {:.2f} of 2"),
+    ("reward/answer", "right {:.0%}"),
+    ("gate/eur", "EUR {:.1%}"),
+    ("policy/entropy", "entropy {:.3f} nats"),
+    ("throughput/tokens_per_s", "{:,.0f} tokens/s"),
+    ("completion/length_mean", "length {:.1f} tokens"),
+    ("staleness/mean", "staleness {:.1f} versions"),
+    ("time/iteration_s", "{:.2f} s"),
+)
+
+
+def redirect_output(path: Path) -> AbstractContextManager[Console]:
+    """`with redirect_output(path) as console:` sends all output but that of `console` to the file at path.
+
+    It works on file descriptors, so it also catches C++ libraries, child processes started inside the block (a local
+    Ray, vLLM's workers) and Ray's forwarded worker logs, beside print, warnings and logging. `console` writes to the
+    original stdout and knows whether that is a terminal. The file is appended to. An exception that leaves the block
+    leaves its traceback there; telling the person in one line is the caller's job. The console ends with the block.
+    """
+    return _OutputRedirect(path)
+
+
+class _OutputRedirect(AbstractContextManager[Console]):
+    """See redirect_output."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> Console:
+        log = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._streams = (sys.stdout, sys.stderr)
+        for stream in self._streams:
+            stream.flush()
+        self._saved = (os.dup(1), os.dup(2))  # not inherited: children cannot reach the terminal
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        self._file: IO[str] = open(self._saved[0], "w", buffering=1, closefd=False, encoding=encoding, errors="replace")
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.close(log)
+        sys.stdout, sys.stderr = _line_buffered(1), _line_buffered(2)
+        self._handler = logging.StreamHandler(sys.stderr)
+        self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        logging.getLogger().addHandler(self._handler)
+        logging.captureWarnings(True)
+        return Console(file=self._file)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None and not issubclass(kind, SystemExit):
+            traceback.print_exception(kind, error, trace)
+        logging.captureWarnings(False)
+        logging.getLogger().removeHandler(self._handler)
+        for stream in (sys.stdout, sys.stderr, *self._streams):  # libraries may hold the earlier streams too
+            stream.flush()
+        self._file.close()
+        sys.stdout, sys.stderr = self._streams
+        for saved, target in zip(self._saved, (1, 2), strict=True):
+            os.dup2(saved, target)
+            os.close(saved)
+
+
+def _line_buffered(descriptor: int) -> IO[str]:
+    """A text stream on the descriptor itself, so that a handler which keeps it after the block still has an output."""
+    return open(descriptor, "w", buffering=1, closefd=False, encoding="utf-8", errors="backslashreplace")
+
+
+def make_progress(console: Console, *, enabled: bool) -> Progress:
+    """A bar at the bottom of the terminal; on anything but a terminal it draws nothing."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("iterations"),
+        TimeElapsedColumn(),
+        TextColumn("gone,"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+        console=console,
+        transient=True,
+        redirect_stdout=False,  # rich would print what belongs in run.log
+        redirect_stderr=False,
+        disable=not (enabled and console.is_terminal),
+    )
+
+
+def print_line(console: Console, text: str) -> None:
+    """One line, as it is: no markup, no wrapping where the output is not a terminal."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def iteration_line(row: Mapping[str, float], *, num_iterations: int, left_s: float) -> str:
+    """The line of one iteration: its number, the metrics of ITERATION_COLUMNS that the row has, time left."""
+    width = len(str(num_iterations))
+    parts = [f"iteration {int(row['iteration']) + 1:>{width}}/{num_iterations}"]
+    parts += [text.format(row[name]) for name, text in ITERATION_COLUMNS if name in row]
+    return "  ".join([*parts, f"left {duration(left_s)}"])
+
+
+def eval_line(iteration: int, metrics: Mapping[str, float]) -> str:
+    """The line of one evaluation: lengths in tokens, everything else a share in percent."""
+    parts = [
+        f"{name.removeprefix('eval/')} {value:.1f} tokens"
+        if name.endswith("length")
+        else f"{name.removeprefix('eval/')} {value:.1%}"
+        for name, value in metrics.items()
+    ]
+    return "  ".join([f"evaluation after {iteration} iterations", *parts])
+
+
+def duration(seconds: float) -> str:
+    """12 s, 3 min 20 s, 2 h 5 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,75 @@
+"""Files of one JSON object a line: append durably, read, and take rows back.
+
+In and out: mappings of plain JSON values with an "iteration". A crash can cut the last line only; such a rest is not a
+row, and is kept aside when the file is next opened for writing. What the rows mean is the journal's business.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+
+def append_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Add rows; they are on the disk when this returns.
+
+    Raises ValueError for nan or inf, which JSON does not have, before writing.
+    """
+    text = "".join(json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n" for row in rows)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_rows(path: Path) -> list[Row]:
+    """All rows of a file, none if it does not exist.
+
+    Raises ValueError naming the line that is not a row, a cut last line aside.
+    """
+    return [row for _, row in _lines(path) if row is not None]
+
+
+def keep_rows(path: Path, keep: Callable[[Row], bool]) -> int:
+    """Move rows that `keep` turns down, and a cut last line, to <name>.dropped.jsonl; returns how many.
+
+    Kept lines do not change.
+    """
+    lines = _lines(path)
+    kept = "".join(text for text, row in lines if row is not None and keep(row))
+    dropped = [text for text, row in lines if row is None or not keep(row)]
+    if dropped:
+        with path.with_suffix(".dropped.jsonl").open("a", encoding="utf-8") as file:
+            file.write("".join(text.removesuffix("\n") + "\n" for text in dropped))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_text(kept, encoding="utf-8")
+        with temporary.open("r+b") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    return len(dropped)
+
+
+def _lines(path: Path) -> list[tuple[str, Row | None]]:
+    """Each line with its end, and its row; None for a last line without end, which a crash has cut."""
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+        texts = list(file)
+    lines: list[tuple[str, Row | None]] = []
+    for number, text in enumerate(texts, start=1):
+        if not text.endswith("\n"):
+            lines.append((text, None))
+            continue
+        try:
+            row = json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: is not JSON ({error}); repair or remove the line") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, line {number}: is not a JSON object; repair or remove the line")
+        lines.append((text, row))
+    return lines

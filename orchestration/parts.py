@@ -1,0 +1,153 @@
+"""The parts of a run, built from its configuration and taken down in reverse order.
+
+A RunConfig, a cluster and a model folder come in; started actors and the objects that speak for them come out. Here and
+only here sub-configurations are handed to the parts; the loop then only calls them.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import ray
+
+from configs.schema import RunConfig
+from learner.group import LearnerGroup
+from learner.spec import LearnerSpec
+from orchestration.buffer import Admission
+from orchestration.cluster import Cluster
+from orchestration.evaluate import evaluate
+from orchestration.group_stream import GroupStream
+from orchestration.weight_channel import Probe, WeightChannel
+from rollout.contract import Prompt, SamplingSpec
+from rollout.engine import RolloutEngine
+from rollout.fleet import RolloutFleet
+from rollout.graders import GraderPool
+from rollout.prompts import PromptStream, load_tokenizer, make_prompt, prompt_encoder
+from rollout.tasks import build_task
+
+FLOAT32_PROBE_TOLERANCE = 1e-3  # nats; two float32 implementations agree to 1e-6
+LOW_PRECISION_PROBE_TOLERANCE = 0.3  # nats; bfloat16 kernels differ by a few hundredths, forgotten weights by much more
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parts:
+    """Everything that runs."""
+
+    learner: LearnerGroup
+    fleet: RolloutFleet
+    graders: GraderPool
+    channel: WeightChannel
+    groups: GroupStream
+    eval_prompts: tuple[Prompt, ...]
+    config: RunConfig
+
+    def evaluate(self) -> dict[str, float]:
+        """Greedy accuracy on the held-out prompts with the weights published last."""
+        config = self.config
+        return evaluate(
+            self.fleet,
+            self.graders,
+            self.eval_prompts,
+            name=config.task.name,
+            max_new_tokens=config.rollout.max_new_tokens,
+            timeout_s=config.rollout.timeout_s,
+        )
+
+    def gate_metrics(self) -> dict[str, float]:
+        """The temperatures in force; a clip has none."""
+        gate = self.config.gate
+        return {"gate/tau_pos": gate.tau_pos, "gate/tau_neg": gate.tau_neg} if gate.name != "clip" else {}
+
+
+@contextmanager
+def build_parts(config: RunConfig, cluster: Cluster, model_path: Path | str, *, start_iteration: int) -> Iterator[Parts]:
+    """Starts engines, graders and learner side by side; on the way out ends every process they started."""
+    with ExitStack() as undo:
+        engines = [_start_engine(index, config, cluster, model_path) for index in range(config.rollout.num_engines)]
+        fleet = RolloutFleet(
+            engines,
+            workers_per_engine=config.rollout.tensor_parallel_size,
+            timeout_s=config.rollout.timeout_s,
+        )
+        undo.callback(fleet.shutdown)
+        graders = GraderPool(config.graders.num_workers, config.graders.timeout_s)
+        undo.callback(graders.close)
+        learner = cluster.start_learner(_learner_spec(config, cluster, model_path))
+        undo.callback(learner.shutdown)
+        fleet.await_ready(timeout_s=config.cluster.start_timeout_s)
+
+        task = build_task(config.task)
+        encode = prompt_encoder(load_tokenizer(str(model_path), trust_remote_code=config.model.trust_remote_code))
+        prompts = PromptStream(task.train_problems(), encode, seed=config.seed)
+        problems = task.eval_problems()[: config.eval.num_prompts]
+        yield Parts(
+            learner=learner,
+            fleet=fleet,
+            graders=graders,
+            channel=_channel(config, cluster, learner, fleet, prompts),
+            groups=GroupStream(
+                fleet,
+                graders,
+                prompts,
+                _training_sampling(config),
+                admission=Admission(
+                    prompts_per_iteration=config.rollout.prompts_per_iteration, max_staleness=config.max_staleness
+                ),
+                start_iteration=start_iteration,
+                grading_timeout_s=config.graders.timeout_s * config.rollout.prompts_per_iteration,
+            ),
+            eval_prompts=tuple(make_prompt(problem, encode, index=index) for index, problem in enumerate(problems)),
+            config=config,
+        )
+
+
+def _start_engine(index: int, config: RunConfig, cluster: Cluster, model_path: Path | str) -> Any:
+    actor = ray.remote(RolloutEngine).options(**cluster.engine_options(index), max_concurrency=10_000)
+    return actor.remote(
+        index, model=config.model, model_path=str(model_path), rollout=config.rollout, device=cluster.device
+    )
+
+
+def _learner_spec(config: RunConfig, cluster: Cluster, model_path: Path | str) -> LearnerSpec:
+    return LearnerSpec(
+        learner=config.learner,
+        gate=config.gate,
+        model_path=str(model_path),
+        trust_remote_code=config.model.trust_remote_code,
+        temperature=config.rollout.temperature,
+        max_new_tokens=config.rollout.max_new_tokens,
+        num_iterations=config.num_iterations,
+        wire_dtype_name=_engine_dtype(config, cluster),
+        seed=config.seed,
+        device="cpu" if cluster.device == "cpu" else "cuda",
+    )
+
+
+def _engine_dtype(config: RunConfig, cluster: Cluster) -> Literal["float32", "bfloat16", "float16"]:
+    if config.rollout.dtype != "auto":
+        return config.rollout.dtype
+    return "float32" if cluster.device == "cpu" else "bfloat16"
+
+
+def _training_sampling(config: RunConfig) -> SamplingSpec:
+    rollout = config.rollout
+    return SamplingSpec(
+        num_completions=rollout.completions_per_prompt,
+        max_new_tokens=rollout.max_new_tokens,
+        temperature=rollout.temperature,
+        seed=config.seed,
+    )
+
+
+def _channel(
+    config: RunConfig, cluster: Cluster, learner: LearnerGroup, fleet: RolloutFleet, prompts: PromptStream
+) -> WeightChannel:
+    exact = _engine_dtype(config, cluster) == learner.spec.dtype_name == "float32"
+    tolerance = FLOAT32_PROBE_TOLERANCE if exact else LOW_PRECISION_PROBE_TOLERANCE
+    backend = config.publish.backend
+    if backend == "auto":
+        backend = "gloo" if cluster.device == "cpu" else "nccl"
+    probe = Probe(token_ids=prompts.prompt_at(0).token_ids, tolerance=tolerance)
+    return WeightChannel(learner, fleet, config.publish, backend=backend, probe=probe)

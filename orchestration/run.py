@@ -1,0 +1,35 @@
+"""The command: `python orchestration/run.py key=value ...` checks every setting, then trains one run or a sweep.
+
+In: the arguments. Out: an exit status (told by --help). No heavy library is imported before all settings are accepted.
+"""
+
+import sys
+from pathlib import Path
+
+if not __package__:  # run as a script: sys.path[0] is orchestration/, where our modules could hide others of their name
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from configs.command import help_text, read_command
+from orchestration.dry_run import describe
+from orchestration.exit_status import exit_status
+
+
+def main(arguments: list[str]) -> int:
+    try:
+        command = read_command(arguments)
+        if command.wants_help:
+            print(help_text())
+        for config in command.configs:
+            if config.dry_run:
+                print(describe(config))
+            else:
+                from orchestration.loop import train
+
+                train(config)
+    except (ValueError, RuntimeError, KeyboardInterrupt) as error:
+        return exit_status(error)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,149 @@
+"""WeightChannel: one publish is one version of the learner's weights in every engine, proven.
+
+It brings sender and receivers together, starts both halves of a broadcast, waits for all with a time-out, and compares
+digests, versions and, now and then, log-probabilities. It moves no bytes itself.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+
+from configs.schema import PublishConfig
+from learner.group import LearnerGroup
+from learner.sender import SendReport
+from rollout.contract import EngineReceipt
+from rollout.fleet import RolloutFleet
+from transfer.communicator import Backend, Rendezvous
+from transfer.wire import ParameterGroup
+
+
+class PublishError(RuntimeError):
+    """A publish did not reach an engine whole; the message names the peer."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PublishReport:
+    """What one publish moved."""
+
+    version: int
+    num_bytes: int  # to each engine worker
+    publish_s: float
+    send_s: float  # the broadcast alone, on learner rank 0
+    probe_difference: float | None  # largest |engine - learner| logprob of the probe, nats; None if not probed
+
+    def metrics(self) -> dict[str, float]:
+        found = {
+            "publish/bytes": float(self.num_bytes),
+            "publish/gigabytes_per_s": self.num_bytes / self.send_s / 1e9,
+        }
+        if self.probe_difference is not None:
+            found["publish/probe_difference"] = self.probe_difference
+        return found
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Probe:
+    """A fixed sequence whose logprobs engines and learner must agree on."""
+
+    token_ids: np.ndarray  # [T] int32
+    tolerance: float  # nats
+
+
+class WeightChannel:
+    """Publishes from one LearnerGroup to one RolloutFleet."""
+
+    def __init__(
+        self, learner: LearnerGroup, fleet: RolloutFleet, config: PublishConfig, *, backend: Backend, probe: Probe
+    ) -> None:
+        self._learner = learner
+        self._fleet = fleet
+        self._config = config
+        self._backend: Backend = backend
+        self._probe = probe
+        self._groups: list[ParameterGroup] = learner.parameter_groups()
+        self._connected = False
+
+    def connect(self) -> None:
+        """A rendezvous of learner rank 0 and every engine worker, on a fresh port; repeated when an engine was replaced."""
+        host, port = self._learner.address_and_free_port()
+        rendezvous = Rendezvous(
+            backend=self._backend,
+            host=host,
+            port=port,
+            world_size=1 + self._fleet.num_workers,
+            timeout_s=self._config.timeout_s,
+        )
+        self._await(self._learner.submit("connect", rendezvous), self._fleet.start_connect(rendezvous))
+        self._connected = True
+
+    def publish(self, version: int) -> PublishReport:
+        """Broadcasts the learner's weights as `version`; afterwards every engine samples from exactly these weights.
+
+        Waits for learner rank 0 (the bytes are out) and for every engine (the weights are loaded). Raises PublishError
+        on a time-out, a dead peer, another version, a digest that differs or a probe out of tolerance.
+        """
+        if not self._connected:
+            self.connect()
+        verify = version % self._config.verify_every == 0
+        started = time.perf_counter()
+        sending = self._learner.submit("send_weights", verify)
+        receiving = self._fleet.start_receive(version, self._groups, verify=verify)
+        reports, receipts = self._await(sending, receiving)
+        sent = reports[0]
+        for receipt in receipts:
+            self._check(receipt, sent, version, verify=verify)
+        publish_s = time.perf_counter() - started
+        difference = self._compare_logprobs(version) if version % self._config.probe_every == 0 else None
+        return PublishReport(
+            version=version,
+            num_bytes=sent.num_bytes,
+            publish_s=publish_s,
+            send_s=sent.send_s,
+            probe_difference=difference,
+        )
+
+    def _await(self, learner_refs: Sequence[Any], engine_refs: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        """Waits for both halves. Whoever fails first ends the wait, since its peers would hang in the broadcast."""
+        names = {ref: f"learner rank {rank}" for rank, ref in enumerate(learner_refs)}
+        names |= {ref: f"engine {index}" for index, ref in enumerate(engine_refs)}
+        waiting, deadline = list(names), time.monotonic() + self._config.timeout_s
+        while waiting:
+            done, waiting = ray.wait(waiting, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
+            if not done:
+                silent = ", ".join(names[ref] for ref in waiting)
+                raise PublishError(f"no answer within publish.timeout_s={self._config.timeout_s:g} s from {silent}")
+            try:
+                ray.get(done)
+            except ray.exceptions.RayError as error:
+                raise PublishError(f"{names[done[0]]} failed during the publish: {error}") from error
+        return ray.get(list(learner_refs)), ray.get(list(engine_refs))
+
+    def _check(self, receipt: EngineReceipt, sent: SendReport, version: int, *, verify: bool) -> None:
+        if receipt.version != version:
+            raise PublishError(f"engine {receipt.engine_index} serves version {receipt.version}, published {version}")
+        if not verify:
+            return
+        for worker, digests in enumerate(receipt.digests):
+            for label, expected in sent.digests.items():
+                if digests.get(label) != expected:
+                    raise PublishError(
+                        f"engine {receipt.engine_index} (worker {worker}) received other bytes than the learner sent in "
+                        f"parameter group {label}: digest {digests.get(label)} instead of {expected}, version {version}"
+                    )
+
+    def _compare_logprobs(self, version: int) -> float:
+        # Equal bytes do not prove that the engine computes with them: a packed copy of a weight may have stayed behind.
+        expected = self._learner.score(self._probe.token_ids, 1)
+        answers = self._fleet.call("score", self._probe.token_ids, 1, timeout_s=self._config.timeout_s)
+        differences = [float(np.abs(answer - expected).max()) for answer in answers]
+        for index, difference in enumerate(differences):
+            if not difference <= self._probe.tolerance:
+                raise PublishError(
+                    f"engine {index} computes other logprobs than the learner at version {version}: they differ by "
+                    f"{difference:.3g} nats, allowed {self._probe.tolerance:g}; its weights are not the published ones"
+                )
+        return max(differences)

@@ -1,0 +1,1 @@
+"""Generation side: vLLM engines, prompts, rewards and grading. Imports nothing of the learner."""

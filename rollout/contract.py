@@ -1,0 +1,107 @@
+"""What the generation side hands out: prompts in, groups of completions back, verdicts on them.
+
+Frozen dataclasses with numpy arrays, so that a group travels as one Ray object and nobody needs torch or vLLM to read it.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prompt:
+    """One problem at one position of the prompt stream."""
+
+    index: int  # position in the stream, counted over the whole run; seeds derive from it
+    token_ids: np.ndarray  # [P] int32
+    text: str
+    reference_answer: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplingSpec:
+    """How completions are drawn. Sample i of prompt p uses a seed derived from (seed, p, i), so results do not depend on placement."""
+
+    num_completions: int
+    max_new_tokens: int
+    temperature: float  # 0 is greedy
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Completion:
+    """One sampled continuation.
+
+    Example: token_ids=[17, 4, 9, 2], rollout_logprobs=[-0.1, -2.3, -0.7, 0.0], finished=True where 2 is an end token.
+    """
+
+    token_ids: np.ndarray  # [C] int32, the end token included when one was sampled
+    rollout_logprobs: np.ndarray  # [C] float32, of the sampled tokens under the distribution they were drawn from
+    text: str  # decoded, tags kept, end token left out
+    finished: bool  # False where max_new_tokens cut it off
+    min_policy_version: int  # lowest version that produced a token of it
+    max_policy_version: int  # highest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PromptGroup:
+    """The G completions of one prompt, in sample order."""
+
+    prompt: Prompt
+    completions: tuple[Completion, ...]  # G
+    engine_index: int
+    generate_s: float  # from submission to the last token, seconds
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RewardVerdict:
+    """The reward of one completion and its parts (paper eq. 9-11)."""
+
+    format: float
+    answer: float
+
+    @property
+    def total(self) -> float:
+        return self.format + self.answer
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupSummary:
+    """What the driver needs of a group to plan with; a few numbers, so that token data stays out of its loops."""
+
+    prompt_index: int
+    engine_index: int
+    num_tokens: int  # completion tokens of the group
+    min_policy_version: int
+    max_policy_version: int
+    generate_s: float
+
+    @classmethod
+    def of(cls, group: PromptGroup) -> "GroupSummary":
+        return cls(
+            prompt_index=group.prompt.index,
+            engine_index=group.engine_index,
+            num_tokens=sum(len(completion.token_ids) for completion in group.completions),
+            min_policy_version=min(completion.min_policy_version for completion in group.completions),
+            max_policy_version=max(completion.max_policy_version for completion in group.completions),
+            generate_s=group.generate_s,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineReceipt:
+    """An engine's answer to a publish: the version it now serves and what each of its workers received."""
+
+    engine_index: int
+    version: int
+    digests: tuple[dict[str, str], ...]  # one dict a worker: parameter group label -> digest; empty if not verified
+    receive_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupVerdicts:
+    """The verdicts on one PromptGroup, in its completions' order."""
+
+    verdicts: tuple[RewardVerdict, ...]  # G; zeros where the limit struck before the completion was graded
+    timed_out: int  # how many those are
+    grade_s: float  # seconds in the grader, replacing a killed child included

@@ -1,0 +1,191 @@
+"""RolloutEngine: one vLLM AsyncLLM inside one Ray actor.
+
+Prompts come in, PromptGroups with sampled-token logprobs go out; weights arrive through rollout.receiver. The only file
+that builds a vLLM engine. It knows nothing of rewards, of the learner, or of other engines.
+"""
+
+import asyncio
+import hashlib
+import os
+import time
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from configs.schema import ModelConfig, RolloutConfig
+from rollout.contract import Completion, EngineReceipt, GroupSummary, Prompt, PromptGroup, SamplingSpec
+from transfer.communicator import Rendezvous
+from transfer.wire import ParameterGroup
+
+MIXED_SEED_BITS = 62  # vLLM adds the sample index to a request's seed; this leaves room below int64
+
+
+def request_seed(seed: int, prompt_index: int) -> int:
+    """Seed of a prompt's first sample; sample i uses this + i. Equal on every engine, independent of arrival order."""
+    mixed = hashlib.blake2b(f"{seed}/{prompt_index}".encode(), digest_size=8).digest()
+    return int.from_bytes(mixed, "big") >> (64 - MIXED_SEED_BITS)
+
+
+class RolloutEngine:
+    """One vLLM engine; an async actor, so that many prompts are in flight at once."""
+
+    def __init__(self, index: int, *, model: ModelConfig, model_path: str, rollout: RolloutConfig, device: str) -> None:
+        self._index = index
+        self._version = -1  # nothing published yet; generate() refuses until version 0 has arrived
+        self._prepare_environment(device)
+        from transformers import AutoTokenizer
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        self._tokenizer = AutoTokenizer.from_pretrained(model_path, trust_remote_code=model.trust_remote_code)
+        self._llm = AsyncLLM.from_engine_args(_engine_args(model, model_path, rollout, device))
+
+    def _prepare_environment(self, device: str) -> None:
+        os.environ["VLLM_LOGGING_LEVEL"] = os.environ.get("VLLM_LOGGING_LEVEL", "WARNING")
+        os.environ["VLLM_NO_USAGE_STATS"] = "1"
+        if device == "cpu":
+            os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # engines bound to the same cores starve each other
+            # Otherwise vLLM puts its CPU worker into a third process, one more import of vLLM and one more hop a token.
+            os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+
+    async def ready(self) -> int:
+        """Answers once the engine is up; its process id."""
+        return os.getpid()
+
+    async def generate(self, prompt: Prompt, sampling: SamplingSpec) -> tuple[PromptGroup, GroupSummary]:
+        """Samples the group of one prompt; raises RuntimeError before version 0 was published."""
+        if self._version < 0:
+            raise RuntimeError(f"engine {self._index}: generate() before the first publish")
+        started, first_version = time.perf_counter(), self._version
+        request_id = f"{prompt.index}-{sampling.num_completions}-{started}"
+        final = None
+        async for output in self._llm.generate(
+            {"prompt_token_ids": prompt.token_ids.tolist()}, _sampling_params(prompt, sampling), request_id
+        ):
+            final = output
+        assert final is not None and final.finished, request_id
+        outputs = sorted(final.outputs, key=lambda output: output.index)
+        texts = self._tokenizer.batch_decode([list(o.token_ids) for o in outputs], skip_special_tokens=True)
+        completions = tuple(
+            Completion(
+                token_ids=np.asarray(output.token_ids, dtype=np.int32),
+                rollout_logprobs=_sampled_logprobs(output),
+                text=text,
+                finished=output.finish_reason == "stop",
+                min_policy_version=first_version,
+                max_policy_version=self._version,
+            )
+            for output, text in zip(outputs, texts, strict=True)
+        )
+        group = PromptGroup(
+            prompt=prompt,
+            completions=completions,
+            engine_index=self._index,
+            generate_s=time.perf_counter() - started,
+        )
+        return group, GroupSummary.of(group)
+
+    async def connect(self, rendezvous: Rendezvous, rank_offset: int) -> None:
+        """Joins the broadcast group of the publishes; blocks until all members are there."""
+        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
+
+        info = {"rendezvous": asdict(rendezvous), "rank_offset": rank_offset}
+        await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=info))
+
+    async def receive(self, version: int, groups: list[ParameterGroup], *, verify: bool) -> EngineReceipt:
+        """Takes one publish: freezes requests in flight, loads the weights, drops the stale cache, resumes."""
+        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+        described = [
+            {"label": g.label, "parameters": [(m.name, m.dtype_name, list(m.shape)) for m in g.parameters]}
+            for g in groups
+        ]
+        started = time.perf_counter()
+        await self._llm.pause_generation(mode="keep", clear_cache=False)
+        await self._llm.start_weight_update()
+        update = WeightTransferUpdateRequest(update_info={"groups": described, "verify": verify})
+        await self._llm.update_weights(update)
+        await self._llm.finish_weight_update()
+        await self._llm.reset_prefix_cache()
+        digests = await self._llm.collective_rpc("publish_digests")
+        self._version = version
+        await self._llm.resume_generation()
+        return EngineReceipt(
+            engine_index=self._index,
+            version=version,
+            digests=tuple(digests),
+            receive_s=time.perf_counter() - started,
+        )
+
+    async def score(self, token_ids: np.ndarray, prompt_length: int) -> np.ndarray:
+        """Logprobs [C] of the tokens after prompt_length under the engine's weights at temperature 1, for the probe."""
+        from vllm import SamplingParams
+
+        params = SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False, temperature=0.0)
+        final = None
+        request_id = f"probe-{time.perf_counter()}"
+        async for output in self._llm.generate({"prompt_token_ids": token_ids.tolist()}, params, request_id):
+            final = output
+        assert final is not None and final.prompt_logprobs is not None
+        scored = zip(token_ids.tolist(), final.prompt_logprobs, strict=True)
+        chosen = [entry[token].logprob for token, entry in list(scored)[prompt_length:] if entry is not None]
+        return np.asarray(chosen, dtype=np.float32)
+
+    async def shutdown(self) -> None:
+        """Ends vLLM's processes."""
+        await asyncio.get_running_loop().run_in_executor(None, self._llm.shutdown)
+
+
+def _engine_args(model: ModelConfig, model_path: str, rollout: RolloutConfig, device: str) -> Any:
+    from vllm.config import WeightTransferConfig
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    from rollout.receiver import BACKEND, WORKER_EXTENSION
+
+    dtype = rollout.dtype
+    if dtype == "auto":
+        dtype = "float32" if device == "cpu" else "bfloat16"
+    placed: dict[str, Any] = {}
+    if device == "cpu":
+        placed["kv_cache_memory_bytes"] = int(rollout.kv_cache_gib * 2**30)
+    else:
+        placed["gpu_memory_utilization"] = rollout.gpu_memory_utilization
+    if rollout.attention_backend != "auto":
+        placed["attention_backend"] = rollout.attention_backend
+    executor = "mp" if rollout.tensor_parallel_size > 1 else "uni"
+    return AsyncEngineArgs(
+        model=model_path,
+        trust_remote_code=model.trust_remote_code,
+        dtype=dtype,
+        max_model_len=model.max_model_len,
+        max_num_seqs=rollout.max_num_seqs,
+        tensor_parallel_size=rollout.tensor_parallel_size,
+        distributed_executor_backend=executor,
+        enforce_eager=rollout.enforce_eager,
+        logprobs_mode="processed_logprobs",  # of the tempered distribution: the one the tokens were drawn from
+        generation_config="vllm",
+        disable_log_stats=True,
+        worker_extension_cls=WORKER_EXTENSION,
+        weight_transfer_config=WeightTransferConfig(backend=BACKEND),
+        **placed,
+    )
+
+
+def _sampling_params(prompt: Prompt, sampling: SamplingSpec) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        n=sampling.num_completions,
+        seed=request_seed(sampling.seed, prompt.index),
+        temperature=sampling.temperature,
+        max_tokens=sampling.max_new_tokens,
+        logprobs=0,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,  # the cumulative stream returns incomplete groups when n > 1
+    )
+
+
+def _sampled_logprobs(output: Any) -> np.ndarray:
+    sampled = zip(output.token_ids, output.logprobs, strict=True)
+    return np.fromiter((entry[token].logprob for token, entry in sampled), dtype=np.float32)

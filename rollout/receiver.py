@@ -1,0 +1,108 @@
+"""The receiving half of a publish, run inside vLLM's workers behind vLLM's own weight-transfer interface.
+
+vLLM imports this module in every worker because it is named as `worker_extension_cls`; importing it registers the
+backend. Buffers come in, `model.load_weights` takes them, and a digest a parameter group goes back to the caller.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from vllm.distributed.weight_transfer import WeightTransferEngineFactory
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+
+from transfer.communicator import BroadcastGroup, Rendezvous
+from transfer.wire import ParameterGroup, ParameterMeta, allocate, digest, unpack
+
+BACKEND = "softgate"
+WORKER_EXTENSION = "rollout.receiver.PublishExtension"
+
+
+@dataclass
+class ReceiverInitInfo(WeightTransferInitInfo):
+    """Where to meet, and the place of the engine's first worker in the group."""
+
+    rendezvous: dict[str, Any]  # fields of transfer.communicator.Rendezvous
+    rank_offset: int  # 1 + engine index * workers of an engine
+
+
+@dataclass
+class ReceiverUpdateInfo(WeightTransferUpdateInfo):
+    """What will arrive: parameter groups in wire order."""
+
+    groups: list[dict[str, Any]]  # label, and parameters as (name, dtype name, shape)
+    verify: bool  # whether digests are computed
+
+
+class BroadcastReceiver(WeightTransferEngine[ReceiverInitInfo, ReceiverUpdateInfo]):
+    """Receives one buffer a parameter group over gloo or nccl and loads it through vLLM's layerwise reload."""
+
+    init_info_cls = ReceiverInitInfo
+    update_info_cls = ReceiverUpdateInfo
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._group: BroadcastGroup | None = None
+        self.digests: dict[str, str] = {}
+
+    def init_transfer_engine(self, init_info: ReceiverInitInfo) -> None:
+        self.shutdown()
+        rank = init_info.rank_offset + self.parallel_config.rank
+        self._group = BroadcastGroup(Rendezvous(**init_info.rendezvous), rank=rank, device=self._device())
+
+    def start_weight_update(self) -> None:
+        self.digests = {}
+        initialize_layerwise_reload(self.model)
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        # vLLM's own method ends with torch.accelerator.synchronize(), which a CPU does not have; broadcast() has waited.
+        self.receive_weights(self.parse_update_info(update_info))
+
+    def receive_weights(self, update_info: ReceiverUpdateInfo) -> None:
+        if self._group is None:
+            raise RuntimeError("weights arrived before init_weight_transfer_engine; call connect() on the channel first")
+        for described in update_info.groups:
+            metas = (ParameterMeta(name=n, dtype_name=d, shape=tuple(s)) for n, d, s in described["parameters"])
+            group = ParameterGroup(label=described["label"], parameters=tuple(metas))
+            buffer = allocate(group, self._device())
+            self._group.broadcast(buffer)
+            if update_info.verify:
+                self.digests[group.label] = digest(buffer)
+            names = [meta.name for meta in group.parameters]
+            self.model.load_weights(zip(names, unpack(group, buffer), strict=True))
+
+    def finish_weight_update(self) -> None:
+        finalize_layerwise_reload(self.model, self.model_config)
+        self._refresh_tied_lm_head()
+
+    def shutdown(self) -> None:
+        self._group = None
+
+    def _device(self) -> torch.device:
+        return torch.device("cpu") if self.device.type == "cpu" else torch.device("cuda", torch.cuda.current_device())
+
+    def _refresh_tied_lm_head(self) -> None:
+        # vLLM on CPU multiplies by a packed copy of each linear weight. With tied embeddings no checkpoint tensor is
+        # named lm_head, so its copy would keep the old weights and every logprob would drift, silently.
+        lm_head = getattr(self.model, "lm_head", None)
+        tied = getattr(self.model_config.hf_config, "tie_word_embeddings", False)
+        if self.device.type == "cpu" and tied and lm_head is not None:
+            lm_head.quant_method.process_weights_after_loading(lm_head)
+
+
+class PublishExtension:
+    """Mixed into vLLM's worker class: what an engine may ask its workers about the last publish."""
+
+    weight_transfer_engine: BroadcastReceiver
+
+    def publish_digests(self) -> dict[str, str]:
+        """Digest of the bytes received, by parameter group label; empty where the last publish was not verified."""
+        return self.weight_transfer_engine.digests
+
+
+WeightTransferEngineFactory.register_engine(BACKEND, BroadcastReceiver)

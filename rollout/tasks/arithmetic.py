@@ -1,0 +1,99 @@
+"""The embedded task: sums of two numbers of 10-99, to be worked out digit by digit with the carry.
+
+Out: the 8,100 problems, split once for all runs; the perfect completion of each; the deliberately poor demonstrations of the
+warm start. Text only: no tokenizer, no torch, no reward.
+"""
+
+import random
+from dataclasses import dataclass
+from functools import cache
+
+from rollout.tasks import Problem
+
+SMALLEST_ADDEND = 10
+LARGEST_ADDEND = 99
+MAX_HELD_OUT = 4000  # the demonstrations avoid this many problems, so that no held-out choice meets one of them
+SPLIT_SEED = 20260219  # not the run's seed: every run is evaluated on the same problems
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sum:
+    """first + second, the content of one problem."""
+
+    first: int
+    second: int
+
+    @property
+    def total(self) -> int:
+        return self.first + self.second
+
+    def problem(self) -> Problem:
+        return Problem(text=f"<|user|>{self.first}+{self.second}=<|assistant|>", reference_answer=str(self.total))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DemonstrationFlaws:
+    """How poor the warm start's demonstrations are; shares are probabilities, drawn independently."""
+
+    guess_share: float = 0.65  # no scratchpad: an empty think block and an answer that is off by a little
+    largest_error: int = 5  # of a guess, which is never right
+    forgotten_carry_share: float = 0.5  # of the scratchpads
+    missing_tag_share: float = 0.75  # one of the four tags left out
+
+
+class ArithmeticTask:
+    """Sums of two numbers of 10-99 of which held_out are kept for evaluation.
+
+    The held-out sets are nested: a larger held_out contains a smaller one.
+    """
+
+    def __init__(self, *, held_out: int) -> None:
+        if not 1 <= held_out <= MAX_HELD_OUT:
+            raise ValueError(f"held_out={held_out}: must lie in 1..{MAX_HELD_OUT}")
+        self.held_out = held_out
+
+    def train_problems(self) -> list[Problem]:
+        return [item.problem() for item in shuffled_sums()[self.held_out :]]
+
+    def eval_problems(self) -> list[Problem]:
+        return [item.problem() for item in shuffled_sums()[: self.held_out]]
+
+
+@cache
+def shuffled_sums() -> tuple[Sum, ...]:
+    """All 8,100 sums in the fixed order whose first entries are held out."""
+    addends = range(SMALLEST_ADDEND, LARGEST_ADDEND + 1)
+    sums = [Sum(first=first, second=second) for first in addends for second in addends]
+    random.Random(SPLIT_SEED).shuffle(sums)
+    return tuple(sums)
+
+
+def demonstration_sums() -> tuple[Sum, ...]:
+    """The sums that demonstrations may show: none that any configuration can hold out."""
+    return shuffled_sums()[MAX_HELD_OUT:]
+
+
+def scratchpad_completion(item: Sum, *, carry_remembered: bool = True) -> str:
+    """The completion that adds digit by digit, end token left out; with the carry forgotten its answer is 10 too small.
+
+    Example: 17 + 25 gives `<think>7+5=12,1+2+1=4</think><answer>42</answer>`.
+    """
+    first_tens, first_units = divmod(item.first, 10)
+    second_tens, second_units = divmod(item.second, 10)
+    units = first_units + second_units
+    carry = units // 10 if carry_remembered else 0
+    tens = first_tens + second_tens + carry
+    scratchpad = f"{first_units}+{second_units}={units},{first_tens}+{second_tens}+{carry}={tens}"
+    return f"<think>{scratchpad}</think><answer>{tens * 10 + units % 10}</answer>"
+
+
+def poor_demonstration(item: Sum, rng: random.Random, *, flaws: DemonstrationFlaws) -> str:
+    """One completion to imitate in the warm start: the right ingredients, seldom together, end token left out."""
+    if rng.random() < flaws.guess_share:
+        error = rng.randint(1, flaws.largest_error) * rng.choice((-1, 1))
+        completion = f"<think></think><answer>{item.total + error}</answer>"
+    else:
+        completion = scratchpad_completion(item, carry_remembered=rng.random() >= flaws.forgotten_carry_share)
+    if rng.random() < flaws.missing_tag_share:
+        completion = completion.replace(rng.choice(("<think>", "</think>", "<answer>", "</answer>")), "")
+    return completion

@@ -1,0 +1,24 @@
+"""A reward function that misbehaves on request; test_graders.py names it by import path, and grader children import it."""
+
+import os
+import re
+import time
+
+from rollout.contract import RewardVerdict
+from rollout.rewards import grade_completion
+
+
+def grade_or_misbehave(completion_text: str, reference_answer: str) -> RewardVerdict:
+    """Grades, except for texts that ask for a hang, a hang inside C code, memory, a defect, or the process id."""
+    match completion_text:
+        case "hang":
+            time.sleep(3600)
+        case "hang in C":
+            re.fullmatch(r"(a+)+b", "a" * 64)  # exponential, and never gives up the interpreter's lock
+        case "eat memory":
+            bytearray(64 * 2**30)
+        case "raise":
+            raise ValueError("a defect of the reward function")
+        case "process id":
+            return RewardVerdict(format=float(os.getpid()), answer=0.0)
+    return grade_completion(completion_text, reference_answer)

@@ -1,0 +1,112 @@
+"""Placement on real Ray clusters: a submitted job, two nodes, and requests that no cluster can meet."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+from conftest import PROJECT_ROOT, SMALL, CommandRun, RunCommand
+from ray.cluster_utils import Cluster as RayCluster
+
+from configs.loading import load_config
+from orchestration.cluster import start_cluster
+
+RAY_START_S = 20.0  # allowed for imports and for Ray itself; the refusal follows at once
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+
+
+@pytest.fixture
+def head(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """`ray start --head` with a job server on loopback; the environment in which `ray job submit` reaches it."""
+    env = {**os.environ, "RAY_AUTH_MODE": "token"}
+    ray_command = str(Path(sys.executable).with_name("ray"))
+    start = [ray_command, "start", "--head", "--port=0", "--dashboard-port=8277", "--num-cpus=2", "--disable-usage-stats"]
+    subprocess.run([*start, "--include-dashboard=true"], check=True, env=env, timeout=120, stdout=subprocess.DEVNULL)
+    try:
+        yield {**env, "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:8277"}
+    finally:
+        subprocess.run([ray_command, "stop", "--force"], check=True, env=env, timeout=120, stdout=subprocess.DEVNULL)
+
+
+def test_ray_job_submit_trains_three_iterations(head: dict[str, str], tied_model: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    entrypoint = f"{sys.executable} orchestration/run.py gate=softsign run_dir={run_dir} model.path={tied_model}"
+    submit = [str(Path(sys.executable).with_name("ray")), "job", "submit", "--working-dir", "."]
+    finished = subprocess.run(
+        [*submit, "--", *entrypoint.split(), *SMALL, "num_iterations=3"],
+        cwd=PROJECT_ROOT,
+        env=head,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert len(CommandRun(status=0, output="", run_dir=run_dir).rows()) == 3
+
+
+def test_two_nodes_hold_engines_and_learner_as_configured() -> None:
+    nodes = RayCluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    try:
+        nodes.add_node(num_cpus=3)
+        config = load_config(
+            [
+                *SMALL,
+                f"cluster.address={nodes.address}",
+                "cluster.cpus_per_engine=1",
+                "cluster.cpus_per_learner=1",
+                "rollout.num_engines=2",
+                "learner.num_workers=3",
+            ]
+        )
+        with start_cluster(config.cluster, config.rollout, config.learner) as cluster:
+            placed = cluster.nodes()
+        assert len(set(placed["engines"] + placed["learner"])) == 2, placed
+        assert len(set(placed["learner"])) == 1, f"three ranks fit the node of three CPUs, so they lie together: {placed}"
+        assert set(placed["engines"]).isdisjoint(placed["learner"]), placed
+    finally:
+        ray.shutdown()
+        nodes.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "asked"),
+    [
+        (["rollout.num_engines=50"], r"50 engine\(s\) of 0\.5 CPU .* it has \d+ CPU"),
+        (["cluster.device=gpu", "learner.num_workers=8", "rollout.prompts_per_iteration=8"], r"9 GPU.* it has 0 GPU"),
+    ],
+)
+def test_a_request_beyond_the_cluster_fails_in_seconds(
+    overrides: list[str], asked: str, run_command: RunCommand, tmp_path: Path, no_process_left: None
+) -> None:
+    started = time.monotonic()
+    run = run_command(tmp_path / "run", *overrides)
+    assert run.status == 1
+    message = next(line for line in run.output.splitlines() if line.startswith("softgate: "))
+    assert re.search(asked, message), message
+    assert time.monotonic() - started < 10 + RAY_START_S
+
+
+def test_a_cluster_held_by_another_run_is_reported(tmp_path: Path) -> None:
+    ray.init(address="local", num_cpus=2, include_dashboard=False)
+    try:
+        holder = ray.util.placement_group([{"CPU": 2.0}])
+        assert holder.wait(20)
+        address = ray.get_runtime_context().gcs_address
+        finished = subprocess.run(
+            [sys.executable, "orchestration/run.py", *SMALL, f"cluster.address={address}", f"run_dir={tmp_path / 'run'}"]
+            + ["cluster.placement_timeout_s=3", "model.path=unused"],
+            cwd=PROJECT_ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert finished.returncode == 1
+        assert "not placed within cluster.placement_timeout_s=3 s" in finished.stderr, finished.stderr
+    finally:
+        ray.shutdown()

@@ -1,0 +1,144 @@
+"""The grader pool on a real Ray: right verdicts, a hang that costs one group only, and no process left behind."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+from rollout.contract import Completion, GroupVerdicts, Prompt, PromptGroup, RewardVerdict
+from rollout.graders import GraderChild, GraderPool
+from rollout.rewards import grade_completion
+
+TRAPS = "grader_traps:grade_or_misbehave"
+RIGHT, WRONG = "<think>a</think><answer>42</answer>", "<think>a</think><answer>41</answer>"
+
+
+def group(*texts: str) -> PromptGroup:
+    prompt = Prompt(index=0, token_ids=np.array([1], dtype=np.int32), text="?", reference_answer="42")
+    completions = tuple(
+        Completion(
+            token_ids=np.array([2], dtype=np.int32),
+            rollout_logprobs=np.zeros(1, dtype=np.float32),
+            text=text,
+            finished=True,
+            min_policy_version=0,
+            max_policy_version=0,
+        )
+        for text in texts
+    )
+    return PromptGroup(prompt=prompt, completions=completions, engine_index=0, generate_s=0.0)
+
+
+def is_running(process_id: int) -> bool:
+    """Whether the process exists and is no zombie, whose command line reads empty."""
+    try:
+        return Path(f"/proc/{process_id}/cmdline").read_bytes() != b""
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def ends_within(process_id: int, *, timeout_s: float) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while is_running(process_id) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not is_running(process_id)
+
+
+@pytest.fixture
+def child(monkeypatch: pytest.MonkeyPatch) -> Iterator[GraderChild]:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    grader = GraderChild(timeout_s=1.0, reward_function=TRAPS)
+    yield grader
+    grader.close()
+
+
+def process_id_of(grader: GraderChild) -> int:
+    return int(grader.grade(["process id"], reference_answer="42")[0].format)
+
+
+def test_child_grades_in_order_and_survives_from_group_to_group(child: GraderChild) -> None:
+    first = process_id_of(child)
+    texts = [RIGHT, WRONG, "", "x\n\u2028\ud800"]
+    assert child.grade(texts, reference_answer="42") == [grade_completion(text, "42") for text in texts]
+    assert child.grade([], reference_answer="42") == []
+    assert process_id_of(child) == first
+
+
+@pytest.mark.parametrize("trap", ["hang", "hang in C", "eat memory"])
+def test_child_that_meets_a_limit_is_replaced_within_it(child: GraderChild, trap: str) -> None:
+    first = process_id_of(child)
+    start = time.monotonic()
+    verdicts = child.grade([RIGHT, trap, RIGHT], reference_answer="42")
+    assert verdicts == [RewardVerdict(format=1.0, answer=1.0)]
+    assert time.monotonic() - start < 1.0 + 15.0  # the limit and a new child's start on a busy machine
+    assert not is_running(first)
+    assert child.grade([RIGHT], reference_answer="42") == [RewardVerdict(format=1.0, answer=1.0)]
+
+
+def test_child_that_died_between_groups_is_replaced_at_no_cost(child: GraderChild) -> None:
+    os.kill(process_id_of(child), signal.SIGKILL)
+    time.sleep(0.2)
+    assert len(child.grade([RIGHT, WRONG], reference_answer="42")) == 2
+
+
+def test_defect_of_the_reward_function_is_an_error_not_a_zero(child: GraderChild) -> None:
+    with pytest.raises(RuntimeError, match="grade_or_misbehave raised"):
+        child.grade([RIGHT, "raise"], reference_answer="42")
+
+
+def test_child_without_its_reward_function_does_not_start() -> None:
+    with pytest.raises(RuntimeError, match=r"no\.such:function did not start"):
+        GraderChild(timeout_s=1.0, reward_function="no.such:function")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    paths = os.pathsep.join([str(Path(__file__).parents[2]), str(Path(__file__).parent)])
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": paths}})
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.timeout(300)
+def test_pool_grades_many_groups_and_a_hang_costs_one_only(cluster: None) -> None:
+    pool = GraderPool(2, 1.0, reward_function=TRAPS)
+    references = [pool.grade(ray.put(group(RIGHT, WRONG, ""))) for _ in range(10)]
+    references.append(pool.grade(group(RIGHT, "hang in C", RIGHT)))
+    references += [pool.grade(group("process id")) for _ in range(4)]
+    results: list[GroupVerdicts] = ray.get(references, timeout=120)
+    for result in results[:10]:
+        assert result.verdicts == tuple(grade_completion(text, "42") for text in (RIGHT, WRONG, ""))
+        assert result.timed_out == 0
+        assert 0.0 <= result.grade_s < 1.0
+    assert [verdict.total for verdict in results[10].verdicts] == [2.0, 0.0, 0.0]
+    assert results[10].timed_out == 2
+    children = {int(result.verdicts[0].format) for result in results[11:]}
+    assert len(children) == 2  # both workers are used
+    pool.close()
+    assert all(ends_within(process_id, timeout_s=10.0) for process_id in children)
+    pool.close()
+
+
+def parent_of(process_id: int) -> int:
+    status = Path(f"/proc/{process_id}/status").read_text(encoding="utf-8")
+    return int(next(line for line in status.splitlines() if line.startswith("PPid:")).split()[1])
+
+
+@pytest.mark.timeout(300)
+def test_child_ends_with_its_actor_idle_or_busy_and_the_actor_comes_back(cluster: None) -> None:
+    pool = GraderPool(1, 2.0, reward_function=TRAPS)
+    idle = int(ray.get(pool.grade(group("process id")), timeout=120).verdicts[0].format)
+    os.kill(parent_of(idle), signal.SIGKILL)
+    assert ends_within(idle, timeout_s=10.0)
+    busy = int(ray.get(pool.grade(group("process id")), timeout=120).verdicts[0].format)
+    assert busy != idle
+    actor = parent_of(busy)
+    pool.grade(group("hang in C"))
+    time.sleep(0.5)
+    os.kill(actor, signal.SIGKILL)
+    assert ends_within(busy, timeout_s=10.0)
+    pool.close()

@@ -1,0 +1,85 @@
+"""The main job on real parts, run as a user runs it."""
+
+from pathlib import Path
+
+import pytest
+from conftest import CommandRun, RunCommand
+from safetensors.torch import load_file
+from torch import equal
+
+from gates import GATES
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+
+SIX = ("num_iterations=6", "checkpoint.every=3")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(run_command: RunCommand, tmp_path_factory: pytest.TempPathFactory) -> CommandRun:
+    run = run_command(tmp_path_factory.mktemp("undisturbed") / "run", *SIX)
+    assert run.status == 0, run.output
+    return run
+
+
+def test_a_run_leaves_its_trace(undisturbed: CommandRun) -> None:
+    rows = undisturbed.rows()
+    assert [row["iteration"] for row in rows] == list(range(6))
+    assert [row["policy_version"] for row in rows] == list(range(6))
+    for row in rows:
+        assert row["staleness/max"] == 0
+        assert row["mismatch/max"] < 1e-4, "engine and learner compute the same logprobs after every publish"
+        assert 0 < row["gate/eur"] <= 1
+    for name in ("config.yaml", "curves.png", "run.log", "rollouts.jsonl", "model/model.safetensors"):
+        assert (undisturbed.run_dir / name).stat().st_size > 0, name
+    assert [row["iteration"] for row in undisturbed.rows("eval.jsonl")] == [0, 6]
+    assert sum("reward" in line and "EUR" in line for line in undisturbed.output.splitlines()) == 6
+
+
+def test_ctrl_c_then_resume_equals_the_undisturbed_run(
+    undisturbed: CommandRun, run_command: RunCommand, tmp_path: Path, no_process_left: None
+) -> None:
+    stopped = run_command(tmp_path / "run", *SIX, interrupt_after=4)
+    assert stopped.status == 130, stopped.output
+    assert len(stopped.rows()) < 6
+
+    resumed = run_command(tmp_path / "run", *SIX, "resume=true")
+    assert resumed.status == 0, resumed.output
+    assert resumed.fixed_metrics() == undisturbed.fixed_metrics()
+    assert resumed.texts(5) == undisturbed.texts(5)
+    weights, expected = (load_file(run.run_dir / "model/model.safetensors") for run in (resumed, undisturbed))
+    assert weights.keys() == expected.keys()
+    assert all(equal(weights[name], expected[name]) for name in expected)
+
+
+def test_two_engines_give_the_metrics_of_one(
+    undisturbed: CommandRun, run_command: RunCommand, tmp_path: Path, no_process_left: None
+) -> None:
+    run = run_command(tmp_path / "run", *SIX, "rollout.num_engines=2")
+    assert run.status == 0, run.output
+    assert run.fixed_metrics() == undisturbed.fixed_metrics()
+
+
+@pytest.mark.parametrize("gate", [name for name in GATES if name != "softsign"])
+def test_every_gate_runs_and_starts_from_the_same_completions(
+    gate: str, undisturbed: CommandRun, run_command: RunCommand, tmp_path: Path
+) -> None:
+    run = run_command(tmp_path / "run", f"gate={gate}", "num_iterations=1")
+    assert run.status == 0, run.output
+    assert run.texts(0) == undisturbed.texts(0) != []
+
+
+def test_a_failure_names_its_cause_in_one_line_and_leaves_no_process(
+    run_command: RunCommand, tmp_path: Path, no_process_left: None
+) -> None:
+    run = run_command(tmp_path / "run", "learner.lr=1e30", "learner.max_grad_norm=1e30", "num_iterations=4")
+    assert run.status == 1, run.output
+    assert "softgate: " in run.output and "not finite" in run.output
+    assert "Traceback" not in run.output
+    assert "Traceback" in (run.run_dir / "run.log").read_text()
+
+
+def test_asynchronous_run_keeps_the_staleness_bound(run_command: RunCommand, tmp_path: Path) -> None:
+    run = run_command(tmp_path / "run", "max_staleness=1", "num_iterations=4")
+    assert run.status == 0, run.output
+    assert [row["staleness/max"] <= 1 for row in run.rows()] == [True] * 4
+    assert max(row["staleness/max"] for row in run.rows()) == 1

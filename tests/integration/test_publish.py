@@ -1,0 +1,101 @@
+"""Publishes between two ZeRO-3 learner ranks and two engines: equal logprobs after each, and a corruption that is caught."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL
+
+from configs.loading import load_config
+from orchestration.batches import to_train_batch
+from orchestration.cluster import start_cluster
+from orchestration.parts import Parts, build_parts
+from orchestration.weight_channel import PublishError
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+
+TWO_AND_TWO = ("rollout.num_engines=2", "learner.num_workers=2", "learner.zero_stage=3", "learner.lr=1e-2")
+
+
+@pytest.fixture(scope="module", params=["tied", "untied"])
+def parts(request: pytest.FixtureRequest) -> Iterator[Parts]:
+    model: Path = request.getfixturevalue(f"{request.param}_model")
+    config = load_config([*SMALL, *TWO_AND_TWO, f"model.path={model}"])
+    with (
+        start_cluster(config.cluster, config.rollout, config.learner) as cluster,
+        build_parts(config, cluster, model, start_iteration=0) as built,
+    ):
+        yield built
+
+
+def largest_difference(parts: Parts, token_ids: np.ndarray, prompt_length: int) -> float:
+    expected = parts.learner.score(token_ids, prompt_length)
+    answers = parts.fleet.call("score", token_ids, prompt_length, timeout_s=60.0)
+    return max(float(np.abs(answer - expected).max()) for answer in answers)
+
+
+def flip_bit_after_digest(worker: Any, label: str | None) -> None:
+    """On a learner rank: what goes out of parameter group `label` differs in one bit from what was digested."""
+    sender = worker._sender
+    if sender._broadcast_group is None:
+        return
+    group = next(group for group in sender.groups if group.label == label) if label else None
+
+    def broadcast(buffer: torch.Tensor) -> None:
+        if group is not None and buffer.numel() == group.num_bytes:
+            buffer = buffer.clone()
+            buffer[7] ^= 1
+        type(sender._broadcast_group).broadcast(sender._broadcast_group, buffer)
+
+    sender._broadcast_group.broadcast = broadcast
+
+
+def test_engines_compute_the_learners_logprobs_after_every_publish(parts: Parts) -> None:
+    for version in range(3):
+        report = parts.channel.publish(version)
+        assert report.num_bytes >= sum(group.num_bytes for group in parts.learner.parameter_groups())
+        parts.groups.admit(version)
+        groups = parts.groups.take(version)
+        completion = groups[0].group.completions[0]
+        prompt = groups[0].group.prompt.token_ids
+        assert completion.min_policy_version == completion.max_policy_version == version
+        tokens = np.concatenate([prompt, completion.token_ids])
+        own = parts.learner.score(tokens, len(prompt))
+        np.testing.assert_allclose(completion.rollout_logprobs, own, atol=1e-4)
+        assert largest_difference(parts, tokens, len(prompt)) < 1e-4
+        before = own
+        parts.learner.load(to_train_batch(groups, policy_version=version), version)
+        assert [report.num_tokens > 0 for report in parts.learner.steps()] == [True, True]
+        moved = parts.learner.score(tokens, len(prompt))
+        assert np.abs(moved - before).max() > 1e-3, "the weights must have moved for the next publish to prove anything"
+
+
+def test_a_corrupted_weight_stops_the_publish_and_is_named(parts: Parts) -> None:
+    label = "model.layers.1"
+    parts.channel.publish(3)
+    parts.learner.apply(flip_bit_after_digest, label)
+    # Both layers are of one size, so layer 0 differs too; the message names the first engine and a layer.
+    with pytest.raises(PublishError, match=r"engine 0 .* parameter group model\.layers\.[01]: digest"):
+        parts.channel.publish(4)
+    parts.learner.apply(flip_bit_after_digest, None)
+    parts.channel.publish(5)
+
+
+def test_stale_weights_fail_the_logprob_probe(parts: Parts) -> None:
+    parts.channel.publish(6)
+    parts.learner.apply(nudge_weights)
+    assert parts.channel._probe.tolerance < 0.01
+    with pytest.raises(PublishError, match="engine 0 computes other logprobs than the learner"):
+        parts.channel._compare_logprobs(7)
+
+
+def nudge_weights(worker: Any) -> None:
+    """On a learner rank: every weight of its shard grows by a tenth, as if an update had not been published."""
+    from learner.policy import checkpoint_parameters
+
+    with torch.no_grad():
+        for _, parameter in checkpoint_parameters(worker.policy):
+            parameter.ds_tensor.mul_(1.1)

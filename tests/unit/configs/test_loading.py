@@ -1,0 +1,164 @@
+"""Settings that work, and the one line that each kind of mistake is answered with."""
+
+import pytest
+
+from configs.loading import ConfigError, dump_yaml, load_config, read_yaml, validate
+from configs.schema import ClipGateConfig
+
+
+def lines_of(*settings: str) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        load_config(settings)
+    assert str(caught.value) == "\n".join(caught.value.lines)
+    return caught.value.lines
+
+
+def test_settings_of_the_fixed_names() -> None:
+    model = "gate=softsign gate.tau_pos=5 rollout.num_engines=2 learner.num_workers=2 learner.zero_stage=3"
+    run = "cluster.address=head:6379 max_staleness=1 seed=7 run_dir=runs/x resume=true dry_run=true"
+    config = load_config([*model.split(), *run.split()])
+    assert config.gate == SoftGateConfig(name="softsign", tau_pos=5.0, tau_neg=12.0)
+    assert (config.rollout.num_engines, config.learner.num_workers, config.learner.zero_stage) == (2, 2, 3)
+    assert (config.cluster.address, config.max_staleness, config.seed) == ("head:6379", 1, 7)
+    assert (config.run_dir, config.resume, config.dry_run) == ("runs/x", True, True)
+
+
+def test_clip_takes_its_own_parameters() -> None:
+    gate = load_config(["gate=clip", "gate.epsilon_low=0.1"]).gate
+    assert gate == ClipGateConfig(name="clip", epsilon_low=0.1, epsilon_high=0.2)
+
+
+@pytest.mark.parametrize("prefix", ["", "+", "++"])
+def test_keys_no_yaml_file_lists_need_no_plus(prefix: str) -> None:
+    assert load_config([f"{prefix}publish.timeout_s=60"]).publish.timeout_s == 60.0
+
+
+def test_the_last_of_two_settings_holds() -> None:
+    assert load_config(["gate=clip", "seed=1", "gate=erf", "seed=2"]).gate.name == "erf"
+    assert load_config(["seed=1", "seed=2"]).seed == 2
+    assert load_config(["learner.lr=3", "~learner.lr"]).learner.lr == 1e-6
+
+
+def test_lists_and_interpolations() -> None:
+    config = load_config(["learner.betas=[0.8,0.9]", "run_dir='runs/${gate.name}-${seed}'"])
+    assert config.learner.betas == (0.8, 0.9)
+    assert config.run_dir == "runs/softsign-0"  # seed is a default of the schema, in no YAML file
+
+
+@pytest.mark.parametrize(
+    ("setting", "line"),
+    [
+        ("rollout.num_engine=2", "rollout.num_engine=2: no such setting, did you mean rollout.num_engines?"),
+        ("num_engines=2", "num_engines=2: no such setting, did you mean rollout.num_engines?"),
+        ("lr=1e-3", "lr=0.001: no such setting, did you mean learner.lr?"),
+        ("lerner.lr=1", "lerner.lr=1: no such setting, did you mean learner.lr?"),
+        ("gates=clip", "gates=clip: no such setting, did you mean gate?"),
+        ("experimnt=smoke", "experimnt=smoke: no such setting, did you mean experiment?"),
+        ("xyzzy=1", "xyzzy=1: no such setting, see --help"),
+        ("gate.tau=3", "gate.tau=3: no such setting, did you mean gate.tau_pos?"),
+        (
+            "gate=sofsign",
+            "gate=sofsign: no such choice, did you mean softsign? available: arctan, clip, erf, sigmoid, softsign",
+        ),
+        ("cluster=kubernetes", "cluster=kubernetes: no such choice; available: join, local"),
+        ("rollout=5", "rollout=5: no such choice; available: default, paper"),
+        ("gate=null", "gate=null: no such choice; available: arctan, clip, erf, sigmoid, softsign"),
+        ("gate.name=foo", "gate.name=foo: must be one of sigmoid, erf, arctan, softsign, clip"),
+        ("~gate", "gate: missing, and it has no default; give gate=..."),
+        ("graders=5", "graders=5: is a section and takes no value; set graders.num_workers, graders.timeout_s"),
+        ("seed.x=1", "seed.x=1: must be a valid integer"),
+        ("gate.tau_pos=-1", "gate.tau_pos=-1: must be greater than 0"),
+        ("gate.tau_pos=nan", "gate.tau_pos=nan: must be a finite number"),
+        ("learner.lr=inf", "learner.lr=inf: must be a finite number"),
+        ("learner.zero_stage=5", "learner.zero_stage=5: must be 0, 1, 2 or 3"),
+        ("learner.lr_schedule=cosine", "learner.lr_schedule=cosine: must be linear or constant"),
+        ("learner.betas=[0.9,1.5]", "learner.betas[1]=1.5: must be less than 1"),
+        ("rollout.completions_per_prompt=1", "rollout.completions_per_prompt=1: must be greater than or equal to 2"),
+        ("num_iterations=many", "num_iterations=many: must be a valid integer"),
+        ("num_iterations='3'", "num_iterations=3: must be a valid integer"),
+        ("seed=true", "seed=true: must be a valid integer"),
+        ("resume=1", "resume=1: must be a valid boolean"),
+        ("model.path=''", "model.path=: must have at least 1 character"),
+        ("softsign", "softsign: settings are given as key=value, see --help"),
+        (
+            "gate=softsign,clip",
+            "gate=softsign,clip: has several values; add -m to run one after the other, or quote it",
+        ),
+        ("hydra.run.dir=x", "hydra.run.dir=x: Hydra's own settings have no effect here; leave it out"),
+        ("gate@other=clip", "gate@other=clip: groups have a fixed place here; leave out @other"),
+        ("run_dir=${nowhere}", "run_dir: Interpolation key 'nowhere' not found"),
+    ],
+)
+def test_one_line_for_each_kind_of_mistake(setting: str, line: str) -> None:
+    assert lines_of(setting) == (line,)
+
+
+def test_a_setting_that_cannot_be_parsed_is_told_in_one_line() -> None:
+    (line,) = lines_of("run_dir={a")
+    assert line.startswith("run_dir={a: cannot be read as key=value (")
+    assert "quotes" in line
+
+
+def test_a_parameter_of_another_gate() -> None:
+    told = "gate.tau_pos=5: gate=clip has no such setting, only gate.epsilon_low, gate.epsilon_high"
+    assert lines_of("gate=clip", "gate.tau_pos=5") == (told,)
+
+
+@pytest.mark.parametrize(
+    ("settings", "key", "other"),
+    [
+        (["learner.num_workers=100"], "learner.num_minibatches=2: needs 200 completions", "there are 128"),
+        (["rollout.max_new_tokens=64"], "rollout.max_new_tokens=64: must be less than", "model.max_model_len=64"),
+        (["model.max_model_len=513"], "learner.max_tokens_per_micro_batch=512: must be at least", "max_model_len=513"),
+        (["task.held_out=10"], "eval.num_prompts=400: must be at most", "task.held_out=10"),
+        (["publish.backend=nccl", "cluster.device=cpu"], "publish.backend=nccl: needs GPUs", "cluster.device=cpu"),
+    ],
+)
+def test_sections_that_do_not_fit_each_other(settings: list[str], key: str, other: str) -> None:
+    (line,) = lines_of(*settings)
+    assert line.startswith(key)
+    assert other in line
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    lines = lines_of(
+        "gate=softsing", "gate.epsilon_low=0.1", "foo", "rollout.num_engines=0", "learner.zero=3", "task.held_out=9"
+    )
+    assert [line.partition(":")[0] for line in lines] == [
+        "gate=softsing",
+        "foo",
+        "rollout.num_engines=0",
+        "learner.zero=3",
+    ]
+
+
+def test_several_sections_that_do_not_fit_are_several_lines() -> None:
+    assert len(lines_of("rollout.max_new_tokens=64", "task.held_out=10", "learner.num_workers=100")) == 3
+
+
+def test_a_long_value_is_cut_and_stays_on_one_line() -> None:
+    (line,) = lines_of("num_iterations='" + "x\ny" * 100 + "'")
+    assert "\n" not in line
+    assert len(line) < 150
+
+
+def test_validate_takes_a_plain_tree() -> None:
+    config = validate({"gate": {"name": "clip"}, "task": {"name": "arithmetic"}, "learner": {"lr": 1}})
+    assert (config.gate.name, config.learner.lr) == ("clip", 1.0)
+    with pytest.raises(ConfigError, match=r"^gate: missing.*\ntask: missing.*\nseeed=1: no such setting"):
+        validate({"seeed": 1})
+
+
+def test_yaml_keeps_every_value() -> None:
+    config = load_config(
+        ["gate.tau_pos=0.1", "learner.lr=1e-7", "learner.betas=[0.5,0.999]", "run_dir='a: #b'", "seed=3"]
+    )
+    text = dump_yaml(config)
+    assert read_yaml(text) == config
+    assert "lr: 1.0e-07" in text
+
+
+@pytest.mark.parametrize(("text", "line"), [("[1, 2]", "must be a mapping"), ("seed: -1", "seed=-1: must be greater")])
+def test_yaml_that_is_no_configuration(text: str, line: str) -> None:
+    with pytest.raises(ConfigError, match=line):
+        read_yaml(text)

@@ -1,0 +1,133 @@
+"""The command as a person runs it: exit statuses, what is printed, what is imported, and how soon a mistake is told."""
+
+import ast
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import orchestration.run
+from configs.loading import ConfigError
+from configs.schema import RunConfig
+from orchestration.exit_status import exit_status
+from orchestration.placement import PlacementError
+
+ROOT = Path(__file__).resolve().parents[3]
+RUN = ROOT / "orchestration" / "run.py"
+HEAVY = ("torch", "vllm", "ray", "deepspeed", "transformers")
+TIME_LIMIT_S = 5.0  # the promise of the command for a mistaken configuration
+
+
+def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(RUN), *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
+    """Configurations that reach a loop that only writes them down; it fails where seed is 13."""
+    reached: list[RunConfig] = []
+
+    def train(config: RunConfig) -> None:
+        reached.append(config)
+        if config.seed == 13:
+            raise PlacementError("asked for 3 engines,\n there are 2")
+
+    loop = ModuleType("orchestration.loop")
+    loop.train = train  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "orchestration.loop", loop)
+    return reached
+
+
+def test_mistakes_end_with_status_2_one_line_each_and_soon(tmp_path: Path) -> None:
+    start = time.monotonic()
+    ended = run("gate=softsing", "rollout.num_engine=2", "learner.lr=-1", folder=tmp_path)
+    elapsed_s = time.monotonic() - start
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    lines = ended.stderr.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["gate=softsing", "learner.lr=-1", "rollout.num_engine=2"]
+    assert elapsed_s < TIME_LIMIT_S
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dry_run_from_any_folder_leaves_nothing_behind(tmp_path: Path) -> None:
+    ended = run("-m", "gate=softsign,clip", "dry_run=true", folder=tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.count("Batch arithmetic") == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help(tmp_path: Path) -> None:
+    ended = run("--help", folder=tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "gate=       arctan | clip | erf | sigmoid | softsign" in ended.stdout
+
+
+def test_nothing_heavy_is_imported_before_the_configuration_is_accepted(tmp_path: Path) -> None:
+    program = (
+        "import runpy, sys\n"
+        f"sys.argv = ['run.py', 'dry_run=true']; sys.path.insert(0, {str(RUN.parent)!r})\n"
+        "try:\n"
+        f"    runpy.run_path({str(RUN)!r}, run_name='__main__')\n"
+        "except SystemExit as ended:\n"
+        "    assert ended.code == 0, ended.code\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules], {str(RUN.parent)!r} in sys.path)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.stdout.splitlines()[-1:] == ["[] False"], ended.stderr
+
+
+def test_runs_of_a_sweep_are_trained_in_order(trained: list[RunConfig]) -> None:
+    assert orchestration.run.main(["-m", "gate=erf,clip", "seed=0,1"]) == 0
+    assert [(config.gate.name, config.seed) for config in trained] == [("erf", 0), ("erf", 1), ("clip", 0), ("clip", 1)]
+
+
+def test_one_mistake_in_a_sweep_starts_no_run(trained: list[RunConfig], capsys: pytest.CaptureFixture[str]) -> None:
+    assert orchestration.run.main(["-m", "seed=0,-1"]) == 2
+    assert capsys.readouterr().err == "seed=-1: must be greater than or equal to 0\n"
+    assert trained == []
+
+
+def test_a_failing_run_ends_the_sweep_with_status_1(
+    trained: list[RunConfig], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert orchestration.run.main(["-m", "seed=0,13,1"]) == 1
+    assert capsys.readouterr().err == "softgate: asked for 3 engines, there are 2\n"
+    assert [config.seed for config in trained] == [0, 13]
+
+
+def test_a_dry_run_does_not_train(trained: list[RunConfig]) -> None:
+    assert orchestration.run.main(["dry_run=true"]) == 0
+    assert trained == []
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "told"),
+    [
+        (ConfigError(["a: b", "c: d"]), 2, "a: b\nc: d\n"),
+        (KeyboardInterrupt(), 130, "softgate: interrupted\n"),
+        (PlacementError("too small"), 1, "softgate: too small\n"),
+    ],
+)
+def test_exit_status(error: BaseException, status: int, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_status(error) == status
+    assert capsys.readouterr().err == told
+
+
+def test_errors_that_are_not_ours_keep_their_traceback() -> None:
+    error = RuntimeError("CUDA error")
+    with pytest.raises(RuntimeError) as caught:
+        exit_status(error)
+    assert caught.value is error
+
+
+def test_the_command_stays_small_and_defines_no_class() -> None:
+    source = RUN.read_text()
+    assert len(source.splitlines()) <= 40
+    assert not any(isinstance(node, ast.ClassDef) for node in ast.walk(ast.parse(source)))

@@ -1,0 +1,1 @@
+"""The wire of a publish: how parameters are grouped, packed, digested and broadcast. Shared by sender and receiver; imports torch only."""

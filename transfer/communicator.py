@@ -1,0 +1,56 @@
+"""A process group of its own for the publish: learner rank 0 is rank 0, the engines' workers follow.
+
+In: an address, a rank, a world size. Out: `broadcast(buffer)` from rank 0, in place. It is separate from the groups that
+DeepSpeed and vLLM use among themselves, so a broken publish cannot leave theirs half-way through a collective.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+
+Backend = Literal["gloo", "nccl"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rendezvous:
+    """Where the members of a broadcast group meet; rank 0 opens the port."""
+
+    backend: Backend
+    host: str
+    port: int
+    world_size: int
+    timeout_s: float
+
+
+class BroadcastGroup:
+    """One member of the group. Blocks in the constructor until all have arrived; RuntimeError after timeout_s.
+
+    nccl lets two members share a device only with NCCL >= 2.30 and NCCL_MULTI_RANK_GPU_ENABLE=1.
+    """
+
+    def __init__(self, rendezvous: Rendezvous, *, rank: int, device: torch.device) -> None:
+        timeout = timedelta(seconds=rendezvous.timeout_s)
+        self.rank = rank
+        self._device = device
+        self._store = dist.TCPStore(
+            rendezvous.host, rendezvous.port, rendezvous.world_size, is_master=rank == 0, timeout=timeout
+        )
+        if rendezvous.backend == "nccl":
+            options = dist.ProcessGroupNCCL.Options()
+            options._timeout = timeout
+            self._group = dist.ProcessGroupNCCL(self._store, rank, rendezvous.world_size, options)
+        else:
+            self._group = dist.ProcessGroupGloo(self._store, rank, rendezvous.world_size, timeout)
+        self.broadcast(torch.zeros(4, dtype=torch.uint8, device=device))  # the first collective connects the peers
+
+    def broadcast(self, buffer: torch.Tensor) -> None:
+        """Sends rank 0's buffer into everybody's; returns when buffer may be read and reused."""
+        options = dist.BroadcastOptions()
+        options.rootRank = 0
+        options.rootTensor = 0
+        self._group.broadcast([buffer], options).wait()
+        if buffer.is_cuda:
+            torch.cuda.current_stream(buffer.device).synchronize()

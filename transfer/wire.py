@@ -1,0 +1,111 @@
+"""Wire format of a publish: named tensors in, one flat byte buffer and one digest a parameter group out, and back.
+
+Both ends compute layout and digest from the same functions, so they cannot disagree about bytes. Knows nothing of
+processes, DeepSpeed or vLLM.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from math import prod
+
+import torch
+
+ALIGNMENT_BYTES = 16  # a tensor view needs its offset divisible by the element size; 16 serves every dtype
+DIGEST_COLUMNS = 1024
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ParameterMeta:
+    """Checkpoint name, wire dtype ("float32") and full shape of one parameter."""
+
+    name: str
+    dtype_name: str
+    shape: tuple[int, ...]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        dtype = getattr(torch, self.dtype_name)
+        assert isinstance(dtype, torch.dtype), self.dtype_name
+        return dtype
+
+    @property
+    def num_bytes(self) -> int:
+        return prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ParameterGroup:
+    """Parameters that travel in one buffer: those of one decoder layer, or the unnumbered ones between layers."""
+
+    label: str  # "model.layers.3", or the module names joined by "+"
+    parameters: tuple[ParameterMeta, ...]
+
+    def offsets(self) -> list[int]:
+        """Where each parameter starts in the buffer, bytes, and the buffer's size as last entry."""
+        starts = [0]
+        for parameter in self.parameters:
+            end = starts[-1] + parameter.num_bytes
+            starts.append(-(-end // ALIGNMENT_BYTES) * ALIGNMENT_BYTES)
+        return starts
+
+    @property
+    def num_bytes(self) -> int:
+        return self.offsets()[-1]
+
+
+def group_parameters(parameters: Iterable[ParameterMeta]) -> list[ParameterGroup]:
+    """Groups parameters in order: one group a numbered layer, one for each run of unnumbered parameters."""
+    groups = []
+    for layer, members in groupby(parameters, key=lambda parameter: _layer_of(parameter.name)):
+        metas = tuple(members)
+        label = layer or "+".join(dict.fromkeys(meta.name.rpartition(".")[0] for meta in metas))
+        groups.append(ParameterGroup(label=label, parameters=metas))
+    return groups
+
+
+def _layer_of(name: str) -> str:
+    """The prefix up to the outermost number ("model.layers.3"), or "" for a name without one."""
+    parts = name.split(".")
+    for place, part in enumerate(parts):
+        if part.isdigit():
+            return ".".join(parts[: place + 1])
+    return ""
+
+
+def pack(group: ParameterGroup, tensors: Sequence[torch.Tensor], buffer: torch.Tensor) -> None:
+    """Copies tensors into buffer ([group.num_bytes] uint8, any device), converting each to its wire dtype."""
+    for meta, tensor, view in zip(group.parameters, tensors, unpack(group, buffer), strict=True):
+        if tuple(tensor.shape) != meta.shape:
+            raise ValueError(f"{meta.name}: shape {tuple(tensor.shape)} where the wire expects {meta.shape}")
+        view.copy_(tensor)
+
+
+def unpack(group: ParameterGroup, buffer: torch.Tensor) -> list[torch.Tensor]:
+    """Views of buffer in the shapes and dtypes of the group; no copy."""
+    views = []
+    for meta, start in zip(group.parameters, group.offsets()[:-1], strict=True):
+        views.append(buffer[start : start + meta.num_bytes].view(meta.dtype).view(meta.shape))
+    return views
+
+
+def allocate(group: ParameterGroup, device: torch.device) -> torch.Tensor:
+    """A zeroed buffer for the group; zeroed because the padding between tensors is part of the digest."""
+    return torch.zeros(group.num_bytes, dtype=torch.uint8, device=device)
+
+
+def digest(buffer: torch.Tensor) -> str:
+    """A 16-digit digest of a uint8 buffer's content.
+
+    Row and column sums of the 32-bit words (exact in int64, so equal on every device and thread count) are hashed: any
+    changed word changes its row and its column, and two swapped words cannot keep both. Reads the buffer twice, copies
+    1/1024 of it. Guards against defects, not against an adversary.
+    """
+    words = buffer.view(torch.int32)
+    whole = words.numel() // DIGEST_COLUMNS * DIGEST_COLUMNS
+    table = words[:whole].view(-1, DIGEST_COLUMNS)
+    state = hashlib.blake2b(str(buffer.numel()).encode(), digest_size=8)
+    for sums in (table.sum(dim=0, dtype=torch.int64), table.sum(dim=1, dtype=torch.int64), words[whole:]):
+        state.update(sums.contiguous().cpu().numpy().tobytes())
+    return state.hexdigest()
