@@ -38,7 +38,7 @@ Examples:
   python orchestration/run.py dry_run=true                        what would run and where; starts nothing
   python orchestration/run.py resume=true run_dir=runs/<name>     continue a run
   python orchestration/run.py -m gate=softsign,clip seed=0,1      four runs
-  ray job submit --working-dir . -- python orchestration/run.py cluster=join
+  ray job submit --working-dir . -- python orchestration/run.py cluster=default
 """
 
 

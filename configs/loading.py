@@ -16,6 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
+from yaml import YAMLError
 
 from configs.mistakes import CHOICE_WITHOUT_SECTION, mistakes_of, proposal, shown
 from configs.schema import RunConfig
@@ -82,8 +83,8 @@ def read_yaml(text: str) -> RunConfig:
     """The configuration that dump_yaml wrote; ConfigError where it is not one."""
     try:
         tree = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
-    except OmegaConfBaseException as error:
-        raise ConfigError([_first_line(error)]) from None
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError([f"not readable as YAML: {' '.join(str(error).split())}"]) from None
     if not isinstance(tree, dict):
         raise ConfigError([f"{shown(text)}: must be a mapping of settings"])
     return validate({str(key): value for key, value in tree.items()})

@@ -132,7 +132,7 @@ def _told(details: ErrorDetails) -> Iterator[Mistake]:
             line = f"{place.key}: missing, and it has no default; give {place.key}=..."
             yield Mistake(key=place.key, line=line)
         case "union_tag_invalid":
-            tag, allowed = str(details["ctx"]["tag"]), str(details["ctx"]["expected_tags"]).replace("'", "")
+            tag, allowed = shown(details["input"]["name"]), str(details["ctx"]["expected_tags"]).replace("'", "")
             hint = proposal(tag, allowed.split(", "))
             yield Mistake(key=place.key, line=f"{place.key}.name={tag}: must be one of {allowed}{hint}")
         case "model_type" | "model_attributes_type":

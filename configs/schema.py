@@ -112,8 +112,8 @@ class PublishConfig(Section):
 class ClusterConfig(Section):
     """Which Ray cluster, and what each actor takes of it."""
 
-    # local: start one and stop it; auto: join what RAY_ADDRESS names; or host:port
-    address: str = Field(default="local", min_length=1)
+    # auto: join what RAY_ADDRESS names (a submitted job), else as local; local: start one and stop it; or host:port
+    address: str = Field(default="auto", min_length=1)
     device: Literal["auto", "cpu", "gpu"] = "auto"  # auto: gpu if the cluster reports GPUs
     cpus_per_engine: float = Field(default=1.0, gt=0.0)
     cpus_per_learner: float = Field(default=1.0, gt=0.0)

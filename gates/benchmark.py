@@ -1,4 +1,4 @@
-"""`python -m gates.benchmark`: how fast each gate runs, forward and backward, against the copy bandwidth of the machine.
+"""`python -m gates.benchmark`: how fast each gate runs, forward and backward, against the machine's copy bandwidth.
 
 In: sizes, repeats and a device. Out: one timing for each gate and size, as a table and as JSON.
 This module knows nothing of models: it times the gate alone, on random ratios near 1.
@@ -44,11 +44,7 @@ class GateTiming:
 
 def benchmark_gates(sizes: Sequence[int], repeats: int, device: torch.device | str) -> list[GateTiming]:
     """Time every built-in gate at every size (tokens), the median of several repeats each."""
-    source = torch.rand(COPY_BYTES // 4, device=device)
-    target = torch.empty_like(source)
-    copy_s = _median_seconds(lambda: target.copy_(source), repeats, device)
-    copy_gigabytes_per_s = 2 * COPY_BYTES / copy_s / 1e9
-    del source, target
+    copy_gigabytes_per_s = _copy_gigabytes_per_s(repeats, device)
     timings = []
     for num_tokens in sizes:
         generator = torch.Generator(device).manual_seed(0)
@@ -67,6 +63,12 @@ def benchmark_gates(sizes: Sequence[int], repeats: int, device: torch.device | s
             )
             timings.append(timing)
     return timings
+
+
+def _copy_gigabytes_per_s(repeats: int, device: torch.device | str) -> float:
+    source = torch.rand(COPY_BYTES // 4, device=device)
+    target = torch.empty_like(source)
+    return 2 * COPY_BYTES / _median_seconds(lambda: target.copy_(source), repeats, device) / 1e9
 
 
 def _paper_gate(name: str) -> Gate:

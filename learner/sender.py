@@ -43,7 +43,9 @@ class WeightSender:
 
     def connect(self, rendezvous: Rendezvous) -> None:
         """Rank 0 opens the rendezvous and waits for every engine worker; the other ranks return at once."""
-        self._broadcast_group = None  # the old members leave before the new group forms: an engine may have been replaced
+        self._broadcast_group = (
+            None  # the old members leave before the new group forms: an engine may have been replaced
+        )
         if self._rank == 0:
             self._broadcast_group = BroadcastGroup(rendezvous, rank=0, device=self._device)
 
@@ -65,4 +67,3 @@ class WeightSender:
             self._broadcast_group.broadcast(buffer)
             num_bytes += group.num_bytes
         return SendReport(digests=digests, num_bytes=num_bytes, send_s=time.perf_counter() - started)
-

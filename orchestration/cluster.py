@@ -59,6 +59,14 @@ class Cluster:
         """Actor options that put engine `index` into its bundle."""
         bundle = self.placement.engine_bundles[index]
         group = self._engine_groups[index]
+        threads = str(max(1, math.floor(bundle["CPU"])))
+        return {
+            "num_cpus": bundle["CPU"],
+            "num_gpus": bundle.get("GPU", 0),
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0),
+            # More threads than cores spin against each other: 15 times slower on two cores.
+            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": threads}},
+        }
 
     def start_learner(self, spec: LearnerSpec) -> LearnerGroup:
         """The learner's ranks in their bundles; blocks until the model is loaded on all of them."""
@@ -71,14 +79,6 @@ class Cluster:
             gpus_per_rank=bundle.get("GPU", 0),
             start_timeout_s=self._start_timeout_s,
         )
-        threads = str(max(1, math.floor(bundle["CPU"])))
-        return {
-            "num_cpus": bundle["CPU"],
-            "num_gpus": bundle.get("GPU", 0),
-            "scheduling_strategy": PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0),
-            # More threads than cores spin against each other: 15 times slower on two cores.
-            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": threads}},
-        }
 
     def nodes(self) -> dict[str, list[str]]:
         """Node id of every engine and of every learner rank, as Ray placed them."""
@@ -102,9 +102,7 @@ def start_cluster(cluster: ClusterConfig, rollout: RolloutConfig, learner: Learn
     """
     with _ray_session(cluster):
         placement = plan_placement(cluster, rollout, learner, resources=ray.cluster_resources())
-        reserved = Cluster(
-            placement, timeout_s=cluster.placement_timeout_s, start_timeout_s=cluster.start_timeout_s
-        )
+        reserved = Cluster(placement, timeout_s=cluster.placement_timeout_s, start_timeout_s=cluster.start_timeout_s)
         try:
             yield reserved
         finally:
@@ -124,4 +122,3 @@ def _ray_session(cluster: ClusterConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-

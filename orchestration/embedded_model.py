@@ -1,8 +1,8 @@
 """The tiny model that the project builds itself: random Qwen2, word-level tokenizer, warm start on poor demonstrations.
 
-In: a recipe (defaults below). Out: a Hugging Face folder in a cache, named by the recipe's hash; a second call finds it there.
-`python -m orchestration.embedded_model` builds it and prints the path. torch and transformers are imported only when there is
-something to build. Knows nothing of RL, vLLM or Ray.
+In: a recipe (defaults below). Out: a Hugging Face folder in a cache, named by the recipe's hash; a second call finds it
+there. `python -m orchestration.embedded_model` builds it and prints the path. torch and transformers are imported only
+when there is something to build. Knows nothing of RL, vLLM or Ray.
 """
 
 import argparse
@@ -49,7 +49,7 @@ class EmbeddedRecipe:
     batch_size: int = 64  # demonstrations a step
     peak_lr: float = 4e-3
     num_warmup_steps: int = 20
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[float, float] = (0.9, 0.98)  # 0.999 forgets too slowly for 600 steps: a tenth of the sums stay wrong
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     seed: int = 0
@@ -78,7 +78,7 @@ def ensure_embedded_model(
 ) -> Path:
     """The folder of the recipe's model, built first if the cache does not have it.
 
-    Safe with concurrent builders: each builds in a folder of its own, the first rename wins and the others take its result.
+    Safe with concurrent builders: each builds in a folder of its own, the first rename wins, the rest take its result.
     """
     cache = cache_dir if cache_dir is not None else default_cache_dir()
     target = cache / recipe.hash()
@@ -100,7 +100,7 @@ def ensure_embedded_model(
 
 
 def build_embedded_model(recipe: EmbeddedRecipe, *, folder: Path, progress: Progress | None = None) -> None:
-    """Warm-start the model and write it with its tokenizer and the recipe into the folder. Leaves torch's seed as it was."""
+    """Warm-start the model and write it with tokenizer and recipe into the folder; torch's seed stays as it was."""
     import torch
 
     with torch.random.fork_rng(devices=[]):
@@ -117,7 +117,8 @@ def new_tokenizer(recipe: EmbeddedRecipe) -> "PreTrainedTokenizerFast":
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(recipe.vocabulary)}, unk_token=UNKNOWN))
+    ids = {word: index for index, word in enumerate(recipe.vocabulary)}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
     tokenizer.add_special_tokens([AddedToken(word, special=True, normalized=False) for word in CONTROL_TOKENS])
@@ -174,8 +175,10 @@ def warm_start(model: "Qwen2ForCausalLM", recipe: EmbeddedRecipe, *, progress: P
         num_targets = sum(len(tokens) - prompt_length for tokens, prompt_length in sequences)
         for tokens, labels in similar_length_rows(sequences, pad_id=recipe.vocabulary.index(PAD)):
             logits = model(input_ids=tokens, use_cache=False).logits
-            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
-            (loss / num_targets).backward()
+            loss_sum = torch.nn.functional.cross_entropy(
+                logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum"
+            )
+            (loss_sum / num_targets).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm, foreach=True)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -196,8 +199,10 @@ def draw_demonstrations(
     return sorted(sequences, key=lambda sequence: len(sequence[0]))
 
 
-def similar_length_rows(sequences: list[tuple[list[int], int]], *, pad_id: int) -> "list[tuple[torch.Tensor, torch.Tensor]]":
-    """(tokens, next-token labels), both [B, T], for the guesses and for the scratchpads apart: a third less padding to compute.
+def similar_length_rows(
+    sequences: list[tuple[list[int], int]], *, pad_id: int
+) -> "list[tuple[torch.Tensor, torch.Tensor]]":
+    """(tokens, next-token labels), both [B, T], for guesses and scratchpads apart, which saves a third of the tokens.
 
     Padding is on the right, so causal attention needs no mask.
     """
@@ -221,8 +226,12 @@ def similar_length_rows(sequences: list[tuple[list[int], int]], *, pad_id: int) 
 def main() -> None:
     from rich.progress import Progress as ProgressBar
 
-    parser = argparse.ArgumentParser(prog="python -m orchestration.embedded_model", description="Build the embedded model and print its path.")
-    parser.add_argument("--cache-dir", type=Path, default=default_cache_dir(), help="folder of built models (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        prog="python -m orchestration.embedded_model", description="Build the embedded model and print its path."
+    )
+    parser.add_argument(
+        "--cache-dir", type=Path, default=default_cache_dir(), help="folder of built models (default: %(default)s)"
+    )
     arguments = parser.parse_args()
     with ProgressBar(transient=True) as bar:
         task = bar.add_task("building the embedded model", total=EmbeddedRecipe().num_steps)

@@ -14,7 +14,13 @@ from rollout.graders import GraderPool
 
 
 def evaluate(
-    fleet: RolloutFleet, graders: GraderPool, prompts: Sequence[Prompt], *, name: str, max_new_tokens: int, timeout_s: float
+    fleet: RolloutFleet,
+    graders: GraderPool,
+    prompts: Sequence[Prompt],
+    *,
+    name: str,
+    max_new_tokens: int,
+    timeout_s: float,
 ) -> dict[str, float]:
     """One greedy completion a prompt; shares and tokens under the names eval/<name>/....
 

@@ -80,7 +80,7 @@ class GroupStream:
         generated_at = time.perf_counter()
         tickets = self._buffer.take(iteration)
         verdicts_refs = [ticket.verdicts_ref for ticket in tickets]
-        done, late = ray.wait(verdicts_refs, num_returns=len(verdicts_refs), timeout=self._grading_timeout_s)
+        _, late = ray.wait(verdicts_refs, num_returns=len(verdicts_refs), timeout=self._grading_timeout_s)
         if late:
             silent = [t.prompt_index for t in tickets if t.verdicts_ref in late]
             raise GradingError(f"no verdict within {self._grading_timeout_s:g} s on the groups of prompts {silent}")

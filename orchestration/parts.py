@@ -62,7 +62,9 @@ class Parts:
 
 
 @contextmanager
-def build_parts(config: RunConfig, cluster: Cluster, model_path: Path | str, *, start_iteration: int) -> Iterator[Parts]:
+def build_parts(
+    config: RunConfig, cluster: Cluster, model_path: Path | str, *, start_iteration: int
+) -> Iterator[Parts]:
     """Starts engines, graders and learner side by side; on the way out ends every process they started."""
     with ExitStack() as undo:
         engines = [_start_engine(index, config, cluster, model_path) for index in range(config.rollout.num_engines)]

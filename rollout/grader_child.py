@@ -1,7 +1,8 @@
-"""The process in which untrusted completions are graded; started, fed and killed by a grader actor (rollout/graders.py).
+"""The process in which untrusted completions are graded; an actor of rollout/graders.py starts, feeds and kills it.
 
-In: JSON messages over an inherited pipe, {"texts": [...], "reference": "..."}. Out: one message a completion, [format, answer].
-Ends by itself when the pipe closes, and by a kernel timer when one group takes too long, so it never outlives its actor for long.
+In: JSON messages over an inherited pipe, {"texts": [...], "reference": "..."}. Out: a message a completion,
+[format, answer]. Ends by itself when the pipe closes, and by a kernel timer when one group takes too long, so it never
+outlives its actor for long.
 """
 
 import argparse
@@ -30,7 +31,8 @@ def import_function(path: str) -> RewardFunction:
 def serve(connection: Connection, reward_function: RewardFunction, *, timeout_s: float) -> None:
     """Grade groups until the other end closes.
 
-    The timer's default action ends the process even inside C code that holds the interpreter's lock, such as a regular expression.
+    The timer's default action ends the process even inside C code that holds the interpreter's lock, such as a regular
+    expression.
     """
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     connection.send_bytes(READY)

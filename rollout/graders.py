@@ -1,7 +1,8 @@
 """Grading in processes that can be killed: Ray actors on CPUs, each with one child that alone touches untrusted text.
 
-In: PromptGroups (as Ray references). Out: references to GroupVerdicts. A group that exceeds its time limit costs its ungraded
-completions their reward and the child its life; the next group meets a new child. Knows no reward: the child imports it.
+In: PromptGroups (as Ray references). Out: references to GroupVerdicts. A group that exceeds its time limit costs its
+ungraded completions their reward and the child its life; the next group meets a new child. Knows no reward: the child
+imports it.
 """
 
 import json
@@ -63,13 +64,16 @@ class GraderChild:
         command += ["--timeout-s", str(self._timeout_s + KERNEL_TIMER_MARGIN_S)]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OPENBLAS_NUM_THREADS": "1"}
         with child_end:  # once the child holds the only copy, its death reads as the end of the pipe
-            self._process = subprocess.Popen(command, env=environment, pass_fds=[child_end.fileno()], start_new_session=True)
+            self._process = subprocess.Popen(
+                command, env=environment, pass_fds=[child_end.fileno()], start_new_session=True
+            )
         self._wait_until_ready()
 
     def _wait_until_ready(self) -> None:
         try:
             ready = self._connection.poll(CHILD_START_TIMEOUT_S) and self._connection.recv_bytes() == READY
         except EOFError:
+            self._process.wait(CLOSE_TIMEOUT_S)  # its own exit status is worth more than that of our kill below
             ready = False
         if not ready:
             self.close()
@@ -83,10 +87,12 @@ class GraderChild:
         self._start()
 
     def _check_met_a_limit(self) -> None:
-        """A child killed by a signal, or out of memory, met a limit; one that raised shows a defect of the reward function."""
+        """A child killed by a signal or out of memory met a limit; one that raised has a defective reward function."""
         status = self._process.wait(CLOSE_TIMEOUT_S)
         if status > 0 and status != OUT_OF_MEMORY_STATUS:
-            raise RuntimeError(f"{self._reward_function} raised (exit status {status}); the traceback is in the log of the Ray worker")
+            raise RuntimeError(
+                f"{self._reward_function} raised (exit status {status}); the traceback is in the log of the Ray worker"
+            )
 
 
 class GraderWorker:
@@ -118,8 +124,10 @@ class GraderPool:
     def __init__(
         self, num_workers: int, timeout_s: float, *, num_cpus: float = 0.0, reward_function: str = REWARD_FUNCTION
     ) -> None:
-        # Grading is pure, so Ray may repeat a group whose actor died; a second death of the kind ends in RayActorError.
-        actor = ray.remote(GraderWorker).options(num_cpus=num_cpus, max_restarts=MAX_RESTARTS, max_task_retries=MAX_RESTARTS)
+        # Grading is pure, so Ray may repeat a group whose actor died.
+        actor = ray.remote(GraderWorker).options(
+            num_cpus=num_cpus, max_restarts=MAX_RESTARTS, max_task_retries=MAX_RESTARTS
+        )
         self._workers = [actor.remote(timeout_s=timeout_s, reward_function=reward_function) for _ in range(num_workers)]
         self._outstanding: list[list[Any]] = [[] for _ in self._workers]
 
@@ -127,7 +135,8 @@ class GraderPool:
         """Start grading a PromptGroup (or a reference to one); gives a reference to its GroupVerdicts at once."""
         for index, references in enumerate(self._outstanding):
             if references:
-                _, self._outstanding[index] = ray.wait(references, num_returns=len(references), timeout=0, fetch_local=False)
+                _, unfinished = ray.wait(references, num_returns=len(references), timeout=0, fetch_local=False)
+                self._outstanding[index] = unfinished
         chosen = min(range(len(self._workers)), key=lambda index: len(self._outstanding[index]))
         verdicts_ref = self._workers[chosen].grade.remote(group_ref)
         self._outstanding[chosen].append(verdicts_ref)

@@ -1,7 +1,7 @@
 """Whether an answer equals the reference.
 
-In: two untrusted texts. Out: a bool, always: no exception, no work beyond one pass over a bounded text. Compares texts after
-normalising white space, and plain integers and decimals exactly by value; knows no other mathematics.
+In: two untrusted texts. Out: a bool, always: no exception, no work beyond one pass over a bounded text. Compares texts
+after normalising white space, and plain integers and decimals exactly by value; knows no other mathematics.
 """
 
 import re
@@ -14,8 +14,9 @@ _NUMBER = re.compile(r"([+-]?)([0-9]*)(?:\.([0-9]*))?", re.ASCII)
 def is_equivalent(candidate: object, reference: object) -> bool:
     """True if both are the same text up to white space at the ends and its amount within, or the same plain number.
 
-    Numbers are a sign, digits and at most one point: `042`, `42.0`, `+42` and `42.` equal `42`, `.5` equals `0.50`, `-0` equals `0`.
-    Everything else (`1,000`, `4e1`, `84/2`) compares as text. False for what is no text, is empty, or is longer than MAX_ANSWER_CHARACTERS.
+    Numbers are a sign, digits and at most one point: `042`, `42.0`, `+42` and `42.` equal `42`, `.5` equals `0.50`,
+    `-0` equals `0`. Everything else (`1,000`, `4e1`, `84/2`) compares as text. False for what is no text, is empty, or
+    is longer than MAX_ANSWER_CHARACTERS.
     """
     if not isinstance(candidate, str) or not isinstance(reference, str):
         return False

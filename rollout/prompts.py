@@ -1,7 +1,7 @@
 """The stream of prompts that a run trains on.
 
-In: the problems of a task and the model's tokenizer. Out: the prompt at any position, a pure function of (problems, seed,
-position); a checkpoint saves the position alone. Knows nothing of engines, rewards or admission.
+In: the problems of a task and the model's tokenizer. Out: the prompt at any position, a pure function of (problems,
+seed, position); a checkpoint saves the position alone. Knows nothing of engines, rewards or admission.
 """
 
 import random

@@ -65,7 +65,9 @@ class BroadcastReceiver(WeightTransferEngine[ReceiverInitInfo, ReceiverUpdateInf
 
     def receive_weights(self, update_info: ReceiverUpdateInfo) -> None:
         if self._group is None:
-            raise RuntimeError("weights arrived before init_weight_transfer_engine; call connect() on the channel first")
+            raise RuntimeError(
+                "weights arrived before init_weight_transfer_engine; call connect() on the channel first"
+            )
         for described in update_info.groups:
             metas = (ParameterMeta(name=n, dtype_name=d, shape=tuple(s)) for n, d, s in described["parameters"])
             group = ParameterGroup(label=described["label"], parameters=tuple(metas))

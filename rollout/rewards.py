@@ -1,7 +1,7 @@
 """The reward of a completion (paper, Reward, eq. 9-11): format plus answer.
 
-In: a completion's text and the reference answer. Out: numbers. Imports little, because every grader child imports it, and knows
-nothing of processes and time limits.
+In: a completion's text and the reference answer. Out: numbers. Imports little, because every grader child imports it,
+and knows nothing of processes and time limits.
 """
 
 import re
@@ -16,10 +16,11 @@ _BLOCKS = re.compile(r"<think>.*</think>\s*<answer>.*</answer>", re.DOTALL)
 
 
 def format_reward(completion_text: str) -> float:
-    """1 for exactly one think block followed by exactly one answer block and nothing else; 0.5 if the text begins with `<think>`
-    and ends with `</answer>`; 0.25 if only one of these holds; else 0.
+    """1 for one think block followed by one answer block and nothing else; 0.5 if the text begins with `<think>` and
+    ends with `</answer>`; 0.25 if only one of these holds; else 0.
 
-    White space around and between the blocks is allowed, and a block may be empty. A second tag of any kind spoils the full form.
+    White space around and between the blocks is allowed, and a block may be empty. A second tag of any kind spoils the
+    full form.
     """
     text = completion_text.strip()
     if all(text.count(tag) == 1 for tag in TAGS) and _BLOCKS.fullmatch(text):

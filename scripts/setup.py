@@ -1,7 +1,7 @@
 """Makes `.venv` with everything the project needs; does nothing when it is up to date.
 
-In: pyproject.toml, this Python, the machine (NVIDIA GPU or not). Out: `.venv`, its setup.log and a stamp of what it holds.
-Standard library only. Refuses to know any index or folder of wheels: pip and uv are asked, as the machine configures them.
+In: pyproject.toml, this Python, the machine (NVIDIA GPU or not). Out: `.venv`, its setup.log and a stamp of the inputs.
+Standard library only. Refuses to know any index or folder of wheels: pip and uv are asked, as they are configured.
 """
 
 from __future__ import annotations  # an old Python must get as far as the line that refuses it
@@ -24,11 +24,12 @@ UNWANTED_ON_CPU = ("torchvision", "torchaudio", "torchcodec")
 LOG_TAIL_LINES = 20
 PACKAGES = ("gates", "configs", "rollout", "learner", "transfer", "orchestration")
 
-# Importing vLLM takes 10 s with bytecode and 25 s without, and where PYTHONDONTWRITEBYTECODE is set no import ever writes it.
-# A few files of torch and vLLM are for other Pythons and do not compile; nothing imports them, so the result is not read.
+# Importing vLLM takes 10 s with bytecode and 25 s without; where PYTHONDONTWRITEBYTECODE is set no import writes any.
+# A few files of torch and vLLM are for other Pythons and do not compile; nothing imports them, so the result is unused.
+# Left out: what a run hardly imports, above all transformers' several hundred models.
 COMPILE = """
 import compileall, re, sys
-compileall.compile_dir(sys.argv[1], quiet=2, workers=0, rx=re.compile(r"/tests?/"))
+compileall.compile_dir(sys.argv[1], quiet=2, workers=0, rx=re.compile(r"/(tests?|testing|models|rllib)/"))
 """
 
 CHECK = """

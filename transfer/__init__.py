@@ -1,1 +1,1 @@
-"""The wire of a publish: how parameters are grouped, packed, digested and broadcast. Shared by sender and receiver; imports torch only."""
+"""The wire of a publish, shared by sender and receiver: grouping, packing, digests, broadcast. Imports torch only."""

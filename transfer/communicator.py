@@ -1,7 +1,7 @@
 """A process group of its own for the publish: learner rank 0 is rank 0, the engines' workers follow.
 
-In: an address, a rank, a world size. Out: `broadcast(buffer)` from rank 0, in place. It is separate from the groups that
-DeepSpeed and vLLM use among themselves, so a broken publish cannot leave theirs half-way through a collective.
+In: an address, a rank, a world size. Out: `broadcast(buffer)` from rank 0, in place. It is separate from the groups
+that DeepSpeed and vLLM use among themselves, so a broken publish cannot leave theirs half-way through a collective.
 """
 
 from dataclasses import dataclass
@@ -38,12 +38,7 @@ class BroadcastGroup:
         self._store = dist.TCPStore(
             rendezvous.host, rendezvous.port, rendezvous.world_size, is_master=rank == 0, timeout=timeout
         )
-        if rendezvous.backend == "nccl":
-            options = dist.ProcessGroupNCCL.Options()
-            options._timeout = timeout
-            self._group = dist.ProcessGroupNCCL(self._store, rank, rendezvous.world_size, options)
-        else:
-            self._group = dist.ProcessGroupGloo(self._store, rank, rendezvous.world_size, timeout)
+        self._group = _process_group(rendezvous, self._store, rank, timeout)
         self.broadcast(torch.zeros(4, dtype=torch.uint8, device=device))  # the first collective connects the peers
 
     def broadcast(self, buffer: torch.Tensor) -> None:
@@ -54,3 +49,11 @@ class BroadcastGroup:
         self._group.broadcast([buffer], options).wait()
         if buffer.is_cuda:
             torch.cuda.current_stream(buffer.device).synchronize()
+
+
+def _process_group(rendezvous: Rendezvous, store: dist.Store, rank: int, timeout: timedelta) -> "dist.ProcessGroupGloo | dist.ProcessGroupNCCL":
+    if rendezvous.backend == "gloo":
+        return dist.ProcessGroupGloo(store, rank, rendezvous.world_size, timeout)
+    options = dist.ProcessGroupNCCL.Options()
+    options._timeout = timeout
+    return dist.ProcessGroupNCCL(store, rank, rendezvous.world_size, options)

@@ -1,7 +1,7 @@
 """What a task is: problems to train on and problems kept for evaluation.
 
-In: a task section of the configuration. Out: a Task. Knows no tokenizer, no model and no reward; a problem is text and its
-reference answer, whatever data set it came from.
+In: a task section of the configuration. Out: a Task. Knows no tokenizer, no model and no reward; a problem is text and
+its reference answer, whatever data set it came from.
 """
 
 from dataclasses import dataclass
@@ -28,6 +28,6 @@ class Task(Protocol):
 
 def build_task(config: TaskConfig) -> Task:
     """The task that the configuration names."""
-    from rollout.tasks.arithmetic import ArithmeticTask  # here, because the tasks themselves import Problem from this module
+    from rollout.tasks.arithmetic import ArithmeticTask  # here, because the tasks import Problem from this module
 
     return ArithmeticTask(held_out=config.held_out)

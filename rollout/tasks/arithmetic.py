@@ -1,7 +1,7 @@
 """The embedded task: sums of two numbers of 10-99, to be worked out digit by digit with the carry.
 
-Out: the 8,100 problems, split once for all runs; the perfect completion of each; the deliberately poor demonstrations of the
-warm start. Text only: no tokenizer, no torch, no reward.
+Out: the 8,100 problems, split once for all runs; the perfect completion of each; the deliberately poor demonstrations
+of the warm start. Text only: no tokenizer, no torch, no reward.
 """
 
 import random

@@ -33,7 +33,7 @@ SMALL = (
 
 def save_model(folder: Path, *, tied: bool) -> Path:
     """The embedded model's shape with random weights; enough wherever what is learnt does not matter."""
-    recipe = replace(EmbeddedRecipe(), tie_word_embeddings=tied)
+    recipe = replace(EmbeddedRecipe(), tied_embeddings=tied)
     torch.manual_seed(0)
     new_model(recipe).save_pretrained(folder)
     new_tokenizer(recipe).save_pretrained(folder)

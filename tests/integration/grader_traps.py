@@ -1,4 +1,4 @@
-"""A reward function that misbehaves on request; test_graders.py names it by import path, and grader children import it."""
+"""A reward function that misbehaves on request; test_graders.py names it by its import path."""
 
 import os
 import re

@@ -26,7 +26,15 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
     """`ray start --head` with a job server on loopback; the environment in which `ray job submit` reaches it."""
     env = {**os.environ, "RAY_AUTH_MODE": "token"}
     ray_command = str(Path(sys.executable).with_name("ray"))
-    start = [ray_command, "start", "--head", "--port=0", "--dashboard-port=8277", "--num-cpus=2", "--disable-usage-stats"]
+    start = [
+        ray_command,
+        "start",
+        "--head",
+        "--port=0",
+        "--dashboard-port=8277",
+        "--num-cpus=2",
+        "--disable-usage-stats",
+    ]
     subprocess.run([*start, "--include-dashboard=true"], check=True, env=env, timeout=120, stdout=subprocess.DEVNULL)
     try:
         yield {**env, "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:8277"}
@@ -67,7 +75,9 @@ def test_two_nodes_hold_engines_and_learner_as_configured() -> None:
         with start_cluster(config.cluster, config.rollout, config.learner) as cluster:
             placed = cluster.nodes()
         assert len(set(placed["engines"] + placed["learner"])) == 2, placed
-        assert len(set(placed["learner"])) == 1, f"three ranks fit the node of three CPUs, so they lie together: {placed}"
+        assert len(set(placed["learner"])) == 1, (
+            f"three ranks fit the node of three CPUs, so they lie together: {placed}"
+        )
         assert set(placed["engines"]).isdisjoint(placed["learner"]), placed
     finally:
         ray.shutdown()
@@ -99,7 +109,13 @@ def test_a_cluster_held_by_another_run_is_reported(tmp_path: Path) -> None:
         assert holder.wait(20)
         address = ray.get_runtime_context().gcs_address
         finished = subprocess.run(
-            [sys.executable, "orchestration/run.py", *SMALL, f"cluster.address={address}", f"run_dir={tmp_path / 'run'}"]
+            [
+                sys.executable,
+                "orchestration/run.py",
+                *SMALL,
+                f"cluster.address={address}",
+                f"run_dir={tmp_path / 'run'}",
+            ]
             + ["cluster.placement_timeout_s=3", "model.path=unused"],
             cwd=PROJECT_ROOT,
             capture_output=True,

@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray
+
 from rollout.contract import Completion, GroupVerdicts, Prompt, PromptGroup, RewardVerdict
 from rollout.graders import GraderChild, GraderPool
 from rollout.rewards import grade_completion
+
+pytestmark = pytest.mark.integration
 
 TRAPS = "grader_traps:grade_or_misbehave"
 RIGHT, WRONG = "<think>a</think><answer>42</answer>", "<think>a</think><answer>41</answer>"

@@ -98,4 +98,4 @@ def nudge_weights(worker: Any) -> None:
 
     with torch.no_grad():
         for _, parameter in checkpoint_parameters(worker.policy):
-            parameter.ds_tensor.mul_(1.1)
+            parameter.ds_tensor.mul_(1.1)  # type: ignore[attr-defined]

@@ -68,9 +68,8 @@ def test_help_names_groups_settings_and_examples() -> None:
 
 
 def test_the_examples_of_the_help_load() -> None:
-    commands = [
-        line.split("run.py", 1)[1].split("  ")[0] for line in help_text().splitlines() if line.startswith("  python")
-    ]
+    lines = [line for line in help_text().splitlines() if line.startswith("  python")]
+    commands = [line.split("run.py", 1)[1].split("  ")[0] for line in lines]
     assert len(commands) > 4
     for arguments in commands:
         assert read_command(arguments.replace("<name>", "a").split()).configs

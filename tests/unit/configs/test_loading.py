@@ -3,7 +3,7 @@
 import pytest
 
 from configs.loading import ConfigError, dump_yaml, load_config, read_yaml, validate
-from configs.schema import ClipGateConfig
+from configs.schema import ClipGateConfig, SoftGateConfig
 
 
 def lines_of(*settings: str) -> tuple[str, ...]:
@@ -36,7 +36,6 @@ def test_keys_no_yaml_file_lists_need_no_plus(prefix: str) -> None:
 def test_the_last_of_two_settings_holds() -> None:
     assert load_config(["gate=clip", "seed=1", "gate=erf", "seed=2"]).gate.name == "erf"
     assert load_config(["seed=1", "seed=2"]).seed == 2
-    assert load_config(["learner.lr=3", "~learner.lr"]).learner.lr == 1e-6
 
 
 def test_lists_and_interpolations() -> None:
@@ -56,15 +55,14 @@ def test_lists_and_interpolations() -> None:
         ("experimnt=smoke", "experimnt=smoke: no such setting, did you mean experiment?"),
         ("xyzzy=1", "xyzzy=1: no such setting, see --help"),
         ("gate.tau=3", "gate.tau=3: no such setting, did you mean gate.tau_pos?"),
-        (
-            "gate=sofsign",
-            "gate=sofsign: no such choice, did you mean softsign? available: arctan, clip, erf, sigmoid, softsign",
-        ),
-        ("cluster=kubernetes", "cluster=kubernetes: no such choice; available: join, local"),
+        ("cluster=locl", "cluster=locl: no such choice, did you mean local? available: default, local"),
+        ("cluster=kubernetes", "cluster=kubernetes: no such choice; available: default, local"),
         ("rollout=5", "rollout=5: no such choice; available: default, paper"),
         ("gate=null", "gate=null: no such choice; available: arctan, clip, erf, sigmoid, softsign"),
         ("gate.name=foo", "gate.name=foo: must be one of sigmoid, erf, arctan, softsign, clip"),
-        ("~gate", "gate: missing, and it has no default; give gate=..."),
+        ("~gate", "gate=null: no such choice; available: arctan, clip, erf, sigmoid, softsign"),
+        ("~gate.name", "~gate.name: a value cannot be deleted; leave it out for its default"),
+        ("gate.name=null", "gate.name=null: must be one of sigmoid, erf, arctan, softsign, clip"),
         ("graders=5", "graders=5: is a section and takes no value; set graders.num_workers, graders.timeout_s"),
         ("seed.x=1", "seed.x=1: must be a valid integer"),
         ("gate.tau_pos=-1", "gate.tau_pos=-1: must be greater than 0"),
@@ -80,10 +78,9 @@ def test_lists_and_interpolations() -> None:
         ("resume=1", "resume=1: must be a valid boolean"),
         ("model.path=''", "model.path=: must have at least 1 character"),
         ("softsign", "softsign: settings are given as key=value, see --help"),
-        (
-            "gate=softsign,clip",
-            "gate=softsign,clip: has several values; add -m to run one after the other, or quote it",
-        ),
+        ("gate=erf,clip", "gate=erf,clip: has several values; add -m to run one after the other, or quote it"),
+        ("seed=1,2", "seed=1,2: has several values; add -m to run one after the other, or quote it"),
+        ("~learner.lr", "~learner.lr: a value cannot be deleted; leave it out for its default"),
         ("hydra.run.dir=x", "hydra.run.dir=x: Hydra's own settings have no effect here; leave it out"),
         ("gate@other=clip", "gate@other=clip: groups have a fixed place here; leave out @other"),
         ("run_dir=${nowhere}", "run_dir: Interpolation key 'nowhere' not found"),
@@ -121,15 +118,10 @@ def test_sections_that_do_not_fit_each_other(settings: list[str], key: str, othe
 
 
 def test_all_mistakes_are_told_at_once() -> None:
-    lines = lines_of(
-        "gate=softsing", "gate.epsilon_low=0.1", "foo", "rollout.num_engines=0", "learner.zero=3", "task.held_out=9"
-    )
-    assert [line.partition(":")[0] for line in lines] == [
-        "gate=softsing",
-        "foo",
-        "rollout.num_engines=0",
-        "learner.zero=3",
-    ]
+    unread = ["gate=softsing", "foo"]
+    refused = ["rollout.num_engines=0", "learner.zero=3"]
+    hidden = ["gate.epsilon_low=0.1", "task.held_out=9"]  # may be right once the others are
+    assert [line.partition(":")[0] for line in lines_of(*unread, *hidden, *refused)] == [*unread, *refused]
 
 
 def test_several_sections_that_do_not_fit_are_several_lines() -> None:
@@ -150,15 +142,16 @@ def test_validate_takes_a_plain_tree() -> None:
 
 
 def test_yaml_keeps_every_value() -> None:
-    config = load_config(
-        ["gate.tau_pos=0.1", "learner.lr=1e-7", "learner.betas=[0.5,0.999]", "run_dir='a: #b'", "seed=3"]
-    )
+    config = load_config(["gate.tau_pos=0.1", "learner.lr=1e-7", "learner.betas=[0.5,0.999]", "run_dir='a: #b'"])
     text = dump_yaml(config)
     assert read_yaml(text) == config
     assert "lr: 1.0e-07" in text
 
 
-@pytest.mark.parametrize(("text", "line"), [("[1, 2]", "must be a mapping"), ("seed: -1", "seed=-1: must be greater")])
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [("[1, 2]", "must be a mapping"), ("seed: -1", "seed=-1: must be greater"), ("{a", "not readable as YAML")],
+)
 def test_yaml_that_is_no_configuration(text: str, line: str) -> None:
     with pytest.raises(ConfigError, match=line):
         read_yaml(text)

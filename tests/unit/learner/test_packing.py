@@ -210,6 +210,11 @@ def backward_packed(model: TinyModel, micro_batch: MicroBatch, gate_name: str) -
     return loss.item()
 
 
+def gradient_of(model: TinyModel) -> Tensor:
+    gradients = [parameter.grad for parameter in model.parameters()]
+    return torch.cat([gradient.flatten() for gradient in gradients if gradient is not None])
+
+
 def make_gate(name: str) -> Gate:
     return get_gate(name, epsilon_low=0.2, epsilon_high=0.2) if name == "clip" else get_gate(name, tau_pos=2, tau_neg=3)
 
@@ -229,7 +234,7 @@ def gradient_by_sequence(batch: TrainBatch, indices: list[int], gate_name: str) 
         positive = torch.full(ratio.shape, sample.advantage > 0)
         total = total - (make_gate(gate_name).value(ratio, positive) * sample.advantage).mean() / len(indices)
     total.backward()
-    return total.item(), torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+    return total.item(), gradient_of(model)
 
 
 @pytest.mark.parametrize("gate_name", GATES)
@@ -251,7 +256,7 @@ def test_gradient_does_not_depend_on_packing(gate_name: str, max_tokens: int, nu
         num_ranks=num_ranks,
     )
     loss = sum(backward_packed(model, micro_batch, gate_name) for rank in reversed(ranks) for micro_batch in rank)
-    gradient = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+    gradient = gradient_of(model)
     assert loss == pytest.approx(expected_loss, rel=1e-5)
     assert (gradient - expected_gradient).norm() <= 1e-5 * expected_gradient.norm()
 
@@ -273,5 +278,5 @@ def test_other_aggregations_do_not_depend_on_packing_either(aggregation: Aggrega
         )
         for micro_batch in (micro_batch for rank in ranks for micro_batch in rank):
             backward_packed(model, micro_batch, "softsign")
-        gradients.append(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]))
+        gradients.append(gradient_of(model))
     assert all((gradient - gradients[0]).norm() <= 1e-5 * gradients[0].norm() for gradient in gradients)

@@ -12,18 +12,9 @@ def line_of(text: str, name: str) -> str:
 
 
 def test_batch_arithmetic_where_nothing_divides() -> None:
-    text = describe(
-        load_config(
-            [
-                "rollout.prompts_per_iteration=5",
-                "rollout.completions_per_prompt=6",
-                "learner.num_minibatches=4",
-                "learner.num_epochs=3",
-                "learner.num_workers=2",
-                "num_iterations=7",
-            ]
-        )
-    )
+    rollout = ["rollout.prompts_per_iteration=5", "rollout.completions_per_prompt=6"]
+    learner = ["learner.num_minibatches=4", "learner.num_epochs=3", "learner.num_workers=2"]
+    text = describe(load_config([*rollout, *learner, "num_iterations=7"]))
     assert line_of(text, "sequences per iteration") == "30 = 5 prompts x 6 completions"
     assert line_of(text, "sequences per minibatch") == "7 or 8 (4 minibatches)"
     assert line_of(text, "sequences per rank").startswith("about 3.75 a minibatch")
@@ -33,12 +24,8 @@ def test_batch_arithmetic_where_nothing_divides() -> None:
 
 
 def test_placement_on_either_device() -> None:
-    settings = [
-        "rollout.num_engines=3",
-        "rollout.tensor_parallel_size=2",
-        "learner.num_workers=4",
-        "cluster.cpus_per_engine=1.5",
-    ]
+    engines = ["rollout.num_engines=3", "rollout.tensor_parallel_size=2", "cluster.cpus_per_engine=1.5"]
+    settings = [*engines, "learner.num_workers=4"]
     text = describe(load_config(settings))
     assert line_of(text, "engines") == "3 x tensor parallel 2"
     assert line_of(text, "learner ranks") == "4, ZeRO stage 2"

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
+
 from orchestration.embedded_model import (
     END,
     IGNORED,
@@ -24,7 +26,6 @@ from orchestration.embedded_model import (
 )
 from rollout.prompts import load_tokenizer, prompt_encoder
 from rollout.tasks.arithmetic import ArithmeticTask, DemonstrationFlaws, Sum, scratchpad_completion, shuffled_sums
-from transformers import AutoModelForCausalLM
 
 QUICK = EmbeddedRecipe(num_steps=2, batch_size=4)
 CONTENT = scratchpad_completion(Sum(first=17, second=25))
@@ -69,7 +70,7 @@ def test_cache_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 def test_second_call_finds_the_model_and_builds_nothing(folder: Path) -> None:
     calls: list[tuple[int, int]] = []
-    again = ensure_embedded_model(QUICK, cache_dir=folder.parent, progress=lambda done, total: calls.append((done, total)))
+    again = ensure_embedded_model(QUICK, cache_dir=folder.parent, progress=lambda *call: calls.append(call))
     assert again == folder
     assert calls == []
     assert [path.name for path in folder.parent.iterdir()] == [QUICK.hash()]
@@ -80,7 +81,7 @@ def test_build_reports_progress_and_is_deterministic_and_leaves_torchs_seed_alon
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    other = ensure_embedded_model(QUICK, cache_dir=tmp_path, progress=lambda done, total: calls.append((done, total)))
+    other = ensure_embedded_model(QUICK, cache_dir=tmp_path, progress=lambda *call: calls.append(call))
     assert torch.equal(torch.rand(1), expected)
     assert calls == [(1, 2), (2, 2)]
     assert (other / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
@@ -103,9 +104,10 @@ def test_concurrent_builders_share_one_result(tmp_path: Path) -> None:
         if done == 1:
             both_started.wait()
 
-    threads = [
-        threading.Thread(target=lambda: paths.append(ensure_embedded_model(QUICK, cache_dir=tmp_path, progress=meet))) for _ in range(2)
-    ]
+    def build() -> None:
+        paths.append(ensure_embedded_model(QUICK, cache_dir=tmp_path, progress=meet))
+
+    threads = [threading.Thread(target=build) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -178,7 +180,8 @@ def test_demonstrations_show_no_problem_that_can_be_held_out() -> None:
     recipe = EmbeddedRecipe(batch_size=500)
     tokenizer = new_tokenizer(recipe)
     held = {problem.text for problem in ArithmeticTask(held_out=4000).eval_problems()}
-    shown = {tokenizer.decode(ids[:length]) for ids, length in draw_demonstrations(tokenizer, random.Random(0), recipe=recipe)}
+    sequences = draw_demonstrations(tokenizer, random.Random(0), recipe=recipe)
+    shown = {tokenizer.decode(ids[:length]) for ids, length in sequences}
     assert len(shown) > 400
     assert not shown & held
 

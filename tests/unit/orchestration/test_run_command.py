@@ -22,7 +22,11 @@ TIME_LIMIT_S = 5.0  # the promise of the command for a mistaken configuration
 
 
 def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(RUN), *arguments]
+    return python(str(RUN), *arguments, folder=folder)
+
+
+def python(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -49,7 +53,7 @@ def test_mistakes_end_with_status_2_one_line_each_and_soon(tmp_path: Path) -> No
     assert ended.returncode == 2
     assert ended.stdout == ""
     lines = ended.stderr.splitlines()
-    assert [line.partition(":")[0] for line in lines] == ["gate=softsing", "learner.lr=-1", "rollout.num_engine=2"]
+    assert [line.partition(":")[0] for line in lines] == ["gate=softsing", "rollout.num_engine=2", "learner.lr=-1"]
     assert elapsed_s < TIME_LIMIT_S
     assert list(tmp_path.iterdir()) == []
 
@@ -77,9 +81,7 @@ def test_nothing_heavy_is_imported_before_the_configuration_is_accepted(tmp_path
         "    assert ended.code == 0, ended.code\n"
         f"print([name for name in {HEAVY!r} if name in sys.modules], {str(RUN.parent)!r} in sys.path)\n"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
-    )
+    ended = python("-c", program, folder=tmp_path)
     assert ended.stdout.splitlines()[-1:] == ["[] False"], ended.stderr
 
 

@@ -4,6 +4,7 @@ import random
 from collections import Counter
 
 import pytest
+
 from configs.schema import ArithmeticTaskConfig
 from rollout.rewards import answer_reward, format_reward
 from rollout.tasks import build_task
@@ -30,7 +31,8 @@ def test_problem_is_the_prompt_with_chat_tags_and_the_sum() -> None:
 @pytest.mark.parametrize("held_out", [1, 400, 4000])
 def test_split_covers_all_8100_problems_without_overlap(held_out: int) -> None:
     task = build_task(ArithmeticTaskConfig(name="arithmetic", held_out=held_out))
-    held, trained = {problem.text for problem in task.eval_problems()}, {problem.text for problem in task.train_problems()}
+    held = {problem.text for problem in task.eval_problems()}
+    trained = {problem.text for problem in task.train_problems()}
     assert len(held) == held_out
     assert len(trained) == 8100 - held_out
     assert not held & trained
@@ -93,7 +95,7 @@ def test_the_default_demonstrations_earn_about_a_third_of_the_reward() -> None:
     rng = random.Random(0)
     items = [rng.choice(demonstration_sums()) for _ in range(4000)]
     texts = [poor_demonstration(item, rng, flaws=DemonstrationFlaws()) for item in items]
-    rewards = [format_reward(text) + answer_reward(text, str(item.total)) for item, text in zip(items, texts, strict=True)]
-    assert 0.6 < sum(rewards) / len(rewards) < 0.8
+    answers = [answer_reward(text, str(item.total)) for item, text in zip(items, texts, strict=True)]
+    assert 0.6 < (sum(map(format_reward, texts)) + sum(answers)) / len(texts) < 0.8
     share_complete = sum(format_reward(text) == 1.0 for text in texts) / len(texts)
     assert abs(share_complete - 0.25) < 0.03

@@ -6,6 +6,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from rollout.grading import MAX_ANSWER_CHARACTERS, is_equivalent
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from rollout.contract import Prompt
 from rollout.prompts import PromptStream, prompt_encoder
 from rollout.tasks import Problem
@@ -47,7 +48,9 @@ def test_take_continues_from_a_saved_position() -> None:
 
 def test_prompt_at_does_not_depend_on_what_was_asked_before() -> None:
     forward, backward = stream(), stream()
-    assert texts([forward.prompt_at(i) for i in range(20)]) == texts([backward.prompt_at(i) for i in range(19, -1, -1)])[::-1]
+    ascending = [forward.prompt_at(position) for position in range(20)]
+    descending = [backward.prompt_at(position) for position in reversed(range(20))]
+    assert texts(ascending) == texts(descending)[::-1]
     assert forward.position == 0
 
 

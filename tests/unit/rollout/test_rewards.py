@@ -5,6 +5,7 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from rollout.contract import RewardVerdict
 from rollout.rewards import answer_reward, format_reward, grade_completion
 
@@ -65,7 +66,8 @@ def test_grade_completion_gives_both_parts() -> None:
     assert verdict.total == 1.0
 
 
-pieces = st.lists(st.sampled_from(["<think>", "</think>", "<answer>", "</answer>", " ", "42", "x"]), max_size=12).map("".join)
+piece = st.sampled_from(["<think>", "</think>", "<answer>", "</answer>", " ", "42", "x"])
+pieces = st.lists(piece, max_size=12).map("".join)
 
 
 @settings(deadline=None, max_examples=300)
@@ -76,11 +78,15 @@ def test_rewards_take_only_the_papers_values_and_full_format_contains_each_tag_o
     assert answer_reward(text, "42") in (0.0, 1.0)
     if reward == 1.0:
         stripped = text.strip()
-        assert stripped.startswith("<think>") and stripped.endswith("</answer>")
+        assert stripped.startswith("<think>")
+        assert stripped.endswith("</answer>")
         assert [stripped.count(tag) for tag in ("<think>", "</think>", "<answer>", "</answer>")] == [1, 1, 1, 1]
 
 
-@pytest.mark.parametrize("text", ["<think>" * 200_000, "<think>" + " " * 1_000_000 + "</answer>", "<think>a</think>" + " " * 1_000_000])
+LONG = " " * 1_000_000
+
+
+@pytest.mark.parametrize("text", ["<think>" * 200_000, f"<think>{LONG}</answer>", f"<think>a</think>{LONG}x<answer>"])
 def test_long_texts_cost_linear_time(text: str) -> None:
     start = time.perf_counter()
     assert format_reward(text) < 1.0

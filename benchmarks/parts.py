@@ -1,0 +1,39 @@
+"""Running parts for the benchmarks: the configuration, the embedded model, and the peers as plain Ray actors."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from configs.loading import load_config
+from configs.schema import RunConfig
+from orchestration.cluster import start_cluster
+from orchestration.embedded_model import EmbeddedRecipe, ensure_embedded_model, new_model, new_tokenizer
+from orchestration.parts import Parts, build_parts
+
+BATCH = ("rollout.prompts_per_iteration=32", "rollout.completions_per_prompt=8")
+
+
+@contextmanager
+def running_parts(*overrides: str, model_path: Path | None = None) -> Iterator[Parts]:
+    """Engines and learner of the default experiment, version 0 published."""
+    model = ensure_embedded_model() if model_path is None else model_path
+    config = load_config([*BATCH, *overrides])
+    with (
+        start_cluster(config.cluster, config.rollout, config.learner) as cluster,
+        build_parts(config, cluster, model, start_iteration=0) as parts,
+    ):
+        parts.channel.publish(0)
+        yield parts
+
+
+def save_wide_model(folder: Path) -> Path:
+    """A random model of 27 million parameters (109 MB in float32): large enough that bytes, not calls, take the time."""
+    from dataclasses import replace
+
+    recipe = replace(EmbeddedRecipe(), hidden_size=512, num_layers=8, intermediate_size=1536)
+    new_model(recipe).save_pretrained(folder)
+    new_tokenizer(recipe).save_pretrained(folder)
+    return folder
+
+
+__all__ = ["RunConfig", "running_parts", "save_wide_model"]

@@ -1,0 +1,55 @@
+"""Publish against a bare gloo broadcast of the same bytes, gigabytes/s of each.
+
+Ours counts everything: pausing, packing, digests on both sides, loading into vLLM, resuming. The peer moves one buffer.
+"""
+
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import ray
+
+from benchmarks.pairs import PairedRate, measure_pairs
+from benchmarks.parts import running_parts, save_wide_model
+from transfer.communicator import BroadcastGroup, Rendezvous
+
+TARGET = 0.6
+
+
+class BarePeer:
+    """One of two processes that hold a gloo group and a buffer."""
+
+    def connect(self, rendezvous: Rendezvous, rank: int, num_bytes: int) -> None:
+        import torch
+
+        self._group = BroadcastGroup(rendezvous, rank=rank, device=torch.device("cpu"))
+        self._buffer = torch.ones(num_bytes, dtype=torch.uint8)
+
+    def broadcast(self) -> float:
+        """Seconds of one broadcast of the whole buffer."""
+        started = time.perf_counter()
+        self._group.broadcast(self._buffer)
+        return time.perf_counter() - started
+
+
+def benchmark_publish(*, repeats: int) -> PairedRate:
+    """One learner rank to one engine against one process to another, alternating, on a model of 109 MB."""
+    with TemporaryDirectory() as folder, running_parts(model_path=save_wide_model(Path(folder))) as parts:
+        num_bytes = parts.channel.publish(1).num_bytes
+        host, port = parts.learner.address_and_free_port()
+        rendezvous = Rendezvous(backend="gloo", host=host, port=port, world_size=2, timeout_s=60.0)
+        peer = ray.remote(BarePeer).options(num_cpus=0, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
+        pair = [peer.remote(), peer.remote()]
+        ray.get([actor.connect.remote(rendezvous, rank, num_bytes) for rank, actor in enumerate(pair)])
+        versions = iter(range(2, 2 + 10 * repeats))
+
+        def ours() -> float:
+            return num_bytes / parts.channel.publish(next(versions)).publish_s / 1e9
+
+        def bare() -> float:
+            return num_bytes / max(ray.get([actor.broadcast.remote() for actor in pair])) / 1e9
+
+        rates, peers = measure_pairs(ours, bare, repeats=repeats, warmups=2)
+        for actor in pair:
+            ray.kill(actor)
+    return PairedRate(name="publish", peer="bare gloo broadcast", unit="GB/s", ours=rates, peers=peers, target=TARGET)

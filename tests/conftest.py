@@ -1,0 +1,38 @@
+"""What every test shares: one thread a process, no network, repeatable random numbers, marks by folder.
+
+Knows nothing of the packages; fixtures of one package live beside its tests.
+"""
+
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+# Before any test imports torch: two processes with two threads each on two cores spend their time spinning.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test may depend on a download
+
+settings.register_profile("softgate", deadline=None, derandomize=True)
+settings.load_profile("softgate")
+
+TESTS = Path(__file__).parent
+MARKED_FOLDERS = ("integration", "gpu")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest applies -m
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark a test with the name of its folder where that is a marker, so that no file can forget it."""
+    for item in items:
+        folder = item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
+        if folder in MARKED_FOLDERS:
+            item.add_marker(folder)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Start every test from the same global random state; torch seeds itself where a test uses it."""
+    random.seed(0)
+    np.random.seed(0)

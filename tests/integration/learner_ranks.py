@@ -1,0 +1,129 @@
+"""Real DeepSpeed ranks as processes that several tests share, and small models and batches for them.
+
+A pool's processes start once (imports take longest) and run one function after another, all ranks in lockstep.
+"""
+
+import functools
+import multiprocessing
+import os
+import socket
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from configs.schema import LearnerConfig, SoftGateConfig
+from learner.contract import TrainBatch, TrainSample
+from learner.spec import LearnerSpec
+
+ANSWER_TIMEOUT_S = 240.0
+VOCABULARY_SIZE = 32
+
+
+class RankPool:
+    """world_size processes; `run` calls function(join, *args) in each, where join are LearnerWorker's arguments for that rank."""
+
+    def __init__(self, world_size: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        os.environ.update(DS_ACCELERATOR="cpu", OMP_NUM_THREADS="1")  # inherited; must stand before torch is imported
+        self._connections: list[Connection] = []
+        self._processes = []
+        for rank in range(world_size):
+            ours, theirs = context.Pipe()
+            join = {"rank": rank, "world_size": world_size, "master_address": "127.0.0.1", "master_port": port}
+            process = context.Process(target=_serve, args=(theirs, join), daemon=True)
+            process.start()
+            theirs.close()
+            self._connections.append(ours)
+            self._processes.append(process)
+
+    def run(self, function: Callable[..., Any], *args: Any) -> list[Any]:
+        """Results by rank. EOFError where a rank died (its traceback is on stderr)."""
+        for connection in self._connections:
+            connection.send((function, args))
+        for rank, connection in enumerate(self._connections):
+            assert connection.poll(ANSWER_TIMEOUT_S), f"rank {rank} did not answer {function.__name__}"
+        return [connection.recv() for connection in self._connections]
+
+
+def _serve(connection: Connection, join: dict[str, Any]) -> None:
+    while True:
+        try:
+            function, args = connection.recv()
+        except EOFError:  # the test process has ended
+            return
+        connection.send(function(join, *args))
+
+
+@functools.cache
+def rank_pool(world_size: int) -> RankPool:
+    """The pool of that size, started at first use; its daemon processes end with the test process."""
+    return RankPool(world_size)
+
+
+def save_tiny_model(folder: Path, *, tied: bool, seed: int = 0) -> str:
+    """A random Qwen2 of about 10,000 parameters with a word-level tokenizer."""
+    import torch
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(seed)
+    config = Qwen2Config(
+        vocab_size=VOCABULARY_SIZE,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        tie_word_embeddings=tied,
+        initializer_range=0.2,  # at the usual 0.02 so small a model ignores its input
+    )
+    Qwen2ForCausalLM(config).save_pretrained(folder)
+    words = {f"w{index}": index for index in range(VOCABULARY_SIZE)}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="w0"))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="w0").save_pretrained(folder)
+    return str(folder)
+
+
+def tiny_spec(model_path: str, **learner: Any) -> LearnerSpec:
+    """Softsign (10, 12); the learner's settings by keyword."""
+    return LearnerSpec(
+        learner=LearnerConfig(**{"lr": 1e-3, "timeout_s": 120.0} | learner),
+        gate=SoftGateConfig(name="softsign"),
+        model_path=model_path,
+        trust_remote_code=False,
+        temperature=1.0,
+        max_new_tokens=8,
+        num_iterations=4,
+        seed=0,
+        wire_dtype_name="float32",
+        device="cpu",
+    )
+
+
+def random_batch(*, num_groups: int, group_size: int, seed: int) -> TrainBatch:
+    """Random tokens, advantages and rollout logprobs about those of a random model; prompts of 3-5 tokens, completions of 1-8."""
+    random = np.random.default_rng(seed)
+    samples = []
+    for group in range(num_groups):
+        for _ in range(group_size):
+            prompt_length, completion_length = int(random.integers(3, 6)), int(random.integers(1, 9))
+            tokens = random.integers(0, VOCABULARY_SIZE, prompt_length + completion_length)
+            samples.append(
+                TrainSample(
+                    group_index=group,
+                    token_ids=tokens.astype(np.int32),
+                    prompt_length=prompt_length,
+                    rollout_logprobs=random.normal(-3.5, 0.5, completion_length).astype(np.float32),
+                    advantage=float(random.normal()),
+                    staleness=0,
+                )
+            )
+    return TrainBatch(samples=tuple(samples), num_groups=num_groups)
