@@ -1,6 +1,6 @@
 """Learner against a bare torch loop: the same packed rows, gate and optimizer, completion tokens/s of each.
 
-The peer is what one would write by hand: forward, objective, backward, clip, AdamW, with no DeepSpeed, Ray or statistics.
+The peer is what one would write by hand: forward, objective, backward, clip, AdamW; no DeepSpeed, Ray or statistics.
 """
 
 import time

@@ -27,7 +27,7 @@ def running_parts(*overrides: str, model_path: Path | None = None) -> Iterator[P
 
 
 def save_wide_model(folder: Path) -> Path:
-    """A random model of 27 million parameters (109 MB in float32): large enough that bytes, not calls, take the time."""
+    """A random model of 27 million parameters (109 MB in float32): so large that bytes, not calls, take the time."""
     from dataclasses import replace
 
     recipe = replace(EmbeddedRecipe(), hidden_size=512, num_layers=8, intermediate_size=1536)

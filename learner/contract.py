@@ -1,7 +1,7 @@
 """What the learner takes and what it reports.
 
-TrainSample is one completion ready for training; MicroBatch is one packed row of several; StepReport is what one optimizer step says.
-Arrays are numpy until a rank moves them to its device.
+TrainSample is one completion ready for training; MicroBatch is one packed row of several; StepReport is what one
+optimizer step says. Arrays are numpy until a rank moves them to its device.
 """
 
 from dataclasses import dataclass, field
@@ -41,7 +41,7 @@ class MicroBatch:
     """Several sequences packed into one row without padding. T tokens, S sequences.
 
     The logprob at position t is that of token t + 1; only positions that predict a completion token are trained:
-    `targets[k]` is the token predicted at row position `positions[k]`, K completion tokens in all, sequence by sequence.
+    `targets[k]` is the token predicted at row position `positions[k]`, K in all, sequence by sequence.
     """
 
     sample_indices: np.ndarray  # [S] int64, places in TrainBatch.samples

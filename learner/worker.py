@@ -6,7 +6,7 @@ All ranks call the same methods in the same order (group.py sees to it). Knows n
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -104,19 +104,20 @@ class LearnerWorker:
             iteration=loaded.iteration,
             epoch=epoch,
         )[minibatch]
-        micro_batches = pack_minibatch(
+        packed = pack_minibatch(
             loaded.batch,
             indices,
             aggregation=learner.loss_aggregation,
             max_new_tokens=self.spec.max_new_tokens,
             max_tokens=learner.max_tokens_per_micro_batch,
             num_ranks=self.world_size,
-        )[self.rank]
+        )
+        places = list(zip(*packed, strict=True))  # each place holds the micro-batches that the ranks train at the same time
 
         statistics = StepStatistics(num_groups=loaded.batch.num_groups, device=self.device)
         losses = [
-            self._accumulate(micro_batch, loaded, index, statistics, is_last=place == len(micro_batches) - 1)
-            for place, micro_batch in enumerate(micro_batches)
+            self._accumulate(side_by_side, loaded, index, statistics, is_last=place == len(places) - 1)
+            for place, side_by_side in enumerate(places)
         ]
         where = f"iteration {loaded.iteration}, step {index}"
         self._merge(statistics, torch.stack(losses).sum(), where)
@@ -131,10 +132,17 @@ class LearnerWorker:
         )
 
     def _accumulate(
-        self, micro_batch: MicroBatch, loaded: LoadedBatch, index: int, statistics: StepStatistics, *, is_last: bool
+        self,
+        side_by_side: Sequence[MicroBatch],
+        loaded: LoadedBatch,
+        index: int,
+        statistics: StepStatistics,
+        *,
+        is_last: bool,
     ) -> Tensor:
-        """Forward and backward of one micro-batch, and its part of the loss; the gradient adds up until the last of the step."""
-        logprobs, entropy = self._forward(micro_batch)
+        """Forward and backward of this rank's micro-batch, and its part of the loss; the gradient adds up until the last of the step."""
+        micro_batch = side_by_side[self.rank]
+        logprobs, entropy = self._forward(side_by_side)
         rollout_logprobs = self._tensor(micro_batch.rollout_logprobs)
         old_logprobs = self._tensor(np.concatenate([loaded.old_logprobs[i] for i in micro_batch.sample_indices]))
         advantages = self._tensor(micro_batch.advantages)
@@ -220,23 +228,33 @@ class LearnerWorker:
             batch, max_tokens=self.spec.learner.max_tokens_per_micro_batch, num_ranks=self.world_size
         )
         with self._inference():
-            for micro_batch in packed[self.rank]:
-                logprobs, _ = self._forward(micro_batch)
+            for side_by_side in zip(*packed, strict=True):
+                micro_batch = side_by_side[self.rank]
+                logprobs, _ = self._forward(side_by_side)
                 if micro_batch.loss_weights.any():  # a filler repeats a sequence that another row holds
                     places = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in micro_batch.sample_indices])
                     flat[self._tensor(places)] = logprobs
         dist.all_reduce(flat, op=dist.ReduceOp.SUM)
         return tuple(np.split(flat.cpu().numpy(), starts[1:-1]))
 
-    def _forward(self, micro_batch: MicroBatch) -> tuple[Tensor, Tensor]:
+    def _forward(self, side_by_side: Sequence[MicroBatch]) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and entropies [K] of this rank's micro-batch, of those that the ranks run at the same time.
+
+        Logits are made in chunks of positions, and under ZeRO-3 every chunk gathers the head: all ranks need as many chunks, so they look
+        at as many positions, the first of the row again and again where their own run out.
+        """
+        micro_batch = side_by_side[self.rank]
+        num_positions = len(micro_batch.positions)
+        most = max(len(peer.positions) for peer in side_by_side) if self.spec.learner.zero_stage == 3 else num_positions
+        filling = (0, most - num_positions)
         logprobs, entropy = self.engine(
             self._tensor(micro_batch.token_ids)[None],
             self._tensor(micro_batch.position_ids)[None],
-            self._tensor(micro_batch.positions),
-            self._tensor(micro_batch.targets),
+            self._tensor(np.pad(micro_batch.positions, filling)),
+            self._tensor(np.pad(micro_batch.targets, filling)),
             self.spec.temperature,
         )
-        return logprobs, entropy
+        return logprobs[:num_positions], entropy[:num_positions]
 
     @contextmanager
     def _inference(self) -> Iterator[None]:

@@ -29,7 +29,7 @@ def gathered(parameters: Sequence[nn.Parameter]) -> AbstractContextManager[None]
     partitioned = [parameter for parameter in parameters if is_partitioned(parameter)]
     if not partitioned:
         return nullcontext()
-    from deepspeed.zero import GatheredParameters
+    from deepspeed.runtime.zero import GatheredParameters
 
     return GatheredParameters(partitioned, modifier_rank=None)
 

@@ -14,7 +14,7 @@ import random
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,7 +45,8 @@ class EmbeddedRecipe:
     intermediate_size: int = 256
     max_position_embeddings: int = 128
     tied_embeddings: bool = True
-    num_steps: int = 600
+    num_steps: int = 500
+    num_scratchpad_steps: int = 200  # first steps, without guesses: their noise would hide how the answer is put together
     batch_size: int = 64  # demonstrations a step
     peak_lr: float = 4e-3
     num_warmup_steps: int = 20
@@ -58,6 +59,10 @@ class EmbeddedRecipe:
     def hash(self) -> str:
         """16 hex digits that name the recipe."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+    def flaws_at(self, step: int) -> DemonstrationFlaws:
+        """The flaws of the demonstrations of a step."""
+        return replace(self.flaws, guess_share=0.0) if step < self.num_scratchpad_steps else self.flaws
 
     def lr_at(self, step: int) -> float:
         """Learning rate of a step: linear warm-up, then half a cosine down to 0."""
@@ -171,7 +176,7 @@ def warm_start(model: "Qwen2ForCausalLM", recipe: EmbeddedRecipe, *, progress: P
     for step in range(recipe.num_steps):
         for group in optimizer.param_groups:
             group["lr"] = recipe.lr_at(step)
-        sequences = draw_demonstrations(tokenizer, rng, recipe=recipe)
+        sequences = draw_demonstrations(tokenizer, rng, batch_size=recipe.batch_size, flaws=recipe.flaws_at(step))
         num_targets = sum(len(tokens) - prompt_length for tokens, prompt_length in sequences)
         for tokens, labels in similar_length_rows(sequences, pad_id=recipe.vocabulary.index(PAD)):
             logits = model(input_ids=tokens, use_cache=False).logits
@@ -188,13 +193,13 @@ def warm_start(model: "Qwen2ForCausalLM", recipe: EmbeddedRecipe, *, progress: P
 
 
 def draw_demonstrations(
-    tokenizer: "PreTrainedTokenizerFast", rng: random.Random, *, recipe: EmbeddedRecipe
+    tokenizer: "PreTrainedTokenizerFast", rng: random.Random, *, batch_size: int, flaws: DemonstrationFlaws
 ) -> list[tuple[list[int], int]]:
     """The demonstrations of one step: (tokens of prompt, completion and end; prompt length), shortest first."""
     sums = demonstration_sums()
-    chosen = [sums[rng.randrange(len(sums))] for _ in range(recipe.batch_size)]
+    chosen = [sums[rng.randrange(len(sums))] for _ in range(batch_size)]
     prompts = tokenizer([item.problem().text for item in chosen])["input_ids"]
-    completions = tokenizer([poor_demonstration(item, rng, flaws=recipe.flaws) + END for item in chosen])["input_ids"]
+    completions = tokenizer([poor_demonstration(item, rng, flaws=flaws) + END for item in chosen])["input_ids"]
     sequences = [(prompt + completion, len(prompt)) for prompt, completion in zip(prompts, completions, strict=True)]
     return sorted(sequences, key=lambda sequence: len(sequence[0]))
 

@@ -11,7 +11,7 @@ from configs.schema import ModelConfig, RunConfig
 from orchestration.batches import to_train_batch
 from orchestration.checkpoint import CheckpointStore, RunState
 from orchestration.cluster import start_cluster
-from orchestration.console import redirect_output
+from orchestration.console import print_line, redirect_output
 from orchestration.dry_run import ratio_warning
 from orchestration.embedded_model import ensure_embedded_model
 from orchestration.journal import LOG_FILE, Journal, RunResult
@@ -28,7 +28,7 @@ def train(config: RunConfig) -> RunResult:
     checkpoint, state = found if found is not None else (None, RunState.fresh(seed=config.seed))
 
     with redirect_output(run_dir / LOG_FILE) as console:
-        console.print(f"run folder {run_dir}; start-up noise of libraries goes to {run_dir / LOG_FILE}")
+        print_line(console, f"run folder {run_dir}; what libraries print goes to {LOG_FILE} there")
         model_path = locate_model(config.model)
         with (
             start_cluster(config.cluster, config.rollout, config.learner) as cluster,

@@ -35,7 +35,11 @@ class Placement:
 
     def describe(self) -> str:
         engines, ranks = self.engine_bundles, self.learner_bundles
-        return f"{len(engines)} engine(s) of {_amounts(engines[0])} and {len(ranks)} learner rank(s) of {_amounts(ranks[0])}"
+        parts = (
+            f"{len(engines)} engine(s) of {_amounts(engines[0])}",
+            f"{len(ranks)} learner rank(s) of {_amounts(ranks[0])}",
+        )
+        return " and ".join(parts)
 
 
 def plan_placement(
@@ -60,8 +64,9 @@ def plan_placement(
     if short:
         have = {name: resources.get(name, 0.0) for name in demand}
         raise PlacementError(
-            f"the cluster is too small: asked {placement.describe()}, together {_amounts(demand)}; it has {_amounts(have)}. "
-            f"Lower rollout.num_engines, rollout.tensor_parallel_size or learner.num_workers, or add nodes"
+            f"the cluster is too small: asked {placement.describe()}, together {_amounts(demand)}; "
+            f"it has {_amounts(have)}. Lower rollout.num_engines, rollout.tensor_parallel_size or learner.num_workers, "
+            f"or add nodes"
         )
     return placement
 

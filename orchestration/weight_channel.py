@@ -68,7 +68,7 @@ class WeightChannel:
         self._connected = False
 
     def connect(self) -> None:
-        """A rendezvous of learner rank 0 and every engine worker, on a fresh port; repeated when an engine was replaced."""
+        """Brings learner rank 0 and every engine worker together on a fresh port; again when an engine was replaced."""
         host, port = self._learner.address_and_free_port()
         rendezvous = Rendezvous(
             backend=self._backend,
@@ -131,8 +131,8 @@ class WeightChannel:
             for label, expected in sent.digests.items():
                 if digests.get(label) != expected:
                     raise PublishError(
-                        f"engine {receipt.engine_index} (worker {worker}) received other bytes than the learner sent in "
-                        f"parameter group {label}: digest {digests.get(label)} instead of {expected}, version {version}"
+                        f"engine {receipt.engine_index} (worker {worker}) received other bytes than the learner sent "
+                        f"in parameter group {label}: digest {digests.get(label)} instead of {expected}, version {version}"
                     )
 
     def _compare_logprobs(self, version: int) -> float:

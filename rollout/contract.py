@@ -1,6 +1,6 @@
 """What the generation side hands out: prompts in, groups of completions back, verdicts on them.
 
-Frozen dataclasses with numpy arrays, so that a group travels as one Ray object and nobody needs torch or vLLM to read it.
+Frozen dataclasses with numpy arrays: a group travels as one Ray object, and nobody needs torch or vLLM to read it.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Prompt:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingSpec:
-    """How completions are drawn. Sample i of prompt p uses a seed derived from (seed, p, i), so results do not depend on placement."""
+    """How completions are drawn. Sample i of prompt p has a seed derived from (seed, p, i), wherever it is drawn."""
 
     num_completions: int
     max_new_tokens: int

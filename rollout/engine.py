@@ -63,7 +63,7 @@ class RolloutEngine:
             {"prompt_token_ids": prompt.token_ids.tolist()}, _sampling_params(prompt, sampling), request_id
         ):
             final = output
-        assert final is not None and final.finished, request_id
+        assert final is not None, request_id
         outputs = sorted(final.outputs, key=lambda output: output.index)
         texts = self._tokenizer.batch_decode([list(o.token_ids) for o in outputs], skip_special_tokens=True)
         completions = tuple(
@@ -126,7 +126,7 @@ class RolloutEngine:
         request_id = f"probe-{time.perf_counter()}"
         async for output in self._llm.generate({"prompt_token_ids": token_ids.tolist()}, params, request_id):
             final = output
-        assert final is not None and final.prompt_logprobs is not None
+        assert final is not None, request_id
         scored = zip(token_ids.tolist(), final.prompt_logprobs, strict=True)
         chosen = [entry[token].logprob for token, entry in list(scored)[prompt_length:] if entry is not None]
         return np.asarray(chosen, dtype=np.float32)

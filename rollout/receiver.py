@@ -60,7 +60,7 @@ class BroadcastReceiver(WeightTransferEngine[ReceiverInitInfo, ReceiverUpdateInf
         initialize_layerwise_reload(self.model)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
-        # vLLM's own method ends with torch.accelerator.synchronize(), which a CPU does not have; broadcast() has waited.
+        # vLLM's own ends with torch.accelerator.synchronize(), which a CPU does not have; broadcast() has waited.
         self.receive_weights(self.parse_update_info(update_info))
 
     def receive_weights(self, update_info: ReceiverUpdateInfo) -> None:

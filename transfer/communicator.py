@@ -51,7 +51,9 @@ class BroadcastGroup:
             torch.cuda.current_stream(buffer.device).synchronize()
 
 
-def _process_group(rendezvous: Rendezvous, store: dist.Store, rank: int, timeout: timedelta) -> "dist.ProcessGroupGloo | dist.ProcessGroupNCCL":
+def _process_group(
+    rendezvous: Rendezvous, store: dist.Store, rank: int, timeout: timedelta
+) -> "dist.ProcessGroupGloo | dist.ProcessGroupNCCL":
     if rendezvous.backend == "gloo":
         return dist.ProcessGroupGloo(store, rank, rendezvous.world_size, timeout)
     options = dist.ProcessGroupNCCL.Options()

@@ -75,7 +75,7 @@ RunCommand = Callable[..., CommandRun]
 
 @pytest.fixture(scope="session")
 def run_command(tied_model: Path) -> RunCommand:
-    """Runs the command on the tied model with SMALL settings; later overrides win. interrupt_after: rows, then Ctrl-C."""
+    """Runs the command on the tied model with SMALL settings; overrides win. interrupt_after: rows, then Ctrl-C."""
 
     def run(run_dir: Path, *overrides: str, interrupt_after: int | None = None) -> CommandRun:
         command = [sys.executable, "orchestration/run.py", f"run_dir={run_dir}", f"model.path={tied_model}"]
@@ -99,7 +99,8 @@ def run_command(tied_model: Path) -> RunCommand:
 def _await_rows(metrics: Path, count: int, process: "subprocess.Popen[str]") -> None:
     deadline = time.monotonic() + COMMAND_TIMEOUT_S
     while not metrics.exists() or len(metrics.read_text().splitlines()) < count:
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, f"{metrics} has not reached {count} rows"
         time.sleep(0.05)
 
 

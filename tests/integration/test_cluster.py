@@ -115,8 +115,9 @@ def test_a_cluster_held_by_another_run_is_reported(tmp_path: Path) -> None:
                 *SMALL,
                 f"cluster.address={address}",
                 f"run_dir={tmp_path / 'run'}",
-            ]
-            + ["cluster.placement_timeout_s=3", "model.path=unused"],
+                "cluster.placement_timeout_s=3",
+                "model.path=unused",
+            ],
             cwd=PROJECT_ROOT,
             capture_output=True,
             text=True,

@@ -35,6 +35,10 @@ class Case:
     reverse: bool = False
     checkpointing: bool = False  # of layers, and of the logits of 3 positions at a time
 
+    def __str__(self) -> str:
+        flags = "-reversed" * self.reverse + "-checkpointing" * self.checkpointing
+        return f"{self.num_ranks}ranks-zero{self.zero_stage}-{self.max_tokens}tokens{flags}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Step:

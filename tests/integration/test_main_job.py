@@ -73,7 +73,8 @@ def test_a_failure_names_its_cause_in_one_line_and_leaves_no_process(
 ) -> None:
     run = run_command(tmp_path / "run", "learner.lr=1e30", "learner.max_grad_norm=1e30", "num_iterations=4")
     assert run.status == 1, run.output
-    assert "softgate: " in run.output and "not finite" in run.output
+    assert "softgate: " in run.output
+    assert "not finite" in run.output
     assert "Traceback" not in run.output
     assert "Traceback" in (run.run_dir / "run.log").read_text()
 

@@ -1,4 +1,4 @@
-"""Publishes between two ZeRO-3 learner ranks and two engines: equal logprobs after each, and a corruption that is caught."""
+"""Publishes from two ZeRO-3 learner ranks to two engines: equal logprobs after each; a corruption is caught."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,0 +1,99 @@
+"""What the channel does with peers that fail: stand-ins for ranks and engines, on a real Ray."""
+
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+
+from configs.schema import PublishConfig
+from learner.sender import SendReport
+from orchestration.weight_channel import Probe, PublishError, WeightChannel
+from rollout.contract import EngineReceipt
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+
+SENT = {"model.embed_tokens": "aa", "model.layers.0": "bb"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_session() -> Iterator[None]:
+    ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="error")
+    yield
+    ray.shutdown()
+
+
+@ray.remote
+def answer(value: Any, delay_s: float = 0.0) -> Any:
+    time.sleep(delay_s)
+    if isinstance(value, Exception):
+        raise value
+    return value
+
+
+def receipt(index: int, version: int, digests: dict[str, str] | None = None) -> EngineReceipt:
+    return EngineReceipt(engine_index=index, version=version, digests=(digests or SENT,), receive_s=0.1)
+
+
+def channel(
+    receipts: list[Any], *, delay_s: float = 0.0, timeout_s: float = 30.0, probe_error: float = 0.0
+) -> WeightChannel:
+    """A channel whose engines answer `receipts` and whose probe is off by probe_error nats."""
+    sent = SendReport(digests=SENT, num_bytes=1000, send_s=0.01)
+    learner = SimpleNamespace(
+        parameter_groups=lambda: [],
+        address_and_free_port=lambda: ("127.0.0.1", 1),
+        submit=lambda method, *_: [answer.remote(sent if method == "send_weights" else None)],
+        score=lambda tokens, _: np.zeros(len(tokens) - 1),
+    )
+    fleet = SimpleNamespace(
+        num_workers=len(receipts),
+        start_connect=lambda _: [answer.remote(None) for _ in receipts],
+        start_receive=lambda *_, verify: [answer.remote(item, delay_s) for item in receipts],
+        call=lambda *_, timeout_s: [np.full(3, probe_error) for _ in receipts],
+    )
+    config = PublishConfig(timeout_s=timeout_s, probe_every=5)
+    probe = Probe(token_ids=np.arange(4, dtype=np.int32), tolerance=1e-3)
+    return WeightChannel(learner, fleet, config, backend="gloo", probe=probe)  # type: ignore[arg-type]
+
+
+def test_a_publish_that_all_confirm_reports_what_it_moved() -> None:
+    report = channel([receipt(0, 5), receipt(1, 5)]).publish(5)
+    assert (report.version, report.num_bytes, report.probe_difference) == (5, 1000, 0.0)
+    assert report.metrics()["publish/gigabytes_per_s"] == pytest.approx(1e-4)
+    assert channel([receipt(0, 6)]).publish(6).probe_difference is None, "probed every fifth version only"
+
+
+@pytest.mark.parametrize(
+    ("receipts", "message"),
+    [
+        ([receipt(0, 2), receipt(1, 1)], "engine 1 serves version 1, published 2"),
+        (
+            [receipt(0, 2), receipt(1, 2, {**SENT, "model.layers.0": "xx"})],
+            r"engine 1 \(worker 0\) .* parameter group model.layers.0: digest xx instead of bb",
+        ),
+        (
+            [receipt(0, 2, {"model.embed_tokens": "aa"})],
+            r"engine 0 .* parameter group model.layers.0: digest None instead of bb",
+        ),
+        ([receipt(0, 2), ValueError("out of memory")], r"engine 1 failed during the publish: (.|\n)*out of memory"),
+    ],
+)
+def test_an_engine_that_did_not_get_the_weights_is_named(receipts: list[Any], message: str) -> None:
+    with pytest.raises(PublishError, match=message):
+        channel(receipts).publish(2)
+
+
+def test_a_silent_engine_ends_the_wait_and_is_named() -> None:
+    started = time.monotonic()
+    with pytest.raises(PublishError, match=r"no answer within publish.timeout_s=1 s from engine 0, engine 1"):
+        channel([receipt(0, 1), receipt(1, 1)], delay_s=20.0, timeout_s=1.0).publish(1)
+    assert time.monotonic() - started < 15
+
+
+def test_equal_bytes_with_other_logprobs_fail_the_probe() -> None:
+    with pytest.raises(PublishError, match=r"engine 0 computes other logprobs than the learner at version 0.*0.2 nats"):
+        channel([receipt(0, 0)], probe_error=0.2).publish(0)

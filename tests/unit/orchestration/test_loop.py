@@ -1,0 +1,125 @@
+"""The loop with parts that record what happens: order, versions, and what a failure leaves."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from configs.loading import load_config
+from learner.contract import StepReport, TrainBatch
+from orchestration.buffer import GradedGroup
+from orchestration.checkpoint import CheckpointStore, RunState
+from orchestration.journal import Journal
+from orchestration.loop import iterate
+from rollout.contract import Completion, Prompt, PromptGroup, RewardVerdict
+
+CONFIG = [
+    "num_iterations=3",
+    "checkpoint.every=2",
+    "rollout.prompts_per_iteration=2",
+    "rollout.completions_per_prompt=2",
+]
+
+
+class RecordedParts:
+    """Stands in for engines, learner and channel; every call is an event."""
+
+    def __init__(self, *, fail_publish_at: int | None = None) -> None:
+        self.events: list[str] = []
+        self.version = -1
+        self._fail_publish_at = fail_publish_at
+        self.channel = SimpleNamespace(publish=self._publish)
+        self.groups = SimpleNamespace(admit=self._admit, take=self._take, summary=lambda: {"time/generate_s": 0.1})
+        self.learner = SimpleNamespace(load=self._load, steps=self._steps, save=self._save)
+
+    def evaluate(self) -> dict[str, float]:
+        self.events.append(f"evaluate {self.version}")
+        return {"eval/arithmetic/pass@1": 0.5}
+
+    def gate_metrics(self) -> dict[str, float]:
+        return {}
+
+    def _publish(self, version: int) -> Any:
+        if version == self._fail_publish_at:
+            raise RuntimeError("engine 1 is gone")
+        self.version = version
+        self.events.append(f"publish {version}")
+        return SimpleNamespace(metrics=lambda: {"publish/bytes": 1.0})
+
+    def _admit(self, version: int) -> None:
+        self.events.append(f"admit {version}")
+
+    def _take(self, iteration: int) -> list[GradedGroup]:
+        self.events.append(f"take {iteration}")
+        return [graded(2 * iteration, self.version), graded(2 * iteration + 1, self.version)]
+
+    def _load(self, batch: TrainBatch, iteration: int) -> None:
+        assert len(batch.samples) == 4
+        self.events.append(f"load {iteration}")
+
+    def _steps(self) -> Iterator[StepReport]:
+        for step in range(2):
+            self.events.append(f"step {step}")
+            yield StepReport(num_tokens=6, num_sequences=2, grad_norm=1.0, lr=1e-4, metrics={"loss": 0.0})
+
+    def _save(self, path: str) -> None:
+        self.events.append("save")
+        (Path(path) / "weights").write_text(str(self.version))
+
+
+def graded(index: int, version: int) -> GradedGroup:
+    completion = Completion(
+        token_ids=np.array([3, 4, 5], dtype=np.int32),
+        rollout_logprobs=np.zeros(3, dtype=np.float32),
+        text="<answer>1</answer>",
+        finished=True,
+        min_policy_version=version,
+        max_policy_version=version,
+    )
+    prompt = Prompt(index=index, token_ids=np.array([1], dtype=np.int32), text="1+0=", reference_answer="1")
+    group = PromptGroup(prompt=prompt, completions=(completion,) * 2, engine_index=0, generate_s=0.1)
+    return GradedGroup(group=group, verdicts=(RewardVerdict(format=0.25, answer=1.0),) * 2)
+
+
+def run(parts: RecordedParts, run_dir: Path, *, resume: bool = False) -> None:
+    config = load_config([*CONFIG, "journal.tensorboard=false", "journal.progress=false"])
+    store = CheckpointStore(run_dir / "checkpoints", keep=2)
+    found = store.latest() if resume else None
+    state = found[1] if found else RunState.fresh(seed=0)
+    with Journal(
+        run_dir, config=config.journal, num_iterations=3, gate_name="softsign", start_iteration=state.iteration
+    ) as journal:
+        iterate(config, parts, journal, store, state)  # type: ignore[arg-type]
+
+
+def test_stages_come_in_order_and_versions_rise_by_one(tmp_path: Path) -> None:
+    parts = RecordedParts()
+    run(parts, tmp_path)
+    iteration = ["admit {0}", "take {0}", "load {0}", "step 0", "step 1", "publish {1}"]
+    expected = ["publish 0", "evaluate 0"]
+    for k in range(3):
+        expected += [event.format(k, k + 1) for event in iteration]
+        expected += {0: [], 1: ["save"], 2: ["evaluate 3", "save"]}[k]
+    assert parts.events == expected
+
+
+def test_a_resume_publishes_the_checkpoints_version_first_and_repeats_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="engine 1 is gone"):
+        run(RecordedParts(fail_publish_at=3), tmp_path)
+    rows = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert len(rows) == 2, "the iteration whose publish failed leaves no row"
+
+    resumed = RecordedParts()
+    run(resumed, tmp_path, resume=True)
+    assert resumed.events[:3] == ["publish 2", "admit 2", "take 2"]
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_publish_that_fails_at_the_start_trains_nothing(tmp_path: Path) -> None:
+    parts = RecordedParts(fail_publish_at=0)
+    with pytest.raises(RuntimeError, match="engine 1 is gone"):
+        run(parts, tmp_path)
+    assert parts.events == []

@@ -1,0 +1,50 @@
+"""The arithmetic of bundles."""
+
+import pytest
+
+from configs.schema import ClusterConfig, LearnerConfig, RolloutConfig
+from orchestration.placement import PlacementError, plan_placement
+
+
+def test_gpu_engines_take_one_bundle_of_all_their_gpus() -> None:
+    placement = plan_placement(
+        ClusterConfig(),
+        RolloutConfig(num_engines=2, tensor_parallel_size=4),
+        LearnerConfig(num_workers=3),
+        resources={"CPU": 64.0, "GPU": 11.0},
+    )
+    assert placement.device == "gpu"
+    assert placement.engine_bundles == ({"CPU": 4.0, "GPU": 4.0},) * 2
+    assert placement.learner_bundles == ({"CPU": 1.0, "GPU": 1.0},) * 3
+    assert placement.demand() == {"CPU": 11.0, "GPU": 11.0}
+
+
+def test_a_cluster_without_gpus_holds_the_same_shapes_in_cpus() -> None:
+    placement = plan_placement(
+        ClusterConfig(cpus_per_engine=0.5, cpus_per_learner=0.5),
+        RolloutConfig(num_engines=2),
+        LearnerConfig(num_workers=2),
+        resources={"CPU": 2.0},
+    )
+    assert placement.device == "cpu"
+    assert placement.demand() == {"CPU": 2.0}
+
+
+def test_device_cpu_leaves_the_gpus_alone() -> None:
+    placement = plan_placement(
+        ClusterConfig(device="cpu"), RolloutConfig(), LearnerConfig(), resources={"CPU": 8.0, "GPU": 8.0}
+    )
+    assert placement.demand() == {"CPU": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("resources", "message"),
+    [
+        ({"CPU": 64.0, "GPU": 4.0}, r"asked 4 engine\(s\) of 1 GPU, 1 CPU and 1 learner rank\(s\) of 1 GPU, 1 CPU"),
+        ({"CPU": 64.0, "GPU": 4.0}, r"together 5 GPU, 5 CPU; it has 4 GPU, 64 CPU"),
+        ({"CPU": 3.0}, r"together 5 CPU; it has 3 CPU"),
+    ],
+)
+def test_too_small_a_cluster_is_told_apart_from_what_was_asked(resources: dict[str, float], message: str) -> None:
+    with pytest.raises(PlacementError, match=message):
+        plan_placement(ClusterConfig(), RolloutConfig(num_engines=4), LearnerConfig(), resources=resources)

@@ -1,0 +1,37 @@
+"""The broadcast group over gloo, between threads of one process."""
+
+import socket
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from transfer.communicator import BroadcastGroup, Rendezvous
+
+CPU = torch.device("cpu")
+
+
+def rendezvous(*, world_size: int, timeout_s: float = 30.0) -> Rendezvous:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return Rendezvous(backend="gloo", host="127.0.0.1", port=port, world_size=world_size, timeout_s=timeout_s)
+
+
+def test_every_member_gets_the_bytes_of_rank_0() -> None:
+    meeting = rendezvous(world_size=3)
+
+    def member(rank: int) -> torch.Tensor:
+        group = BroadcastGroup(meeting, rank=rank, device=CPU)
+        buffer = torch.full((1000,), rank + 7, dtype=torch.uint8)
+        group.broadcast(buffer)
+        return buffer
+
+    with ThreadPoolExecutor(3) as threads:
+        buffers = list(threads.map(member, range(3)))
+    assert all(torch.equal(buffer, torch.full((1000,), 7, dtype=torch.uint8)) for buffer in buffers)
+
+
+def test_a_member_that_never_comes_ends_the_wait() -> None:
+    with pytest.raises(RuntimeError):
+        BroadcastGroup(rendezvous(world_size=2, timeout_s=1.0), rank=0, device=CPU)
