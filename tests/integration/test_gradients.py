@@ -82,6 +82,7 @@ def test_gradient_and_step_equal_the_unpacked_reference(model_path: str, case: C
         max_grad_norm=MAX_GRAD_NORM,
     )
     found: Step = rank_pool(case.num_ranks).run(step_once, spec, replace(batch, samples=samples), case.checkpointing)[0]
+    print("DIFF", case, relative_difference(found.gradients, expected.gradients), relative_difference(found.changes, expected.changes), found.grad_norm/expected.grad_norm-1)
     assert relative_difference(found.gradients, expected.gradients) < RELATIVE_TOLERANCE
     assert found.grad_norm == pytest.approx(expected.grad_norm, rel=RELATIVE_TOLERANCE)
     # float32 weights near 1 round a change of 1e-3 to 6e-8, which is why more is allowed here
@@ -134,7 +135,7 @@ def reference(model_path: str) -> tuple[TrainBatch, Step]:
         tokens = torch.from_numpy(sample.token_ids).long()
         logits = model(tokens[None]).logits[0, sample.prompt_length - 1 : -1]
         logprobs = torch.log_softmax(logits, dim=-1).gather(-1, tokens[sample.prompt_length :, None])[:, 0]
-        old_logprobs = (logprobs.detach().numpy() + noise.normal(0.0, 0.1, len(logprobs))).astype(np.float32)
+        old_logprobs = (logprobs.detach().numpy() + noise.normal(0.0, 0.03, len(logprobs))).astype(np.float32)
         samples.append(replace(sample, rollout_logprobs=old_logprobs))
         ratio = torch.exp(logprobs - torch.from_numpy(old_logprobs).double())
         tau = TAU_POS if sample.advantage > 0 else TAU_NEG
