@@ -1,7 +1,7 @@
 """LearnerGroup: all ranks of the learner as one object, called in lockstep.
 
-In: a LearnerSpec and reserved bundles of a Ray placement group, one a rank. Out: results by rank, or a LearnerError that names the rank.
-Refuses to know what a call computes; imports neither torch nor DeepSpeed, which live in the ranks' processes.
+In: a LearnerSpec and reserved bundles of a Ray placement group, one a rank. Out: results by rank, or a LearnerError
+that names the rank. Refuses to know what a call computes; DeepSpeed lives in the ranks' processes only.
 """
 
 import socket
@@ -27,7 +27,7 @@ class LearnerError(RuntimeError):
 
 
 class RankProcess:
-    """The Ray actor of one rank: a process with its threads set, in which the worker is built once the ranks can meet."""
+    """The Ray actor of one rank: a process with its threads set; the worker is built in it once the ranks can meet."""
 
     def address_and_free_port(self) -> tuple[str, int]:
         """This node's address and a port that was free a moment ago, for rank 0 to be met at."""
@@ -63,7 +63,7 @@ class LearnerGroup:
         gpus_per_rank: float,
         start_timeout_s: float,
     ) -> None:
-        """Start one rank a bundle and load the model. Raises LearnerError where a rank fails or start_timeout_s passes."""
+        """Start one rank a bundle and load the model. LearnerError where a rank fails or start_timeout_s passes."""
         self.spec = spec
         self.num_ranks = len(bundle_indices)
         self._actors = [
@@ -82,7 +82,8 @@ class LearnerGroup:
         deadline = time.monotonic() + start_timeout_s
         address, port = self._await("start", {0: self._actors[0].address_and_free_port.remote()}, start_timeout_s)[0]
         starting = {
-            rank: actor.start.remote(spec, rank, self.num_ranks, address, port) for rank, actor in enumerate(self._actors)
+            rank: actor.start.remote(spec, rank, self.num_ranks, address, port)
+            for rank, actor in enumerate(self._actors)
         }
         self._await("start", starting, deadline - time.monotonic())
 
@@ -118,10 +119,11 @@ class LearnerGroup:
 
     def address_and_free_port(self) -> tuple[str, int]:
         """Rank 0's address and a port free there, where engines meet it for a publish."""
-        return self._await("address", {0: self._actors[0].address_and_free_port.remote()}, self.spec.learner.timeout_s)[0]
+        asking = {0: self._actors[0].address_and_free_port.remote()}
+        return self._await("address", asking, self.spec.learner.timeout_s)[0]
 
     def submit(self, method: str, *args: Any) -> list[ray.ObjectRef]:
-        """Call a method on all ranks without waiting: references by rank. For calls that need a peer outside the group."""
+        """Call a method on all ranks without waiting: references by rank. For calls with a peer outside the group."""
         return [actor.call.remote(method, *args) for actor in self._actors]
 
     def call(self, method: str, *args: Any, timeout_s: float | None = None) -> list[Any]:

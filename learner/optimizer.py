@@ -1,6 +1,6 @@
 """Learning rate and AdamW for the policy.
 
-In: numbers of the learner's configuration and the policy's parameters. Out: the learning rate of a step, and a torch AdamW.
+In: numbers of the learner's configuration and the policy's parameters. Out: the learning rate of a step; a torch AdamW.
 Knows nothing of DeepSpeed, which wraps the optimizer built here.
 """
 
@@ -37,4 +37,5 @@ def build_adamw(
     parameters: Iterable[nn.Parameter], *, lr: float, betas: tuple[float, float], eps: float, weight_decay: float
 ) -> torch.optim.AdamW:
     """AdamW over the parameters' groups; the worker sets each step's learning rate itself."""
-    return torch.optim.AdamW(parameter_groups(parameters, weight_decay=weight_decay), lr=lr, betas=betas, eps=eps, fused=True)
+    groups = parameter_groups(parameters, weight_decay=weight_decay)
+    return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True)

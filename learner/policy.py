@@ -1,7 +1,7 @@
 """The policy: a Hugging Face causal LM that answers with the log-probabilities of chosen tokens.
 
-In: one packed row of sequences and the positions to look at. Out: float32 log-probabilities and entropies of those positions only;
-logits of the other positions are never built. Knows nothing of advantages, gates or DeepSpeed.
+In: one packed row of sequences and the positions to look at. Out: float32 log-probabilities and entropies of those
+positions only; logits of the others are never built. Knows nothing of advantages, gates or DeepSpeed.
 """
 
 from collections.abc import Iterator
@@ -27,10 +27,10 @@ class Policy(nn.Module):
     def forward(
         self, token_ids: Tensor, position_ids: Tensor, positions: Tensor, targets: Tensor, temperature: float
     ) -> tuple[Tensor, Tensor]:
-        """Log-probabilities [K] (float32, with gradient) and entropies [K] (nats, detached) of `targets` predicted at `positions`.
+        """Logprobs (with gradient) and entropies (nats, detached) of `targets` predicted at `positions`; [K] float32.
 
-        token_ids, position_ids: [1, T], several sequences in one row, position_ids restarting at 0 for each: transformers then
-        keeps the sequences apart without an attention mask. positions, targets: [K]. temperature divides the logits.
+        token_ids, position_ids: [1, T], several sequences in one row. position_ids restart at 0 for each, by which
+        transformers keeps them apart without an attention mask. positions, targets: [K]. temperature divides the logits.
         """
         backbone = self.model.base_model
         hidden = backbone(input_ids=token_ids, position_ids=position_ids, use_cache=False).last_hidden_state[0]
@@ -68,7 +68,7 @@ def attention_for(device: torch.device) -> str:
 
 
 def checkpoint_parameters(policy: Policy) -> Iterator[tuple[str, nn.Parameter]]:
-    """Every parameter once, under the name that the model's checkpoint files and the engines use; a tied head is left out."""
+    """Every parameter once, under the name that checkpoint files and engines use; a tied head is left out."""
     yield from policy.model.named_parameters()
 
 
@@ -91,6 +91,6 @@ def _require_plain_head(model: PreTrainedModel, path: str) -> None:
     difference = (whole - plain).abs().max().item()
     if not difference <= HEAD_TOLERANCE:
         raise ValueError(
-            f"model.path={path}: its logits are not head(hidden) (log-probabilities differ by {difference:.3g} nats), as with capped "
-            f"or scaled logits; choose a model with a plain output head"
+            f"model.path={path}: its logits are not head(hidden), as with capped or scaled logits (log-probabilities "
+            f"differ by {difference:.3g} nats); choose a model with a plain output head"
         )

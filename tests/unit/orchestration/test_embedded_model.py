@@ -41,7 +41,7 @@ def test_every_constant_of_the_recipe_enters_its_hash() -> None:
     changes: list[dict[str, Any]] = [
         {"revision": base.revision + 1},
         {"tied_embeddings": False},
-        {"num_steps": 601},
+        {"num_steps": base.num_steps + 1},
         {"seed": 1},
         {"vocabulary": (*base.vocabulary, "-")},
         {"flaws": DemonstrationFlaws(guess_share=0.5)},
@@ -58,6 +58,13 @@ def test_learning_rate_warms_up_to_its_peak_and_falls_to_almost_nothing() -> Non
     assert rates[: recipe.num_warmup_steps] == sorted(rates[: recipe.num_warmup_steps])
     assert rates[recipe.num_warmup_steps :] == sorted(rates[recipe.num_warmup_steps :], reverse=True)
     assert 0.0 < rates[-1] < 1e-3 * recipe.peak_lr
+
+
+def test_guesses_join_after_the_scratchpad_steps_and_the_other_flaws_are_there_from_the_start() -> None:
+    recipe = EmbeddedRecipe(num_steps=10, num_scratchpad_steps=3)
+    shares = [recipe.flaws_at(step).guess_share for step in range(10)]
+    assert shares == [0.0] * 3 + [recipe.flaws.guess_share] * 7
+    assert replace(recipe.flaws_at(0), guess_share=recipe.flaws.guess_share) == recipe.flaws
 
 
 def test_cache_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -162,9 +169,9 @@ def test_every_problem_encodes_to_eight_known_tokens(folder: Path) -> None:
 
 
 def test_rows_hold_each_demonstration_once_and_train_its_completion_only() -> None:
-    recipe = EmbeddedRecipe(batch_size=32)
+    recipe = EmbeddedRecipe()
     tokenizer = new_tokenizer(recipe)
-    sequences = draw_demonstrations(tokenizer, random.Random(0), recipe=recipe)
+    sequences = draw_demonstrations(tokenizer, random.Random(0), batch_size=32, flaws=recipe.flaws)
     pad = recipe.vocabulary.index(PAD)
     rows = [row for block in similar_length_rows(sequences, pad_id=pad) for row in zip(*block, strict=True)]
     assert len(rows) == len(sequences) == 32
@@ -177,10 +184,10 @@ def test_rows_hold_each_demonstration_once_and_train_its_completion_only() -> No
 
 
 def test_demonstrations_show_no_problem_that_can_be_held_out() -> None:
-    recipe = EmbeddedRecipe(batch_size=500)
+    recipe = EmbeddedRecipe()
     tokenizer = new_tokenizer(recipe)
     held = {problem.text for problem in ArithmeticTask(held_out=4000).eval_problems()}
-    sequences = draw_demonstrations(tokenizer, random.Random(0), recipe=recipe)
+    sequences = draw_demonstrations(tokenizer, random.Random(0), batch_size=500, flaws=recipe.flaws)
     shown = {tokenizer.decode(ids[:length]) for ids, length in sequences}
     assert len(shown) > 400
     assert not shown & held

@@ -1,0 +1,241 @@
+"""The learner on real DeepSpeed and Ray.
+
+It resumes bit for bit, nothing non-finite reaches a weight, one failing rank ends the call on all.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+import torch
+from learner_ranks import random_batch, rank_pool, save_tiny_model, tiny_spec
+from ray.util.placement_group import PlacementGroup, placement_group
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from learner.contract import StepReport, TrainBatch
+from learner.group import LearnerError, LearnerGroup
+from learner.spec import LearnerSpec
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+Local = list[torch.Tensor]  # every tensor of weights and optimizer state that a rank holds
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
+def either_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return save_tiny_model(tmp_path_factory.mktemp("model"), tied=request.param)
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return save_tiny_model(tmp_path_factory.mktemp("model"), tied=True)
+
+
+@pytest.mark.parametrize(("num_ranks", "zero_stage"), [(1, 0), (1, 2), (2, 2), (2, 3)])
+def test_a_restored_learner_continues_bit_for_bit(
+    either_model: str, tmp_path: Path, num_ranks: int, zero_stage: int
+) -> None:
+    spec = tiny_spec(either_model, zero_stage=zero_stage, max_tokens_per_micro_batch=24, weight_decay=0.1)
+    batches = [random_batch(num_groups=2, group_size=4, seed=seed) for seed in (1, 2)]
+    for undisturbed, restored in rank_pool(num_ranks).run(save_and_continue, spec, batches, str(tmp_path)):
+        assert restored[0] == undisturbed[0]
+        assert len(restored[1]) == len(undisturbed[1])
+        assert all(torch.equal(a, b) for a, b in zip(restored[1], undisturbed[1], strict=True))
+
+
+def save_and_continue(
+    join: dict[str, Any], spec: LearnerSpec, batches: list[TrainBatch], folder: str
+) -> list[tuple[list[StepReport], Local]]:
+    """In a rank: two iterations with a save between them, then the second again in a new worker that restores."""
+    from learner.worker import LearnerWorker
+
+    results = []
+    worker = LearnerWorker(spec, **join)
+    worker.load(batches[0], 0)
+    for index in range(spec.num_steps):
+        worker.step(index)
+    worker.save(folder)
+    for attempt in ("undisturbed", "restored"):
+        if attempt == "restored":
+            worker.engine.destroy()
+            worker = LearnerWorker(spec, **join)
+            worker.restore(folder)
+        worker.load(batches[1], 1)
+        results.append(([worker.step(index) for index in range(spec.num_steps)], local_state(worker)))
+    worker.engine.destroy()
+    return results
+
+
+def local_state(worker: Any) -> Local:
+    """Copies of this rank's shares of weights, AdamW moments and step counts."""
+    shares = [getattr(parameter, "ds_tensor", parameter) for parameter in worker.policy.parameters()]
+    states = worker.engine.basic_optimizer.state.values()
+    moments = [torch.as_tensor(state[key]) for state in states for key in ("step", "exp_avg", "exp_avg_sq")]
+    assert moments, "the optimizer has not stepped yet"
+    return [tensor.detach().clone() for tensor in (*shares, *moments)]
+
+
+@pytest.mark.parametrize("poison", ["loss", "gradient"])
+@pytest.mark.parametrize("zero_stage", [0, 2, 3])
+def test_a_non_finite_step_is_refused_on_all_ranks_with_the_weights_as_they_were(
+    model_path: str, zero_stage: int, poison: str
+) -> None:
+    spec = tiny_spec(model_path, zero_stage=zero_stage, num_minibatches=1)
+    batch = random_batch(num_groups=2, group_size=4, seed=3)
+    for message, unmoved in rank_pool(2).run(step_poisoned, spec, batch, poison):
+        assert "is not finite" in message
+        assert "iteration 2, step 0" in message
+        assert ("loss" if poison == "loss" else "gradient norm") in message
+        assert unmoved
+
+
+def step_poisoned(join: dict[str, Any], spec: LearnerSpec, batch: TrainBatch, poison: str) -> tuple[str, bool]:
+    """In a rank: a good step, then one with nan in an advantage or in rank 1's gradient; the error, and if all stayed."""
+    from learner.worker import LearnerWorker, NonFiniteError
+
+    worker = LearnerWorker(spec, **join)
+    worker.load(batch, 1)
+    worker.step(0)
+    if poison == "loss":
+        poisoned = replace(batch.samples[0], advantage=float("nan"))
+        batch = replace(batch, samples=(poisoned, *batch.samples[1:]))
+    elif join["rank"] == 1:
+        norm = worker.policy.model.base_model.norm.weight
+        norm.register_hook(lambda gradient: gradient * float("nan"))
+    worker.load(batch, 2)
+    before = local_state(worker)
+    message = "no error"
+    try:
+        worker.step(0)
+    except NonFiniteError as error:
+        message = str(error)
+    after = local_state(worker)
+    worker.engine.destroy()
+    return message, all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_recomputed_old_logprobs_train_like_equal_rollout_logprobs(model_path: str) -> None:
+    batch = random_batch(num_groups=2, group_size=4, seed=4)
+    specs = [
+        tiny_spec(model_path, zero_stage=3, num_minibatches=2, old_logprobs=source, lr=1e-2)
+        for source in ("rollout", "recompute")
+    ]
+    rollout, recompute, mismatched = rank_pool(2).run(both_denominators, specs, batch)[0]
+    for with_rollout, with_recompute in zip(rollout, recompute, strict=True):
+        assert with_recompute.metrics == pytest.approx(with_rollout.metrics, rel=1e-4, abs=1e-9)
+    assert rollout[0].metrics["mismatch/max"] < 1e-5
+    assert recompute[1].metrics["ratio/max"] > 1.01, "the second step must have left ratio 1"
+    # engines that disagree show in the mismatch, not in the ratio
+    assert mismatched[0].metrics["mismatch/max"] > 0.1
+    assert mismatched[0].metrics["mismatch/kl"] > 0.01
+    assert mismatched[0].metrics["ratio/max"] == pytest.approx(1.0, abs=1e-5)
+    assert "mismatch/max" not in mismatched[1].metrics
+
+
+def both_denominators(join: dict[str, Any], specs: list[LearnerSpec], batch: TrainBatch) -> list[list[StepReport]]:
+    """In a rank: an iteration under each spec where rollout and learner agree, then recomputed where they do not."""
+    from learner.worker import LearnerWorker
+
+    reports = []
+    for spec, equal in ((specs[0], True), (specs[1], True), (specs[1], False)):
+        worker = LearnerWorker(spec, **join)
+        samples = batch.samples
+        if equal:
+            samples = tuple(replace(s, rollout_logprobs=worker.score(s.token_ids, s.prompt_length)) for s in samples)
+        worker.load(replace(batch, samples=samples), 0)
+        reports.append([worker.step(index) for index in range(spec.num_steps)])
+        worker.engine.destroy()
+    return reports
+
+
+def test_learning_rate_falls_linearly_over_all_steps_of_the_run(model_path: str) -> None:
+    spec = tiny_spec(model_path, zero_stage=0, num_minibatches=2, num_epochs=2, lr=8e-3)
+    rates = rank_pool(1).run(learning_rates, spec, random_batch(num_groups=2, group_size=4, seed=5))[0]
+    assert rates == pytest.approx([8e-3 * (1 - step / 16) for step in range(16)])
+
+
+def learning_rates(join: dict[str, Any], spec: LearnerSpec, batch: TrainBatch) -> list[float]:
+    from learner.worker import LearnerWorker
+
+    worker = LearnerWorker(spec, **join)
+    rates = []
+    for iteration in range(spec.num_iterations):
+        worker.load(batch, iteration)
+        for index in range(spec.num_steps):
+            rates.append(worker.step(index).lr)
+            assert {group["lr"] for group in worker.engine.basic_optimizer.param_groups} == {rates[-1]}
+    worker.engine.destroy()
+    return rates
+
+
+@pytest.fixture(scope="module")
+def bundles() -> Iterator[PlacementGroup]:
+    here = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": here}})
+    try:
+        reserved = placement_group([{"CPU": 1}] * 2)
+        assert reserved.wait(30)
+        yield reserved
+    finally:
+        ray.shutdown()
+
+
+def start_group(spec: LearnerSpec, bundles: PlacementGroup, start_timeout_s: float) -> LearnerGroup:
+    return LearnerGroup(
+        spec,
+        placement_group=bundles,
+        bundle_indices=[0, 1],
+        cpus_per_rank=1,
+        gpus_per_rank=0,
+        start_timeout_s=start_timeout_s,
+    )
+
+
+def test_a_group_trains_writes_a_loadable_model_and_ends_with_a_failing_rank(
+    bundles: PlacementGroup, model_path: str, tmp_path: Path
+) -> None:
+    batch = random_batch(num_groups=2, group_size=4, seed=6)
+    group = start_group(tiny_spec(model_path, zero_stage=3, num_epochs=2), bundles, 200.0)
+    group.load(batch, 0)
+    reports = list(group.steps())
+    assert [report.num_sequences for report in reports] == [4, 4, 4, 4]
+    assert sum(report.num_tokens for report in reports[:2]) == sum(sample.completion_length for sample in batch.samples)
+
+    group.save_pretrained(str(tmp_path))
+    assert AutoTokenizer.from_pretrained(tmp_path).vocab_size == AutoTokenizer.from_pretrained(model_path).vocab_size
+    model = AutoModelForCausalLM.from_pretrained(tmp_path)
+    sample = batch.samples[0]
+    tokens = torch.from_numpy(sample.token_ids).long()
+    with torch.no_grad():
+        logits = model(tokens[None]).logits[0, sample.prompt_length - 1 : -1]
+    expected = torch.log_softmax(logits, dim=-1).gather(-1, tokens[sample.prompt_length :, None])[:, 0]
+    np.testing.assert_allclose(group.score(sample.token_ids, sample.prompt_length), expected.numpy(), atol=1e-5)
+    assert group.apply(thread_count) == [1, 1]
+
+    started = time.monotonic()
+    with pytest.raises(LearnerError, match=r"fail_on_rank_1: learner rank 1: ValueError: made to fail"):
+        group.apply(fail_on_rank_1)
+    assert time.monotonic() - started < 30, "rank 0 waits in a collective that nobody will complete"
+    with pytest.raises(LearnerError, match="shut down"):
+        group.score(sample.token_ids, sample.prompt_length)
+
+
+def thread_count(worker: Any) -> int:
+    return torch.get_num_threads()
+
+
+def fail_on_rank_1(worker: Any) -> None:
+    if worker.rank == 1:
+        raise ValueError("made to fail")
+    torch.distributed.barrier()
+
+
+def test_ranks_that_do_not_answer_in_time_are_named(bundles: PlacementGroup, model_path: str) -> None:
+    with pytest.raises(LearnerError, match=r"learner rank 0.* did not answer within"):
+        start_group(tiny_spec(model_path), bundles, 0.2)
