@@ -30,7 +30,7 @@ class Policy(nn.Module):
         """Logprobs (with gradient) and entropies (nats, detached) of `targets` predicted at `positions`; [K] float32.
 
         token_ids, position_ids: [1, T], several sequences in one row. position_ids restart at 0 for each, by which
-        transformers keeps them apart without an attention mask. positions, targets: [K]. temperature divides the logits.
+        transformers keeps them apart without an attention mask. positions, targets: [K]. temperature divides logits.
         """
         backbone = self.model.base_model
         hidden = backbone(input_ids=token_ids, position_ids=position_ids, use_cache=False).last_hidden_state[0]
