@@ -7,6 +7,7 @@ how a batch came about.
 
 import math
 import os
+import resource
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -123,8 +124,14 @@ class LearnerWorker:
             num_sequences=len(indices),
             grad_norm=grad_norm,
             lr=lr,
-            metrics=statistics.summarize(),
+            metrics=statistics.summarize() | {"memory/peak_bytes": self._peak_memory_bytes()},
         )
+
+    def _peak_memory_bytes(self) -> float:
+        """The most memory this rank has held so far: of its GPU, or of the process on a CPU."""
+        if self.device.type == "cuda":
+            return float(torch.cuda.max_memory_allocated(self.device))
+        return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
     def _accumulate(
         self,

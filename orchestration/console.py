@@ -9,8 +9,8 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -104,6 +104,23 @@ def make_progress(console: Console, *, enabled: bool) -> Progress:
         redirect_stderr=False,
         disable=not (enabled and console.is_terminal),
     )
+
+
+@contextmanager
+def progress_of(console: Console, label: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar for one piece of work, called with (done, total); without a terminal, one line at its first call."""
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(label, total=None, visible=False)
+        is_new = True
+
+        def show(done: int, total: int) -> None:
+            nonlocal is_new
+            if is_new:
+                print_line(console, f"{label} ...")
+                is_new = False
+            bar.update(task, completed=done, total=total, visible=True)
+
+        yield show
 
 
 def print_line(console: Console, text: str) -> None:

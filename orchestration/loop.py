@@ -6,12 +6,14 @@ parts.py builds what runs, group_stream.py turns prompts into graded batches, jo
 
 from pathlib import Path
 
+from rich.console import Console
+
 from configs.loading import dump_yaml
 from configs.schema import ModelConfig, RunConfig
 from orchestration.batches import to_train_batch
 from orchestration.checkpoint import CheckpointStore, RunState
 from orchestration.cluster import start_cluster
-from orchestration.console import print_line, redirect_output
+from orchestration.console import print_line, progress_of, redirect_output
 from orchestration.dry_run import ratio_warning
 from orchestration.embedded_model import ensure_embedded_model
 from orchestration.journal import LOG_FILE, Journal, RunResult
@@ -29,7 +31,8 @@ def train(config: RunConfig) -> RunResult:
 
     with redirect_output(run_dir / LOG_FILE) as console:
         print_line(console, f"run folder {run_dir}; what libraries print goes to {LOG_FILE} there")
-        model_path = locate_model(config.model)
+        model_path = locate_model(config.model, console)
+        print_line(console, "starting Ray, engines and learner ...")
         with (
             start_cluster(config.cluster, config.rollout, config.learner) as cluster,
             build_parts(config, cluster, model_path, start_iteration=state.iteration) as parts,
@@ -42,7 +45,7 @@ def train(config: RunConfig) -> RunResult:
                 console=console,
             ) as journal,
         ):
-            journal.log(f"{cluster.device}: {cluster.placement.describe()}")
+            journal.log(f"on {cluster.device}: {cluster.placement.describe()}")
             for notice in (*store.skipped, ratio_warning(config)):
                 if notice:
                     journal.log(notice)
@@ -86,6 +89,9 @@ def iterate(config: RunConfig, parts: Parts, journal: Journal, store: Checkpoint
             store.commit(folder, state)
 
 
-def locate_model(model: ModelConfig) -> Path | str:
-    """The folder or hub name to load; "embedded" is built on first use and cached."""
-    return ensure_embedded_model() if model.path == "embedded" else model.path
+def locate_model(model: ModelConfig, console: Console) -> Path | str:
+    """The folder or hub name to load; "embedded" is built on first use, under a progress bar, and cached."""
+    if model.path != "embedded":
+        return model.path
+    with progress_of(console, "building the embedded model (once)") as progress:
+        return ensure_embedded_model(progress=progress)

@@ -132,7 +132,8 @@ class WeightChannel:
                 if digests.get(label) != expected:
                     raise PublishError(
                         f"engine {receipt.engine_index} (worker {worker}) received other bytes than the learner sent "
-                        f"in parameter group {label}: digest {digests.get(label)} instead of {expected}, version {version}"
+                        f"in parameter group {label}: digest {digests.get(label)} instead of {expected}, "
+                        f"version {version}"
                     )
 
     def _compare_logprobs(self, version: int) -> float:

@@ -9,6 +9,7 @@ import hashlib
 import os
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from rollout.contract import Completion, EngineReceipt, GroupSummary, Prompt, Pr
 from transfer.communicator import Rendezvous
 from transfer.wire import ParameterGroup
 
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
 MIXED_SEED_BITS = 62  # vLLM adds the sample index to a request's seed; this leaves room below int64
 
 
@@ -33,20 +35,12 @@ class RolloutEngine:
     def __init__(self, index: int, *, model: ModelConfig, model_path: str, rollout: RolloutConfig, device: str) -> None:
         self._index = index
         self._version = -1  # nothing published yet; generate() refuses until version 0 has arrived
-        self._prepare_environment(device)
+        _prepare_environment(device, eager=rollout.enforce_eager)
         from transformers import AutoTokenizer
         from vllm.v1.engine.async_llm import AsyncLLM
 
         self._tokenizer = AutoTokenizer.from_pretrained(model_path, trust_remote_code=model.trust_remote_code)
         self._llm = AsyncLLM.from_engine_args(_engine_args(model, model_path, rollout, device))
-
-    def _prepare_environment(self, device: str) -> None:
-        os.environ["VLLM_LOGGING_LEVEL"] = os.environ.get("VLLM_LOGGING_LEVEL", "WARNING")
-        os.environ["VLLM_NO_USAGE_STATS"] = "1"
-        if device == "cpu":
-            os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # engines bound to the same cores starve each other
-            # Otherwise vLLM puts its CPU worker into a third process, one more import of vLLM and one more hop a token.
-            os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 
     async def ready(self) -> int:
         """Answers once the engine is up; its process id."""
@@ -134,6 +128,20 @@ class RolloutEngine:
     async def shutdown(self) -> None:
         """Ends vLLM's processes."""
         await asyncio.get_running_loop().run_in_executor(None, self._llm.shutdown)
+
+
+def _prepare_environment(device: str, *, eager: bool) -> None:
+    """Variables that vLLM reads when it is imported, here and in the process it starts."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ["VLLM_NO_USAGE_STATS"] = "1"
+    # vLLM's child imports our receiver by name; where the project is not installed only this process knows its place.
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(PROJECT_ROOT), os.environ.get("PYTHONPATH", "")])
+    if device == "cpu":
+        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # engines bound to the same cores starve each other
+        # Otherwise vLLM puts its CPU worker into a third process, one more import of vLLM and one more hop a token.
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        if eager:  # vLLM's sampler is compiled even then, for 13 s at the first token
+            os.environ["TORCH_COMPILE_DISABLE"] = "1"
 
 
 def _engine_args(model: ModelConfig, model_path: str, rollout: RolloutConfig, device: str) -> Any:

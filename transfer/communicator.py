@@ -6,7 +6,7 @@ that DeepSpeed and vLLM use among themselves, so a broken publish cannot leave t
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -51,9 +51,7 @@ class BroadcastGroup:
             torch.cuda.current_stream(buffer.device).synchronize()
 
 
-def _process_group(
-    rendezvous: Rendezvous, store: dist.Store, rank: int, timeout: timedelta
-) -> "dist.ProcessGroupGloo | dist.ProcessGroupNCCL":
+def _process_group(rendezvous: Rendezvous, store: dist.Store, rank: int, timeout: timedelta) -> Any:
     if rendezvous.backend == "gloo":
         return dist.ProcessGroupGloo(store, rank, rendezvous.world_size, timeout)
     options = dist.ProcessGroupNCCL.Options()

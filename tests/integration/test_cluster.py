@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import ray
-from conftest import PROJECT_ROOT, SMALL, CommandRun, RunCommand
 from ray.cluster_utils import Cluster as RayCluster
+from support import PROJECT_ROOT, SMALL, CommandRun, RunCommand
 
 from configs.loading import load_config
 from orchestration.cluster import start_cluster

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from conftest import CommandRun, RunCommand
 from safetensors.torch import load_file
+from support import CommandRun, RunCommand
 from torch import equal
 
 from gates import GATES

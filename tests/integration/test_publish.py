@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL
+from support import SMALL
 
 from configs.loading import load_config
 from orchestration.batches import to_train_batch

@@ -57,7 +57,7 @@ def test_lists_and_interpolations() -> None:
         ("gate.tau=3", "gate.tau=3: no such setting, did you mean gate.tau_pos?"),
         ("cluster=locl", "cluster=locl: no such choice, did you mean local? available: default, local"),
         ("cluster=kubernetes", "cluster=kubernetes: no such choice; available: default, local"),
-        ("rollout=5", "rollout=5: no such choice; available: default, paper"),
+        ("rollout=5", "rollout=5: no such choice; available: default, paper, small"),
         ("gate=null", "gate=null: no such choice; available: arctan, clip, erf, sigmoid, softsign"),
         ("gate.name=foo", "gate.name=foo: must be one of sigmoid, erf, arctan, softsign, clip"),
         ("~gate", "gate=null: no such choice; available: arctan, clip, erf, sigmoid, softsign"),

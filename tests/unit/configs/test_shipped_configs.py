@@ -41,9 +41,9 @@ def test_plain_command_is_the_arithmetic_experiment() -> None:
     assert (config.rollout.prompts_per_iteration, config.rollout.completions_per_prompt) == (16, 8)
     assert (config.rollout.max_new_tokens, config.rollout.temperature) == (32, 1.0)
     learner = config.learner
-    assert (learner.lr, learner.lr_schedule, learner.num_minibatches) == (1e-4, "constant", 2)
+    assert (learner.lr, learner.lr_schedule, learner.num_minibatches) == (2e-4, "linear", 2)
     assert (learner.weight_decay, learner.max_grad_norm, learner.max_tokens_per_micro_batch) == (0.0, 1.0, 512)
-    assert (config.num_iterations, config.max_staleness) == (60, 0)
+    assert (config.num_iterations, config.max_staleness) == (80, 0)
     cluster = config.cluster
     assert (cluster.address, cluster.cpus_per_engine, cluster.cpus_per_learner) == ("auto", 0.5, 0.5)
 

@@ -28,7 +28,7 @@ def test_placement_on_either_device() -> None:
     settings = [*engines, "learner.num_workers=4"]
     text = describe(load_config(settings))
     assert line_of(text, "engines") == "3 x tensor parallel 2"
-    assert line_of(text, "learner ranks") == "4, ZeRO stage 2"
+    assert line_of(text, "learner ranks") == "4, ZeRO stage 0"
     assert line_of(text, "needed on CPUs").startswith("11 CPU:")  # 3 * 2 * 1.5 + 4 * 0.5
     assert line_of(text, "needed on GPUs").startswith("11 CPU, 10 GPU:")  # 3 * 2 + 4
     assert "needed on GPUs" not in describe(load_config([*settings, "cluster.device=cpu"]))
