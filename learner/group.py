@@ -112,6 +112,10 @@ class LearnerGroup:
         """Write the model as a Hugging Face folder."""
         self.call("save_pretrained", path)
 
+    def peak_memory_bytes(self) -> float:
+        """The most memory a rank has held so far, maximum over ranks."""
+        return max(self.call("peak_memory_bytes"))
+
     def parameter_groups(self) -> list[ParameterGroup]:
         """What a publish sends, in wire order."""
         groups: list[ParameterGroup] = self.call("parameter_groups")[0]

@@ -124,14 +124,8 @@ class LearnerWorker:
             num_sequences=len(indices),
             grad_norm=grad_norm,
             lr=lr,
-            metrics=statistics.summarize() | {"memory/peak_bytes": self._peak_memory_bytes()},
+            metrics=statistics.summarize(),
         )
-
-    def _peak_memory_bytes(self) -> float:
-        """The most memory this rank has held so far: of its GPU, or of the process on a CPU."""
-        if self.device.type == "cuda":
-            return float(torch.cuda.max_memory_allocated(self.device))
-        return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
     def _accumulate(
         self,
@@ -267,6 +261,14 @@ class LearnerWorker:
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.device, non_blocking=True)
+
+    # ---- memory
+
+    def peak_memory_bytes(self) -> float:
+        """The most memory this rank has held so far: of its GPU, or of the process on a CPU."""
+        if self.device.type == "cuda":
+            return float(torch.cuda.max_memory_allocated(self.device))
+        return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
     # ---- publishing
 

@@ -28,8 +28,9 @@ class Cluster:
         self.placement = placement
         self._start_timeout_s = start_timeout_s
         self._groups: list[PlacementGroup] = []
+        # The learner first: its ranks talk to each other at every step, an engine only to itself.
+        self._learner_group = self._reserve(list(placement.learner_bundles), _learner_strategy(placement))
         self._engine_groups = [self._reserve([bundle], "STRICT_PACK") for bundle in placement.engine_bundles]
-        self._learner_group = self._reserve(list(placement.learner_bundles), "PACK")
         self._await_groups(timeout_s)
 
     def _reserve(self, bundles: list[dict[str, float]], strategy: str) -> PlacementGroup:
@@ -92,6 +93,14 @@ class Cluster:
         for group in self._groups:
             remove_placement_group(group)
         self._groups = []
+
+
+def _learner_strategy(placement: Placement) -> str:
+    """All ranks on one node where one is large enough for them, else on as few as possible."""
+    wanted = {name: len(placement.learner_bundles) * amount for name, amount in placement.learner_bundles[0].items()}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    fits = any(all(node.get(name, 0.0) >= amount for name, amount in wanted.items()) for node in nodes)
+    return "STRICT_PACK" if fits else "PACK"
 
 
 @contextmanager

@@ -78,7 +78,7 @@ def iterate(config: RunConfig, parts: Parts, journal: Journal, store: Checkpoint
             state = state.advance(num_prompts=len(groups))
             with entry.timed("publish"):
                 published = parts.channel.publish(state.policy_version)
-            entry.record(parts.groups.summary() | published.metrics() | parts.gate_metrics())
+            entry.record(parts.groups.summary() | published.metrics() | parts.standing_metrics())
 
         is_last = state.iteration == config.num_iterations
         if is_last or (config.eval.every and state.iteration % config.eval.every == 0):

@@ -55,10 +55,10 @@ class Parts:
             timeout_s=config.rollout.timeout_s,
         )
 
-    def gate_metrics(self) -> dict[str, float]:
-        """The temperatures in force; a clip has none."""
-        gate = self.config.gate
-        return {"gate/tau_pos": gate.tau_pos, "gate/tau_neg": gate.tau_neg} if gate.name != "clip" else {}
+    def standing_metrics(self) -> dict[str, float]:
+        """What holds at the end of an iteration: the temperatures in force (a clip has none) and the peak memory."""
+        gate, peak = self.config.gate, {"memory/peak_bytes": self.learner.peak_memory_bytes()}
+        return peak if gate.name == "clip" else peak | {"gate/tau_pos": gate.tau_pos, "gate/tau_neg": gate.tau_neg}
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from configs.schema import PublishConfig
 from learner.group import LearnerGroup
 from learner.sender import SendReport
 from rollout.contract import EngineReceipt
-from rollout.fleet import RolloutFleet
+from rollout.fleet import RolloutFleet, reason
 from transfer.communicator import Backend, Rendezvous
 from transfer.wire import ParameterGroup
 
@@ -119,7 +119,7 @@ class WeightChannel:
             try:
                 ray.get(done)
             except ray.exceptions.RayError as error:
-                raise PublishError(f"{names[done[0]]} failed during the publish: {error}") from error
+                raise PublishError(f"{names[done[0]]} failed during the publish: {reason(error)}") from error
         return ray.get(list(learner_refs)), ray.get(list(engine_refs))
 
     def _check(self, receipt: EngineReceipt, sent: SendReport, version: int, *, verify: bool) -> None:

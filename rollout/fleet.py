@@ -20,6 +20,12 @@ class EngineError(RuntimeError):
     """An engine failed or did not answer; the message names it."""
 
 
+def reason(error: ray.exceptions.RayError) -> str:
+    """What went wrong in an actor, in one line: its own exception without Ray's copy of the traceback."""
+    cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+    return f"{type(cause).__name__}: {' '.join(str(cause).split())}"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FinishedGroup:
     """A group whose completions are all there. The group itself stays in Ray's object store."""
@@ -104,7 +110,7 @@ class RolloutFleet:
         except ray.exceptions.GetTimeoutError:
             raise EngineError(f"engine {index} did not answer within {timeout_s:g} s") from None
         except ray.exceptions.RayError as error:
-            raise EngineError(f"engine {index} failed: {error}") from error
+            raise EngineError(f"engine {index} failed: {reason(error)}") from error
 
     def shutdown(self, *, timeout_s: float = 10.0) -> None:
         """Asks every engine to end its processes, then ends the actors."""

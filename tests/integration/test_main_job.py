@@ -7,8 +7,6 @@ from safetensors.torch import load_file
 from support import CommandRun, RunCommand
 from torch import equal
 
-from gates import GATES
-
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 SIX = ("num_iterations=6", "checkpoint.every=3")
@@ -59,8 +57,11 @@ def test_two_engines_give_the_metrics_of_one(
     assert run.fixed_metrics() == undisturbed.fixed_metrics()
 
 
-@pytest.mark.parametrize("gate", [name for name in GATES if name != "softsign"])
-def test_every_gate_runs_and_starts_from_the_same_completions(
+# Each gate in a run that shows something else besides: a start of Ray and vLLM takes most of a run this small.
+
+
+@pytest.mark.parametrize("gate", ["sigmoid", "arctan"])
+def test_every_gate_starts_from_the_same_completions(
     gate: str, undisturbed: CommandRun, run_command: RunCommand, tmp_path: Path
 ) -> None:
     run = run_command(tmp_path / "run", f"gate={gate}", "num_iterations=1")
@@ -68,19 +69,27 @@ def test_every_gate_runs_and_starts_from_the_same_completions(
     assert run.texts(0) == undisturbed.texts(0) != []
 
 
-def test_a_failure_names_its_cause_in_one_line_and_leaves_no_process(
-    run_command: RunCommand, tmp_path: Path, no_process_left: None
+def test_an_asynchronous_erf_run_keeps_the_staleness_bound(
+    undisturbed: CommandRun, run_command: RunCommand, tmp_path: Path
 ) -> None:
-    run = run_command(tmp_path / "run", "learner.lr=1e30", "learner.max_grad_norm=1e30", "num_iterations=4")
+    run = run_command(tmp_path / "run", "gate=erf", "max_staleness=1", "num_iterations=4", "eval.every=2")
+    assert run.status == 0, run.output
+    assert run.texts(0) == undisturbed.texts(0) != []
+    staleness = [row["staleness/max"] for row in run.rows()]
+    assert staleness[0] == 0
+    assert max(staleness) == 1, "generation runs one version ahead, never more"
+    assert [row["iteration"] for row in run.rows("eval.jsonl")] == [0, 2, 4]
+
+
+def test_a_failing_clip_run_names_its_cause_in_one_line_and_leaves_no_process(
+    undisturbed: CommandRun, run_command: RunCommand, tmp_path: Path, no_process_left: None
+) -> None:
+    run = run_command(
+        tmp_path / "run", "gate=clip", "learner.lr=1e30", "learner.max_grad_norm=1e30", "num_iterations=4"
+    )
     assert run.status == 1, run.output
+    assert run.texts(0) == undisturbed.texts(0) != []
     assert "softgate: " in run.output
     assert "not finite" in run.output
     assert "Traceback" not in run.output
     assert "Traceback" in (run.run_dir / "run.log").read_text()
-
-
-def test_asynchronous_run_keeps_the_staleness_bound(run_command: RunCommand, tmp_path: Path) -> None:
-    run = run_command(tmp_path / "run", "max_staleness=1", "num_iterations=4")
-    assert run.status == 0, run.output
-    assert [row["staleness/max"] <= 1 for row in run.rows()] == [True] * 4
-    assert max(row["staleness/max"] for row in run.rows()) == 1

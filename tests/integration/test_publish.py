@@ -1,11 +1,13 @@
 """Publishes from two ZeRO-3 learner ranks to two engines: equal logprobs after each; a corruption is caught."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import ray
 import torch
 from support import SMALL
 
@@ -14,6 +16,8 @@ from orchestration.batches import to_train_batch
 from orchestration.cluster import start_cluster
 from orchestration.parts import Parts, build_parts
 from orchestration.weight_channel import PublishError
+
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # ranks cannot import the tests
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 

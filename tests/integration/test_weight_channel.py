@@ -79,7 +79,7 @@ def test_a_publish_that_all_confirm_reports_what_it_moved() -> None:
             [receipt(0, 2, {"model.embed_tokens": "aa"})],
             r"engine 0 .* parameter group model.layers.0: digest None instead of bb",
         ),
-        ([receipt(0, 2), ValueError("out of memory")], r"engine 1 failed during the publish: (.|\n)*out of memory"),
+        ([receipt(0, 2), ValueError("out of memory")], "engine 1 failed during the publish: ValueError: out of memory"),
     ],
 )
 def test_an_engine_that_did_not_get_the_weights_is_named(receipts: list[Any], message: str) -> None:
@@ -88,10 +88,8 @@ def test_an_engine_that_did_not_get_the_weights_is_named(receipts: list[Any], me
 
 
 def test_a_silent_engine_ends_the_wait_and_is_named() -> None:
-    started = time.monotonic()
     with pytest.raises(PublishError, match=r"no answer within publish.timeout_s=1 s from engine 0, engine 1"):
-        channel([receipt(0, 1), receipt(1, 1)], delay_s=20.0, timeout_s=1.0).publish(1)
-    assert time.monotonic() - started < 15
+        channel([receipt(0, 1), receipt(1, 1)], delay_s=4.0, timeout_s=1.0).publish(1)
 
 
 def test_equal_bytes_with_other_logprobs_fail_the_probe() -> None:

@@ -39,7 +39,7 @@ class RecordedParts:
         self.events.append(f"evaluate {self.version}")
         return {"eval/arithmetic/pass@1": 0.5}
 
-    def gate_metrics(self) -> dict[str, float]:
+    def standing_metrics(self) -> dict[str, float]:
         return {}
 
     def _publish(self, version: int) -> Any:
