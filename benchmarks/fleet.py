@@ -65,13 +65,13 @@ def fleet_rate(parts: Parts, prompts: list[Prompt], sampling: SamplingSpec) -> f
         parts.fleet.submit(prompt, sampling)
     num_tokens = 0
     while parts.fleet.num_in_flight:
-        finished = parts.fleet.finished()
+        finished = parts.fleet.await_finished()
         ray.get([group.group_ref for group in finished])
         num_tokens += sum(group.summary.num_tokens for group in finished)
     return num_tokens / (time.perf_counter() - started)
 
 
-def benchmark_fleet(*, repeats: int) -> PairedRate:
+def benchmark_fleet(*, repeats: int) -> list[PairedRate]:
     """Fleet of one engine against one bare engine, alternating; each idles while the other runs."""
     with running_parts() as parts:
         config = parts.config
@@ -96,6 +96,8 @@ def benchmark_fleet(*, repeats: int) -> PairedRate:
             warmups=2,
         )
         ray.kill(bare)
-    return PairedRate(
-        name="rollout fleet", peer="bare vLLM LLM.generate", unit="tokens/s", ours=ours, peers=peers, target=TARGET
-    )
+    return [
+        PairedRate(
+            name="rollout fleet", peer="bare vLLM LLM.generate", unit="tokens/s", ours=ours, peers=peers, target=TARGET
+        )
+    ]

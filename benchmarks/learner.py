@@ -97,7 +97,7 @@ def learner_rate(parts: Parts, batch: TrainBatch) -> float:
     return num_tokens / (time.perf_counter() - started)
 
 
-def benchmark_learner(*, repeats: int) -> PairedRate:
+def benchmark_learner(*, repeats: int) -> list[PairedRate]:
     """One rank under DeepSpeed against one plain process, alternating."""
     with running_parts() as parts:
         parts.groups.admit(0)
@@ -112,4 +112,4 @@ def benchmark_learner(*, repeats: int) -> PairedRate:
             warmups=2,
         )
         ray.kill(bare)
-    return PairedRate(name="learner", peer="bare torch loop", unit="tokens/s", ours=ours, peers=peers, target=TARGET)
+    return [PairedRate(name="learner", peer="bare torch loop", unit="tokens/s", ours=ours, peers=peers, target=TARGET)]

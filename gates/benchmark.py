@@ -100,7 +100,7 @@ def _seconds(work: Callable[[], object], calls: int, device: torch.device | str)
     return time.perf_counter() - start
 
 
-def print_timings(timings: Sequence[GateTiming]) -> None:
+def print_timings(timings: Sequence[GateTiming], console: Console) -> None:
     """Write the timings as a table to the console."""
     copy = f"{timings[0].copy_gigabytes_per_s:.1f} GB/s"
     table = Table(title=f"Gates, forward + backward in float32 on {timings[0].device}; a copy runs at {copy}")
@@ -114,7 +114,7 @@ def print_timings(timings: Sequence[GateTiming]) -> None:
             f"{timing.gigabytes_per_s:.2f}",
             f"{timing.share_of_copy:.0%}",
         )
-    Console().print(table)
+    console.print(table)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -129,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if min(options.sizes) < 1 or options.repeats < 1:
         parser.error(f"--sizes {options.sizes} --repeats {options.repeats}: all must be at least 1")
     timings = benchmark_gates(options.sizes, options.repeats, options.device)
-    print_timings(timings)
+    print_timings(timings, Console())
     if options.json:
         rows = [asdict(timing) | {"share_of_copy": timing.share_of_copy} for timing in timings]
         options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")

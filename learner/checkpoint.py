@@ -1,7 +1,7 @@
-"""The learner's state on disk: DeepSpeed's shards, and each rank's random state beside them.
+"""The learner's state on disk: DeepSpeed's shards with each rank's random state beside them, and the finished model.
 
-In: an engine and a folder that all ranks reach. Out: the same engine, bit for bit, on another day.
-Knows nothing of iterations or of the rest of a run; orchestration makes a checkpoint whole and atomic.
+In: an engine or a policy, and a folder that exists and that all ranks reach. Out: the same engine, bit for bit, on
+another day. Knows nothing of iterations or of the rest of a run; orchestration makes a checkpoint whole and atomic.
 """
 
 import os
@@ -16,39 +16,58 @@ from deepspeed.runtime.zero.config import ZeroStageEnum
 from deepspeed.utils.tensor_fragment import fragment_address
 from torch import Tensor
 
+from learner.policy import Policy, checkpoint_parameters
+from learner.shards import ShardLayout, random_state_file, require_folder
+from learner.zero import gathered, in_groups
+
 TAG = "learner"  # DeepSpeed's name for the sub-folder of its shards
-SAFE_CLASSES = [
-    LossScaler,
-    ZeroStageEnum,
-    fragment_address,
-]  # plain data holders that DeepSpeed pickles with its tensors
+# plain data holders that DeepSpeed pickles with its tensors
+SAFE_CLASSES = [LossScaler, ZeroStageEnum, fragment_address]
 WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+GATHER_ELEMENTS = 250_000_000  # at most so many whole at once beside the partitions, or one larger parameter
 
 
-def save_engine(engine: DeepSpeedEngine, folder: str, *, rank: int) -> None:
-    """Write this rank's share of weights, optimizer state and random state. Collective over the ranks."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    engine.save_checkpoint(folder, tag=TAG, save_latest=False)
-    torch.save(_random_state(), _random_state_file(folder, rank))
+def save_engine(engine: DeepSpeedEngine, folder: Path, *, rank: int, layout: ShardLayout) -> None:
+    """Write this rank's share of weights, optimizer state and random state. Collective over the ranks.
 
-
-def load_engine(engine: DeepSpeedEngine, folder: str, *, rank: int) -> None:
-    """Load what save_engine wrote with as many ranks and the same ZeRO stage, into an engine that has not stepped yet.
-
-    Raises FileNotFoundError where the folder holds no such checkpoint. Unpickles nothing but tensors, containers and
-    SAFE_CLASSES.
+    Raises FileNotFoundError where this rank does not see the folder.
     """
-    if not (Path(folder) / TAG).is_dir():
-        raise FileNotFoundError(f"{folder}: no learner checkpoint there")
+    require_folder(folder)
+    if rank == 0:
+        layout.write(folder)
+    engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
+    torch.save(_random_state(), random_state_file(folder, rank))
+
+
+def load_engine(engine: DeepSpeedEngine, folder: Path, *, rank: int, layout: ShardLayout) -> None:
+    """Load what save_engine wrote with the same layout, into an engine that has not stepped yet. Collective.
+
+    Raises ValueError where the layout was another, FileNotFoundError where the folder holds no such checkpoint.
+    Unpickles nothing but tensors, containers and SAFE_CLASSES.
+    """
+    require_folder(folder)
+    layout.require_equal(folder)
     with _weights_only_loads():
-        loaded, _ = engine.load_checkpoint(folder, tag=TAG)
+        loaded, _ = engine.load_checkpoint(str(folder), tag=TAG)
     if loaded is None:
-        raise FileNotFoundError(f"{folder}: no learner checkpoint for this number of ranks and ZeRO stage")
-    _set_random_state(torch.load(_random_state_file(folder, rank), weights_only=True))
+        raise FileNotFoundError(f"{folder}: its sub-folder {TAG} does not hold the learner's weights")
+    _set_random_state(torch.load(random_state_file(folder, rank), weights_only=True))
 
 
-def _random_state_file(folder: str, rank: int) -> Path:
-    return Path(folder) / f"random_state_rank{rank}.pt"
+def save_model(policy: Policy, folder: Path, *, rank: int) -> None:
+    """Write the weights as a Hugging Face folder; gathered in groups, whole in rank 0's main memory only. Collective.
+
+    Raises FileNotFoundError where rank 0, which writes, does not see the folder.
+    """
+    if rank == 0:
+        require_folder(folder)
+    state: dict[str, Tensor] = {}
+    for group in in_groups(checkpoint_parameters(policy), max_elements=GATHER_ELEMENTS):
+        with gathered([parameter for _, parameter in group]):
+            if rank == 0:
+                state.update((name, parameter.detach().to("cpu", copy=True)) for name, parameter in group)
+    if rank == 0:
+        policy.model.save_pretrained(folder, state_dict=state)
 
 
 def _random_state() -> dict[str, Tensor]:

@@ -31,7 +31,7 @@ def deepspeed_config(spec: LearnerSpec, *, num_parameters: int, hidden_size: int
     if stage == 3:
         # parameters below this (norms, biases) stay whole on every rank: gathering them costs more than holding them
         config["zero_optimization"]["stage3_param_persistence_threshold"] = 10 * hidden_size
-    if bfloat16 and stage >= 2:
-        # a gradient summed over micro-batches in bfloat16 would depend on their number
+    if bfloat16:
+        # summed in bfloat16, a gradient would depend on the number of micro-batches; LearnerSpec refuses stages 0 and 1
         config["data_types"] = {"grad_accum_dtype": "fp32"}
     return config

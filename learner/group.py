@@ -6,8 +6,9 @@ that names the rank. Refuses to know what a call computes; DeepSpeed lives in th
 
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 import ray
@@ -16,10 +17,12 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from learner.contract import StepReport, TrainBatch
+from learner.shards import SHARED_FOLDER_REMEDY, missing_shards
 from learner.spec import LearnerSpec
 from transfer.wire import ParameterGroup
 
 FAILURE_GRACE_S = 2.0  # after a first failure, how long the other ranks may still report theirs
+MODEL_CONFIG_FILE = "config.json"  # what every Hugging Face folder has
 
 
 class LearnerError(RuntimeError):
@@ -101,16 +104,27 @@ class LearnerGroup:
         return self.call("score", token_ids, prompt_length)[0]
 
     def save(self, path: str) -> None:
-        """Write all ranks' weights, optimizer and random state into one folder that every rank can reach."""
+        """Write all ranks' weights, optimizer and random state into an existing folder that every rank reaches.
+
+        LearnerError where a rank does not see the folder, or what it wrote is not in the folder that the driver sees.
+        """
         self.call("save", path)
+        missing = missing_shards(Path(path), num_ranks=self.num_ranks)
+        if missing:
+            self._fail(f"save: learner rank {_listed(missing)} wrote to another {path}; {SHARED_FOLDER_REMEDY}")
 
     def restore(self, path: str) -> None:
-        """Continue from a folder written by save() with as many ranks; before the first step."""
+        """Continue from a folder written by save() with as many ranks, ZeRO stage and dtype; before the first step.
+
+        LearnerError that names the settings where they differ.
+        """
         self.call("restore", path)
 
     def save_pretrained(self, path: str) -> None:
-        """Write the model as a Hugging Face folder."""
+        """Write model and tokenizer into an existing folder that rank 0 reaches, as Hugging Face does."""
         self.call("save_pretrained", path)
+        if not (Path(path) / MODEL_CONFIG_FILE).is_file():
+            self._fail(f"save_pretrained: learner rank 0 wrote to another {path}; {SHARED_FOLDER_REMEDY}")
 
     def peak_memory_bytes(self) -> float:
         """The most memory a rank has held so far, maximum over ranks."""
@@ -130,13 +144,13 @@ class LearnerGroup:
         """Call a method on all ranks without waiting: references by rank. For calls with a peer outside the group."""
         return [actor.call.remote(method, *args) for actor in self._actors]
 
-    def call(self, method: str, *args: Any, timeout_s: float | None = None) -> list[Any]:
-        """Call a method of LearnerWorker on all ranks: results by rank. timeout_s None means learner.timeout_s."""
-        return self._run(method, lambda actor: actor.call.remote(method, *args), timeout_s)
+    def call(self, method: str, *args: Any) -> list[Any]:
+        """Call a method of LearnerWorker on all ranks: results by rank, within learner.timeout_s."""
+        return self._run(method, lambda actor: actor.call.remote(method, *args))
 
-    def apply(self, function: Callable[..., Any], *args: Any, timeout_s: float | None = None) -> list[Any]:
+    def apply(self, function: Callable[..., Any], *args: Any) -> list[Any]:
         """Call function(worker, *args) on all ranks: results by rank. function must be importable by name there."""
-        return self._run(function.__name__, lambda actor: actor.apply.remote(function, *args), timeout_s)
+        return self._run(function.__name__, lambda actor: actor.apply.remote(function, *args))
 
     def shutdown(self) -> None:
         """End every rank's process; nothing else may be called afterwards."""
@@ -144,11 +158,11 @@ class LearnerGroup:
             ray.kill(actor, no_restart=True)
         self._actors = []
 
-    def _run(self, name: str, submit: Callable[[Any], ray.ObjectRef], timeout_s: float | None) -> list[Any]:
+    def _run(self, name: str, submit: Callable[[Any], ray.ObjectRef]) -> list[Any]:
         if not self._actors:
             raise LearnerError(f"{name}: the learner group is shut down")
         calls = {rank: submit(actor) for rank, actor in enumerate(self._actors)}
-        return self._await(name, calls, self.spec.learner.timeout_s if timeout_s is None else timeout_s)
+        return self._await(name, calls, self.spec.learner.timeout_s)
 
     def _await(self, name: str, calls: dict[int, ray.ObjectRef], timeout_s: float) -> list[Any]:
         """Wait for all ranks; unblocked by their answers, by the first that fails, or by the time-out."""
@@ -171,8 +185,12 @@ class LearnerGroup:
         self.shutdown()  # ranks still inside a collective would wait for the failed one for ever
         if failures:
             raise LearnerError(_describe(name, failures)) from failures[min(failures)]
-        silent = ", ".join(str(rank) for rank in sorted(calls.keys() - results.keys()))
+        silent = _listed(calls.keys() - results.keys())
         raise LearnerError(f"{name}: learner rank {silent} did not answer within {timeout_s:g} s")
+
+    def _fail(self, message: str) -> NoReturn:
+        self.shutdown()
+        raise LearnerError(message)
 
 
 def _environment(spec: LearnerSpec, cpus_per_rank: float) -> dict[str, str]:
@@ -181,10 +199,14 @@ def _environment(spec: LearnerSpec, cpus_per_rank: float) -> dict[str, str]:
     return threads | {"DS_ACCELERATOR": "cpu"} if spec.device == "cpu" else threads
 
 
+def _listed(ranks: Iterable[int]) -> str:
+    return ", ".join(str(rank) for rank in sorted(ranks))
+
+
 def _describe(name: str, failures: dict[int, RayError]) -> str:
     """One line a failed rank; ranks that raised the same are named together."""
-    ranks_by_message: dict[str, list[str]] = {}
+    ranks_by_message: dict[str, list[int]] = {}
     for rank, error in sorted(failures.items()):
         cause = error.cause if isinstance(error, RayTaskError) else error
-        ranks_by_message.setdefault(f"{type(cause).__name__}: {cause}", []).append(str(rank))
-    return "; ".join(f"{name}: learner rank {', '.join(ranks)}: {text}" for text, ranks in ranks_by_message.items())
+        ranks_by_message.setdefault(f"{type(cause).__name__}: {cause}", []).append(rank)
+    return "; ".join(f"{name}: learner rank {_listed(ranks)}: {text}" for text, ranks in ranks_by_message.items())

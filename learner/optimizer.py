@@ -22,8 +22,8 @@ def lr_at(step: int, *, total_steps: int, lr: float, schedule: Literal["linear",
     return lr * (1.0 - step / total_steps) if schedule == "linear" else lr
 
 
-def parameter_groups(parameters: Iterable[nn.Parameter], *, weight_decay: float) -> list[dict]:
-    """torch's parameter groups: matrices decay, vectors (norms, biases) do not; one group where nothing decays."""
+def adamw_groups(parameters: Iterable[nn.Parameter], *, weight_decay: float) -> list[dict]:
+    """AdamW's groups: matrices decay, vectors (norms, biases) do not; one group where nothing decays."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     if weight_decay == 0.0:
         return [{"params": trained, "weight_decay": 0.0}]
@@ -37,5 +37,5 @@ def build_adamw(
     parameters: Iterable[nn.Parameter], *, lr: float, betas: tuple[float, float], eps: float, weight_decay: float
 ) -> torch.optim.AdamW:
     """AdamW over the parameters' groups; the worker sets each step's learning rate itself."""
-    groups = parameter_groups(parameters, weight_decay=weight_decay)
+    groups = adamw_groups(parameters, weight_decay=weight_decay)
     return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True)

@@ -51,7 +51,7 @@ def load_policy(
     Raises ValueError where the model's logits are not simply head(hidden), for example where they are scaled or capped.
     """
     model = AutoModelForCausalLM.from_pretrained(
-        path, dtype=dtype, trust_remote_code=trust_remote_code, attn_implementation=attention_for(device)
+        path, dtype=dtype, trust_remote_code=trust_remote_code, attn_implementation=attention_for(device, dtype)
     )
     model.to(device)
     _require_plain_head(model, path)
@@ -62,9 +62,10 @@ def load_policy(
     return Policy(model)
 
 
-def attention_for(device: torch.device) -> str:
-    """Flash attention skips the masked blocks of a packed row; sdpa computes them all."""
-    return "flash_attention_2" if device.type == "cuda" and find_spec("flash_attn") is not None else "sdpa"
+def attention_for(device: torch.device, dtype: torch.dtype) -> str:
+    """Flash attention skips the masked blocks of a packed row, but has no float32; sdpa computes them all."""
+    suits = device.type == "cuda" and dtype in (torch.bfloat16, torch.float16)
+    return "flash_attention_2" if suits and find_spec("flash_attn") is not None else "sdpa"
 
 
 def checkpoint_parameters(policy: Policy) -> Iterator[tuple[str, nn.Parameter]]:

@@ -5,6 +5,7 @@ of what was sent come back. Under ZeRO-3 all ranks gather one group at a time, s
 """
 
 import time
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -12,8 +13,8 @@ import torch
 from torch import nn
 
 from learner.zero import gathered, whole_shape
-from transfer.communicator import BroadcastGroup, Rendezvous
-from transfer.wire import ParameterGroup, ParameterMeta, allocate, digest, group_parameters, pack
+from transfer.communicator import BroadcastGroup, Rendezvous, Transfer
+from transfer.wire import ParameterGroup, ParameterMeta, allocate, digest, fits_in_flight, group_parameters, pack
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,9 +44,8 @@ class WeightSender:
 
     def connect(self, rendezvous: Rendezvous) -> None:
         """Rank 0 opens the rendezvous and waits for every engine worker; the other ranks return at once."""
-        self._broadcast_group = (
-            None  # the old members leave before the new group forms: an engine may have been replaced
-        )
+        # the old members leave before the new group forms: an engine may have been replaced
+        self._broadcast_group = None
         if self._rank == 0:
             self._broadcast_group = BroadcastGroup(rendezvous, rank=0, device=self._device)
 
@@ -53,17 +53,21 @@ class WeightSender:
         """Broadcasts all groups in wire order; a collective over the learner ranks under ZeRO-3."""
         started = time.perf_counter()
         digests: dict[str, str] = {}
-        num_bytes = 0
+        in_flight: deque[tuple[ParameterGroup, Transfer]] = deque()
         for group in self.groups:
             members = [self._parameters[meta.name] for meta in group.parameters]
             with gathered(members):
                 if self._rank != 0:
                     continue
                 assert self._broadcast_group is not None, "send() before connect()"
+                while not fits_in_flight(group, [sent for sent, _ in in_flight]):
+                    in_flight.popleft()[1].wait()
                 buffer = allocate(group, self._device)
                 pack(group, [parameter.detach() for parameter in members], buffer)
             if verify:
                 digests[group.label] = digest(buffer)
-            self._broadcast_group.broadcast(buffer)
-            num_bytes += group.num_bytes
+            in_flight.append((group, self._broadcast_group.start(buffer)))
+        for _, transfer in in_flight:
+            transfer.wait()
+        num_bytes = sum(group.num_bytes for group in self.groups)
         return SendReport(digests=digests, num_bytes=num_bytes, send_s=time.perf_counter() - started)

@@ -9,9 +9,13 @@ from typing import Literal
 from configs.schema import GateConfig, LearnerConfig
 
 
+class LearnerSpecError(ValueError):
+    """Settings that are allowed one by one but give no sound learner on this device."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LearnerSpec:
-    """One learner, all ranks alike."""
+    """One learner, all ranks alike. LearnerSpecError where ZeRO stage and dtype do not go together."""
 
     learner: LearnerConfig
     gate: GateConfig
@@ -23,6 +27,14 @@ class LearnerSpec:
     wire_dtype_name: Literal["float32", "bfloat16", "float16"]  # of published weights: what the engines compute in
     seed: int
     device: Literal["cpu", "cuda"]
+
+    def __post_init__(self) -> None:
+        if self.dtype_name == "bfloat16" and self.learner.zero_stage < 2:
+            raise LearnerSpecError(
+                f"learner.zero_stage={self.learner.zero_stage}: stages 0 and 1 add up gradients in the weights' dtype, "
+                f"bfloat16 here (learner.dtype={self.learner.dtype} on {self.device}), and lose digits with every "
+                f"micro-batch; set learner.zero_stage=2 or 3, or learner.dtype=float32"
+            )
 
     @property
     def num_steps(self) -> int:

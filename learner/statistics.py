@@ -44,17 +44,20 @@ class StepStatistics:
         advantages: Tensor,
         loss: Tensor,
         entropy: Tensor,
-        mismatch_log_ratio: Tensor | None,
+        mismatch_log_ratio: Tensor,
+        same_weights: Tensor,
     ) -> None:
         """Add one micro-batch of K tokens; tokens that are not trained do not count.
 
         group_index [K] in 0..num_groups-1; advantages [K]; loss: scalar, the part of the step's loss; entropy [K] in
-        nats; mismatch_log_ratio [K]: learner minus rollout logprobs when the batch arrived, None where it was not
-        computed.
+        nats; mismatch_log_ratio [K]: learner's current minus rollout logprobs, which counts where same_weights [K]
+        (bool) says that both come from the same weights, and would measure the policy's drift elsewhere.
         """
         trained = metrics.trained
         excess = _where(trained, metrics.ratio - 1.0)
         gate_weight = _where(trained, metrics.gate_weight)
+        comparable = trained & same_weights
+        limited = _where(comparable, mismatch_log_ratio).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
         scalars = {
             "loss": loss.detach().double(),
             "tokens": trained.sum(),
@@ -63,14 +66,13 @@ class StepStatistics:
             "ratio_excess_squared": excess.square().sum(),
             "gate_weight": gate_weight.sum(),
             "gate_weight_squared": gate_weight.square().sum(),
+            "mismatch_tokens": comparable.sum(),
+            "mismatch_k3": (torch.expm1(limited) - limited).sum(),
         }
-        maxima = {"ratio": _maximum(trained, metrics.ratio)}
-        if mismatch_log_ratio is not None:
-            mismatch = _where(trained, mismatch_log_ratio)
-            limited = mismatch.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
-            scalars["mismatch_tokens"] = trained.sum()
-            scalars["mismatch_k3"] = (torch.expm1(limited) - limited).sum()
-            maxima["mismatch"] = _maximum(trained, mismatch.abs())
+        maxima = {
+            "ratio": _maximum(trained, metrics.ratio),
+            "mismatch": _maximum(comparable, mismatch_log_ratio.abs()),
+        }
         for name, value in scalars.items():
             self.sums[_SCALARS.index(name)] += value
         for name, value in maxima.items():

@@ -8,10 +8,10 @@ how a batch came about.
 import math
 import os
 import resource
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import deepspeed
 import numpy as np
@@ -21,21 +21,20 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from gates import get_gate
-from learner.checkpoint import load_engine, save_engine
+from learner.checkpoint import load_engine, save_engine, save_model
 from learner.contract import MicroBatch, StepReport, TrainBatch
 from learner.deepspeed_config import deepspeed_config
 from learner.objective import gated_objective
 from learner.optimizer import build_adamw, lr_at
-from learner.packing import pack_all, pack_minibatch, split_minibatches
+from learner.packing import pack_minibatch, split_minibatches
 from learner.policy import Policy, checkpoint_parameters, load_policy
+from learner.scoring import Scorer, to_tensor
 from learner.sender import SendReport, WeightSender
+from learner.shards import ShardLayout
 from learner.spec import LearnerSpec
 from learner.statistics import StepStatistics
-from learner.zero import gathered, in_groups
 from transfer.communicator import Rendezvous
 from transfer.wire import ParameterGroup
-
-GATHER_ELEMENTS = 250_000_000  # at most so many whole at once beside the partitions, or one larger parameter
 
 
 class NonFiniteError(RuntimeError):
@@ -49,7 +48,6 @@ class LoadedBatch:
     batch: TrainBatch
     iteration: int
     old_logprobs: tuple[np.ndarray, ...]  # one [C] float32 a sample, denominator of every ratio
-    recomputed: bool  # old_logprobs are the learner's own, else the engines'
 
 
 class LearnerWorker:
@@ -72,17 +70,19 @@ class LearnerWorker:
         )
         self.engine = _build_engine(self.policy, spec)
         self._loaded: LoadedBatch | None = None
+        self._layout = ShardLayout(num_ranks=world_size, zero_stage=spec.learner.zero_stage, dtype_name=spec.dtype_name)
+        self._scorer = Scorer(self.engine, spec, rank=rank, world_size=world_size, device=self.device)
         self._sender = WeightSender(
             checkpoint_parameters(self.policy), rank=rank, device=self.device, wire_dtype=spec.wire_dtype_name
         )
 
-    # ---- one iteration
-
     def load(self, batch: TrainBatch, iteration: int) -> None:
         """Take the batch of an iteration and fix the denominator of every ratio in it."""
-        recompute = self.spec.recomputes_old_logprobs
-        old_logprobs = self._own_logprobs(batch) if recompute else tuple(s.rollout_logprobs for s in batch.samples)
-        self._loaded = LoadedBatch(batch=batch, iteration=iteration, old_logprobs=old_logprobs, recomputed=recompute)
+        if self.spec.recomputes_old_logprobs:
+            old_logprobs = self._scorer.batch_logprobs(batch)
+        else:
+            old_logprobs = tuple(sample.rollout_logprobs for sample in batch.samples)
+        self._loaded = LoadedBatch(batch=batch, iteration=iteration, old_logprobs=old_logprobs)
 
     def step(self, index: int) -> StepReport:
         """Optimizer step `index` (0 <= index < spec.num_steps) of the loaded iteration.
@@ -138,8 +138,7 @@ class LearnerWorker:
     ) -> Tensor:
         """Forward and backward of this rank's micro-batch; its part of the loss. Gradients add up until is_last."""
         micro_batch = side_by_side[self.rank]
-        logprobs, entropy = self._forward(side_by_side)
-        rollout_logprobs = self._tensor(micro_batch.rollout_logprobs)
+        logprobs, entropy = self._scorer.forward(side_by_side)
         old_logprobs = self._tensor(np.concatenate([loaded.old_logprobs[i] for i in micro_batch.sample_indices]))
         advantages = self._tensor(micro_batch.advantages)
         out = gated_objective(
@@ -158,7 +157,8 @@ class LearnerWorker:
             advantages=advantages,
             loss=out.loss,
             entropy=entropy,
-            mismatch_log_ratio=_mismatch(loaded, index, logprobs.detach(), old_logprobs, rollout_logprobs),
+            mismatch_log_ratio=logprobs.detach() - self._tensor(micro_batch.rollout_logprobs),
+            same_weights=self._tensor(_sampled_from_these_weights(micro_batch, loaded, index)),
         )
         if not is_last:
             self.engine.step()  # counts the micro-batch; moves nothing before the boundary
@@ -198,79 +198,18 @@ class LearnerWorker:
             raise NonFiniteError(failure)
         return float(self.engine.get_global_grad_norm())
 
-    # ---- log-probabilities
-
     def score(self, token_ids: np.ndarray, prompt_length: int) -> np.ndarray:
         """Logprobs [C] float32 of a sequence's completion tokens ([P + C] ids), current weights, temperature 1."""
-        length = len(token_ids)
-        positions = torch.arange(prompt_length - 1, length - 1, device=self.device)
-        tokens = self._tensor(np.asarray(token_ids, dtype=np.int64))
-        with self._inference():
-            logprobs, _ = self.engine(
-                tokens[None],
-                torch.arange(length, device=self.device)[None],
-                positions,
-                tokens[prompt_length:],
-                1.0,
-            )
-        return logprobs.cpu().numpy()
-
-    def _own_logprobs(self, batch: TrainBatch) -> tuple[np.ndarray, ...]:
-        """The learner's logprobs of every completion token, one [C] array a sample; each rank computes its share."""
-        lengths = [sample.completion_length for sample in batch.samples]
-        starts = np.cumsum([0, *lengths])
-        flat = torch.zeros(int(starts[-1]), dtype=torch.float32, device=self.device)
-        packed = pack_all(batch, max_tokens=self.spec.learner.max_tokens_per_micro_batch, num_ranks=self.world_size)
-        with self._inference():
-            for side_by_side in zip(*packed, strict=True):
-                micro_batch = side_by_side[self.rank]
-                logprobs, _ = self._forward(side_by_side)
-                if micro_batch.loss_weights.any():  # a filler repeats a sequence that another row holds
-                    places = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in micro_batch.sample_indices])
-                    flat[self._tensor(places)] = logprobs
-        dist.all_reduce(flat, op=dist.ReduceOp.SUM)
-        return tuple(np.split(flat.cpu().numpy(), starts[1:-1]))
-
-    def _forward(self, side_by_side: Sequence[MicroBatch]) -> tuple[Tensor, Tensor]:
-        """Logprobs and entropies [K] of this rank's micro-batch among those that the ranks run side by side.
-
-        Logits are made in chunks of positions, and under ZeRO-3 every chunk gathers the head, which all ranks must do
-        equally often. So all look at as many positions: at the row's first again where their own run out.
-        """
-        micro_batch = side_by_side[self.rank]
-        num_positions = len(micro_batch.positions)
-        most = max(len(peer.positions) for peer in side_by_side) if self.spec.learner.zero_stage == 3 else num_positions
-        filling = (0, most - num_positions)
-        logprobs, entropy = self.engine(
-            self._tensor(micro_batch.token_ids)[None],
-            self._tensor(micro_batch.position_ids)[None],
-            self._tensor(np.pad(micro_batch.positions, filling)),
-            self._tensor(np.pad(micro_batch.targets, filling)),
-            self.spec.temperature,
-        )
-        return logprobs[:num_positions], entropy[:num_positions]
-
-    @contextmanager
-    def _inference(self) -> Iterator[None]:
-        self.engine.eval()
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            self.engine.train()
+        return self._scorer.sequence_logprobs(token_ids, prompt_length)
 
     def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(self.device, non_blocking=True)
-
-    # ---- memory
+        return to_tensor(array, self.device)
 
     def peak_memory_bytes(self) -> float:
         """The most memory this rank has held so far: of its GPU, or of the process on a CPU."""
         if self.device.type == "cuda":
             return float(torch.cuda.max_memory_allocated(self.device))
         return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
-
-    # ---- publishing
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """What a publish sends, in wire order."""
@@ -284,30 +223,28 @@ class LearnerWorker:
         """Broadcast the current weights to every engine; the report of rank 0 counts."""
         return self._sender.send(verify=verify)
 
-    # ---- files
-
     def save(self, path: str) -> None:
-        """Write weights, optimizer state and random state of all ranks into the folder `path`, shared by the ranks."""
-        save_engine(self.engine, path, rank=self.rank)
+        """Write weights, optimizer state and random state of all ranks into the existing folder `path`, shared by them.
+
+        Raises FileNotFoundError on a rank that does not see the folder.
+        """
+        save_engine(self.engine, Path(path), rank=self.rank, layout=self._layout)
         dist.barrier()
 
     def restore(self, path: str) -> None:
-        """Continue from a folder that save() wrote with as many ranks and this ZeRO stage; before the first step."""
-        load_engine(self.engine, path, rank=self.rank)
+        """Continue from a folder that save() wrote; before the first step.
+
+        Raises ValueError where it was written with another number of ranks, ZeRO stage or dtype.
+        """
+        load_engine(self.engine, Path(path), rank=self.rank, layout=self._layout)
         self._loaded = None
 
     def save_pretrained(self, path: str) -> None:
-        """Write the model as a Hugging Face folder; gathered in groups, whole in rank 0's main memory only."""
-        state: dict[str, Tensor] = {}
-        for group in in_groups(checkpoint_parameters(self.policy), max_elements=GATHER_ELEMENTS):
-            with gathered([parameter for _, parameter in group]):
-                if self.rank == 0:
-                    state.update((name, parameter.detach().to("cpu", copy=True)) for name, parameter in group)
+        """Write model and tokenizer into the existing folder `path`, as Hugging Face does; rank 0 writes."""
+        save_model(self.policy, Path(path), rank=self.rank)
         if self.rank == 0:
-            self.policy.model.save_pretrained(path, state_dict=state)
             trust = self.spec.trust_remote_code
-            tokenizer = AutoTokenizer.from_pretrained(self.spec.model_path, trust_remote_code=trust)
-            tokenizer.save_pretrained(path)
+            AutoTokenizer.from_pretrained(self.spec.model_path, trust_remote_code=trust).save_pretrained(path)
         dist.barrier()
 
 
@@ -351,13 +288,10 @@ def _build_engine(policy: Policy, spec: LearnerSpec) -> deepspeed.DeepSpeedEngin
     return engine
 
 
-def _mismatch(
-    loaded: LoadedBatch, index: int, logprobs: Tensor, old_logprobs: Tensor, rollout_logprobs: Tensor
-) -> Tensor | None:
-    """Learner minus rollout logprobs [K] on the weights that the batch met; None once those weights are gone."""
-    if index > 0:
-        return None
-    return (old_logprobs if loaded.recomputed else logprobs) - rollout_logprobs
+def _sampled_from_these_weights(micro_batch: MicroBatch, loaded: LoadedBatch, index: int) -> np.ndarray:
+    """[K] bool: the engine drew the token from the weights that the learner has in step `index`."""
+    same = [index == 0 and loaded.batch.samples[i].staleness == 0 for i in micro_batch.sample_indices]
+    return np.array(same, dtype=bool)[micro_batch.sequence_index]
 
 
 def _norm_of_whole_gradients(policy: Policy) -> float:

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint cannot be written or read; the message names the folder."""
+    """A checkpoint cannot be written, read or continued; the message names its folder or its iteration."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +54,18 @@ class RunState:
             policy_version=self.policy_version + 1,
             prompt_position=self.prompt_position + num_prompts,
         )
+
+    def check(self, *, seed: int, prompts_per_iteration: int) -> None:
+        """Raises CheckpointError where a run with these settings would not continue this one."""
+        where = f"checkpoint after {self.iteration} iterations"
+        if self.seed != seed:
+            raise CheckpointError(f"{where}: was written with seed={self.seed}, now seed={seed}; set seed={self.seed}")
+        position = self.iteration * prompts_per_iteration
+        if self.prompt_position != position:
+            raise CheckpointError(
+                f"{where}: {self.prompt_position} prompts were trained, rollout.prompts_per_iteration="
+                f"{prompts_per_iteration} makes that {position}; set rollout.prompts_per_iteration as it was"
+            )
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2) + "\n"
@@ -159,9 +171,8 @@ def _iteration_of(folder: Path) -> int:
 def _read_state(folder: Path) -> RunState:
     try:
         return RunState.from_json((folder / STATE_FILE).read_text(encoding="utf-8"))
-    except (
-        ValueError
-    ) as error:  # the digest is right, so another version of the program wrote it: no older one is better
+    except ValueError as error:
+        # The digest is right, so another version of the program wrote it: no older checkpoint is better.
         raise CheckpointError(f"{folder / STATE_FILE}: {error}; {REMEDY}") from error
 
 

@@ -107,7 +107,7 @@ def _learner_strategy(placement: Placement) -> str:
 def start_cluster(cluster: ClusterConfig, rollout: RolloutConfig, learner: LearnerConfig) -> Iterator[Cluster]:
     """Joins or starts Ray, reserves the bundles, and undoes both at the end, whatever happens in between.
 
-    Raises PlacementError within seconds if the cluster cannot hold the run, ConnectionError if there is none to join.
+    Raises PlacementError within seconds if the cluster cannot hold the run, or if there is none to join.
     """
     with _ray_session(cluster):
         placement = plan_placement(cluster, rollout, learner, resources=ray.cluster_resources())
@@ -126,7 +126,13 @@ def _ray_session(cluster: ClusterConfig) -> Iterator[None]:
     if address == "local":
         ray.init(address="local", include_dashboard=False, log_to_driver=True, logging_level="warning")
     else:
-        ray.init(address=address, log_to_driver=True, logging_level="warning")
+        try:
+            ray.init(address=address, log_to_driver=True, logging_level="warning")
+        except ConnectionError as error:
+            told = " ".join(str(error).split())
+            raise PlacementError(
+                f"cluster.address={cluster.address}: no Ray cluster answers at {address} ({told})"
+            ) from error
     try:
         yield
     finally:

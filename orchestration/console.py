@@ -9,14 +9,15 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import IO, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 # Name in metrics.jsonl and how its value reads in the line of an iteration; what a row lacks is left out.
 ITERATION_COLUMNS = (
@@ -29,6 +30,7 @@ ITERATION_COLUMNS = (
     ("staleness/mean", "staleness {:.1f} versions"),
     ("time/iteration_s", "{:.2f} s"),
 )
+BAR_METRICS = ("reward/mean", "gate/eur", "policy/entropy", "throughput/tokens_per_s")  # those that fit 80 characters
 
 
 def redirect_output(path: Path) -> AbstractContextManager[Console]:
@@ -87,23 +89,39 @@ def _line_buffered(descriptor: int) -> IO[str]:
     return open(descriptor, "w", buffering=1, closefd=False, encoding="utf-8", errors="backslashreplace")
 
 
+class _RunProgress(Progress):
+    """The bar and, under it, the task's field `numbers`."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        for task in self.tasks:
+            if task.fields["numbers"]:
+                yield Text(task.fields["numbers"], no_wrap=True, overflow="ellipsis")
+
+
 def make_progress(console: Console, *, enabled: bool) -> Progress:
-    """A bar at the bottom of the terminal; on anything but a terminal it draws nothing."""
-    return Progress(
+    """A bar at the bottom of the terminal; on anything but a terminal it draws nothing. Its tasks need bar_fields."""
+    return _RunProgress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("iterations"),
         TimeElapsedColumn(),
-        TextColumn("gone,"),
-        TimeRemainingColumn(),
-        TextColumn("left"),
+        TextColumn("gone{task.fields[left]}"),  # rich's own estimate gives up where an iteration takes 30 s and more
         console=console,
         transient=True,
         redirect_stdout=False,  # rich would print what belongs in run.log
         redirect_stderr=False,
         disable=not (enabled and console.is_terminal),
     )
+
+
+def bar_fields(row: Mapping[str, float], *, left_s: float | None) -> dict[str, Any]:
+    """The fields of a task of make_progress: numbers of the last row with units, time left (None: not known yet)."""
+    return {
+        "numbers": _numbers({name: row[name] for name in BAR_METRICS if name in row}),
+        "left": "" if left_s is None else f", {duration(left_s)} left",
+    }
 
 
 @contextmanager
@@ -131,9 +149,12 @@ def print_line(console: Console, text: str) -> None:
 def iteration_line(row: Mapping[str, float], *, num_iterations: int, left_s: float) -> str:
     """The line of one iteration: its number, the metrics of ITERATION_COLUMNS that the row has, time left."""
     width = len(str(num_iterations))
-    parts = [f"iteration {int(row['iteration']) + 1:>{width}}/{num_iterations}"]
-    parts += [text.format(row[name]) for name, text in ITERATION_COLUMNS if name in row]
-    return "  ".join([*parts, f"left {duration(left_s)}"])
+    number = f"iteration {int(row['iteration']) + 1:>{width}}/{num_iterations}"
+    return "  ".join(part for part in (number, _numbers(row), f"left {duration(left_s)}") if part)
+
+
+def _numbers(row: Mapping[str, float]) -> str:
+    return "  ".join(text.format(row[name]) for name, text in ITERATION_COLUMNS if name in row)
 
 
 def eval_line(iteration: int, metrics: Mapping[str, float]) -> str:

@@ -26,7 +26,16 @@ def describe(config: RunConfig) -> str:
 
 def ratio_warning(config: RunConfig) -> str | None:
     """One line where no ratio can leave 1, so that every gate trains alike; None elsewhere."""
-    if config.learner.num_minibatches > 1 or config.learner.num_epochs > 1 or config.max_staleness > 0:
+    learner = config.learner
+    if learner.num_minibatches > 1 or learner.num_epochs > 1:
+        return None
+    if learner.old_logprobs == "recompute" or (learner.old_logprobs == "auto" and config.cluster.device == "gpu"):
+        return (
+            f"warning: one minibatch, one epoch and learner.old_logprobs={learner.old_logprobs}, which recomputes the "
+            "ratio's denominator, keep every ratio at 1 whatever max_staleness, where all gates have slope 1 and "
+            "cannot differ; raise learner.num_minibatches or learner.num_epochs"
+        )
+    if config.max_staleness > 0:
         return None
     return (
         "warning: one minibatch, one epoch and max_staleness=0 keep every ratio at 1, where all gates have slope 1 and "

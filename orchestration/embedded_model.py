@@ -112,9 +112,8 @@ def build_embedded_model(recipe: EmbeddedRecipe, *, folder: Path, progress: Prog
     import torch
 
     num_threads = torch.get_num_threads()
-    torch.set_num_threads(
-        1
-    )  # two threads that share their cores with other processes spin, and cost ten times the time
+    # Two threads that share their cores with other processes spin, and cost ten times the time.
+    torch.set_num_threads(1)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)

@@ -6,11 +6,10 @@ Prompts and the fleet in, accuracy, format rate and length out. It leaves the en
 from collections.abc import Sequence
 
 import numpy as np
-import ray
 
 from rollout.contract import Prompt, SamplingSpec
 from rollout.fleet import FinishedGroup, RolloutFleet
-from rollout.graders import GraderPool
+from rollout.graders import GraderPool, await_verdicts
 
 
 def evaluate(
@@ -32,9 +31,9 @@ def evaluate(
         fleet.submit(prompt, greedy)
     finished: list[FinishedGroup] = []
     while fleet.num_in_flight:
-        finished.extend(fleet.finished())
-    verdicts_refs = [graders.grade(group.group_ref) for group in finished]
-    verdicts = [verdict for answer in ray.get(verdicts_refs, timeout=timeout_s) for verdict in answer.verdicts]
+        finished.extend(fleet.await_finished())
+    answers = await_verdicts([graders.grade(group.group_ref) for group in finished], timeout_s=timeout_s)
+    verdicts = [verdict for answer in answers for verdict in answer.verdicts]
     return {
         f"eval/{name}/pass@1": float(np.mean([verdict.answer for verdict in verdicts])),
         f"eval/{name}/format": float(np.mean([verdict.format for verdict in verdicts])),

@@ -1,15 +1,25 @@
-"""How a command ends: what the person reads on stderr, and the exit status.
+"""How a command ends: what the person reads, and the exit status.
 
-In: the exception that ended the command. Out: lines without a stack trace where a person can act on them, and a status.
-Errors that are not ours are raised again: their traceback is the only thing that explains them.
+In: the text asked for, or the exception that ended the command. Out: lines without a stack trace where a person can act
+on them, and a status. Errors that are not ours are raised again: their traceback is the only thing that explains them.
 """
 
+import os
 import sys
 
 from configs.loading import ConfigError
 
 FAILED, MISCONFIGURED, INTERRUPTED = 1, 2, 130  # 130: what a shell reports for Ctrl-C
 OUR_PACKAGES = ("configs", "gates", "learner", "orchestration", "rollout", "transfer")
+
+
+def print_answer(text: str) -> None:
+    """Print what was asked for on stdout. A reader that has left, as in `--help | head`, read what it wanted."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Python flushes stdout once more at exit: give it a place to go, or that fails as well.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def exit_status(error: BaseException) -> int:

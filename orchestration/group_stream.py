@@ -12,13 +12,9 @@ import ray
 
 from orchestration.buffer import Admission, GradedGroup, GroupBuffer
 from rollout.contract import GroupSummary, SamplingSpec
-from rollout.fleet import RolloutFleet
-from rollout.graders import GraderPool
+from rollout.fleet import FinishedGroup, RolloutFleet
+from rollout.graders import GraderPool, await_verdicts
 from rollout.prompts import PromptStream
-
-
-class GradingError(RuntimeError):
-    """The graders did not answer in time."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +43,7 @@ class GroupStream:
         *,
         admission: Admission,
         start_iteration: int,
+        num_iterations: int,
         grading_timeout_s: float,
     ) -> None:
         self._fleet = fleet
@@ -56,6 +53,7 @@ class GroupStream:
         self._admission = admission
         self._grading_timeout_s = grading_timeout_s
         self._admitted = start_iteration * admission.prompts_per_iteration
+        self._wanted = num_iterations * admission.prompts_per_iteration
         self._buffer: GroupBuffer[GroupTicket] = GroupBuffer(
             admission.prompts_per_iteration, start_iteration=start_iteration
         )
@@ -63,8 +61,8 @@ class GroupStream:
         self._last_batch: dict[str, float] = {}
 
     def admit(self, published_version: int) -> None:
-        """Sends every prompt to the engines that the staleness bound allows at this version; returns at once."""
-        allowed = self._admission.allowed(published_version)
+        """Sends the prompts to the engines that the staleness bound allows at this version; returns at once."""
+        allowed = min(self._wanted, self._admission.allowed(published_version))
         for position in range(self._admitted, allowed):
             self._admitted_at.setdefault(position // self._admission.prompts_per_iteration, time.perf_counter())
             self._fleet.submit(self._prompts.prompt_at(position), self._sampling)
@@ -76,17 +74,12 @@ class GroupStream:
         Waits for the engines to finish its groups, then for the graders; the version published at the time stays live.
         """
         while not self._buffer.ready(iteration):
-            self._collect(wait_s=None)
+            self._pass_on(self._fleet.await_finished())
         generated_at = time.perf_counter()
         tickets = self._buffer.take(iteration)
-        verdicts_refs = [ticket.verdicts_ref for ticket in tickets]
-        _, late = ray.wait(verdicts_refs, num_returns=len(verdicts_refs), timeout=self._grading_timeout_s)
-        if late:
-            silent = [t.prompt_index for t in tickets if t.verdicts_ref in late]
-            raise GradingError(f"no verdict within {self._grading_timeout_s:g} s on the groups of prompts {silent}")
+        verdicts = await_verdicts([ticket.verdicts_ref for ticket in tickets], timeout_s=self._grading_timeout_s)
         graded_at = time.perf_counter()
         groups = ray.get([ticket.group_ref for ticket in tickets])
-        verdicts = ray.get(verdicts_refs)
         generate_s = max(t.finished_at for t in tickets) - self._admitted_at.pop(iteration)
         self._last_batch = {
             "time/generate_s": generate_s,
@@ -98,9 +91,13 @@ class GroupStream:
             GradedGroup(group=group, verdicts=answer.verdicts) for group, answer in zip(groups, verdicts, strict=True)
         ]
 
-    def _collect(self, *, wait_s: float | None) -> None:
-        """Moves what the engines have finished on to the graders; verdicts come while other groups still generate."""
-        for finished in self._fleet.finished(wait_s=wait_s):
+    def poll(self) -> None:
+        """Hands the graders what has finished meanwhile; the loop calls it between two steps. Waits for nothing."""
+        self._pass_on(self._fleet.finished())
+
+    def _pass_on(self, groups: list[FinishedGroup]) -> None:
+        """Moves finished groups on to the graders; verdicts come while other groups still generate."""
+        for finished in groups:
             ticket = GroupTicket(
                 group_ref=finished.group_ref,
                 verdicts_ref=self._graders.grade(finished.group_ref),

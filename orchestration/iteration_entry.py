@@ -54,7 +54,7 @@ class IterationEntry:
         self._metrics.update(checked(metrics, where=f"iteration {self._iteration}"))
 
     def record_step(self, report: StepReport) -> None:
-        """One optimizer step; `summarise_steps` says how the steps of an iteration become one row."""
+        """One optimizer step; `summarize_steps` says how the steps of an iteration become one row."""
         numbers = {**report.metrics, "grad_norm": report.grad_norm, "lr": report.lr}
         checked(numbers, where=f"iteration {self._iteration}, step {len(self._steps) + 1}")
         self._steps.append(report)
@@ -76,7 +76,7 @@ class IterationEntry:
     def row(self) -> dict[str, float]:
         """The finished row: iteration first, then by name."""
         elapsed_s = time.perf_counter() - self._start
-        metrics = {**summarise_steps(self._steps), "time/iteration_s": elapsed_s, **self._times}
+        metrics = {**summarize_steps(self._steps), "time/iteration_s": elapsed_s, **self._times}
         if self._num_samples:
             metrics["throughput/samples_per_s"] = self._num_samples / elapsed_s
             metrics["throughput/tokens_per_s"] = self._num_tokens / elapsed_s
@@ -87,7 +87,7 @@ class IterationEntry:
         return {"iteration": self._iteration, **dict(sorted(metrics.items()))}
 
 
-def summarise_steps(reports: Sequence[StepReport]) -> dict[str, float]:
+def summarize_steps(reports: Sequence[StepReport]) -> dict[str, float]:
     """The steps of one iteration as one row; empty without steps.
 
     The mean weighted by completion tokens over the steps that have the metric, the maximum for names ending in

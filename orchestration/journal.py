@@ -16,7 +16,7 @@ from types import TracebackType
 from rich.console import Console
 
 from configs.schema import JournalConfig
-from orchestration.console import eval_line, iteration_line, make_progress, print_line
+from orchestration.console import bar_fields, eval_line, iteration_line, make_progress, print_line
 from orchestration.iteration_entry import IterationEntry, JournalError, checked
 from orchestration.json_lines import append_rows, keep_rows, read_rows
 from orchestration.plots import TensorBoardLog, draw_curves
@@ -88,7 +88,8 @@ class Journal:
         if config.tensorboard:
             self._tensorboard = TensorBoardLog(run_dir / "tensorboard", start_iteration=start_iteration)
         self._progress = make_progress(self._console, enabled=config.progress)
-        self._task = self._progress.add_task(gate_name, total=num_iterations, completed=start_iteration)
+        shown = bar_fields(self._rows[-1] if self._rows else {}, left_s=None)
+        self._task = self._progress.add_task(gate_name, total=num_iterations, completed=start_iteration, **shown)
 
     def __enter__(self) -> "Journal":
         self._progress.start()
@@ -131,7 +132,7 @@ class Journal:
         self._last_end = now
         left_s = (self._num_iterations - iteration - 1) * sum(self._durations_s) / len(self._durations_s)
         self.log(iteration_line(row, num_iterations=self._num_iterations, left_s=left_s))
-        self._progress.advance(self._task)
+        self._progress.update(self._task, advance=1, refresh=True, **bar_fields(row, left_s=left_s))
 
     def record_eval(self, iteration: int, metrics: Mapping[str, float]) -> None:
         """One evaluation (names eval/<set>/...) after `iteration` iterations: 0 is the untrained model.

@@ -18,44 +18,48 @@ from orchestration.dry_run import ratio_warning
 from orchestration.embedded_model import ensure_embedded_model
 from orchestration.journal import LOG_FILE, Journal, RunResult
 from orchestration.parts import Parts, build_parts
-from orchestration.run_dir import resolve_run_dir
+from orchestration.run_dir import CHECKPOINT_FOLDER, CONFIG_FILE, check_resumable, resolve_run_dir
+
+MODEL_FOLDER = "model"
 
 
 def train(config: RunConfig) -> RunResult:
     """Trains from a fresh start or from the run's newest checkpoint. Whatever ends it, no process stays behind."""
     run_dir = resolve_run_dir(config)
-    (run_dir / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
-    store = CheckpointStore(run_dir / "checkpoints", keep=config.checkpoint.keep)
-    found = store.latest() if config.resume else None
-    checkpoint, state = found if found is not None else (None, RunState.fresh(seed=config.seed))
+    store = CheckpointStore(run_dir / CHECKPOINT_FOLDER, keep=config.checkpoint.keep)
+    checkpoint, state = None, RunState.fresh(seed=config.seed)
+    if config.resume:
+        check_resumable(config, run_dir)
+        checkpoint, state = store.latest() or (checkpoint, state)
+        state.check(seed=config.seed, prompts_per_iteration=config.rollout.prompts_per_iteration)
+    (run_dir / CONFIG_FILE).write_text(dump_yaml(config), encoding="utf-8")
 
     with redirect_output(run_dir / LOG_FILE) as console:
         print_line(console, f"run folder {run_dir}; what libraries print goes to {LOG_FILE} there")
-        model_path = locate_model(config.model, console)
-        print_line(console, "starting Ray, engines and learner ...")
-        with (
-            start_cluster(config.cluster, config.rollout, config.learner) as cluster,
-            build_parts(config, cluster, model_path, start_iteration=state.iteration) as parts,
-            Journal(
-                run_dir,
-                config=config.journal,
-                num_iterations=config.num_iterations,
-                gate_name=config.gate.name,
-                start_iteration=state.iteration,
-                console=console,
-            ) as journal,
-        ):
-            journal.log(f"on {cluster.device}: {cluster.placement.describe()}")
-            for notice in (*store.skipped, ratio_warning(config)):
-                if notice:
+        with start_cluster(config.cluster, config.rollout, config.learner) as cluster:
+            print_line(console, f"on {cluster.device}: {cluster.placement.describe()}")
+            model_path = locate_model(config.model, console)
+            print_line(console, "starting engines and learner ...")
+            with (
+                build_parts(config, cluster, model_path, start_iteration=state.iteration) as parts,
+                Journal(
+                    run_dir,
+                    config=config.journal,
+                    num_iterations=config.num_iterations,
+                    gate_name=config.gate.name,
+                    start_iteration=state.iteration,
+                    console=console,
+                ) as journal,
+            ):
+                for notice in filter(None, (*store.skipped, ratio_warning(config))):
                     journal.log(notice)
-            if checkpoint is not None:
-                parts.learner.restore(str(checkpoint))
-                journal.log(f"resumed after iteration {state.iteration} from {checkpoint}")
-            iterate(config, parts, journal, store, state)
-            parts.learner.save_pretrained(str(run_dir / "model"))
-            journal.log(f"final model in {run_dir / 'model'}")
-            return journal.result()
+                if checkpoint is not None:
+                    parts.learner.restore(str(checkpoint))
+                    journal.log(f"resumed after iteration {state.iteration} from {checkpoint}")
+                iterate(config, parts, journal, store, state)
+                save_model(parts, run_dir / MODEL_FOLDER)
+                journal.log(f"final model in {run_dir / MODEL_FOLDER}")
+                return journal.result()
 
 
 def iterate(config: RunConfig, parts: Parts, journal: Journal, store: CheckpointStore, state: RunState) -> None:
@@ -75,6 +79,7 @@ def iterate(config: RunConfig, parts: Parts, journal: Journal, store: Checkpoint
             with entry.timed("update"):
                 for report in parts.learner.steps():
                     entry.record_step(report)
+                    parts.groups.poll()
             state = state.advance(num_prompts=len(groups))
             with entry.timed("publish"):
                 published = parts.channel.publish(state.policy_version)
@@ -95,3 +100,9 @@ def locate_model(model: ModelConfig, console: Console) -> Path | str:
         return model.path
     with progress_of(console, "building the embedded model (once)") as progress:
         return ensure_embedded_model(progress=progress)
+
+
+def save_model(parts: Parts, folder: Path) -> None:
+    """Writes the model in Hugging Face format; the folder must lie where learner rank 0 can reach it too."""
+    folder.mkdir(exist_ok=True)
+    parts.learner.save_pretrained(str(folder))

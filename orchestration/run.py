@@ -11,17 +11,17 @@ if not __package__:  # run as a script: sys.path[0] is orchestration/, where our
 
 from configs.command import help_text, read_command
 from orchestration.dry_run import describe
-from orchestration.exit_status import exit_status
+from orchestration.exit_status import exit_status, print_answer
 
 
 def main(arguments: list[str]) -> int:
     try:
         command = read_command(arguments)
         if command.wants_help:
-            print(help_text())
+            print_answer(help_text())
         for config in command.configs:
             if config.dry_run:
-                print(describe(config))
+                print_answer(describe(config))
             else:
                 from orchestration.loop import train
 

@@ -1,17 +1,43 @@
-"""Where a run writes: chooses and creates its folder.
+"""Where a run writes: chooses and creates its folder, and refuses to go on there as another run.
 
 In: the run's configuration. Out: an absolute path that either is new or, with resume=true, holds the run to continue.
-It looks only at names and at whether a folder holds a run; what is inside belongs to the journal and the checkpoint
-store.
+It looks at names, at whether a folder holds a run, and at that run's config.yaml; all else inside belongs to the
+journal and the checkpoint store.
 """
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from configs.loading import ConfigError, read_yaml
 from configs.schema import RunConfig
 
 METRICS_FILE = "metrics.jsonl"
+CONFIG_FILE = "config.yaml"
 CHECKPOINT_FOLDER = "checkpoints"
+
+# Where a run runs, how long it waits, what it writes down, how much memory it takes: no part of its mathematics.
+FREE_SECTIONS = ("graders", "publish", "checkpoint", "eval", "journal")
+FREE_SETTINGS = (
+    "run_dir",
+    "resume",
+    "dry_run",
+    "cluster.address",
+    "cluster.cpus_per_engine",
+    "cluster.cpus_per_learner",
+    "cluster.placement_timeout_s",
+    "cluster.start_timeout_s",
+    "rollout.num_engines",
+    "rollout.tensor_parallel_size",
+    "rollout.gpu_memory_utilization",
+    "rollout.kv_cache_gib",
+    "rollout.max_num_seqs",
+    "rollout.timeout_s",
+    "learner.max_tokens_per_micro_batch",
+    "learner.gradient_checkpointing",
+    "learner.timeout_s",
+)
 
 
 class RunDirError(RuntimeError):
@@ -29,6 +55,34 @@ def resolve_run_dir(config: RunConfig, *, root: Path = Path("runs")) -> Path:
         return _explicit(Path(config.run_dir), resume=config.resume)
     stem = f"{config.task.name}-{config.gate.name}-seed{config.seed}"
     return _newest(root, stem) if config.resume else _next_free(root, stem)
+
+
+def check_resumable(config: RunConfig, run_dir: Path) -> None:
+    """Raises RunDirError, naming each setting, where config would not continue the run that run_dir holds.
+
+    num_iterations may change where the learning rate does not depend on it.
+    """
+    path = run_dir / CONFIG_FILE
+    try:
+        stored = read_yaml(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunDirError(
+            f"{path}: is missing, so nothing tells what to resume; restore it or start a new run"
+        ) from None
+    except ConfigError as error:
+        raise RunDirError(
+            f"{path}: {'; '.join(error.lines)}; resume with the version of the program that wrote it"
+        ) from None
+    differences = [
+        f"{name}={_shown(before)}, now {name}={_shown(now)}"
+        for name, before, now in _differences(stored, config)
+        if not _may_change(name, stored)
+    ]
+    if differences:
+        raise RunDirError(
+            f"resume=true: {run_dir} was trained with {'; '.join(differences)}; leave these settings as they were or "
+            f"start a new run without resume=true"
+        )
 
 
 def _explicit(folder: Path, *, resume: bool) -> Path:
@@ -72,3 +126,28 @@ def _numbered(root: Path, stem: str) -> dict[int, Path]:
 
 def _holds_run(folder: Path) -> bool:
     return (folder / METRICS_FILE).exists() or (folder / CHECKPOINT_FOLDER).exists()
+
+
+def _may_change(name: str, stored: RunConfig) -> bool:
+    if name == "num_iterations":
+        return stored.learner.lr_schedule == "constant"
+    return name in FREE_SETTINGS or name.partition(".")[0] in FREE_SECTIONS
+
+
+def _differences(before: RunConfig, now: RunConfig) -> Iterator[tuple[str, Any, Any]]:
+    """(name, value before, value now) of each setting both have; where only one has it, its section's name differs."""
+    old, new = _settings(before), _settings(now)
+    return ((name, old[name], new[name]) for name in old if name in new and old[name] != new[name])
+
+
+def _settings(config: RunConfig) -> dict[str, Any]:
+    """Every setting under its dotted name."""
+    tree = config.model_dump(mode="json")
+    sections = {name: value for name, value in tree.items() if isinstance(value, dict)}
+    inside = {f"{section}.{name}": value for section, fields in sections.items() for name, value in fields.items()}
+    return {name: value for name, value in tree.items() if name not in sections} | inside
+
+
+def _shown(value: Any) -> str:
+    """As a person would type it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)

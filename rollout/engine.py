@@ -16,6 +16,8 @@ import numpy as np
 
 from configs.schema import ModelConfig, RolloutConfig
 from rollout.contract import Completion, EngineReceipt, GroupSummary, Prompt, PromptGroup, SamplingSpec
+from rollout.orphans import own_children
+from rollout.prompts import load_tokenizer
 from transfer.communicator import Rendezvous
 from transfer.wire import ParameterGroup
 
@@ -33,29 +35,42 @@ def request_seed(seed: int, prompt_index: int) -> int:
 class RolloutEngine:
     """One vLLM engine; an async actor, so that many prompts are in flight at once."""
 
-    def __init__(self, index: int, *, model: ModelConfig, model_path: str, rollout: RolloutConfig, device: str) -> None:
+    def __init__(
+        self, index: int, *, model: ModelConfig, model_path: str, rollout: RolloutConfig, device: str, dtype: str
+    ) -> None:
+        """dtype: of weights and activations, "float32" or the like. Returns once vLLM is ready."""
         self._index = index
         self._version = -1  # nothing published yet; generate() refuses until version 0 has arrived
+        self._settled = asyncio.Event()  # clear while a publish is under way
+        self._settled.set()
+        own_children()
         _prepare_environment(device, eager=rollout.enforce_eager)
-        from transformers import AutoTokenizer
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        self._tokenizer = AutoTokenizer.from_pretrained(model_path, trust_remote_code=model.trust_remote_code)
-        self._llm = AsyncLLM.from_engine_args(_engine_args(model, model_path, rollout, device))
+        self._tokenizer = load_tokenizer(model_path, trust_remote_code=model.trust_remote_code)
+        self._llm = AsyncLLM.from_engine_args(_engine_args(model, model_path, rollout, device=device, dtype=dtype))
 
     async def ready(self) -> int:
         """Answers once the engine is up; its process id."""
         return os.getpid()
 
     async def generate(self, prompt: Prompt, sampling: SamplingSpec) -> tuple[PromptGroup, GroupSummary]:
-        """Samples the group of one prompt; raises RuntimeError before version 0 was published."""
+        """Samples the group of one prompt; raises RuntimeError before version 0 was published.
+
+        A prompt that arrives during a publish waits for it, so that it starts under the new version.
+        """
+        await self._settled.wait()
         if self._version < 0:
             raise RuntimeError(f"engine {self._index}: generate() before the first publish")
         started, first_version = time.perf_counter(), self._version
         request_id = f"{prompt.index}-{sampling.num_completions}-{started}"
         final = None
         async for output in self._llm.generate(
-            {"prompt_token_ids": prompt.token_ids.tolist()}, _sampling_params(prompt, sampling), request_id
+            # The salt keeps cached prefixes of older weights from being found: with requests frozen in flight vLLM
+            # cannot empty the cache.
+            {"prompt_token_ids": prompt.token_ids.tolist(), "cache_salt": str(first_version)},
+            _sampling_params(prompt, sampling),
+            request_id,
         ):
             final = output
         assert final is not None, request_id
@@ -88,7 +103,7 @@ class RolloutEngine:
         await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=info))
 
     async def receive(self, version: int, groups: list[ParameterGroup], *, verify: bool) -> EngineReceipt:
-        """Takes one publish: freezes requests in flight, loads the weights, drops the stale cache, resumes."""
+        """Takes one publish: freezes requests in flight, loads the weights, resumes."""
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
         described = [
@@ -96,15 +111,16 @@ class RolloutEngine:
             for g in groups
         ]
         started = time.perf_counter()
+        self._settled.clear()
         await self._llm.pause_generation(mode="keep", clear_cache=False)
         await self._llm.start_weight_update()
         update = WeightTransferUpdateRequest(update_info={"groups": described, "verify": verify})
         await self._llm.update_weights(update)
         await self._llm.finish_weight_update()
-        await self._llm.reset_prefix_cache()
         digests = await self._llm.collective_rpc("publish_digests")
         self._version = version
         await self._llm.resume_generation()
+        self._settled.set()
         return EngineReceipt(
             engine_index=self._index,
             version=version,
@@ -136,7 +152,8 @@ def _prepare_environment(device: str, *, eager: bool) -> None:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ["VLLM_NO_USAGE_STATS"] = "1"
     # vLLM's child imports our receiver by name; where the project is not installed only this process knows its place.
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(PROJECT_ROOT), os.environ.get("PYTHONPATH", "")])
+    inherited = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(PROJECT_ROOT), *inherited])
     if device == "cpu":
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # engines bound to the same cores starve each other
         # Otherwise vLLM puts its CPU worker into a third process, one more import of vLLM and one more hop a token.
@@ -145,15 +162,12 @@ def _prepare_environment(device: str, *, eager: bool) -> None:
             os.environ["TORCH_COMPILE_DISABLE"] = "1"
 
 
-def _engine_args(model: ModelConfig, model_path: str, rollout: RolloutConfig, device: str) -> Any:
+def _engine_args(model: ModelConfig, model_path: str, rollout: RolloutConfig, *, device: str, dtype: str) -> Any:
     from vllm.config import WeightTransferConfig
     from vllm.engine.arg_utils import AsyncEngineArgs
 
     from rollout.receiver import BACKEND, WORKER_EXTENSION
 
-    dtype = rollout.dtype
-    if dtype == "auto":
-        dtype = "float32" if device == "cpu" else "bfloat16"
     placed: dict[str, Any] = {}
     if device == "cpu":
         placed["kv_cache_memory_bytes"] = int(rollout.kv_cache_gib * 2**30)

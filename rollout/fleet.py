@@ -63,20 +63,23 @@ class RolloutFleet:
     def num_in_flight(self) -> int:
         return len(self._in_flight)
 
-    def finished(self, *, wait_s: float | None = None) -> list[FinishedGroup]:
-        """The groups that have finished, at least one unless wait_s passes first.
+    def await_finished(self) -> list[FinishedGroup]:
+        """The groups that have finished, at least one.
 
         Waits for any engine to finish any group; EngineError names the engine that failed, or those that kept silent.
         """
+        done, _ = ray.wait(list(self._in_flight), num_returns=1, timeout=self._timeout_s, fetch_local=False)
+        if not done:
+            silent = sorted({engine for _, engine, _ in self._in_flight.values()})
+            limit = f"rollout.timeout_s={self._timeout_s:g} s"
+            raise EngineError(f"no group finished within {limit}; engines at work: {silent}")
+        return self.finished()
+
+    def finished(self) -> list[FinishedGroup]:
+        """The groups that have finished by now, in completion order as far as Ray tells; waits for nothing."""
         if not self._in_flight:
             return []
-        limit = self._timeout_s if wait_s is None else wait_s
-        done, _ = ray.wait(list(self._in_flight), num_returns=1, timeout=limit, fetch_local=False)
-        if not done and wait_s is None:
-            silent = sorted({engine for _, engine, _ in self._in_flight.values()})
-            raise EngineError(f"no group finished within rollout.timeout_s={limit:g} s; engines at work: {silent}")
-        if done and len(self._in_flight) > 1:  # whatever else is there already comes along
-            done, _ = ray.wait(list(self._in_flight), num_returns=len(self._in_flight), timeout=0, fetch_local=False)
+        done, _ = ray.wait(list(self._in_flight), num_returns=len(self._in_flight), timeout=0, fetch_local=False)
         return [self._collect(ref) for ref in done]
 
     def _collect(self, summary_ref: Any) -> FinishedGroup:

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from multiprocessing import Pipe
 from typing import Any
 
@@ -147,3 +148,19 @@ class GraderPool:
         for worker in self._workers:
             ray.kill(worker)  # the child sees its pipe close, or its timer strike
         self._workers, self._outstanding = [], []
+
+
+class GradingError(RuntimeError):
+    """The graders failed or did not answer in time."""
+
+
+def await_verdicts(references: Sequence[Any], *, timeout_s: float) -> list[GroupVerdicts]:
+    """GroupVerdicts behind references of GraderPool.grade; GradingError where a grader fails or timeout_s passes."""
+    try:
+        answers: list[GroupVerdicts] = ray.get(list(references), timeout=timeout_s)
+    except ray.exceptions.GetTimeoutError:
+        raise GradingError(f"the graders did not grade {len(references)} groups within {timeout_s:g} s") from None
+    except ray.exceptions.RayError as error:
+        cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+        raise GradingError(f"a grader failed: {' '.join(str(cause).split())}") from error
+    return answers

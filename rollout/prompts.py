@@ -1,7 +1,7 @@
 """The stream of prompts that a run trains on.
 
 In: the problems of a task and the model's tokenizer. Out: the prompt at any position, a pure function of (problems,
-seed, position); a checkpoint saves the position alone. Knows nothing of engines, rewards or admission.
+seed, position), so a position is all there is to save. Knows nothing of engines, rewards or admission.
 """
 
 import random
@@ -26,34 +26,26 @@ class PromptStream:
         tokenizer_encode: Callable[[str], list[int]],
         *,
         seed: int,
-        position: int = 0,
     ) -> None:
         if not problems:
             raise ValueError("no problems: the task's training set is empty")
-        if position < 0:
-            raise ValueError(f"position={position}: must be >= 0")
-        self.position = position  # of the next prompt to take; all there is to save
         self._problems = tuple(problems)
         self._encode = tokenizer_encode
         self._seed = seed
         self._order: tuple[int, list[int]] = (-1, [])  # (pass, its permutation), the last one used
 
     def prompt_at(self, position: int) -> Prompt:
-        """The prompt at a position, whatever has been taken."""
-        epoch, place = divmod(position, len(self._problems))
-        return make_prompt(self._problems[self._permutation(epoch)[place]], self._encode, index=position)
+        """The prompt at a position (0, 1, ...), whatever was asked before."""
+        assert position >= 0, f"position {position}: the stream begins at 0"
+        pass_number, place = divmod(position, len(self._problems))
+        return make_prompt(self._problems[self._permutation(pass_number)[place]], self._encode, index=position)
 
-    def take(self, count: int) -> list[Prompt]:
-        """The next prompts in order; moves the position past them."""
-        prompts = [self.prompt_at(position) for position in range(self.position, self.position + count)]
-        self.position += count
-        return prompts
-
-    def _permutation(self, epoch: int) -> list[int]:
-        if self._order[0] != epoch:
+    def _permutation(self, pass_number: int) -> list[int]:
+        if self._order[0] != pass_number:
             order = list(range(len(self._problems)))
-            random.Random(f"prompts:{self._seed}:{epoch}").shuffle(order)  # a string seed mixes both numbers by SHA-512
-            self._order = (epoch, order)
+            # A string seed mixes both numbers by SHA-512.
+            random.Random(f"prompts:{self._seed}:{pass_number}").shuffle(order)
+            self._order = (pass_number, order)
         return self._order[1]
 
 
@@ -67,7 +59,7 @@ def make_prompt(problem: Problem, tokenizer_encode: Callable[[str], list[int]], 
     )
 
 
-def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> Any:
+def load_tokenizer(path: str, *, trust_remote_code: bool) -> Any:
     """The Hugging Face tokenizer of a model folder or hub name."""
     from transformers import AutoTokenizer  # a second to import; streams with another encoder do without
 

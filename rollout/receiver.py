@@ -4,6 +4,7 @@ vLLM imports this module in every worker because it is named as `worker_extensio
 backend. Buffers come in, `model.load_weights` takes them, and a digest a parameter group goes back to the caller.
 """
 
+from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +17,9 @@ from vllm.distributed.weight_transfer.base import (
 )
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
-from transfer.communicator import BroadcastGroup, Rendezvous
-from transfer.wire import ParameterGroup, ParameterMeta, allocate, digest, unpack
+from rollout.orphans import end_with_owner
+from transfer.communicator import BroadcastGroup, Rendezvous, Transfer
+from transfer.wire import ParameterGroup, ParameterMeta, allocate, digest, fits_in_flight, unpack
 
 BACKEND = "softgate"
 WORKER_EXTENSION = "rollout.receiver.PublishExtension"
@@ -49,6 +51,7 @@ class BroadcastReceiver(WeightTransferEngine[ReceiverInitInfo, ReceiverUpdateInf
         super().__init__(*args, **kwargs)
         self._group: BroadcastGroup | None = None
         self.digests: dict[str, str] = {}
+        end_with_owner()
 
     def init_transfer_engine(self, init_info: ReceiverInitInfo) -> None:
         self.shutdown()
@@ -68,15 +71,20 @@ class BroadcastReceiver(WeightTransferEngine[ReceiverInitInfo, ReceiverUpdateInf
             raise RuntimeError(
                 "weights arrived before init_weight_transfer_engine; call connect() on the channel first"
             )
-        for described in update_info.groups:
-            metas = (ParameterMeta(name=n, dtype_name=d, shape=tuple(s)) for n, d, s in described["parameters"])
-            group = ParameterGroup(label=described["label"], parameters=tuple(metas))
-            buffer = allocate(group, self._device())
-            self._group.broadcast(buffer)
+        waiting = deque(_as_group(described) for described in update_info.groups)
+        in_flight: deque[tuple[ParameterGroup, Transfer]] = deque()
+        while waiting or in_flight:
+            # The next groups travel while one is loaded. Each has a buffer of its own: vLLM may hold on to what it was
+            # given until a whole module has arrived.
+            while waiting and fits_in_flight(waiting[0], [group for group, _ in in_flight]):
+                following = waiting.popleft()
+                in_flight.append((following, self._group.start(allocate(following, self._device()))))
+            group, transfer = in_flight.popleft()
+            transfer.wait()
             if update_info.verify:
-                self.digests[group.label] = digest(buffer)
+                self.digests[group.label] = digest(transfer.buffer)
             names = [meta.name for meta in group.parameters]
-            self.model.load_weights(zip(names, unpack(group, buffer), strict=True))
+            self.model.load_weights(zip(names, unpack(group, transfer.buffer), strict=True))
 
     def finish_weight_update(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)
@@ -84,6 +92,11 @@ class BroadcastReceiver(WeightTransferEngine[ReceiverInitInfo, ReceiverUpdateInf
 
     def shutdown(self) -> None:
         self._group = None
+
+    @staticmethod
+    def trainer_send_weights(iterator: Any, trainer_args: Any) -> None:
+        """Abstract in vLLM 0.26, gone in later ones; the sending half is learner/sender.py."""
+        raise RuntimeError("softgate sends weights from learner/sender.py")
 
     def _device(self) -> torch.device:
         return torch.device("cpu") if self.device.type == "cpu" else torch.device("cuda", torch.cuda.current_device())
@@ -95,6 +108,11 @@ class BroadcastReceiver(WeightTransferEngine[ReceiverInitInfo, ReceiverUpdateInf
         tied = getattr(self.model_config.hf_config, "tie_word_embeddings", False)
         if self.device.type == "cpu" and tied and lm_head is not None:
             lm_head.quant_method.process_weights_after_loading(lm_head)
+
+
+def _as_group(described: dict[str, Any]) -> ParameterGroup:
+    metas = (ParameterMeta(name=n, dtype_name=d, shape=tuple(s)) for n, d, s in described["parameters"])
+    return ParameterGroup(label=described["label"], parameters=tuple(metas))
 
 
 class PublishExtension:

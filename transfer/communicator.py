@@ -41,14 +41,30 @@ class BroadcastGroup:
         self._group = _process_group(rendezvous, self._store, rank, timeout)
         self.broadcast(torch.zeros(4, dtype=torch.uint8, device=device))  # the first collective connects the peers
 
-    def broadcast(self, buffer: torch.Tensor) -> None:
-        """Sends rank 0's buffer into everybody's; returns when buffer may be read and reused."""
+    def start(self, buffer: torch.Tensor) -> "Transfer":
+        """Begins to send rank 0's buffer into everybody's. Transfers happen in the order in which they are started."""
         options = dist.BroadcastOptions()
         options.rootRank = 0
         options.rootTensor = 0
-        self._group.broadcast([buffer], options).wait()
-        if buffer.is_cuda:
-            torch.cuda.current_stream(buffer.device).synchronize()
+        return Transfer(work=self._group.broadcast([buffer], options), buffer=buffer)
+
+    def broadcast(self, buffer: torch.Tensor) -> None:
+        """Sends rank 0's buffer into everybody's and waits for it."""
+        self.start(buffer).wait()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Transfer:
+    """A broadcast under way."""
+
+    work: Any  # torch.distributed.Work
+    buffer: torch.Tensor
+
+    def wait(self) -> None:
+        """Returns when the buffer holds rank 0's bytes and may be read and reused; RuntimeError after the time-out."""
+        self.work.wait()
+        if self.buffer.is_cuda:
+            torch.cuda.current_stream(self.buffer.device).synchronize()
 
 
 def _process_group(rendezvous: Rendezvous, store: dist.Store, rank: int, timeout: timedelta) -> Any:

@@ -13,7 +13,8 @@ from math import prod
 import torch
 
 ALIGNMENT_BYTES = 16  # a tensor view needs its offset divisible by the element size; 16 serves every dtype
-DIGEST_COLUMNS = 1024
+DIGEST_COLUMNS = 4096
+IN_FLIGHT_BYTES = 256 * 2**20  # of buffers under way on either side of a publish
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,21 +92,26 @@ def unpack(group: ParameterGroup, buffer: torch.Tensor) -> list[torch.Tensor]:
 
 
 def allocate(group: ParameterGroup, device: torch.device) -> torch.Tensor:
-    """A zeroed buffer for the group; zeroed because the padding between tensors is part of the digest."""
-    return torch.zeros(group.num_bytes, dtype=torch.uint8, device=device)
+    """A buffer for the group, not initialized: padding between tensors travels and is digested as it is."""
+    return torch.empty(group.num_bytes, dtype=torch.uint8, device=device)
+
+
+def fits_in_flight(group: ParameterGroup, in_flight: Sequence[ParameterGroup]) -> bool:
+    """Whether the group may travel beside those under way; one may always travel, however large."""
+    return not in_flight or sum(other.num_bytes for other in (group, *in_flight)) <= IN_FLIGHT_BYTES
 
 
 def digest(buffer: torch.Tensor) -> str:
-    """A 16-digit digest of a uint8 buffer's content.
+    """A 16-digit digest of a uint8 buffer's content; its length must be a multiple of 8, as that of every group's is.
 
-    Row and column sums of the 32-bit words (exact in int64, so equal on every device and thread count) are hashed: any
-    changed word changes its row and its column, and two swapped words cannot keep both. Reads the buffer twice, copies
-    1/1024 of it. Guards against defects, not against an adversary.
+    Row and column sums of the 64-bit words are hashed. They wrap around modulo 2^64, so they are exact, and equal on
+    every device and for every order of addition. Any changed word changes its row and its column, and two swapped words
+    cannot keep both. Guards against defects, not against an adversary; costs two passes at the speed of memory.
     """
-    words = buffer.view(torch.int32)
+    words = buffer.view(torch.int64)
     whole = words.numel() // DIGEST_COLUMNS * DIGEST_COLUMNS
     table = words[:whole].view(-1, DIGEST_COLUMNS)
     state = hashlib.blake2b(str(buffer.numel()).encode(), digest_size=8)
-    for sums in (table.sum(dim=0, dtype=torch.int64), table.sum(dim=1, dtype=torch.int64), words[whole:]):
+    for sums in (table.sum(dim=0), table.sum(dim=1), words[whole:]):
         state.update(sums.contiguous().cpu().numpy().tobytes())
     return state.hexdigest()

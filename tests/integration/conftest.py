@@ -45,10 +45,11 @@ def run_command(tied_model: Path) -> RunCommand:
             stderr=subprocess.STDOUT,
             text=True,
             env={**os.environ, "COLUMNS": "200"},
+            start_new_session=True,  # a terminal sends Ctrl-C to the whole group, Ray's processes included
         )
         if interrupt_after is not None:
             await_rows(run_dir / "metrics.jsonl", interrupt_after, process)
-            process.send_signal(signal.SIGINT)
+            os.killpg(process.pid, signal.SIGINT)
         output, _ = process.communicate(timeout=COMMAND_TIMEOUT_S)
         return CommandRun(status=process.returncode, output=output, run_dir=run_dir)
 

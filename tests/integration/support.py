@@ -67,6 +67,11 @@ def await_rows(metrics: Path, count: int, process: "subprocess.Popen[str]") -> N
         time.sleep(0.05)
 
 
+def command_lines() -> list[str]:
+    """Of every process on this machine."""
+    return [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
+
+
 def actor_processes() -> set[int]:
     """Processes of Ray and vLLM that are alive on this machine."""
     found = set()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import ray
 from ray.cluster_utils import Cluster as RayCluster
-from support import PROJECT_ROOT, SMALL, CommandRun, RunCommand
+from support import PROJECT_ROOT, SMALL, CommandRun, RunCommand, command_lines
 
 from configs.loading import load_config
 from orchestration.cluster import start_cluster
@@ -56,6 +56,9 @@ def test_ray_job_submit_trains_three_iterations(head: dict[str, str], tied_model
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert len(CommandRun(status=0, output="", run_dir=run_dir).rows()) == 3
+    assert not any("RolloutEngine" in line or "VLLM::" in line for line in command_lines()), (
+        "the job ended its processes"
+    )
 
 
 def test_two_nodes_hold_engines_and_learner_as_configured() -> None:

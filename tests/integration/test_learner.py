@@ -72,6 +72,62 @@ def save_and_continue(
     return results
 
 
+def test_a_checkpoint_split_in_another_way_is_refused(model_path: str, tmp_path: Path) -> None:
+    spec = tiny_spec(model_path, zero_stage=2)
+    assert rank_pool(2).run(save_only, spec, str(tmp_path)) == [None, None]
+    message = rank_pool(1).run(refusal_to_restore, spec, str(tmp_path))[0]
+    assert message.startswith("learner.num_workers=1: the checkpoint")
+    assert "written with learner.num_workers=2;" in message
+    for message in rank_pool(2).run(refusal_to_restore, tiny_spec(model_path, zero_stage=3), str(tmp_path)):
+        assert message.startswith("learner.zero_stage=3: the checkpoint")
+        assert "written with learner.zero_stage=2;" in message
+
+
+def save_only(join: dict[str, Any], spec: LearnerSpec, folder: str) -> None:
+    from learner.worker import LearnerWorker
+
+    worker = LearnerWorker(spec, **join)
+    worker.save(folder)
+    worker.engine.destroy()
+
+
+def test_a_folder_that_a_rank_does_not_see_is_an_error_and_not_created(model_path: str, tmp_path: Path) -> None:
+    absent = tmp_path / "absent"
+    for messages in rank_pool(1).run(refusals_of_a_folder, tiny_spec(model_path), str(absent)):
+        expected = (
+            f"{absent}: no such folder on this node; set run_dir to a folder on a file system that all nodes share"
+        )
+        assert messages == [expected] * 3
+    assert not absent.exists()
+
+
+def refusals_of_a_folder(join: dict[str, Any], spec: LearnerSpec, folder: str) -> list[str]:
+    from learner.worker import LearnerWorker
+
+    worker = LearnerWorker(spec, **join)
+    messages = []
+    for method in (worker.save, worker.restore, worker.save_pretrained):
+        try:
+            method(folder)
+        except FileNotFoundError as error:
+            messages.append(str(error))
+    worker.engine.destroy()
+    return messages
+
+
+def refusal_to_restore(join: dict[str, Any], spec: LearnerSpec, folder: str) -> str:
+    from learner.worker import LearnerWorker
+
+    worker = LearnerWorker(spec, **join)
+    message = "no error"
+    try:
+        worker.restore(folder)
+    except ValueError as error:
+        message = str(error)
+    worker.engine.destroy()
+    return message
+
+
 def local_state(worker: Any) -> Local:
     """Copies of this rank's shares of weights, AdamW moments and step counts."""
     shares = [getattr(parameter, "ds_tensor", parameter) for parameter in worker.policy.parameters()]
@@ -136,6 +192,34 @@ def test_recomputed_old_logprobs_train_like_equal_rollout_logprobs(model_path: s
     assert mismatched[0].metrics["mismatch/kl"] > 0.01
     assert mismatched[0].metrics["ratio/max"] == pytest.approx(1.0, abs=1e-5)
     assert "mismatch/max" not in mismatched[1].metrics
+
+
+def test_mismatch_counts_only_completions_of_the_weights_at_hand(model_path: str) -> None:
+    spec = tiny_spec(model_path, zero_stage=2, num_minibatches=1)
+    batch = random_batch(num_groups=2, group_size=4, seed=7)
+    mixed, stale = rank_pool(2).run(first_step_of_each_staleness, spec, batch)[0]
+    # the first completion agrees and is fresh; all others disagree, as they may after a version
+    assert mixed.metrics["mismatch/max"] < 1e-5
+    assert abs(mixed.metrics["mismatch/kl"]) < 1e-5
+    assert mixed.metrics["ratio/max"] > 1.1
+    assert not [name for name in stale.metrics if name.startswith("mismatch/")]
+
+
+def first_step_of_each_staleness(join: dict[str, Any], spec: LearnerSpec, batch: TrainBatch) -> list[StepReport]:
+    """In a rank: the first step with one fresh completion, whose rollout logprobs are the learner's, and with none."""
+    from learner.worker import LearnerWorker
+
+    reports = []
+    for has_fresh in (True, False):
+        worker = LearnerWorker(spec, **join)
+        first = batch.samples[0]
+        agreeing = replace(first, rollout_logprobs=worker.score(first.token_ids, first.prompt_length))
+        stale = [replace(sample, staleness=1) for sample in batch.samples]
+        samples = (agreeing, *stale[1:]) if has_fresh else tuple(stale)
+        worker.load(replace(batch, samples=samples), 0)
+        reports.append(worker.step(0))
+        worker.engine.destroy()
+    return reports
 
 
 def both_denominators(join: dict[str, Any], specs: list[LearnerSpec], batch: TrainBatch) -> list[list[StepReport]]:
@@ -207,6 +291,8 @@ def test_a_group_trains_writes_a_loadable_model_and_ends_with_a_failing_rank(
     assert [report.num_sequences for report in reports] == [4, 4, 4, 4]
     assert sum(report.num_tokens for report in reports[:2]) == sum(sample.completion_length for sample in batch.samples)
 
+    group.save(str(tmp_path))
+    assert (tmp_path / "learner.json").is_file()
     group.save_pretrained(str(tmp_path))
     assert AutoTokenizer.from_pretrained(tmp_path).vocab_size == AutoTokenizer.from_pretrained(model_path).vocab_size
     model = AutoModelForCausalLM.from_pretrained(tmp_path)
@@ -234,6 +320,26 @@ def fail_on_rank_1(worker: Any) -> None:
     if worker.rank == 1:
         raise ValueError("made to fail")
     torch.distributed.barrier()
+
+
+def test_a_save_that_did_not_reach_the_drivers_folder_names_the_rank(
+    bundles: PlacementGroup, model_path: str, tmp_path: Path
+) -> None:
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    here.mkdir()
+    elsewhere.mkdir()
+    group = start_group(tiny_spec(model_path, zero_stage=2), bundles, 200.0)
+    group.apply(save_into_another_folder_on_rank_1, str(elsewhere))
+    with pytest.raises(LearnerError, match=rf"save: learner rank 1 wrote to another {here}; set run_dir to a folder"):
+        group.save(str(here))
+    with pytest.raises(LearnerError, match="shut down"):
+        group.peak_memory_bytes()
+
+
+def save_into_another_folder_on_rank_1(worker: Any, folder: str) -> None:
+    if worker.rank == 1:
+        save = worker.save
+        worker.save = lambda path: save(folder)
 
 
 def test_ranks_that_do_not_answer_in_time_are_named(bundles: PlacementGroup, model_path: str) -> None:

@@ -9,41 +9,41 @@ from torch import equal
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
-SIX = ("num_iterations=6", "checkpoint.every=3")
+EIGHT = ("num_iterations=8", "checkpoint.every=3", "learner.lr_schedule=constant")
 
 
 @pytest.fixture(scope="module")
 def undisturbed(run_command: RunCommand, tmp_path_factory: pytest.TempPathFactory) -> CommandRun:
-    run = run_command(tmp_path_factory.mktemp("undisturbed") / "run", *SIX)
+    run = run_command(tmp_path_factory.mktemp("undisturbed") / "run", *EIGHT)
     assert run.status == 0, run.output
     return run
 
 
 def test_a_run_leaves_its_trace(undisturbed: CommandRun) -> None:
     rows = undisturbed.rows()
-    assert [row["iteration"] for row in rows] == list(range(6))
-    assert [row["policy_version"] for row in rows] == list(range(6))
+    assert [row["iteration"] for row in rows] == list(range(8))
+    assert [row["policy_version"] for row in rows] == list(range(8))
     for row in rows:
         assert row["staleness/max"] == 0
         assert row["mismatch/max"] < 1e-4, "engine and learner compute the same logprobs after every publish"
         assert 0 < row["gate/eur"] <= 1
     for name in ("config.yaml", "curves.png", "run.log", "rollouts.jsonl", "model/model.safetensors"):
         assert (undisturbed.run_dir / name).stat().st_size > 0, name
-    assert [row["iteration"] for row in undisturbed.rows("eval.jsonl")] == [0, 6]
-    assert sum("reward" in line and "EUR" in line for line in undisturbed.output.splitlines()) == 6
+    assert [row["iteration"] for row in undisturbed.rows("eval.jsonl")] == [0, 8]
+    assert sum("reward" in line and "EUR" in line for line in undisturbed.output.splitlines()) == 8
 
 
 def test_ctrl_c_then_resume_equals_the_undisturbed_run(
     undisturbed: CommandRun, run_command: RunCommand, tmp_path: Path, no_process_left: None
 ) -> None:
-    stopped = run_command(tmp_path / "run", *SIX, interrupt_after=4)
+    stopped = run_command(tmp_path / "run", *EIGHT, interrupt_after=4)
     assert stopped.status == 130, stopped.output
-    assert len(stopped.rows()) < 6
+    assert len(stopped.rows()) < 8
 
-    resumed = run_command(tmp_path / "run", *SIX, "resume=true")
+    resumed = run_command(tmp_path / "run", *EIGHT, "resume=true")
     assert resumed.status == 0, resumed.output
     assert resumed.fixed_metrics() == undisturbed.fixed_metrics()
-    assert resumed.texts(5) == undisturbed.texts(5)
+    assert resumed.texts(7) == undisturbed.texts(7)
     weights, expected = (load_file(run.run_dir / "model/model.safetensors") for run in (resumed, undisturbed))
     assert weights.keys() == expected.keys()
     assert all(equal(weights[name], expected[name]) for name in expected)
@@ -52,7 +52,7 @@ def test_ctrl_c_then_resume_equals_the_undisturbed_run(
 def test_two_engines_give_the_metrics_of_one(
     undisturbed: CommandRun, run_command: RunCommand, tmp_path: Path, no_process_left: None
 ) -> None:
-    run = run_command(tmp_path / "run", *SIX, "rollout.num_engines=2")
+    run = run_command(tmp_path / "run", *EIGHT, "rollout.num_engines=2")
     assert run.status == 0, run.output
     assert run.fixed_metrics() == undisturbed.fixed_metrics()
 

@@ -1,11 +1,14 @@
 """Publishes from two ZeRO-3 learner ranks to two engines: equal logprobs after each; a corruption is caught."""
 
+import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import ray
 import torch
@@ -16,6 +19,7 @@ from orchestration.batches import to_train_batch
 from orchestration.cluster import start_cluster
 from orchestration.parts import Parts, build_parts
 from orchestration.weight_channel import PublishError
+from transfer.communicator import Transfer
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # ranks cannot import the tests
 
@@ -41,20 +45,20 @@ def largest_difference(parts: Parts, token_ids: np.ndarray, prompt_length: int) 
     return max(float(np.abs(answer - expected).max()) for answer in answers)
 
 
-def flip_bit_after_digest(worker: Any, label: str | None) -> None:
-    """On a learner rank: what goes out of parameter group `label` differs in one bit from what was digested."""
+def flip_bit_after_digest(worker: Any, label: str) -> None:
+    """On a learner rank: next time, what goes out of group `label` differs in one bit from what was digested."""
     sender = worker._sender
     if sender._broadcast_group is None:
         return
-    group = next(group for group in sender.groups if group.label == label) if label else None
+    labels = iter([group.label for group in sender.groups])
 
-    def broadcast(buffer: torch.Tensor) -> None:
-        if group is not None and buffer.numel() == group.num_bytes:
+    def start(buffer: torch.Tensor) -> Transfer:
+        if next(labels, None) == label:
             buffer = buffer.clone()
             buffer[7] ^= 1
-        type(sender._broadcast_group).broadcast(sender._broadcast_group, buffer)
+        return type(sender._broadcast_group).start(sender._broadcast_group, buffer)
 
-    sender._broadcast_group.broadcast = broadcast
+    sender._broadcast_group.start = start
 
 
 def test_engines_compute_the_learners_logprobs_after_every_publish(parts: Parts) -> None:
@@ -81,10 +85,8 @@ def test_a_corrupted_weight_stops_the_publish_and_is_named(parts: Parts) -> None
     label = "model.layers.1"
     parts.channel.publish(3)
     parts.learner.apply(flip_bit_after_digest, label)
-    # Both layers are of one size, so layer 0 differs too; the message names the first engine and a layer.
-    with pytest.raises(PublishError, match=r"engine 0 .* parameter group model\.layers\.[01]: digest"):
+    with pytest.raises(PublishError, match=r"engine 0 .* parameter group model\.layers\.1: digest"):
         parts.channel.publish(4)
-    parts.learner.apply(flip_bit_after_digest, None)
     parts.channel.publish(5)
 
 
@@ -103,3 +105,15 @@ def nudge_weights(worker: Any) -> None:
     with torch.no_grad():
         for _, parameter in checkpoint_parameters(worker.policy):
             parameter.ds_tensor.mul_(1.1)  # type: ignore[attr-defined]
+
+
+def test_an_engine_that_is_killed_takes_its_children_along(parts: Parts) -> None:
+    actor = parts.fleet.call("ready", timeout_s=30.0)[1]
+    children = psutil.Process(actor).children(recursive=True)
+    assert any("VLLM" in " ".join(child.cmdline()) for child in children)
+    os.kill(actor, signal.SIGKILL)
+    _, alive = psutil.wait_procs(children, timeout=10.0)
+    assert not alive
+
+    with pytest.raises(PublishError, match="engine 1 failed during the publish"):
+        parts.channel.publish(8)

@@ -72,6 +72,7 @@ def test_lists_and_interpolations() -> None:
         ("learner.lr_schedule=cosine", "learner.lr_schedule=cosine: must be linear or constant"),
         ("learner.betas=[0.9,1.5]", "learner.betas[1]=1.5: must be less than 1"),
         ("rollout.completions_per_prompt=1", "rollout.completions_per_prompt=1: must be greater than or equal to 2"),
+        ("rollout.temperature=0.009", "rollout.temperature=0.009: must be greater than or equal to 0.01"),
         ("num_iterations=many", "num_iterations=many: must be a valid integer"),
         ("num_iterations='3'", "num_iterations=3: must be a valid integer"),
         ("seed=true", "seed=true: must be a valid integer"),

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from learner.optimizer import build_adamw, lr_at, parameter_groups
+from learner.optimizer import adamw_groups, build_adamw, lr_at
 
 
 def test_linear_schedule_starts_at_lr_and_falls_in_equal_parts_to_zero() -> None:
@@ -24,7 +24,7 @@ def test_a_step_outside_the_run_is_refused(step: int) -> None:
 
 def test_matrices_decay_and_vectors_do_not() -> None:
     layer = nn.Linear(3, 2)
-    matrices, vectors = parameter_groups(layer.parameters(), weight_decay=0.1)
+    matrices, vectors = adamw_groups(layer.parameters(), weight_decay=0.1)
     assert (matrices["params"], matrices["weight_decay"]) == ([layer.weight], 0.1)
     assert (vectors["params"], vectors["weight_decay"]) == ([layer.bias], 0.0)
 
@@ -32,7 +32,7 @@ def test_matrices_decay_and_vectors_do_not() -> None:
 def test_without_decay_there_is_one_group_of_the_trained_parameters() -> None:
     layer = nn.Linear(3, 2)
     layer.bias.requires_grad_(False)
-    (group,) = parameter_groups(layer.parameters(), weight_decay=0.0)
+    (group,) = adamw_groups(layer.parameters(), weight_decay=0.0)
     assert group["params"] == [layer.weight]
 
 

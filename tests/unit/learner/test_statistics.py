@@ -1,6 +1,6 @@
 """Step statistics against a direct numpy computation over all tokens, merged over micro-batches and ranks."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -22,16 +22,22 @@ class Tokens:
     advantages: torch.Tensor
     entropy: torch.Tensor
     mismatch: torch.Tensor
+    same_weights: torch.Tensor
 
-    def add_to(self, statistics: StepStatistics, *, with_mismatch: bool = True) -> None:
+    def add_to(self, statistics: StepStatistics) -> None:
         statistics.add(
             self.out.metrics,
             group_index=self.group_index,
             advantages=self.advantages,
             loss=self.out.loss,
             entropy=self.entropy,
-            mismatch_log_ratio=self.mismatch if with_mismatch else None,
+            mismatch_log_ratio=self.mismatch,
+            same_weights=self.same_weights,
         )
+
+
+def no_mismatch(num_tokens: int) -> dict[str, torch.Tensor]:
+    return {"mismatch_log_ratio": torch.zeros(num_tokens), "same_weights": torch.zeros(num_tokens, dtype=torch.bool)}
 
 
 def make_tokens(*, seed: int, advantage_sign: int = 0, group_limit: int = NUM_GROUPS - 1) -> Tokens:
@@ -55,6 +61,7 @@ def make_tokens(*, seed: int, advantage_sign: int = 0, group_limit: int = NUM_GR
         advantages=torch.tensor(advantages),
         entropy=torch.tensor(rng.random(NUM_TOKENS) + hidden),
         mismatch=torch.tensor(rng.normal(scale=0.05, size=NUM_TOKENS) + hidden),
+        same_weights=torch.tensor(rng.random(NUM_TOKENS) < 0.5),
     )
 
 
@@ -67,7 +74,7 @@ def direct(parts: list[Tokens]) -> dict[str, float]:
         return np.concatenate([getattr(source, name).numpy() for source in sources])[trained]
 
     ratio, slope, group, advantages = (column(n) for n in ("ratio", "slope", "group_index", "advantages"))
-    mismatch, weight = column("mismatch"), slope * ratio
+    mismatch, weight = column("mismatch")[column("same_weights")], slope * ratio
 
     def eur(mask: np.ndarray) -> float:
         return float(np.mean([slope[mask & (group == g)].mean() for g in np.unique(group[mask])]))
@@ -124,6 +131,7 @@ def test_a_rank_with_filler_only_changes_nothing() -> None:
         gate=get_gate("clip", epsilon_low=0.2, epsilon_high=0.2),
     )
     columns = {"advantages": broken, "entropy": broken, "mismatch_log_ratio": broken}
+    columns["same_weights"] = torch.ones(3, dtype=torch.bool)
     group_index = torch.zeros(3, dtype=torch.int64)
     alone = StepStatistics(num_groups=NUM_GROUPS)
     for target in (statistics, alone):
@@ -137,7 +145,7 @@ def test_a_rank_with_filler_only_changes_nothing() -> None:
 def test_what_does_not_apply_is_absent(sign: int, absent: str) -> None:
     statistics = StepStatistics(num_groups=NUM_GROUPS)
     part = make_tokens(seed=1, advantage_sign=sign)
-    part.add_to(statistics, with_mismatch=False)
+    replace(part, same_weights=torch.zeros_like(part.same_weights)).add_to(statistics)
     summary = statistics.summarize()
     assert set(direct([make_tokens(seed=1)])) - set(summary) == {absent, "mismatch/kl", "mismatch/max"}
 
@@ -157,7 +165,7 @@ def test_clip_eur_is_the_share_of_unclipped_tokens() -> None:
         advantages=torch.tensor([1.0, 1.0, 1.0, -1.0]),
         loss=out.loss,
         entropy=torch.ones(4),
-        mismatch_log_ratio=None,
+        **no_mismatch(4),
     )
     summary = statistics.summarize()
     assert summary["gate/eur"] == 0.75
@@ -181,6 +189,6 @@ def test_variance_of_ratios_next_to_one_keeps_its_digits() -> None:
         advantages=torch.ones(100),
         loss=out.loss,
         entropy=torch.ones(100),
-        mismatch_log_ratio=None,
+        **no_mismatch(100),
     )
     assert statistics.summarize()["ratio/variance"] == pytest.approx(1e-14, rel=1e-6)

@@ -122,6 +122,18 @@ def test_run_state_round_trip_and_advance() -> None:
     assert RunState.from_json(state.to_json()) == state
 
 
+def test_a_state_fits_the_seed_and_batch_size_that_made_it() -> None:
+    state = state_at(3)
+    state.check(seed=5, prompts_per_iteration=16)
+    RunState.fresh(seed=5).check(seed=5, prompts_per_iteration=32)
+    with pytest.raises(CheckpointError, match=r"after 3 iterations: was written with seed=5, now seed=6; set seed=5"):
+        state.check(seed=6, prompts_per_iteration=16)
+    with pytest.raises(
+        CheckpointError, match=r"48 prompts were trained, rollout.prompts_per_iteration=8 makes that 24"
+    ):
+        state.check(seed=5, prompts_per_iteration=8)
+
+
 @pytest.mark.parametrize("text", ['{"iteration": 1}', "[]", "{", '{"iteration": "1"}'])
 def test_a_foreign_run_state_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"run state|Expecting"):

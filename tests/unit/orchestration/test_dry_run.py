@@ -54,6 +54,23 @@ def test_warning_where_no_ratio_can_leave_one() -> None:
     assert describe(config).endswith(warning)
 
 
+@pytest.mark.parametrize(
+    "settings", [["learner.old_logprobs=recompute"], ["learner.old_logprobs=auto", "cluster.device=gpu"]], ids=str
+)
+def test_recomputed_denominators_keep_the_ratio_at_one_at_any_staleness(settings: list[str]) -> None:
+    stale = ["learner.num_minibatches=1", "max_staleness=3", *settings]
+    warning = ratio_warning(load_config(stale))
+    assert warning is not None
+    assert "learner.old_logprobs=" in warning
+    assert "or max_staleness" not in warning  # no remedy here
+    assert ratio_warning(load_config([*stale, "learner.num_epochs=2"])) is None
+
+
+@pytest.mark.parametrize("settings", [["learner.old_logprobs=rollout", "cluster.device=gpu"], ["cluster.device=cpu"]])
+def test_stale_denominators_of_the_engines_move_the_ratio(settings: list[str]) -> None:
+    assert ratio_warning(load_config(["learner.num_minibatches=1", "max_staleness=1", *settings])) is None
+
+
 @pytest.mark.parametrize("remedy", ["learner.num_minibatches=2", "learner.num_epochs=2", "max_staleness=1"])
 def test_no_warning_where_the_ratio_moves(remedy: str) -> None:
     config = load_config(["learner.num_minibatches=1", remedy])

@@ -130,7 +130,7 @@ def test_folder_is_a_standard_qwen2_checkpoint(folder: Path) -> None:
     assert config["dtype"] == "float32"
     assert (config["hidden_size"], config["num_hidden_layers"], config["tie_word_embeddings"]) == (128, 2, True)
     assert config["max_position_embeddings"] == 128
-    tokenizer = load_tokenizer(str(folder))
+    tokenizer = load_tokenizer(str(folder), trust_remote_code=False)
     generation = json.loads((folder / "generation_config.json").read_text())
     assert generation["eos_token_id"] == config["eos_token_id"] == tokenizer.eos_token_id
     assert tokenizer.convert_ids_to_tokens(generation["eos_token_id"]) == END
@@ -149,7 +149,7 @@ def test_untied_recipe_saves_a_head_of_its_own(tmp_path: Path) -> None:
 
 
 def test_tokenizer_round_trips_and_keeps_tags_but_not_the_end(folder: Path) -> None:
-    tokenizer = load_tokenizer(str(folder))
+    tokenizer = load_tokenizer(str(folder), trust_remote_code=False)
     encode = prompt_encoder(tokenizer)
     assert len(tokenizer) == 22
     text = Sum(first=17, second=25).problem().text + CONTENT + END
@@ -162,7 +162,7 @@ def test_tokenizer_round_trips_and_keeps_tags_but_not_the_end(folder: Path) -> N
 
 
 def test_every_problem_encodes_to_eight_known_tokens(folder: Path) -> None:
-    tokenizer = load_tokenizer(str(folder))
+    tokenizer = load_tokenizer(str(folder), trust_remote_code=False)
     encoded = tokenizer([item.problem().text for item in shuffled_sums()])["input_ids"]
     assert {len(ids) for ids in encoded} == {8}
     assert tokenizer.unk_token_id not in {token for ids in encoded for token in ids}

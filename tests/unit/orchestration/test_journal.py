@@ -15,7 +15,7 @@ from rich.console import Console
 from configs.schema import JournalConfig
 from learner.contract import StepReport
 from orchestration.buffer import GradedGroup
-from orchestration.iteration_entry import summarise_steps
+from orchestration.iteration_entry import summarize_steps
 from orchestration.journal import Journal, JournalError
 from orchestration.plots import PANELS
 from rollout.contract import Completion, Prompt, PromptGroup, RewardVerdict
@@ -100,7 +100,7 @@ def test_an_iteration_becomes_one_row(tmp_path: Path) -> None:
 
 
 def test_steps_are_weighted_by_their_tokens() -> None:
-    row = summarise_steps(
+    row = summarize_steps(
         [
             step(num_tokens=30, grad_norm=1.0, lr=2e-4, policy__entropy=1.0, ratio__max=5.0, gate__eur_pos=0.5),
             step(num_tokens=10, grad_norm=3.0, lr=1e-4, policy__entropy=2.0, ratio__max=2.0),
@@ -109,7 +109,7 @@ def test_steps_are_weighted_by_their_tokens() -> None:
     assert row == pytest.approx(
         {"policy/entropy": 1.25, "ratio/max": 5.0, "gate/eur_pos": 0.5, "grad_norm": 2.0, "lr": 1e-4}
     )
-    assert summarise_steps([]) == {}
+    assert summarize_steps([]) == {}
 
 
 def test_times_of_one_name_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,6 +281,34 @@ def test_absent_metrics_are_left_out_of_the_line(tmp_path: Path) -> None:
     with open_journal(tmp_path, console=Console(file=out)) as journal, journal.iteration(0) as entry:
         entry.record({"reward/mean": 0.5})
     assert re.fullmatch(r"iteration 1/4  reward 0\.50 of 2  \d+\.\d\d s  left \d+ s\n", out.getvalue())
+
+
+def terminal(out: io.StringIO) -> Console:
+    return Console(file=out, force_terminal=True, width=80, color_system=None, _environ={"TERM": "xterm"})
+
+
+def shown(out: io.StringIO) -> str:
+    """What was written, without the terminal's control sequences."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
+
+
+def test_the_bar_carries_the_last_numbers_and_the_time_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    with open_journal(tmp_path, console=terminal(out := io.StringIO())) as journal:
+        assert "0/4 iterations 0:00:00 gone" in shown(out)
+        for iteration in range(2):
+            with journal.iteration(iteration) as entry:
+                entry.rollouts([graded(iteration)], policy_version=iteration)
+                entry.record_step(step(gate__eur=0.9 - 0.1 * iteration, policy__entropy=0.5))
+                clock[0] += 40.0
+        frame = shown(out)[shown(out).rindex("softsign") :]
+    assert re.match(r"softsign [^\n]+ 2/4 iterations 0:00:\d\d gone, 1 min 20 s left *\n", frame)
+    assert "\nreward 1.25 of 2  EUR 80.0%  entropy 0.500 nats  0 tokens/s" in frame
+    assert max(len(line.rstrip()) for line in frame.splitlines()) <= 80
+
+    with open_journal(tmp_path, console=terminal(out := io.StringIO()), start_iteration=2):
+        assert "\nreward 1.25 of 2  EUR 80.0%" in shown(out)
 
 
 def test_tensorboard_shows_the_same_numbers(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The command as a person runs it: exit statuses, what is printed, what is imported, and how soon a mistake is told."""
 
 import ast
+import os
 import subprocess
 import sys
 import time
@@ -69,6 +70,18 @@ def test_help(tmp_path: Path) -> None:
     ended = run("--help", folder=tmp_path)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "gate=       arctan | clip | erf | sigmoid | softsign" in ended.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-m", "seed=0,1", "dry_run=true"]], ids=str)
+def test_a_reader_that_has_left_is_no_error(arguments: list[str], tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)  # as `| head` does once it has its lines
+    command = [sys.executable, str(RUN), *arguments]
+    ended = subprocess.run(
+        command, cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+    )
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_nothing_heavy_is_imported_before_the_configuration_is_accepted(tmp_path: Path) -> None:

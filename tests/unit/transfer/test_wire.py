@@ -5,7 +5,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transfer.wire import ParameterGroup, ParameterMeta, allocate, digest, group_parameters, pack, unpack
+from transfer.wire import (
+    IN_FLIGHT_BYTES,
+    ParameterGroup,
+    ParameterMeta,
+    allocate,
+    digest,
+    fits_in_flight,
+    group_parameters,
+    pack,
+    unpack,
+)
 
 CPU = torch.device("cpu")
 
@@ -59,10 +69,10 @@ def test_a_wrong_shape_is_refused_by_name() -> None:
 
 
 @settings(deadline=None, derandomize=True, max_examples=60)
-@given(num_words=st.integers(4, 5000), place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+@given(num_words=st.integers(1, 9000), place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_any_flipped_bit_changes_the_digest(num_words: int, place: float, bit: int) -> None:
     torch.manual_seed(0)
-    buffer = torch.randint(0, 256, (4 * num_words,), dtype=torch.uint8)
+    buffer = torch.randint(0, 256, (8 * num_words,), dtype=torch.uint8)
     expected = digest(buffer)
     assert digest(buffer.clone()) == expected
     buffer[int(place * buffer.numel())] ^= 1 << bit
@@ -70,9 +80,9 @@ def test_any_flipped_bit_changes_the_digest(num_words: int, place: float, bit: i
 
 
 def test_swapped_words_change_the_digest() -> None:
-    words = torch.arange(4096, dtype=torch.int32)
+    words = torch.arange(4 * 4096, dtype=torch.int64)
     expected = digest(words.clone().view(torch.uint8))
-    for first, second in [(0, 1), (0, 1024), (5, 3 * 1024 + 7)]:
+    for first, second in [(0, 1), (0, 4096), (5, 3 * 4096 + 7)]:
         swapped = words.clone()
         swapped[[first, second]] = swapped[[second, first]]
         assert digest(swapped.view(torch.uint8)) != expected
@@ -80,3 +90,11 @@ def test_swapped_words_change_the_digest() -> None:
 
 def test_the_digest_tells_lengths_apart() -> None:
     assert digest(torch.zeros(16, dtype=torch.uint8)) != digest(torch.zeros(32, dtype=torch.uint8))
+
+
+def test_one_group_may_always_travel_and_more_within_the_budget() -> None:
+    small = ParameterGroup(label="small", parameters=(meta("a", 10),))
+    huge = ParameterGroup(label="huge", parameters=(meta("b", IN_FLIGHT_BYTES),))
+    assert fits_in_flight(huge, [])
+    assert not fits_in_flight(huge, [small])
+    assert fits_in_flight(small, [small, small])

@@ -1,0 +1,40 @@
+"""No process of vLLM outlives the actor that owns the engine, however that actor ended.
+
+An actor that is killed by the kernel cannot tell its children. Each worker therefore watches the actor's process id,
+which the actor leaves in the environment, and ends itself and vLLM's engine core between them. Knows nothing of vLLM.
+"""
+
+import os
+import signal
+import threading
+import time
+
+OWNER_VARIABLE = "SOFTGATE_ENGINE_OWNER"
+CHECK_EVERY_S = 1.0
+
+
+def own_children() -> None:
+    """Called by the actor before it starts processes: they belong to it."""
+    os.environ[OWNER_VARIABLE] = str(os.getpid())
+
+
+def end_with_owner() -> None:
+    """Called in a child, or a child's child: from now on it ends within seconds of its owner."""
+    owner, parent = int(os.environ[OWNER_VARIABLE]), os.getppid()
+    threading.Thread(target=_watch, args=(owner, parent), name="watch-owner", daemon=True).start()
+
+
+def _watch(owner: int, parent: int) -> None:
+    while os.getppid() == parent and _is_alive(owner):
+        time.sleep(CHECK_EVERY_S)
+    if parent != owner and os.getppid() == parent:
+        os.kill(parent, signal.SIGKILL)
+    os._exit(1)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
