@@ -89,8 +89,8 @@ class WeightChannel:
         """
         if self._num_published == 0:
             self.connect()
-        # The first is always proven, after a resume too. So is version 1: until then the engines hold what they read from
-        # disk, and a probe of equal weights proves little.
+        # The first is always proven, after a resume too. So is version 1: until then the engines hold what they read
+        # from disk, and a probe of equal weights proves little.
         is_early = self._num_published == 0 or version == 1
         verify = is_early or version % self._config.verify_every == 0
         started = time.perf_counter()

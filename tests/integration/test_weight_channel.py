@@ -19,6 +19,9 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 SENT = {"model.embed_tokens": "aa", "model.layers.0": "bb"}
 
 
+CONFIRMS = "confirms whatever version is published"
+
+
 @pytest.fixture(scope="module", autouse=True)
 def ray_session() -> Iterator[None]:
     ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="error")
@@ -51,8 +54,11 @@ def channel(
     )
     fleet = SimpleNamespace(
         num_workers=len(receipts),
+        workers_per_engine=1,
         start_connect=lambda _: [answer.remote(None) for _ in receipts],
-        start_receive=lambda *_, verify: [answer.remote(item, delay_s) for item in receipts],
+        start_receive=lambda version, _, verify: [
+            answer.remote(receipt(0, version) if item is CONFIRMS else item, delay_s) for item in receipts
+        ],
         call=lambda *_, timeout_s: [np.full(3, probe_error) for _ in receipts],
     )
     config = PublishConfig(timeout_s=timeout_s, probe_every=5)
@@ -64,7 +70,12 @@ def test_a_publish_that_all_confirm_reports_what_it_moved() -> None:
     report = channel([receipt(0, 5), receipt(1, 5)]).publish(5)
     assert (report.version, report.num_bytes, report.probe_difference) == (5, 1000, 0.0)
     assert report.metrics()["publish/gigabytes_per_s"] == pytest.approx(1e-4)
-    assert channel([receipt(0, 6)]).publish(6).probe_difference is None, "probed every fifth version only"
+
+
+def test_the_probe_runs_at_the_first_publish_at_version_1_and_every_fifth() -> None:
+    probed = channel([CONFIRMS])
+    differences = {version: probed.publish(version).probe_difference for version in (3, 4, 5, 6, 1)}
+    assert differences == {3: 0.0, 4: None, 5: 0.0, 6: None, 1: 0.0}
 
 
 @pytest.mark.parametrize(
