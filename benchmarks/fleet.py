@@ -1,9 +1,12 @@
 """Rollout fleet against a bare vLLM engine: the same prompts, seeds and sampling, tokens/s of each.
 
-The peer is vLLM's own offline LLM class, called once with the whole batch in a process of its own.
+The peers: vLLM's own offline LLM class, called once with the whole batch in a process of its own, with no other process
+to talk to; and AsyncLLM, which every RolloutEngine is built on, called once in its process.
 """
 
+import asyncio
 import time
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -12,6 +15,7 @@ from benchmarks.pairs import PairedRate, measure_pairs
 from benchmarks.parts import running_parts
 from orchestration.parts import Parts
 from rollout.contract import Prompt, SamplingSpec
+from rollout.engine import RolloutEngine, sampling_params
 
 TARGET = 0.9
 
@@ -58,6 +62,22 @@ class BareEngine:
         return sum(len(completion.token_ids) for output in outputs for completion in output.outputs) / elapsed_s
 
 
+class BareAsyncEngine(RolloutEngine):
+    """The AsyncLLM that RolloutEngine builds, driven directly: what its separate process and its frontend cost."""
+
+    async def generate_all(self, prompts: list[Prompt], sampling: SamplingSpec) -> float:
+        """Tokens a second over the whole batch."""
+        started = time.perf_counter()
+        counts = await asyncio.gather(*(self._count(prompt, sampling) for prompt in prompts))
+        return sum(counts) / (time.perf_counter() - started)
+
+    async def _count(self, prompt: Prompt, sampling: SamplingSpec) -> int:
+        inputs: Any = {"prompt_token_ids": prompt.token_ids.tolist()}
+        async for output in self._llm.generate(inputs, sampling_params(prompt, sampling), f"{time.perf_counter()}"):
+            last = output
+        return sum(len(completion.token_ids) for completion in last.outputs)
+
+
 def fleet_rate(parts: Parts, prompts: list[Prompt], sampling: SamplingSpec) -> float:
     """Tokens a second from the first submission to the last group in the driver's hands."""
     started = time.perf_counter()
@@ -89,15 +109,26 @@ def benchmark_fleet(*, repeats: int) -> list[PairedRate]:
             config.rollout.kv_cache_gib,
             config.rollout.max_num_seqs,
         )
-        ours, peers = measure_pairs(
-            lambda: fleet_rate(parts, prompts, sampling),
-            lambda: ray.get(bare.generate.remote(prompts, sampling)),
-            repeats=repeats,
-            warmups=2,
+        actor = ray.remote(BareAsyncEngine).options(num_cpus=0, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
+        async_bare = actor.remote(
+            1,
+            model=config.model,
+            model_path=parts.learner.spec.model_path,
+            rollout=config.rollout,
+            device="cpu",
+            dtype="float32",
         )
-        ray.kill(bare)
-    return [
-        PairedRate(
-            name="rollout fleet", peer="bare vLLM LLM.generate", unit="tokens/s", ours=ours, peers=peers, target=TARGET
-        )
-    ]
+        peers: dict[str, Callable[[], float]] = {
+            "bare vLLM LLM.generate": lambda: ray.get(bare.generate.remote(prompts, sampling)),
+            "bare vLLM AsyncLLM": lambda: ray.get(async_bare.generate_all.remote(prompts, sampling)),
+        }
+        rates = []
+        for name, peer_rate in peers.items():
+            ours, theirs = measure_pairs(
+                lambda: fleet_rate(parts, prompts, sampling), peer_rate, repeats=repeats, warmups=2
+            )
+            rates.append(
+                PairedRate(name="rollout fleet", peer=name, unit="tokens/s", ours=ours, peers=theirs, target=TARGET)
+            )
+        ray.get(async_bare.shutdown.remote())
+    return rates

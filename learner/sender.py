@@ -14,7 +14,7 @@ from torch import nn
 
 from learner.zero import gathered, whole_shape
 from transfer.communicator import BroadcastGroup, Rendezvous, Transfer
-from transfer.wire import ParameterGroup, ParameterMeta, allocate, digest, fits_in_flight, group_parameters, pack
+from transfer.wire import BufferPool, ParameterGroup, ParameterMeta, digest, fits_in_flight, group_parameters, pack
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +35,7 @@ class WeightSender:
         self._parameters = dict(parameters)
         self._rank = rank
         self._device = device
+        self._buffers = BufferPool(device)
         self._broadcast_group: BroadcastGroup | None = None
         metas = (
             ParameterMeta(name=name, dtype_name=wire_dtype, shape=whole_shape(parameter))
@@ -62,7 +63,7 @@ class WeightSender:
                 assert self._broadcast_group is not None, "send() before connect()"
                 while not fits_in_flight(group, [sent for sent, _ in in_flight]):
                     in_flight.popleft()[1].wait()
-                buffer = allocate(group, self._device)
+                buffer = self._buffers.take(group)
                 pack(group, [parameter.detach() for parameter in members], buffer)
             if verify:
                 digests[group.label] = digest(buffer)

@@ -69,7 +69,7 @@ class RolloutEngine:
             # The salt keeps cached prefixes of older weights from being found: with requests frozen in flight vLLM
             # cannot empty the cache.
             {"prompt_token_ids": prompt.token_ids.tolist(), "cache_salt": str(first_version)},
-            _sampling_params(prompt, sampling),
+            sampling_params(prompt, sampling),
             request_id,
         ):
             final = output
@@ -194,7 +194,8 @@ def _engine_args(model: ModelConfig, model_path: str, rollout: RolloutConfig, *,
     )
 
 
-def _sampling_params(prompt: Prompt, sampling: SamplingSpec) -> Any:
+def sampling_params(prompt: Prompt, sampling: SamplingSpec) -> Any:
+    """vLLM's SamplingParams for one group."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 

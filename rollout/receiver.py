@@ -19,7 +19,7 @@ from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, i
 
 from rollout.orphans import end_with_owner
 from transfer.communicator import BroadcastGroup, Rendezvous, Transfer
-from transfer.wire import ParameterGroup, ParameterMeta, allocate, digest, fits_in_flight, unpack
+from transfer.wire import BufferPool, ParameterGroup, ParameterMeta, digest, fits_in_flight, unpack
 
 BACKEND = "softgate"
 WORKER_EXTENSION = "rollout.receiver.PublishExtension"
@@ -50,6 +50,7 @@ class BroadcastReceiver(WeightTransferEngine[ReceiverInitInfo, ReceiverUpdateInf
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._group: BroadcastGroup | None = None
+        self._buffers = BufferPool(self._device())
         self.digests: dict[str, str] = {}
         end_with_owner()
 
@@ -78,7 +79,7 @@ class BroadcastReceiver(WeightTransferEngine[ReceiverInitInfo, ReceiverUpdateInf
             # given until a whole module has arrived.
             while waiting and fits_in_flight(waiting[0], [group for group, _ in in_flight]):
                 following = waiting.popleft()
-                in_flight.append((following, self._group.start(allocate(following, self._device()))))
+                in_flight.append((following, self._group.start(self._buffers.take(following))))
             group, transfer = in_flight.popleft()
             transfer.wait()
             if update_info.verify:

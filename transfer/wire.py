@@ -91,9 +91,26 @@ def unpack(group: ParameterGroup, buffer: torch.Tensor) -> list[torch.Tensor]:
     return views
 
 
-def allocate(group: ParameterGroup, device: torch.device) -> torch.Tensor:
-    """A buffer for the group, not initialized: padding between tensors travels and is digested as it is."""
-    return torch.empty(group.num_bytes, dtype=torch.uint8, device=device)
+class BufferPool:
+    """Buffers of one side of a publish, kept for the next one while they fit into IN_FLIGHT_BYTES together.
+
+    Fresh memory costs a page fault every 4 KiB. A buffer is handed out once a publish, so that nobody sees it change
+    before the publish is over.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._kept: dict[str, torch.Tensor] = {}
+
+    def take(self, group: ParameterGroup) -> torch.Tensor:
+        """A buffer for the group, not initialized: padding between tensors travels and is digested as it is."""
+        kept = self._kept.get(group.label)
+        if kept is not None:
+            return kept
+        buffer = torch.empty(group.num_bytes, dtype=torch.uint8, device=self._device)
+        if sum(other.numel() for other in (buffer, *self._kept.values())) <= IN_FLIGHT_BYTES:
+            self._kept[group.label] = buffer
+        return buffer
 
 
 def fits_in_flight(group: ParameterGroup, in_flight: Sequence[ParameterGroup]) -> bool:

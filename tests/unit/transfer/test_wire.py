@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from transfer.wire import (
     IN_FLIGHT_BYTES,
+    BufferPool,
     ParameterGroup,
     ParameterMeta,
-    allocate,
     digest,
     fits_in_flight,
     group_parameters,
@@ -56,7 +56,7 @@ def test_what_is_packed_is_unpacked(shapes: list[list[int]], dtype_name: str) ->
     )
     torch.manual_seed(0)
     tensors = [torch.randn(shape) for shape in shapes]
-    buffer = allocate(group, CPU)
+    buffer = BufferPool(CPU).take(group)
     pack(group, tensors, buffer)
     for tensor, view in zip(tensors, unpack(group, buffer), strict=True):
         assert torch.equal(view, tensor.to(view.dtype))
@@ -65,7 +65,7 @@ def test_what_is_packed_is_unpacked(shapes: list[list[int]], dtype_name: str) ->
 def test_a_wrong_shape_is_refused_by_name() -> None:
     group = ParameterGroup(label="g", parameters=(meta("model.norm.weight", 4),))
     with pytest.raises(ValueError, match=r"model\.norm\.weight: shape \(5,\) where the wire expects \(4,\)"):
-        pack(group, [torch.zeros(5)], allocate(group, CPU))
+        pack(group, [torch.zeros(5)], BufferPool(CPU).take(group))
 
 
 @settings(deadline=None, derandomize=True, max_examples=60)
@@ -98,3 +98,13 @@ def test_one_group_may_always_travel_and_more_within_the_budget() -> None:
     assert fits_in_flight(huge, [])
     assert not fits_in_flight(huge, [small])
     assert fits_in_flight(small, [small, small])
+
+
+def test_a_pool_keeps_what_fits_and_makes_the_rest_anew() -> None:
+    pool = BufferPool(CPU)
+    small = ParameterGroup(label="small", parameters=(meta("a", 10),))
+    huge = ParameterGroup(label="huge", parameters=(meta("b", IN_FLIGHT_BYTES // 4),))
+    kept = pool.take(small)
+    assert pool.take(small).data_ptr() == kept.data_ptr()
+    first = pool.take(huge)
+    assert pool.take(huge).data_ptr() != first.data_ptr()
