@@ -2,6 +2,9 @@
 
 import os
 import re
+import secrets
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +19,7 @@ from support import PROJECT_ROOT, SMALL, CommandRun, RunCommand, command_lines
 from configs.loading import load_config
 from orchestration.cluster import start_cluster
 
+RAY = str(Path(sys.executable).with_name("ray"))
 RAY_START_S = 20.0  # allowed for imports and for Ray itself; the refusal follows at once
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
@@ -24,28 +28,47 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 @pytest.fixture
 def head(tmp_path: Path) -> Iterator[dict[str, str]]:
     """`ray start --head` with a job server on loopback; the environment in which `ray job submit` reaches it."""
-    env = {**os.environ, "RAY_AUTH_MODE": "token"}
-    ray_command = str(Path(sys.executable).with_name("ray"))
-    start = [
-        ray_command,
-        "start",
-        "--head",
-        "--port=0",
-        "--dashboard-port=8277",
-        "--num-cpus=2",
-        "--disable-usage-stats",
-    ]
-    subprocess.run([*start, "--include-dashboard=true"], check=True, env=env, timeout=120, stdout=subprocess.DEVNULL)
+    server = f"127.0.0.1:{free_port()}"
+    env = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    start = [RAY, "start", "--head", "--block", "--port=0", f"--dashboard-port={server.rpartition(':')[2]}"]
+    log = tmp_path / "head.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [*start, "--num-cpus=2", "--disable-usage-stats", "--include-dashboard=true"],
+            env=env,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
     try:
-        yield {**env, "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:8277"}
+        deadline = time.monotonic() + 90.0
+        while not is_listening(server):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.2)
+        yield {**env, "RAY_API_SERVER_ADDRESS": f"http://{server}"}
     finally:
-        subprocess.run([ray_command, "stop", "--force"], check=True, env=env, timeout=120, stdout=subprocess.DEVNULL)
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(timeout=60)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def is_listening(server: str) -> bool:
+    host, _, port = server.rpartition(":")
+    with socket.socket() as probe:
+        return probe.connect_ex((host, int(port))) == 0
 
 
 def test_ray_job_submit_trains_three_iterations(head: dict[str, str], tied_model: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     entrypoint = f"{sys.executable} orchestration/run.py gate=softsign run_dir={run_dir} model.path={tied_model}"
-    submit = [str(Path(sys.executable).with_name("ray")), "job", "submit", "--working-dir", "."]
+    submit = [RAY, "job", "submit", "--working-dir", "."]
     finished = subprocess.run(
         [*submit, "--", *entrypoint.split(), *SMALL, "num_iterations=3"],
         cwd=PROJECT_ROOT,
