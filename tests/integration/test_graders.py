@@ -101,7 +101,8 @@ def test_child_without_its_reward_function_does_not_start() -> None:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     paths = os.pathsep.join([str(Path(__file__).parents[2]), str(Path(__file__).parent)])
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": paths}})
+    settings = {"env_vars": {"PYTHONPATH": paths}}
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=settings)
     yield
     ray.shutdown()
 

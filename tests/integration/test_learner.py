@@ -261,7 +261,8 @@ def learning_rates(join: dict[str, Any], spec: LearnerSpec, batch: TrainBatch) -
 @pytest.fixture(scope="module")
 def bundles() -> Iterator[PlacementGroup]:
     here = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": here}})
+    settings = {"env_vars": {"PYTHONPATH": here}}
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=settings)
     try:
         reserved = placement_group([{"CPU": 1}] * 2)
         assert reserved.wait(30)
