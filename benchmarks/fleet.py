@@ -131,4 +131,6 @@ def benchmark_fleet(*, repeats: int) -> list[PairedRate]:
                 PairedRate(name="rollout fleet", peer=name, unit="tokens/s", ours=ours, peers=theirs, target=TARGET)
             )
         ray.get(async_bare.shutdown.remote())
+        for idle in (bare, async_bare):
+            ray.kill(idle)
     return rates

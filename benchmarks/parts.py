@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from configs.loading import load_config
-from configs.schema import RunConfig
 from orchestration.cluster import start_cluster
 from orchestration.embedded_model import EmbeddedRecipe, ensure_embedded_model, new_model, new_tokenizer
 from orchestration.parts import Parts, build_parts
@@ -27,13 +27,8 @@ def running_parts(*overrides: str, model_path: Path | None = None) -> Iterator[P
 
 
 def save_wide_model(folder: Path) -> Path:
-    """A random model of 27 million parameters (109 MB in float32): so large that bytes, not calls, take the time."""
-    from dataclasses import replace
-
+    """A random model of 25 million parameters (101 MB in float32): so large that bytes, not calls, take the time."""
     recipe = replace(EmbeddedRecipe(), hidden_size=512, num_layers=8, intermediate_size=1536)
     new_model(recipe).save_pretrained(folder)
     new_tokenizer(recipe).save_pretrained(folder)
     return folder
-
-
-__all__ = ["RunConfig", "running_parts", "save_wide_model"]

@@ -34,7 +34,7 @@ class BarePeer:
 
 
 def benchmark_publish(*, repeats: int) -> list[PairedRate]:
-    """One learner rank to one engine against one process to another, alternating, on a model of 109 MB."""
+    """One learner rank to one engine against one process to another, alternating, on a model of 101 MB."""
     with TemporaryDirectory() as folder, running_parts(model_path=save_wide_model(Path(folder))) as parts:
         num_bytes = parts.channel.publish(1).num_bytes
         host, port = parts.learner.address_and_free_port()
