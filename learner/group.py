@@ -12,16 +12,16 @@ from typing import Any, NoReturn
 
 import numpy as np
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from actors.answers import await_answers, reason
 from learner.contract import StepReport, TrainBatch
 from learner.shards import SHARED_FOLDER_REMEDY, missing_shards
 from learner.spec import LearnerSpec
 from transfer.wire import ParameterGroup
 
-FAILURE_GRACE_S = 2.0  # after a first failure, how long the other ranks may still report theirs
 MODEL_CONFIG_FILE = "config.json"  # what every Hugging Face folder has
 
 
@@ -166,27 +166,14 @@ class LearnerGroup:
 
     def _await(self, name: str, calls: dict[int, ray.ObjectRef], timeout_s: float) -> list[Any]:
         """Wait for all ranks; unblocked by their answers, by the first that fails, or by the time-out."""
-        deadline = time.monotonic() + timeout_s
-        results: dict[int, Any] = {}
-        failures: dict[int, RayError] = {}
-        while len(results) + len(failures) < len(calls):
-            pending = {ref: rank for rank, ref in calls.items() if rank not in results and rank not in failures}
-            done, _ = ray.wait(list(pending), num_returns=1, timeout=max(deadline - time.monotonic(), 0.0))
-            if not done:
-                break
-            for ref in done:
-                try:
-                    results[pending[ref]] = ray.get(ref)
-                except RayError as error:
-                    deadline = min(deadline, time.monotonic() + FAILURE_GRACE_S) if not failures else deadline
-                    failures[pending[ref]] = error
-        if len(results) == len(calls):
-            return [results[rank] for rank in sorted(results)]
+        answers = await_answers(calls, timeout_s=timeout_s)
+        if len(answers.results) == len(calls):
+            return list(answers.results.values())
         self.shutdown()  # ranks still inside a collective would wait for the failed one for ever
-        if failures:
-            raise LearnerError(_describe(name, failures)) from failures[min(failures)]
-        silent = _listed(calls.keys() - results.keys())
-        raise LearnerError(f"{name}: learner rank {silent} did not answer within {timeout_s:g} s")
+        blamed = answers.blamed
+        if blamed:
+            raise LearnerError(_describe(name, blamed)) from blamed[min(blamed)]
+        raise LearnerError(f"{name}: learner rank {_listed(answers.silent)} did not answer within {timeout_s:g} s")
 
     def _fail(self, message: str) -> NoReturn:
         self.shutdown()
@@ -207,6 +194,5 @@ def _describe(name: str, failures: dict[int, RayError]) -> str:
     """One line a failed rank; ranks that raised the same are named together."""
     ranks_by_message: dict[str, list[int]] = {}
     for rank, error in sorted(failures.items()):
-        cause = error.cause if isinstance(error, RayTaskError) else error
-        ranks_by_message.setdefault(f"{type(cause).__name__}: {cause}", []).append(rank)
+        ranks_by_message.setdefault(reason(error), []).append(rank)
     return "; ".join(f"{name}: learner rank {_listed(ranks)}: {text}" for text, ranks in ranks_by_message.items())

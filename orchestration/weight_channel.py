@@ -10,17 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import ray
 
+from actors.answers import await_answers, reason
 from configs.schema import PublishConfig
 from learner.group import LearnerGroup
 from learner.sender import SendReport
 from rollout.contract import EngineReceipt
-from rollout.fleet import RolloutFleet, reason
+from rollout.fleet import RolloutFleet
 from transfer.communicator import Backend, Rendezvous
 from transfer.wire import ParameterGroup
-
-FAILURE_GRACE_S = 2.0  # after a first failure, how long the others may still report theirs
 
 
 class PublishError(RuntimeError):
@@ -113,33 +111,18 @@ class WeightChannel:
         )
 
     def _await(self, learner_refs: Sequence[Any], engine_refs: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-        """Waits for both halves; a failure ends the wait soon, since the peers would hang in the broadcast.
-
-        Within a grace period others may report too: a peer that died is named rather than those whose connection to it
-        broke.
-        """
-        names = {ref: f"learner rank {rank}" for rank, ref in enumerate(learner_refs)}
-        names |= {ref: f"engine {index}" for index, ref in enumerate(engine_refs)}
-        waiting, deadline = list(names), time.monotonic() + self._config.timeout_s
-        failures: dict[Any, ray.exceptions.RayError] = {}
-        while waiting:
-            done, waiting = ray.wait(waiting, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
-            if not done:
-                break
-            try:
-                ray.get(done)
-            except ray.exceptions.RayError as error:
-                failures[done[0]] = error
-                deadline = min(deadline, time.monotonic() + FAILURE_GRACE_S)
-        if failures:
-            died = [ref for ref, error in failures.items() if isinstance(error, ray.exceptions.RayActorError)]
-            culprit = (died or list(failures))[0]
-            told = reason(failures[culprit])
-            raise PublishError(f"{names[culprit]} failed during the publish: {told}") from failures[culprit]
-        if waiting:
-            silent = ", ".join(names[ref] for ref in waiting)
+        """Waits for both halves; a failure ends the wait soon, since the peers would hang in the broadcast."""
+        calls = {f"learner rank {rank}": ref for rank, ref in enumerate(learner_refs)}
+        calls |= {f"engine {index}": ref for index, ref in enumerate(engine_refs)}
+        answers = await_answers(calls, timeout_s=self._config.timeout_s)
+        if answers.failures:
+            peer, error = next(iter(answers.blamed.items()))
+            raise PublishError(f"{peer} failed during the publish: {reason(error)}") from error
+        if answers.silent:
+            silent = ", ".join(answers.silent)
             raise PublishError(f"no answer within publish.timeout_s={self._config.timeout_s:g} s from {silent}")
-        return ray.get(list(learner_refs)), ray.get(list(engine_refs))
+        results = list(answers.results.values())
+        return results[: len(learner_refs)], results[len(learner_refs) :]
 
     def _check(self, receipt: EngineReceipt, sent: SendReport, version: int, *, verify: bool) -> None:
         if receipt.version != version:

@@ -104,4 +104,3 @@ class GroupVerdicts:
 
     verdicts: tuple[RewardVerdict, ...]  # G; zeros where the limit struck before the completion was graded
     timed_out: int  # how many those are
-    grade_s: float  # seconds in the grader, replacing a killed child included

@@ -4,13 +4,13 @@ Prompts go to the engine with the fewest unfinished completions; finished groups
 Ray object each. Placement is the caller's: the fleet is given running actors, and does not know of clusters.
 """
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 
+from actors.answers import await_answers, reason
 from rollout.contract import GroupSummary, Prompt, SamplingSpec
 from transfer.communicator import Rendezvous
 from transfer.wire import ParameterGroup
@@ -18,12 +18,6 @@ from transfer.wire import ParameterGroup
 
 class EngineError(RuntimeError):
     """An engine failed or did not answer; the message names it."""
-
-
-def reason(error: ray.exceptions.RayError) -> str:
-    """What went wrong in an actor, in one line: its own exception without Ray's copy of the traceback."""
-    cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
-    return f"{type(cause).__name__}: {' '.join(str(cause).split())}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,7 +79,13 @@ class RolloutFleet:
     def _collect(self, summary_ref: Any) -> FinishedGroup:
         group_ref, index, num_completions = self._in_flight.pop(summary_ref)
         self._load[index] -= num_completions
-        return FinishedGroup(group_ref=group_ref, summary=self._answer(index, summary_ref, self._timeout_s))
+        try:
+            summary = ray.get(summary_ref, timeout=self._timeout_s)
+        except ray.exceptions.GetTimeoutError:
+            raise _silence([index], self._timeout_s) from None
+        except ray.exceptions.RayError as error:
+            raise _failure(index, error) from error
+        return FinishedGroup(group_ref=group_ref, summary=summary)
 
     def start_receive(self, version: int, groups: list[ParameterGroup], *, verify: bool) -> list[Any]:
         """Tells every engine that a publish comes; the refs of their EngineReceipts, in engine order."""
@@ -103,17 +103,14 @@ class RolloutFleet:
 
     def call(self, method: str, *args: Any, timeout_s: float) -> list[Any]:
         """Calls method on every engine and waits for all; EngineError names the engine that failed or is silent."""
-        refs = [getattr(engine, method).remote(*args) for engine in self.engines]
-        deadline = time.monotonic() + timeout_s
-        return [self._answer(index, ref, max(0.0, deadline - time.monotonic())) for index, ref in enumerate(refs)]
-
-    def _answer(self, index: int, ref: Any, timeout_s: float) -> Any:
-        try:
-            return ray.get(ref, timeout=timeout_s)
-        except ray.exceptions.GetTimeoutError:
-            raise EngineError(f"engine {index} did not answer within {timeout_s:g} s") from None
-        except ray.exceptions.RayError as error:
-            raise EngineError(f"engine {index} failed: {reason(error)}") from error
+        calls = {index: getattr(engine, method).remote(*args) for index, engine in enumerate(self.engines)}
+        answers = await_answers(calls, timeout_s=timeout_s)
+        if answers.failures:
+            index, error = next(iter(answers.blamed.items()))
+            raise _failure(index, error) from error
+        if answers.silent:
+            raise _silence(answers.silent, timeout_s)
+        return list(answers.results.values())
 
     def shutdown(self, *, timeout_s: float = 10.0) -> None:
         """Asks every engine to end its processes, then ends the actors."""
@@ -121,3 +118,12 @@ class RolloutFleet:
         ray.wait(refs, num_returns=len(refs), timeout=timeout_s)
         for engine in self.engines:
             ray.kill(engine)
+
+
+def _failure(index: int, error: ray.exceptions.RayError) -> EngineError:
+    return EngineError(f"engine {index} failed: {reason(error)}")
+
+
+def _silence(indices: Sequence[int], timeout_s: float) -> EngineError:
+    named = ", ".join(str(index) for index in indices)
+    return EngineError(f"engine {named} did not answer within {timeout_s:g} s")

@@ -16,6 +16,7 @@ from typing import Any
 
 import ray
 
+from actors.answers import reason
 from rollout.contract import GroupVerdicts, PromptGroup, RewardVerdict
 from rollout.grader_child import OUT_OF_MEMORY_STATUS, READY
 
@@ -104,13 +105,10 @@ class GraderWorker:
 
     def grade(self, group: PromptGroup) -> GroupVerdicts:
         """Verdicts on the group's completions; those that met no verdict in time get zeros and are counted."""
-        start = time.monotonic()
         texts = [completion.text for completion in group.completions]
         verdicts = self._child.grade(texts, reference_answer=group.prompt.reference_answer)
         timed_out = len(texts) - len(verdicts)
-        return GroupVerdicts(
-            verdicts=(*verdicts, *[NO_REWARD] * timed_out), timed_out=timed_out, grade_s=time.monotonic() - start
-        )
+        return GroupVerdicts(verdicts=(*verdicts, *[NO_REWARD] * timed_out), timed_out=timed_out)
 
     def close(self) -> None:
         self._child.close()
@@ -161,6 +159,5 @@ def await_verdicts(references: Sequence[Any], *, timeout_s: float) -> list[Group
     except ray.exceptions.GetTimeoutError:
         raise GradingError(f"the graders did not grade {len(references)} groups within {timeout_s:g} s") from None
     except ray.exceptions.RayError as error:
-        cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
-        raise GradingError(f"a grader failed: {' '.join(str(cause).split())}") from error
+        raise GradingError(f"a grader failed: {reason(error)}") from error
     return answers

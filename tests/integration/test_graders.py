@@ -117,7 +117,6 @@ def test_pool_grades_many_groups_and_a_hang_costs_one_only(cluster: None) -> Non
     for result in results[:10]:
         assert result.verdicts == tuple(grade_completion(text, "42") for text in (RIGHT, WRONG, ""))
         assert result.timed_out == 0
-        assert 0.0 <= result.grade_s < 1.0
     assert [verdict.total for verdict in results[10].verdicts] == [2.0, 0.0, 0.0]
     assert results[10].timed_out == 2
     children = {int(result.verdicts[0].format) for result in results[11:]}
