@@ -1,7 +1,7 @@
 """Rollout fleet against a bare vLLM engine: the same prompts, seeds and sampling, tokens/s of each.
 
 The peers: vLLM's own offline LLM class, called once with the whole batch in a process of its own, with no other process
-to talk to; and AsyncLLM, which every RolloutEngine is built on, called once in its process.
+to talk to; and AsyncLLM, on which RolloutEngine is built with rollout.frontend=async, called once in its process.
 """
 
 import asyncio
@@ -114,7 +114,7 @@ def benchmark_fleet(*, repeats: int) -> list[PairedRate]:
             1,
             model=config.model,
             model_path=parts.learner.spec.model_path,
-            rollout=config.rollout,
+            rollout=config.rollout.model_copy(update={"frontend": "async"}),
             device="cpu",
             dtype="float32",
         )

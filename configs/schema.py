@@ -58,6 +58,8 @@ class RolloutConfig(Section):
     """Generation: engines, sampling, and how much of it one iteration takes."""
 
     num_engines: int = Field(default=1, ge=1)
+    # async: vLLM's AsyncLLM, engine in a child process; inline: engine in the actor's process; auto: inline on CPU
+    frontend: Literal["auto", "async", "inline"] = "auto"
     tensor_parallel_size: int = Field(default=1, ge=1)
     prompts_per_iteration: int = Field(default=16, ge=1)
     completions_per_prompt: int = Field(default=8, ge=2)  # a group of one has no advantage

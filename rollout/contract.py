@@ -95,7 +95,6 @@ class EngineReceipt:
     engine_index: int
     version: int
     digests: tuple[dict[str, str], ...]  # one dict a worker: parameter group label -> digest; empty if not verified
-    receive_s: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,7 +1,7 @@
-"""RolloutEngine: one vLLM AsyncLLM inside one Ray actor.
+"""RolloutEngine: one vLLM engine inside one Ray actor.
 
-Prompts come in, PromptGroups with sampled-token logprobs go out; weights arrive through rollout.receiver. The only file
-that builds a vLLM engine. It knows nothing of rewards, of the learner, or of other engines.
+Prompts come in, PromptGroups with sampled-token logprobs go out; weights arrive through rollout.receiver. Only this
+file and inline_llm.py build a vLLM engine. It knows nothing of rewards, of the learner, or of other engines.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import os
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -45,11 +45,10 @@ class RolloutEngine:
         self._settled.set()
         self._num_generating = 0  # requests inside vLLM
         own_children()
-        _prepare_environment(device, eager=rollout.enforce_eager)
-        from vllm.v1.engine.async_llm import AsyncLLM
-
+        is_inline = runs_inline(rollout.frontend, device)
+        _prepare_environment(device, is_inline=is_inline, eager=rollout.enforce_eager)
         self._tokenizer = load_tokenizer(model_path, trust_remote_code=model.trust_remote_code)
-        self._llm = AsyncLLM.from_engine_args(_engine_args(model, model_path, rollout, device=device, dtype=dtype))
+        self._llm = _build_llm(_engine_args(model, model_path, rollout, device=device, dtype=dtype), inline=is_inline)
 
     async def ready(self) -> int:
         """Answers once the engine is up; its process id."""
@@ -64,19 +63,14 @@ class RolloutEngine:
         if self._version < 0:
             raise RuntimeError(f"engine {self._index}: generate() before the first publish")
         started, first_version = time.perf_counter(), self._version
-        request_id = f"{prompt.index}-{sampling.num_completions}-{started}"
-        final = None
+        # The salt keeps cached prefixes of older weights from being found: with requests frozen in flight vLLM cannot
+        # empty the cache.
+        tokens = {"prompt_token_ids": prompt.token_ids.tolist(), "cache_salt": str(first_version)}
         self._num_generating += 1
-        async for output in self._llm.generate(
-            # The salt keeps cached prefixes of older weights from being found: with requests frozen in flight vLLM
-            # cannot empty the cache.
-            {"prompt_token_ids": prompt.token_ids.tolist(), "cache_salt": str(first_version)},
-            sampling_params(prompt, sampling),
-            request_id,
-        ):
-            final = output
-        self._num_generating -= 1
-        assert final is not None, request_id
+        try:
+            final = await self._finished(tokens, sampling_params(prompt, sampling), f"{prompt.index}-{started}")
+        finally:
+            self._num_generating -= 1
         outputs = sorted(final.outputs, key=lambda output: output.index)
         texts = self._tokenizer.batch_decode([list(o.token_ids) for o in outputs], skip_special_tokens=True)
         completions = tuple(
@@ -113,9 +107,8 @@ class RolloutEngine:
             {"label": g.label, "parameters": [(m.name, m.dtype_name, list(m.shape)) for m in g.parameters]}
             for g in groups
         ]
-        started = time.perf_counter()
         self._settled.clear()
-        # Pausing costs vLLM 20 ms of waiting; without requests in flight there is nothing to freeze, and new ones wait.
+        # Pausing costs AsyncLLM 20 ms of waiting; without requests in flight there is nothing to freeze; new ones wait.
         is_busy = self._num_generating > 0
         if is_busy:
             await self._llm.pause_generation(mode="keep", clear_cache=False)
@@ -128,43 +121,61 @@ class RolloutEngine:
         if is_busy:
             await self._llm.resume_generation()
         self._settled.set()
-        return EngineReceipt(
-            engine_index=self._index,
-            version=version,
-            digests=tuple(digests),
-            receive_s=time.perf_counter() - started,
-        )
+        return EngineReceipt(engine_index=self._index, version=version, digests=tuple(digests))
 
     async def score(self, token_ids: np.ndarray, prompt_length: int) -> np.ndarray:
         """Logprobs [C] of the tokens after prompt_length under the engine's weights at temperature 1, for the probe."""
         from vllm import SamplingParams
 
         params = SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False, temperature=0.0)
-        final = None
-        request_id = f"probe-{time.perf_counter()}"
-        async for output in self._llm.generate({"prompt_token_ids": token_ids.tolist()}, params, request_id):
-            final = output
-        assert final is not None, request_id
+        final = await self._finished({"prompt_token_ids": token_ids.tolist()}, params, f"probe-{time.perf_counter()}")
         scored = zip(token_ids.tolist(), final.prompt_logprobs, strict=True)
         chosen = [entry[token].logprob for token, entry in list(scored)[prompt_length:] if entry is not None]
         return np.asarray(chosen, dtype=np.float32)
+
+    async def _finished(self, prompt: dict[str, Any], params: Any, request_id: str) -> Any:
+        """vLLM's RequestOutput once all completions of the request are there."""
+        final = None
+        async for output in self._llm.generate(prompt, params, request_id):
+            final = output
+        assert final is not None, request_id
+        return final
 
     async def shutdown(self) -> None:
         """Ends vLLM's processes."""
         await asyncio.to_thread(self._llm.shutdown, timeout=SHUTDOWN_GRACE_S)
 
 
-def _prepare_environment(device: str, *, eager: bool) -> None:
+def runs_inline(frontend: Literal["auto", "async", "inline"], device: str) -> bool:
+    """Whether the engine computes in the actor's own process (rollout/inline_llm.py) instead of AsyncLLM's child.
+
+    auto: on a CPU, where a second process would take its share of the cores that compute.
+    """
+    return frontend == "inline" or (frontend == "auto" and device == "cpu")
+
+
+def _build_llm(arguments: Any, *, inline: bool) -> Any:
+    if inline:
+        from rollout.inline_llm import InlineLLM
+
+        return InlineLLM(arguments)
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    return AsyncLLM.from_engine_args(arguments)
+
+
+def _prepare_environment(device: str, *, is_inline: bool, eager: bool) -> None:
     """Variables that vLLM reads when it is imported, here and in the process it starts."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ["VLLM_NO_USAGE_STATS"] = "1"
     # vLLM's child imports our receiver by name; where the project is not installed only this process knows its place.
     inherited = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     os.environ["PYTHONPATH"] = os.pathsep.join([str(PROJECT_ROOT), *inherited])
+    if is_inline or device == "cpu":
+        # Without it vLLM puts its CPU worker into a third process beside AsyncLLM's: one more import and hop a token.
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     if device == "cpu":
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # engines bound to the same cores starve each other
-        # Otherwise vLLM puts its CPU worker into a third process, one more import of vLLM and one more hop a token.
-        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         if eager:  # vLLM's sampler is compiled even then, for 13 s at the first token
             os.environ["TORCH_COMPILE_DISABLE"] = "1"
 

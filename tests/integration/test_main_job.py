@@ -49,10 +49,10 @@ def test_ctrl_c_then_resume_equals_the_undisturbed_run(
     assert all(equal(weights[name], expected[name]) for name in expected)
 
 
-def test_two_engines_give_the_metrics_of_one(
+def test_two_engines_in_processes_of_their_own_give_the_metrics_of_one_inline(
     undisturbed: CommandRun, run_command: RunCommand, tmp_path: Path, no_process_left: None
 ) -> None:
-    run = run_command(tmp_path / "run", *EIGHT, "rollout.num_engines=2")
+    run = run_command(tmp_path / "run", *EIGHT, "rollout.num_engines=2", "rollout.frontend=async")
     assert run.status == 0, run.output
     assert run.fixed_metrics() == undisturbed.fixed_metrics()
 

@@ -19,6 +19,7 @@ from orchestration.batches import to_train_batch
 from orchestration.cluster import start_cluster
 from orchestration.parts import Parts, build_parts
 from orchestration.weight_channel import PublishError
+from rollout.contract import SamplingSpec
 from transfer.communicator import Transfer
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # ranks cannot import the tests
@@ -28,10 +29,11 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 TWO_AND_TWO = ("rollout.num_engines=2", "learner.num_workers=2", "learner.zero_stage=3", "learner.lr=1e-2")
 
 
-@pytest.fixture(scope="module", params=["tied", "untied"])
+@pytest.fixture(scope="module", params=[("tied", "inline"), ("untied", "async")], ids="-".join)
 def parts(request: pytest.FixtureRequest) -> Iterator[Parts]:
-    model: Path = request.getfixturevalue(f"{request.param}_model")
-    config = load_config([*SMALL, *TWO_AND_TWO, f"model.path={model}"])
+    weights, frontend = request.param
+    model: Path = request.getfixturevalue(f"{weights}_model")
+    config = load_config([*SMALL, *TWO_AND_TWO, f"model.path={model}", f"rollout.frontend={frontend}"])
     with (
         start_cluster(config.cluster, config.rollout, config.learner) as cluster,
         build_parts(config, cluster, model, start_iteration=0) as built,
@@ -81,21 +83,39 @@ def test_engines_compute_the_learners_logprobs_after_every_publish(parts: Parts)
         assert np.abs(moved - before).max() > 1e-3, "the weights must have moved for the next publish to prove anything"
 
 
+def test_completions_in_flight_go_on_under_the_next_version(parts: Parts) -> None:
+    parts.channel.publish(3)
+    sampling = SamplingSpec(num_completions=16, max_new_tokens=48, temperature=1.0, seed=0)
+    fleet = parts.fleet.sibling()
+    for prompt in parts.eval_prompts:
+        fleet.submit(prompt, sampling)
+    parts.fleet.call("ready", timeout_s=30.0)  # behind the prompts in each engine's mailbox
+    parts.channel.publish(4)
+    finished = []
+    while fleet.num_in_flight:
+        finished += fleet.await_finished()
+    versions = {(group.summary.min_policy_version, group.summary.max_policy_version) for group in finished}
+    assert (3, 4) in versions, "some began before the publish and ended after it"
+    completions = [c for group in ray.get([group.group_ref for group in finished]) for c in group.completions]
+    assert len(completions) == 16 * len(parts.eval_prompts)
+    assert all(np.isfinite(completion.rollout_logprobs).all() for completion in completions)
+
+
 def test_a_corrupted_weight_stops_the_publish_and_is_named(parts: Parts) -> None:
     label = "model.layers.1"
-    parts.channel.publish(3)
+    parts.channel.publish(5)
     parts.learner.apply(flip_bit_after_digest, label)
     with pytest.raises(PublishError, match=r"engine 0 .* parameter group model\.layers\.1: digest"):
-        parts.channel.publish(4)
-    parts.channel.publish(5)
+        parts.channel.publish(6)
+    parts.channel.publish(7)
 
 
 def test_stale_weights_fail_the_logprob_probe(parts: Parts) -> None:
-    parts.channel.publish(6)
+    parts.channel.publish(8)
     parts.learner.apply(nudge_weights)
     assert parts.channel._probe.tolerance < 0.01
     with pytest.raises(PublishError, match="engine 0 computes other logprobs than the learner"):
-        parts.channel._compare_logprobs(7)
+        parts.channel._compare_logprobs(9)
 
 
 def nudge_weights(worker: Any) -> None:
@@ -110,10 +130,11 @@ def nudge_weights(worker: Any) -> None:
 def test_an_engine_that_is_killed_takes_its_children_along(parts: Parts) -> None:
     actor = parts.fleet.call("ready", timeout_s=30.0)[1]
     children = psutil.Process(actor).children(recursive=True)
-    assert any("VLLM" in " ".join(child.cmdline()) for child in children)
+    has_engine_process = any("VLLM" in " ".join(child.cmdline()) for child in children)
+    assert has_engine_process == (parts.config.rollout.frontend == "async")
     os.kill(actor, signal.SIGKILL)
     _, alive = psutil.wait_procs(children, timeout=10.0)
     assert not alive
 
     with pytest.raises(PublishError, match="engine 1 failed during the publish"):
-        parts.channel.publish(8)
+        parts.channel.publish(10)

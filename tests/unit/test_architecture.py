@@ -36,7 +36,7 @@ ALLOWED_THIRD_PARTY = {
 }
 # Who may import a heavy library; a folder stands for all of its modules.
 OWNERS = {
-    "vllm": ("rollout/engine.py", "rollout/receiver.py", "transfer/communicator.py"),
+    "vllm": ("rollout/engine.py", "rollout/inline_llm.py", "rollout/receiver.py", "transfer/communicator.py"),
     "deepspeed": ("learner/worker.py", "learner/checkpoint.py", "learner/zero.py"),
     "ray": (
         "actors/",

@@ -1,0 +1,112 @@
+"""vLLM's engine in the caller's own process, behind the part of AsyncLLM's interface that RolloutEngine uses.
+
+AsyncLLM puts the engine into a process of its own and talks to it by messages. Where both compute on the same few cores
+that costs a second import of vLLM at start and a share of every token; here one thread owns the engine instead. It
+steps while requests are unfinished and runs whatever else is asked of it between two steps. Knows nothing of groups,
+versions or publishes.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
+
+from vllm import RequestOutput, SamplingParams
+from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
+from vllm.engine.arg_utils import EngineArgs
+from vllm.v1.engine.llm_engine import LLMEngine
+
+ResultT = TypeVar("ResultT")
+
+
+class InlineLLM:
+    """One LLMEngine and the thread that owns it. VLLM_ENABLE_V1_MULTIPROCESSING must be 0 before vLLM is imported.
+
+    An exception of vLLM in a step reaches every request that was unfinished; the engine cannot be used afterwards.
+    """
+
+    def __init__(self, arguments: EngineArgs) -> None:
+        """Loads the model; raises what vLLM raises."""
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vllm")
+        self._engine = self._thread.submit(LLMEngine.from_engine_args, arguments).result()
+        self._answers: dict[str, Future[RequestOutput]] = {}  # of unfinished requests; only the thread changes it
+        self._is_paused = False
+        self._is_stepping = False  # a step is queued or under way
+        self._failure: BaseException | None = None
+
+    async def generate(self, prompt: Any, sampling: SamplingParams, request_id: str) -> AsyncIterator[RequestOutput]:
+        """Yields the finished output once; sampling must ask for FINAL_ONLY outputs, or for one completion."""
+        answer: Future[RequestOutput] = Future()
+        await self._run(self._add, request_id, prompt, sampling, answer)
+        yield await asyncio.wrap_future(answer)
+
+    async def pause_generation(self, *, mode: str, clear_cache: bool) -> None:
+        """Freezes unfinished requests where they are; waits for the step under way."""
+        assert (mode, clear_cache) == ("keep", False), (mode, clear_cache)
+        await self._run(self._pause)
+
+    async def resume_generation(self) -> None:
+        """Goes on with the frozen requests."""
+        await self._run(self._resume)
+
+    async def init_weight_transfer_engine(self, request: WeightTransferInitRequest) -> None:
+        await self.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": request.init_info})
+
+    async def start_weight_update(self) -> None:
+        await self.collective_rpc("start_weight_update")
+
+    async def update_weights(self, request: WeightTransferUpdateRequest) -> None:
+        await self.collective_rpc("update_weights", kwargs={"update_info": request.update_info})
+
+    async def finish_weight_update(self) -> None:
+        await self.collective_rpc("finish_weight_update")
+
+    async def collective_rpc(self, method: str, *, kwargs: dict[str, Any] | None = None) -> list[Any]:
+        """Calls a method of vLLM's workers between two steps: results by worker."""
+        return await self._run(partial(self._engine.collective_rpc, method, kwargs=kwargs))
+
+    def shutdown(self, *, timeout: float) -> None:
+        """Ends the thread, and vLLM's worker processes where there are any; unfinished requests are lost."""
+        self._thread.submit(self._pause)
+        self._thread.submit(self._engine.engine_core.shutdown, timeout)
+        self._thread.shutdown(cancel_futures=False)
+
+    async def _run(self, function: Callable[..., ResultT], *arguments: Any) -> ResultT:
+        """Runs the function on the engine's thread, in the order of the calls."""
+        if self._failure is not None:
+            raise RuntimeError("vLLM's engine has failed before") from self._failure
+        return await asyncio.wrap_future(self._thread.submit(function, *arguments))
+
+    def _add(self, request_id: str, prompt: Any, sampling: SamplingParams, answer: Future[RequestOutput]) -> None:
+        self._engine.add_request(request_id, prompt, sampling)
+        self._answers[request_id] = answer
+        self._step_on()
+
+    def _pause(self) -> None:
+        self._is_paused = True
+
+    def _resume(self) -> None:
+        self._is_paused = False
+        self._step_on()
+
+    def _step_on(self) -> None:
+        """Queues a step behind what else was asked meanwhile, unless one is queued or there is nothing to do."""
+        if self._answers and not self._is_paused and not self._is_stepping:
+            self._is_stepping = True
+            self._thread.submit(self._step).add_done_callback(self._stepped)
+
+    def _step(self) -> None:
+        for output in self._engine.step():
+            if output.finished:
+                self._answers.pop(output.request_id).set_result(output)
+
+    def _stepped(self, step: "Future[None]") -> None:
+        """On the engine's thread too, right after the step."""
+        self._is_stepping = False
+        self._failure = step.exception()
+        if self._failure is None:
+            self._step_on()
+        else:
+            for answer in self._answers.values():
+                answer.set_exception(self._failure)
