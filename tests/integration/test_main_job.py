@@ -57,6 +57,14 @@ def test_two_engines_in_processes_of_their_own_give_the_metrics_of_one_inline(
     assert run.fixed_metrics() == undisturbed.fixed_metrics()
 
 
+def test_two_workers_an_engine_and_a_tempered_policy_agree_with_the_learner(
+    run_command: RunCommand, tmp_path: Path, no_process_left: None
+) -> None:
+    run = run_command(tmp_path / "run", "rollout.tensor_parallel_size=2", "rollout.temperature=0.7", "num_iterations=2")
+    assert run.status == 0, run.output
+    assert [row["mismatch/max"] < 1e-4 for row in run.rows()] == [True, True]
+
+
 # Each gate in a run that shows something else besides: a start of Ray and vLLM takes most of a run this small.
 
 
