@@ -13,7 +13,7 @@ WARMUP_ITERATIONS = 3
 
 def benchmark_iteration(*, repeats: int) -> dict[str, float]:
     """Median seconds of each time/<stage>_s, and samples a second, over `repeats` iterations after a warm-up."""
-    from orchestration.loop import train
+    from orchestration.session import train
 
     with TemporaryDirectory() as folder:
         train(

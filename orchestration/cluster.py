@@ -1,7 +1,7 @@
 """The Ray cluster of a run: joined or started, placement groups made, actors placed, everything taken down again.
 
-In: ClusterConfig and what the run needs. Out: a Cluster that starts engine, learner and grader actors in their bundles.
-Knows nothing of what the actors do.
+In: ClusterConfig and what the run needs. Out: a Cluster that tells where engines and learner ranks go. Knows nothing of
+what they do, and imports no torch: a run that does not fit is refused before anything heavy is loaded.
 """
 
 import math
@@ -12,21 +12,21 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray._private.resource_and_label_spec import ResourceAndLabelSpec
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from configs.schema import ClusterConfig, LearnerConfig, RolloutConfig
-from learner.group import LearnerGroup
-from learner.spec import LearnerSpec
 from orchestration.placement import Placement, PlacementError, plan_placement
+
+LOCAL = "local"  # Ray's name for a cluster of its own on this machine, ended with the run
 
 
 class Cluster:
     """Bundles reserved for one run."""
 
-    def __init__(self, placement: Placement, *, timeout_s: float, start_timeout_s: float) -> None:
+    def __init__(self, placement: Placement, *, timeout_s: float) -> None:
         self.placement = placement
-        self._start_timeout_s = start_timeout_s
         self._groups: list[PlacementGroup] = []
         # The learner first: its ranks talk to each other at every step, an engine only to itself.
         self._learner_group = self._reserve(list(placement.learner_bundles), _learner_strategy(placement))
@@ -69,17 +69,15 @@ class Cluster:
             "runtime_env": {"env_vars": {"OMP_NUM_THREADS": threads}},
         }
 
-    def start_learner(self, spec: LearnerSpec) -> LearnerGroup:
-        """The learner's ranks in their bundles; blocks until the model is loaded on all of them."""
+    def learner_options(self) -> dict[str, Any]:
+        """Keywords of LearnerGroup that put its ranks into their bundles."""
         bundle = self.placement.learner_bundles[0]
-        return LearnerGroup(
-            spec,
-            placement_group=self._learner_group,
-            bundle_indices=range(len(self.placement.learner_bundles)),
-            cpus_per_rank=bundle["CPU"],
-            gpus_per_rank=bundle.get("GPU", 0),
-            start_timeout_s=self._start_timeout_s,
-        )
+        return {
+            "placement_group": self._learner_group,
+            "bundle_indices": range(len(self.placement.learner_bundles)),
+            "cpus_per_rank": bundle["CPU"],
+            "gpus_per_rank": bundle.get("GPU", 0),
+        }
 
     def nodes(self) -> dict[str, list[str]]:
         """Node id of every engine and of every learner rank, as Ray placed them."""
@@ -109,22 +107,34 @@ def start_cluster(cluster: ClusterConfig, rollout: RolloutConfig, learner: Learn
 
     Raises PlacementError within seconds if the cluster cannot hold the run, or if there is none to join.
     """
-    with _ray_session(cluster):
+    address = _address(cluster)
+    if address == LOCAL:  # starting and stopping a Ray takes 5 to 15 s, which a refusal need not
+        plan_placement(cluster, rollout, learner, resources=local_resources())
+    with _ray_session(cluster, address):
         placement = plan_placement(cluster, rollout, learner, resources=ray.cluster_resources())
-        reserved = Cluster(placement, timeout_s=cluster.placement_timeout_s, start_timeout_s=cluster.start_timeout_s)
+        reserved = Cluster(placement, timeout_s=cluster.placement_timeout_s)
         try:
             yield reserved
         finally:
             reserved.release()
 
 
+def local_resources() -> dict[str, float]:
+    """What a Ray started on this machine will report, by resource: its own detection, without the start."""
+    # Not public, but the same from Ray 2.54 to 2.60; test_cluster.py compares it with what a started Ray reports.
+    return ResourceAndLabelSpec().resolve(is_head=True).to_resource_dict()
+
+
+def _address(cluster: ClusterConfig) -> str:
+    if cluster.address == "auto":  # `ray job submit` names its cluster in RAY_ADDRESS
+        return os.environ.get("RAY_ADDRESS", LOCAL)
+    return cluster.address
+
+
 @contextmanager
-def _ray_session(cluster: ClusterConfig) -> Iterator[None]:
-    address = cluster.address
-    if address == "auto":  # `ray job submit` names its cluster in RAY_ADDRESS
-        address = os.environ.get("RAY_ADDRESS", "local")
-    if address == "local":
-        ray.init(address="local", include_dashboard=False, log_to_driver=True, logging_level="warning")
+def _ray_session(cluster: ClusterConfig, address: str) -> Iterator[None]:
+    if address == LOCAL:
+        ray.init(address=LOCAL, include_dashboard=False, log_to_driver=True, logging_level="warning")
     else:
         try:
             ray.init(address=address, log_to_driver=True, logging_level="warning")

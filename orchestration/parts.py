@@ -78,7 +78,11 @@ def build_parts(
         undo.callback(fleet.shutdown)
         graders = GraderPool(config.graders.num_workers, config.graders.timeout_s)
         undo.callback(graders.close)
-        learner = cluster.start_learner(_learner_spec(config, cluster, model_path))
+        learner = LearnerGroup(
+            _learner_spec(config, cluster, model_path),
+            start_timeout_s=config.cluster.start_timeout_s,
+            **cluster.learner_options(),
+        )
         undo.callback(learner.shutdown)
         fleet.await_ready(timeout_s=config.cluster.start_timeout_s)
 

@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> int:
             if config.dry_run:
                 print_answer(describe(config))
             else:
-                from orchestration.loop import train
+                from orchestration.session import train
 
                 train(config)
     except (ValueError, RuntimeError, KeyboardInterrupt) as error:

@@ -19,6 +19,7 @@ from orchestration.placement import PlacementError
 ROOT = Path(__file__).resolve().parents[3]
 RUN = ROOT / "orchestration" / "run.py"
 HEAVY = ("torch", "vllm", "ray", "deepspeed", "transformers")
+HEAVY_BEYOND_RAY = ("torch", "vllm", "deepspeed", "transformers", "matplotlib", "tensorboard")
 TIME_LIMIT_S = 5.0  # the promise of the command for a mistaken configuration
 
 
@@ -33,7 +34,7 @@ def python(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
-    """Configurations that reach a loop that only writes them down; it fails where seed is 13."""
+    """Configurations that reach a session that only writes them down; it fails where seed is 13."""
     reached: list[RunConfig] = []
 
     def train(config: RunConfig) -> None:
@@ -41,9 +42,9 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
         if config.seed == 13:
             raise PlacementError("asked for 3 engines,\n there are 2")
 
-    loop = ModuleType("orchestration.loop")
-    loop.train = train  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "orchestration.loop", loop)
+    session = ModuleType("orchestration.session")
+    session.train = train  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "orchestration.session", session)
     return reached
 
 
@@ -96,6 +97,21 @@ def test_nothing_heavy_is_imported_before_the_configuration_is_accepted(tmp_path
     )
     ended = python("-c", program, folder=tmp_path)
     assert ended.stdout.splitlines()[-1:] == ["[] False"], ended.stderr
+
+
+def test_nothing_heavy_is_imported_before_the_cluster_has_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    program = (
+        "import sys; from orchestration.run import main\n"
+        "status = main(['rollout.num_engines=100000', 'cluster.address=local', 'run_dir=run'])\n"
+        "import ray, orchestration.session\n"
+        f"print(status, ray.is_initialized(), [name for name in {HEAVY_BEYOND_RAY!r} if name in sys.modules])\n"
+    )
+    ended = python("-c", program, folder=tmp_path)
+    assert ended.stdout.splitlines()[-1:] == ["1 False []"], ended.stderr
+    assert ended.stderr.startswith("softgate: the cluster is too small: asked 100000 engine(s)")
 
 
 def test_runs_of_a_sweep_are_trained_in_order(trained: list[RunConfig]) -> None:
