@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from learner_specs import softsign_spec
 
-from configs.schema import LearnerConfig, SoftGateConfig
 from learner.contract import TrainBatch, TrainSample
 from learner.spec import LearnerSpec
 
@@ -93,19 +93,8 @@ def save_tiny_model(folder: Path, *, tied: bool, seed: int = 0) -> str:
 
 
 def tiny_spec(model_path: str, **learner: Any) -> LearnerSpec:
-    """Softsign (10, 12); the learner's settings by keyword."""
-    return LearnerSpec(
-        learner=LearnerConfig(**{"lr": 1e-3, "timeout_s": 120.0} | learner),
-        gate=SoftGateConfig(name="softsign"),
-        model_path=model_path,
-        trust_remote_code=False,
-        temperature=1.0,
-        max_new_tokens=8,
-        num_iterations=4,
-        seed=0,
-        wire_dtype_name="float32",
-        device="cpu",
-    )
+    """Softsign on a CPU with a rate and a time-out that fit a tiny model; the learner's settings by keyword."""
+    return softsign_spec(model_path=model_path, **{"lr": 1e-3, "timeout_s": 120.0} | learner)
 
 
 def random_batch(*, num_groups: int, group_size: int, seed: int) -> TrainBatch:

@@ -260,8 +260,9 @@ def learning_rates(join: dict[str, Any], spec: LearnerSpec, batch: TrainBatch) -
 
 @pytest.fixture(scope="module")
 def bundles() -> Iterator[PlacementGroup]:
-    here = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    settings = {"env_vars": {"PYTHONPATH": here}}
+    here = Path(__file__).parent
+    paths = [str(here), str(here.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    settings = {"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}}
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=settings)
     try:
         reserved = placement_group([{"CPU": 1}] * 2)

@@ -1,27 +1,11 @@
 """Which ZeRO stages and dtypes go together, and what DeepSpeed is told of them."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
+from learner_specs import softsign_spec
 
-from configs.schema import LearnerConfig, SoftGateConfig
 from learner.deepspeed_config import deepspeed_config
-from learner.spec import LearnerSpec
-
-
-def make_spec(device: Literal["cpu", "cuda"], **learner: Any) -> LearnerSpec:
-    return LearnerSpec(
-        learner=LearnerConfig(**learner),
-        gate=SoftGateConfig(name="softsign"),
-        model_path="model",
-        trust_remote_code=False,
-        temperature=1.0,
-        max_new_tokens=8,
-        num_iterations=4,
-        seed=0,
-        wire_dtype_name="float32",
-        device=device,
-    )
 
 
 @pytest.mark.parametrize("zero_stage", [0, 1])
@@ -30,7 +14,7 @@ def test_bfloat16_without_float32_gradients_is_refused_in_one_line(
     device: Literal["cpu", "cuda"], dtype: str, zero_stage: int
 ) -> None:
     with pytest.raises(ValueError) as caught:
-        make_spec(device, dtype=dtype, zero_stage=zero_stage)
+        softsign_spec(device=device, dtype=dtype, zero_stage=zero_stage)
     message = str(caught.value)
     assert message.startswith(f"learner.zero_stage={zero_stage}: ")
     assert f"learner.dtype={dtype} on {device}" in message
@@ -40,7 +24,7 @@ def test_bfloat16_without_float32_gradients_is_refused_in_one_line(
 
 @pytest.mark.parametrize("zero_stage", [2, 3])
 def test_bfloat16_weights_add_up_gradients_in_float32(zero_stage: int) -> None:
-    config = deepspeed_config(make_spec("cuda", zero_stage=zero_stage), num_parameters=1000, hidden_size=8)
+    config = deepspeed_config(softsign_spec(device="cuda", zero_stage=zero_stage), num_parameters=1000, hidden_size=8)
     assert config["bf16"]["enabled"] is True
     assert config["data_types"] == {"grad_accum_dtype": "fp32"}
 
@@ -48,7 +32,7 @@ def test_bfloat16_weights_add_up_gradients_in_float32(zero_stage: int) -> None:
 @pytest.mark.parametrize(("device", "dtype"), [("cpu", "auto"), ("cuda", "float32")])
 @pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
 def test_float32_goes_with_every_stage(device: Literal["cpu", "cuda"], dtype: str, zero_stage: int) -> None:
-    spec = make_spec(device, dtype=dtype, zero_stage=zero_stage)
+    spec = softsign_spec(device=device, dtype=dtype, zero_stage=zero_stage)
     config = deepspeed_config(spec, num_parameters=1000, hidden_size=8)
     assert spec.dtype_name == "float32"
     assert config["bf16"]["enabled"] is False

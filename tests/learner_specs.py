@@ -1,0 +1,22 @@
+"""The LearnerSpec that unit and integration tests share."""
+
+from typing import Any, Literal
+
+from configs.schema import LearnerConfig, SoftGateConfig
+from learner.spec import LearnerSpec
+
+
+def softsign_spec(*, device: Literal["cpu", "cuda"] = "cpu", model_path: str = "model", **learner: Any) -> LearnerSpec:
+    """Four iterations of softsign (10, 12); the learner's settings by keyword."""
+    return LearnerSpec(
+        learner=LearnerConfig(**learner),
+        gate=SoftGateConfig(name="softsign"),
+        model_path=model_path,
+        trust_remote_code=False,
+        temperature=1.0,
+        max_new_tokens=8,
+        num_iterations=4,
+        seed=0,
+        wire_dtype_name="float32",
+        device=device,
+    )
