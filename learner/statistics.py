@@ -5,24 +5,16 @@ so that ranks merge by one SUM and one MAX all-reduce, done by the caller; nothi
 wait for a GPU.
 """
 
+from math import exp
+
 import torch
 from torch import Tensor
 
-from learner.objective import LOG_RATIO_LIMIT, ObjectiveMetrics
+from gates.loss import LOG_RATIO_LIMIT, TOTALS, GateMetrics
 
-_SCALARS = (
-    "loss",
-    "tokens",
-    "entropy",
-    "ratio_excess",  # ratio - 1; about 1, so that the variance of ratios near 1 keeps its digits
-    "ratio_excess_squared",
-    "gate_weight",
-    "gate_weight_squared",
-    "mismatch_tokens",
-    "mismatch_k3",
-)
+_SCALARS = (*TOTALS, "loss", "entropy", "mismatch_tokens", "mismatch_k3")
 _BY_GROUP = ("slope_pos", "tokens_pos", "slope_neg", "tokens_neg")
-_MAXIMA = ("ratio", "mismatch")
+_MAXIMA = ("log_ratio", "mismatch")
 
 
 class StepStatistics:
@@ -38,7 +30,7 @@ class StepStatistics:
 
     def add(
         self,
-        metrics: ObjectiveMetrics,
+        metrics: GateMetrics,
         *,
         group_index: Tensor,
         advantages: Tensor,
@@ -54,23 +46,17 @@ class StepStatistics:
         (bool) says that both come from the same weights, and would measure the policy's drift elsewhere.
         """
         trained = metrics.trained
-        excess = _where(trained, metrics.ratio - 1.0)
-        gate_weight = _where(trained, metrics.gate_weight)
         comparable = trained & same_weights
         limited = _where(comparable, mismatch_log_ratio).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+        self.sums[: len(TOTALS)] += metrics.totals
         scalars = {
             "loss": loss.detach().double(),
-            "tokens": trained.sum(),
             "entropy": _where(trained, entropy).sum(),
-            "ratio_excess": excess.sum(),
-            "ratio_excess_squared": excess.square().sum(),
-            "gate_weight": gate_weight.sum(),
-            "gate_weight_squared": gate_weight.square().sum(),
             "mismatch_tokens": comparable.sum(),
             "mismatch_k3": (torch.expm1(limited) - limited).sum(),
         }
         maxima = {
-            "ratio": _maximum(trained, metrics.ratio),
+            "log_ratio": metrics.largest_log_ratio,
             "mismatch": _maximum(comparable, mismatch_log_ratio.abs()),
         }
         for name, value in scalars.items():
@@ -105,7 +91,7 @@ class StepStatistics:
             "policy/entropy": self._scalar("entropy") / tokens,
             "ratio/mean": 1.0 + mean_excess,
             "ratio/variance": max(self._scalar("ratio_excess_squared") / tokens - mean_excess**2, 0.0),
-            "ratio/max": self._maximum("ratio"),
+            "ratio/max": exp(self._maximum("log_ratio")),
         }
         slope_pos, tokens_pos, slope_neg, tokens_neg = (self._groups(name) for name in _BY_GROUP)
         summary["gate/eur"] = _effective_update_ratio(slope_pos + slope_neg, tokens_pos + tokens_neg)

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from gates import get_gate
-from learner.objective import ObjectiveOutput, gated_objective
+from gates.loss import GateLoss
+from learner.objective import gated_objective
 from learner.statistics import StepStatistics
 
 NUM_GROUPS, NUM_TOKENS = 5, 300
@@ -17,7 +18,7 @@ NUM_GROUPS, NUM_TOKENS = 5, 300
 class Tokens:
     """Everything add() sees, for K tokens."""
 
-    out: ObjectiveOutput
+    out: GateLoss
     group_index: torch.Tensor
     advantages: torch.Tensor
     entropy: torch.Tensor

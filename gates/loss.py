@@ -1,0 +1,101 @@
+"""The gated loss of a run of tokens, written as the equation: the reference that every kernel must equal.
+
+In: packed [T] tensors and a gate. Out: the loss to call backward on, what it saw token by token, and sums of that. This
+module knows nothing of models, groups or ranks.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from gates.gate import Gate
+
+# exp(20) = 4.9e8: its square and its product with any tau, advantage or weight of ours stay finite in float32,
+# and a token whose probability changed that much carries no usable signal
+LOG_RATIO_LIMIT = 20.0
+
+# Sums over the trained tokens, in this order. ratio_excess is ratio - 1: about 1, so that the variance of ratios near 1
+# keeps its digits. gate_weight is f'(ratio) * ratio, the factor of advantage * grad logprob (paper eq. 4).
+TOTALS = ("tokens", "ratio_excess", "ratio_excess_squared", "gate_weight", "gate_weight_squared")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GateMetrics:
+    """What the gate did, token by token and in sums; all detached. Entries of slope mean nothing where not trained."""
+
+    trained: Tensor  # [T] bool, loss weight not 0
+    log_ratio: Tensor  # [T] logprobs - old_logprobs, clamped; 0 where not trained
+    slope: Tensor  # [T] f'(ratio)
+    totals: Tensor  # [len(TOTALS)] float64
+    largest_log_ratio: Tensor  # scalar float64 over the trained tokens, -inf without any
+
+    @property
+    def ratio(self) -> Tensor:
+        """[T] exp(log_ratio)."""
+        return torch.exp(self.log_ratio)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GateLoss:
+    """The loss to call backward on, and what the statistics need."""
+
+    loss: Tensor  # scalar, - sum of loss weight * f(ratio) * advantage; its gradient flows into logprobs only
+    metrics: GateMetrics
+
+
+class LossFunction(Protocol):
+    """reference_loss here, fused_loss in kernels.py."""
+
+    def __call__(
+        self, *, logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, loss_weights: Tensor, gate: Gate
+    ) -> GateLoss: ...
+
+
+def reference_loss(
+    *, logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, loss_weights: Tensor, gate: Gate
+) -> GateLoss:
+    """loss = - sum over tokens of loss_weight * f(ratio) * advantage, with ratio = exp(logprobs - old_logprobs), eq. 2.
+
+    All tensors are [T]. Computes in float32, in float64 where logprobs is float64. A token of loss weight 0 contributes
+    exactly 0 to loss, gradient and totals, whatever its other entries hold (inf and nan too).
+    """
+    dtype = torch.promote_types(logprobs.dtype, torch.float32)
+    trained = loss_weights != 0
+    weights = loss_weights.detach().to(dtype)
+    current = _where_trained(trained, logprobs, dtype)
+    old = _where_trained(trained, old_logprobs.detach(), dtype)
+    advantage = _where_trained(trained, advantages.detach(), dtype)
+    positive = advantage > 0
+
+    log_ratio = (current - old).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+    ratio = torch.exp(log_ratio)
+    loss = -(weights * gate.value(ratio, positive) * advantage).sum()
+
+    slope = gate.slope(ratio.detach(), positive)
+    metrics = GateMetrics(
+        trained=trained,
+        log_ratio=log_ratio.detach(),
+        slope=slope,
+        totals=_totals(trained, ratio.detach(), slope),
+        largest_log_ratio=_largest(trained, log_ratio.detach()),
+    )
+    return GateLoss(loss=loss, metrics=metrics)
+
+
+def _where_trained(trained: Tensor, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Zero where not trained, chosen before any arithmetic: nan * 0 would be nan, in the gradient as well."""
+    return torch.where(trained, tensor, torch.zeros_like(tensor)).to(dtype)
+
+
+def _totals(trained: Tensor, ratio: Tensor, slope: Tensor) -> Tensor:
+    excess = torch.where(trained, ratio.double() - 1.0, 0.0)
+    gate_weight = torch.where(trained, slope.double() * ratio.double(), 0.0)
+    sums = (trained.sum(), excess.sum(), excess.square().sum(), gate_weight.sum(), gate_weight.square().sum())
+    return torch.stack([total.double() for total in sums])
+
+
+def _largest(trained: Tensor, log_ratio: Tensor) -> Tensor:
+    candidates = torch.where(trained, log_ratio.double(), -torch.inf)
+    return torch.cat([candidates, candidates.new_full((1,), -torch.inf)]).max()
