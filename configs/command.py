@@ -88,7 +88,7 @@ def help_text() -> str:
             *groups,
             "",
             "Settings and their defaults (explained in configs/schema.py; dry_run=true shows those of a run):",
-            *_defaults(RunConfig, prefix=""),
+            *dict.fromkeys(_defaults(RunConfig, prefix="")),  # variants of a section share settings
             "",
             EXAMPLES,
         ]

@@ -117,7 +117,7 @@ def _place(location: tuple[int | str, ...]) -> _Place:
         if len(members) > 1 and remaining:
             tag = str(remaining.pop(0))
             section = next(member for member in members if tag in _variant(member))
-            known = [f"{item}.{name}" for name in section.model_fields if name != "name"]
+            known = [key for key in _keys(section, prefix=f"{item}.") if key != f"{item}.name"]
             only = f"{item}={tag}"
     return _Place(key=key, known=known, only=only)
 

@@ -6,32 +6,10 @@ Defaults live here only; the YAML groups override them by name. This module know
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-
-class Section(BaseModel):
-    """Base of every section: immutable, unknown keys refused, no nan or inf, no conversion of "1" or true to 1."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
-
-
-class SoftGateConfig(Section):
-    """A smooth gate; tau_pos applies where the advantage is > 0, tau_neg elsewhere (paper eq. 3)."""
-
-    name: Literal["sigmoid", "erf", "arctan", "softsign"]
-    tau_pos: float = Field(default=10.0, gt=0.0)
-    tau_neg: float = Field(default=12.0, gt=0.0)
-
-
-class ClipGateConfig(Section):
-    """GRPO's clip: the ratio is cut at 1 - epsilon_low and 1 + epsilon_high."""
-
-    name: Literal["clip"]
-    epsilon_low: float = Field(default=0.2, gt=0.0, lt=1.0)
-    epsilon_high: float = Field(default=0.2, gt=0.0)
-
-
-GateConfig = Annotated[SoftGateConfig | ClipGateConfig, Field(discriminator="name")]
+from configs.gates import GateConfig
+from configs.section import Section
 
 
 class ModelConfig(Section):

@@ -1,0 +1,84 @@
+"""The sections that choose a gate: one variant a kind of gate, told apart by `name`.
+
+In: a plain nested dict. Out: frozen sections. Knows the names and bounds of settings, and nothing of torch: what a gate
+computes is gates/'s business, and learner/gate_builder.py turns a section into a gate.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from configs.section import Section
+
+Kernel = Literal["auto", "reference", "fused"]  # auto: fused where the gate and the device have a kernel
+
+
+class AdaptiveTauConfig(Section):
+    """Moves tau_pos and tau_neg, each on its own, until the EUR of its tokens is target_eur."""
+
+    target_eur: float | None = Field(default=None, gt=0.0, lt=1.0)  # null: tau stays as configured
+    max_factor: float = Field(default=1.5, gt=1.0)  # tau grows or shrinks by this at most, an iteration
+    tau_min: float = Field(default=0.1, gt=0.0)
+    tau_max: float = Field(default=1000.0, gt=0.0)
+
+
+class TemperedGateConfig(Section):
+    """What all smooth gates share: tau_pos where the advantage is > 0, tau_neg elsewhere (paper eq. 3)."""
+
+    tau_pos: float = Field(default=10.0, gt=0.0)
+    tau_neg: float = Field(default=12.0, gt=0.0)
+    match: Literal["none", "half_width"] = "none"  # half_width: read both as taus of match_to, take the width they give
+    match_to: Literal["sigmoid", "erf", "arctan", "softsign"] = "softsign"
+    adaptive: AdaptiveTauConfig = AdaptiveTauConfig()
+    kernel: Kernel = "auto"
+
+    @model_validator(mode="after")
+    def _taus_lie_within_bounds(self) -> "TemperedGateConfig":
+        bounds = self.adaptive
+        if bounds.target_eur is None or self.match != "none":
+            return self
+        wrong = [
+            f"gate.{name}={tau:g}: must lie between gate.adaptive.tau_min={bounds.tau_min:g} and "
+            f"gate.adaptive.tau_max={bounds.tau_max:g}, within which it adapts"
+            for name, tau in (("tau_pos", self.tau_pos), ("tau_neg", self.tau_neg))
+            if not bounds.tau_min <= tau <= bounds.tau_max
+        ]
+        if wrong:
+            raise ValueError("\n".join(wrong))
+        return self
+
+
+class SoftGateConfig(TemperedGateConfig):
+    """A smooth gate of the paper."""
+
+    name: Literal["sigmoid", "erf", "arctan", "softsign"]
+
+
+class PowerGateConfig(TemperedGateConfig):
+    """The family with slope (1 + tau^2 (x - 1)^2)^-p: p = 1 is arctan, p = 3/2 softsign."""
+
+    name: Literal["power"]
+    p: float = Field(default=2.0, gt=0.5, le=50.0)
+
+
+class ClipGateConfig(Section):
+    """GRPO's clip: the ratio is cut at 1 - epsilon_low and 1 + epsilon_high."""
+
+    name: Literal["clip"]
+    epsilon_low: float = Field(default=0.2, gt=0.0, lt=1.0)
+    epsilon_high: float = Field(default=0.2, gt=0.0)
+    kernel: Kernel = "auto"
+
+
+class CustomGateConfig(Section):
+    """Your own gate (docs/custom_gates.md): factory(**parameters) gives it."""
+
+    name: Literal["custom"]
+    factory: str = Field(min_length=1)  # package.module:function
+    parameters: dict[str, float] = {}
+    allow_inadmissible: bool = False  # true: train although a condition of the paper's section 4 does not hold
+
+
+GateConfig = Annotated[
+    SoftGateConfig | PowerGateConfig | ClipGateConfig | CustomGateConfig, Field(discriminator="name")
+]
