@@ -25,11 +25,11 @@ class BareLoop:
     def __init__(self, spec: LearnerSpec) -> None:
         import torch
 
-        from gates import get_gate
+        from learner.gate_builder import build_gate
         from learner.policy import load_policy
 
         self._spec = spec
-        self._gate = get_gate(spec.gate.name, **spec.gate.model_dump(exclude={"name"}))
+        self._gate = build_gate(spec.gate)
         self._policy = load_policy(
             spec.model_path,
             dtype=torch.float32,

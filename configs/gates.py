@@ -75,7 +75,7 @@ class CustomGateConfig(Section):
 
     name: Literal["custom"]
     factory: str = Field(min_length=1)  # package.module:function
-    parameters: dict[str, float] = {}
+    parameters: dict[str, float] = Field(default={})
     allow_inadmissible: bool = False  # true: train although a condition of the paper's section 4 does not hold
 
 

@@ -6,7 +6,8 @@ Plain configuration, so that the driver builds it and sends it to the ranks with
 from dataclasses import dataclass
 from typing import Literal
 
-from configs.schema import GateConfig, LearnerConfig
+from configs.gates import GateConfig
+from configs.schema import LearnerConfig
 
 
 class LearnerSpecError(ValueError):

@@ -2,7 +2,8 @@
 
 from typing import Any, Literal
 
-from configs.schema import LearnerConfig, SoftGateConfig
+from configs.gates import SoftGateConfig
+from configs.schema import LearnerConfig
 from learner.spec import LearnerSpec
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from configs.gates import ClipGateConfig, SoftGateConfig
 from configs.loading import ConfigError, dump_yaml, load_config, read_yaml, validate
-from configs.schema import ClipGateConfig, SoftGateConfig
 
 
 def lines_of(*settings: str) -> tuple[str, ...]:
@@ -58,11 +58,23 @@ def test_lists_and_interpolations() -> None:
         ("cluster=locl", "cluster=locl: no such choice, did you mean local? available: default, local"),
         ("cluster=kubernetes", "cluster=kubernetes: no such choice; available: default, local"),
         ("rollout=5", "rollout=5: no such choice; available: default, paper, small"),
-        ("gate=null", "gate=null: no such choice; available: arctan, clip, erf, sigmoid, softsign"),
-        ("gate.name=foo", "gate.name=foo: must be one of sigmoid, erf, arctan, softsign, clip"),
-        ("~gate", "gate=null: no such choice; available: arctan, clip, erf, sigmoid, softsign"),
+        (
+            "gate=null",
+            "gate=null: no such choice; available: arctan, clip, custom, dapo, erf, grpo, power, sapo, sigmoid, softsign",
+        ),
+        ("gate.name=foo", "gate.name=foo: must be one of sigmoid, erf, arctan, softsign, power, clip, custom"),
+        (
+            "gate.adaptive.target=0.9",
+            "gate.adaptive.target=0.9: no such setting, did you mean gate.adaptive.target_eur?",
+        ),
+        ("gate.adaptive.target_eur=1", "gate.adaptive.target_eur=1: must be less than 1"),
+        ("gate.match=width", "gate.match=width: must be none or half_width"),
+        (
+            "~gate",
+            "gate=null: no such choice; available: arctan, clip, custom, dapo, erf, grpo, power, sapo, sigmoid, softsign",
+        ),
         ("~gate.name", "~gate.name: a value cannot be deleted; leave it out for its default"),
-        ("gate.name=null", "gate.name=null: must be one of sigmoid, erf, arctan, softsign, clip"),
+        ("gate.name=null", "gate.name=null: must be one of sigmoid, erf, arctan, softsign, power, clip, custom"),
         ("graders=5", "graders=5: is a section and takes no value; set graders.num_workers, graders.timeout_s"),
         ("seed.x=1", "seed.x=1: must be a valid integer"),
         ("gate.tau_pos=-1", "gate.tau_pos=-1: must be greater than 0"),
@@ -98,7 +110,7 @@ def test_a_setting_that_cannot_be_parsed_is_told_in_one_line() -> None:
 
 
 def test_a_parameter_of_another_gate() -> None:
-    told = "gate.tau_pos=5: gate=clip has no such setting, only gate.epsilon_low, gate.epsilon_high"
+    told = "gate.tau_pos=5: gate=clip has no such setting, only gate.epsilon_low, gate.epsilon_high, gate.kernel"
     assert lines_of("gate=clip", "gate.tau_pos=5") == (told,)
 
 

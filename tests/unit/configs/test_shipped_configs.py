@@ -2,10 +2,11 @@
 
 import pytest
 
+from configs.gates import ClipGateConfig, SoftGateConfig
 from configs.loading import CONFIG_DIR, config_groups, dump_yaml, load_config, read_yaml
-from configs.schema import ClipGateConfig, SoftGateConfig
 
-COMPANIONS = {  # long sequences need long rows
+COMPANIONS = {  # what a choice cannot do without: long sequences need long rows
+    ("gate", "custom"): ["gate.factory=my_package.my_gate:make"],
     ("model", "qwen2_5_7b_instruct"): ["learner=paper"],
     ("rollout", "paper"): ["model=qwen2_5_7b_instruct", "learner=paper"],
 }
@@ -28,6 +29,13 @@ def test_the_choices_are_the_files() -> None:
 def test_soft_gates_have_the_temperatures_of_the_paper(name: str) -> None:
     expected = SoftGateConfig.model_validate({"name": name, "tau_pos": 10.0, "tau_neg": 12.0})
     assert load_config([f"gate={name}"]).gate == expected
+
+
+def test_presets_are_the_published_settings() -> None:
+    sapo = load_config(["gate=sapo"]).gate
+    assert sapo == SoftGateConfig(name="sigmoid", tau_pos=1.0, tau_neg=1.05)
+    assert load_config(["gate=grpo"]).gate == ClipGateConfig(name="clip", epsilon_low=0.2, epsilon_high=0.2)
+    assert load_config(["gate=dapo"]).gate == ClipGateConfig(name="clip", epsilon_low=0.2, epsilon_high=0.28)
 
 
 def test_clip_has_the_epsilon_of_the_paper() -> None:
