@@ -5,16 +5,15 @@ advantage is > 0. Out: a tensor of the ratio's shape and dtype. The autograd der
 term. This module knows nothing of log-probabilities, losses or configuration files.
 """
 
-import difflib
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from gates.checks import check_real, listed, nearest
+from gates.power import power_shape
 from gates.shapes import SHAPES, GateShape
 
 Curve = Callable[[Tensor, Tensor], Tensor]  # (ratio, positive) -> tensor like ratio
@@ -45,8 +44,8 @@ class SoftGate:
     tau_neg: float
 
     def __post_init__(self) -> None:
-        _check_real("tau_pos", self.tau_pos, above=0.0)
-        _check_real("tau_neg", self.tau_neg, above=0.0)
+        check_real("tau_pos", self.tau_pos, above=0.0)
+        check_real("tau_neg", self.tau_neg, above=0.0)
 
     @property
     def name(self) -> str:
@@ -78,8 +77,8 @@ class ClipGate:
     epsilon_high: float
 
     def __post_init__(self) -> None:
-        _check_real("epsilon_low", self.epsilon_low, above=0.0, below=1.0)
-        _check_real("epsilon_high", self.epsilon_high, above=0.0)
+        check_real("epsilon_low", self.epsilon_low, above=0.0, below=1.0)
+        check_real("epsilon_high", self.epsilon_high, above=0.0)
 
     @property
     def name(self) -> str:
@@ -102,31 +101,35 @@ class ClipGate:
         return torch.where(positive, ratio <= bound, ratio >= bound).to(ratio.dtype)
 
 
-GATES: tuple[str, ...] = (*SHAPES, "clip")
+PARAMETERS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(SHAPES, ("tau_pos", "tau_neg")),
+    "power": ("tau_pos", "tau_neg", "p"),
+    "clip": ("epsilon_low", "epsilon_high"),
+}
+GATES: tuple[str, ...] = tuple(PARAMETERS)
 
 
 def get_gate(name: str, **parameters: float) -> Gate:
     """Build the gate called name.
 
-    A soft gate needs tau_pos and tau_neg, clip needs epsilon_low and epsilon_high.
+    A soft gate needs tau_pos and tau_neg, power its p as well, clip needs epsilon_low and epsilon_high.
 
     Raises ValueError, one line, for an unknown gate or parameter (with the nearest known name), a missing one, or a
     value out of range.
     """
     if name not in GATES:
-        raise ValueError(f"gate={name!r}: unknown gate, allowed are {', '.join(GATES)}{_nearest(name, GATES)}")
-    known = ("epsilon_low", "epsilon_high") if name == "clip" else ("tau_pos", "tau_neg")
+        raise ValueError(f"gate={name!r}: unknown gate, allowed are {', '.join(GATES)}{nearest(name, GATES)}")
+    known = PARAMETERS[name]
     for parameter, value in parameters.items():
         if parameter not in known:
-            raise ValueError(
-                f"{parameter}={value!r}: gate {name} takes {' and '.join(known)}{_nearest(parameter, known)}"
-            )
+            raise ValueError(f"{parameter}={value!r}: gate {name} takes {listed(known)}{nearest(parameter, known)}")
     for parameter in known:
         if parameter not in parameters:
-            raise ValueError(f"{parameter}: missing, gate {name} needs {' and '.join(known)}")
+            raise ValueError(f"{parameter}: missing, gate {name} needs {listed(known)}")
     if name == "clip":
         return ClipGate(**parameters)
-    return SoftGate(shape=SHAPES[name], **parameters)
+    shape = power_shape(parameters.pop("p")) if name == "power" else SHAPES[name]
+    return SoftGate(shape=shape, **parameters)
 
 
 class _ValueWithSlope(torch.autograd.Function):
@@ -165,15 +168,3 @@ def _widen(ratio: Tensor) -> Tensor:
 
 def _choose(ratio: Tensor, positive: Tensor, if_positive: float, otherwise: float) -> Tensor:
     return torch.where(positive, ratio.new_full((), if_positive), ratio.new_full((), otherwise))
-
-
-def _check_real(field: str, value: float, *, above: float, below: float = math.inf) -> None:
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    if not (is_number and above < value < below):
-        allowed = f"a finite number > {above:g}" if below == math.inf else f"a number in ({above:g}, {below:g})"
-        raise ValueError(f"{field}={value!r}: must be {allowed}")
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    matches = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
-    return f"; did you mean {matches[0]}?" if matches else ""

@@ -19,6 +19,7 @@ class GateShape:
     name: str
     value: Callable[[Tensor, Tensor], Tensor]
     slope: Callable[[Tensor, Tensor], Tensor]
+    half_width: float  # tau |ratio - 1| at which the slope is 1/2
 
 
 def sigmoid_value(ratio: Tensor, tau: Tensor) -> Tensor:
@@ -65,9 +66,13 @@ def softsign_slope(ratio: Tensor, tau: Tensor) -> Tensor:
 SHAPES: dict[str, GateShape] = {
     shape.name: shape
     for shape in (
-        GateShape(name="sigmoid", value=sigmoid_value, slope=sigmoid_slope),
-        GateShape(name="erf", value=erf_value, slope=erf_slope),
-        GateShape(name="arctan", value=arctan_value, slope=arctan_slope),
-        GateShape(name="softsign", value=softsign_value, slope=softsign_slope),
+        GateShape(
+            name="sigmoid", value=sigmoid_value, slope=sigmoid_slope, half_width=2.0 * math.acosh(math.sqrt(2.0))
+        ),
+        GateShape(name="erf", value=erf_value, slope=erf_slope, half_width=math.sqrt(2.0 * math.log(2.0))),
+        GateShape(name="arctan", value=arctan_value, slope=arctan_slope, half_width=1.0),
+        GateShape(
+            name="softsign", value=softsign_value, slope=softsign_slope, half_width=math.sqrt(2.0 ** (2.0 / 3.0) - 1.0)
+        ),
     )
 }

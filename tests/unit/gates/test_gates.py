@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from gates import GATES, ClipGate, Gate, SoftGate, get_gate
 
-SOFT = ("sigmoid", "erf", "arctan", "softsign")
+SOFT = ("sigmoid", "erf", "arctan", "softsign", "power")
+POWER_P = 2.0
 TEMPERATURES = ((1.0, 1.05), (10.0, 12.0), (0.3, 40.0))
 # both sides of 1, from 1e-4 to 1e4, with points next to 1 and beyond the clip bounds
 RATIOS = (
@@ -48,6 +49,9 @@ def paper_value(name: str, x: float, tau: float) -> float:
         return 1 + math.sqrt(math.pi / (2 * tau**2)) * math.erf(tau * (x - 1) / math.sqrt(2))
     if name == "arctan":
         return 1 + math.atan(tau * (x - 1)) / tau
+    if name == "power":  # the integral of (1 + s^2)^-2 is (s / (1 + s^2) + arctan s) / 2
+        y = tau * (x - 1)
+        return 1 + (y / (1 + y**2) + math.atan(y)) / (2 * tau)
     return 1 + (x - 1) / math.sqrt(1 + tau**2 * (x - 1) ** 2)
 
 
@@ -59,13 +63,16 @@ def paper_slope(name: str, x: float, tau: float) -> float:
         return math.exp(-(tau**2) * (x - 1) ** 2 / 2)
     if name == "arctan":
         return 1 / (1 + tau**2 * (x - 1) ** 2)
+    if name == "power":
+        return (1 + tau**2 * (x - 1) ** 2) ** -POWER_P
     return (1 + tau**2 * (x - 1) ** 2) ** -1.5
 
 
 def build(name: str, *, tau_pos: float = 10.0, tau_neg: float = 12.0) -> Gate:
     if name == "clip":
         return get_gate("clip", epsilon_low=0.2, epsilon_high=0.3)
-    return get_gate(name, tau_pos=tau_pos, tau_neg=tau_neg)
+    power = {"p": POWER_P} if name == "power" else {}
+    return get_gate(name, tau_pos=tau_pos, tau_neg=tau_neg, **power)
 
 
 def ratios_of_both_signs(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
@@ -77,7 +84,7 @@ def ratios_of_both_signs(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor
 @pytest.mark.parametrize("temperatures", TEMPERATURES, ids=str)
 @pytest.mark.parametrize("name", SOFT)
 def test_value_and_slope_equal_the_paper(name: str, temperatures: tuple[float, float], dtype: torch.dtype) -> None:
-    gate = get_gate(name, tau_pos=temperatures[0], tau_neg=temperatures[1])
+    gate = build(name, tau_pos=temperatures[0], tau_neg=temperatures[1])
     ratio, positive = ratios_of_both_signs(dtype)
     pairs = [
         (x, temperatures[0] if sign else temperatures[1]) for x, sign in zip(ratio.tolist(), positive, strict=True)
@@ -221,7 +228,7 @@ def test_gates_compare_and_travel_by_pickle(name: str) -> None:
     ("name", "parameters", "message"),
     [
         ("softsing", {}, r"gate='softsing': .*did you mean softsign\?"),
-        ("relu", {}, r"gate='relu': unknown gate, allowed are sigmoid, erf, arctan, softsign, clip"),
+        ("relu", {}, r"gate='relu': unknown gate, allowed are sigmoid, erf, arctan, softsign, power, clip"),
         ("erf", {"tau_pos": 10.0, "tau_ngg": 12.0}, r"tau_ngg=12.0: .*did you mean tau_neg\?"),
         ("erf", {"tau_pos": 10.0}, "tau_neg: missing"),
         ("clip", {"epsilon_low": 0.2, "tau_pos": 1.0}, "tau_pos=1.0: gate clip takes epsilon_low and epsilon_high"),
@@ -230,6 +237,9 @@ def test_gates_compare_and_travel_by_pickle(name: str) -> None:
         ("arctan", {"tau_pos": math.nan, "tau_neg": 1.0}, "tau_pos=nan"),
         ("arctan", {"tau_pos": True, "tau_neg": 1.0}, "tau_pos=True"),
         ("arctan", {"tau_pos": "ten", "tau_neg": 1.0}, "tau_pos='ten'"),
+        ("power", {"tau_pos": 1.0, "tau_neg": 1.0}, "p: missing, gate power needs tau_pos, tau_neg and p"),
+        ("power", {"tau_pos": 1.0, "tau_neg": 1.0, "q": 2.0}, "q=2.0: gate power takes tau_pos, tau_neg and p"),
+        ("arctan", {"tau_pos": 1.0, "tau_neg": 1.0, "p": 2.0}, "p=2.0: gate arctan takes tau_pos and tau_neg"),
         ("clip", {"epsilon_low": 1.0, "epsilon_high": 0.2}, r"epsilon_low=1.0: must be a number in \(0, 1\)"),
         ("clip", {"epsilon_low": 0.2, "epsilon_high": -0.1}, r"epsilon_high=-0.1: must be a finite number > 0"),
     ],

@@ -21,6 +21,8 @@ MASKED_VALUES = (math.nan, math.inf, -math.inf, 1e30, 0.0)
 def build(name: str) -> Gate:
     if name == "clip":
         return get_gate("clip", epsilon_low=EPSILON_LOW, epsilon_high=EPSILON_HIGH)
+    if name == "power":
+        return get_gate(name, tau_pos=TAU_POS, tau_neg=TAU_NEG, p=2.0)
     return get_gate(name, tau_pos=TAU_POS, tau_neg=TAU_NEG)
 
 
@@ -35,6 +37,8 @@ def paper_gate(name: str, ratio: float, advantage: float) -> tuple[float, float]
         return 1 + math.sqrt(math.pi / (2 * tau**2)) * math.erf(x / math.sqrt(2)), math.exp(-(x**2) / 2)
     if name == "arctan":
         return 1 + math.atan(x) / tau, 1 / (1 + x**2)
+    if name == "power":  # p = 2
+        return 1 + (x / (1 + x**2) + math.atan(x)) / (2 * tau), (1 + x**2) ** -2
     if name == "softsign":
         return 1 + (ratio - 1) / math.sqrt(1 + x**2), (1 + x**2) ** -1.5
     if advantage > 0:

@@ -216,7 +216,9 @@ def gradient_of(model: TinyModel) -> Tensor:
 
 
 def make_gate(name: str) -> Gate:
-    return get_gate(name, epsilon_low=0.2, epsilon_high=0.2) if name == "clip" else get_gate(name, tau_pos=2, tau_neg=3)
+    if name == "clip":
+        return get_gate(name, epsilon_low=0.2, epsilon_high=0.2)
+    return get_gate(name, tau_pos=2, tau_neg=3, **({"p": 2.0} if name == "power" else {}))
 
 
 def gradient_by_sequence(batch: TrainBatch, indices: list[int], gate_name: str) -> tuple[float, Tensor]:
