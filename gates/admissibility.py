@@ -1,0 +1,234 @@
+"""Whether a gate meets the conditions of the paper (arXiv 2602.19345, section 4), found by evaluating it.
+
+In: a gate. Out: a report with one line for each condition that breaks, for either sign of the advantage. Everything is
+float64 on the CPU. What lies between the points, below a tolerance or beyond FARTHEST is not seen: a report without
+violations is a measurement, no proof.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gates.gate import Gate
+
+FARTHEST = 1e12  # a log-ratio of 27.6; the loss clamps at 20
+POINTS_PER_DECADE = 200  # of |ratio - 1| on both sides, so that a gate of any tau from 1e-6 to 1e6 is resolved
+SPACING = 5e-4  # of the ratios from 0 to 3: what happens at one place and is narrower can be missed
+NUM_HALVINGS = 52  # every interval shrinks to about the spacing of float64
+TOLERANCE = 1e-9  # of slope(1) and of a rise, which is rounding where smaller
+NOISE = 1e-14  # absolute: formulas that subtract, such as 4 s (1 - s), leave 1e-16 where the slope is far smaller
+LARGEST_JUMP = 1e-6  # left of a continuous slope at the last halving: a slope of slope of 1e9 would still pass
+LARGEST_MISMATCH = 1e-6  # between slope and the derivative of value
+NARROWEST = 1e-7  # intervals over which differences of value keep enough digits
+LONGEST_FLAT = 0.25  # of ratio; flatter tops than 1 - y^8 at tau = 0.1 look constant in float64 although they fall
+FAR = (1e9, FARTHEST)  # where the tail's order is read
+SLOWEST = -0.01  # ratio * slope must fall at least as ratio^-0.01: catches 1/x and log(x)/x, lets 1/(x log(x)) pass
+NEGLIGIBLE = 1e-12  # of ratio * slope at FARTHEST: as good as 0, and no exponent can be read in the noise
+EPSILON = torch.finfo(torch.float64).eps
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AdmissibilityReport:
+    """What check_admissible found."""
+
+    gate: str
+    violations: list[str]  # one line each: condition, sign of the advantage, ratio and number; empty where admissible
+
+    @property
+    def admissible(self) -> bool:
+        return not self.violations
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Side:
+    """The gate for one sign of the advantage, as functions of a float64 ratio [N]."""
+
+    gate: Gate
+    positive: bool
+
+    def value(self, ratio: Tensor) -> Tensor:
+        return self.gate.value(ratio, torch.full_like(ratio, self.positive, dtype=torch.bool))
+
+    def slope(self, ratio: Tensor) -> Tensor:
+        return self.gate.slope(ratio, torch.full_like(ratio, self.positive, dtype=torch.bool)).detach()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Samples:
+    """The curve at increasing ratios."""
+
+    ratio: Tensor  # [N] float64, from 0 to FARTHEST
+    value: Tensor  # [N] f
+    slope: Tensor  # [N] f'
+
+
+def check_admissible(gate: Gate) -> AdmissibilityReport:
+    """Conditions (i)-(iv) of the paper's section 4, for A > 0 and for A <= 0.
+
+    (i) f is continuously differentiable: f' does not jump, is the derivative of f, and is what autograd makes of f;
+    both are finite on [0, FARTHEST]. (ii) f' has its global maximum, equal to 1, at ratio 1. (iii) f' falls
+    monotonically away from 1 on both sides; where it has underflown to 0 it may stay. (iv) ratio * f' falls to 0, told
+    from the power of ratio that it follows between 1e9 and 1e12: one between 0 and -0.01 counts as not falling, as that
+    of the power family with p < 0.505 does.
+    """
+    violations = []
+    for positive, sign in ((True, "A > 0"), (False, "A <= 0")):
+        side = _Side(gate=gate, positive=positive)
+        for line in _violations(side):
+            condition, _, finding = line.partition(" ")
+            violations.append(f"{condition} {sign}: {finding}")
+    return AdmissibilityReport(gate=gate.name, violations=violations)
+
+
+def _violations(side: _Side) -> Iterator[str]:
+    ratio = _ratios()
+    value, slope = side.value(ratio).detach(), side.slope(ratio)
+    yield from _not_finite(ratio, value, slope)
+    finite = value.isfinite() & slope.isfinite()
+    samples = _Samples(ratio=ratio[finite], value=value[finite], slope=slope[finite])
+    if finite.sum() > 1:
+        yield from _jump(side, samples)
+        yield from _difference_mismatch(side, samples)
+        yield from _autograd_mismatch(side, samples)
+        yield from _maximum(side, samples)
+        yield from _not_falling(samples)
+        yield from _slow_tail(side)
+
+
+def _ratios() -> Tensor:
+    """[N] increasing: dense around 1 at every scale, dense near 0, an even grid in between, and far out."""
+    near = 10.0 ** torch.arange(-9.0, math.log10(FARTHEST), 1.0 / POINTS_PER_DECADE, dtype=torch.float64)
+    small = 10.0 ** torch.arange(-8.0, -1.0, 2.0 / POINTS_PER_DECADE, dtype=torch.float64)
+    even = torch.arange(0.0, 3.0, SPACING, dtype=torch.float64)
+    ends = torch.tensor([0.0, 1.0, FARTHEST], dtype=torch.float64)
+    return torch.cat([1.0 - near[near < 1.0], 1.0 + near, small, even, ends]).unique(sorted=True)
+
+
+def _not_finite(ratio: Tensor, value: Tensor, slope: Tensor) -> Iterator[str]:
+    for name, curve in (("value", value), ("slope", slope)):
+        broken = ~curve.isfinite()
+        if broken.any():
+            first = int(broken.int().argmax())
+            yield f"(i) {name} is {curve[first]:g} at ratio {ratio[first]:.10g}, must be finite for every ratio >= 0"
+
+
+def _jump(side: _Side, samples: _Samples) -> Iterator[str]:
+    """Halves every interval again and again towards its larger change, which vanishes unless the slope jumps."""
+    low, high = samples.ratio[:-1], samples.ratio[1:]
+    slope_low, slope_high = samples.slope[:-1], samples.slope[1:]
+    for _ in range(NUM_HALVINGS):
+        middle = 0.5 * (low + high)
+        slope = side.slope(middle)
+        in_lower = (slope - slope_low).abs() > (slope_high - slope).abs()
+        low, slope_low = torch.where(in_lower, low, middle), torch.where(in_lower, slope_low, slope)
+        high, slope_high = torch.where(in_lower, middle, high), torch.where(in_lower, slope, slope_high)
+    jump = (slope_high - slope_low).abs()
+    worst = int(jump.argmax())
+    if jump[worst] > LARGEST_JUMP:
+        yield (
+            f"(i) slope jumps from {slope_low[worst]:.6g} to {slope_high[worst]:.6g} at ratio {high[worst]:.10g}, "
+            "must be continuous"
+        )
+
+
+def _difference_mismatch(side: _Side, samples: _Samples) -> Iterator[str]:
+    """Compares the rise of value over an interval with the slope's mean there, by Simpson's rule."""
+    low, high = samples.ratio[:-1], samples.ratio[1:]
+    width = high - low
+    middle = 0.5 * (low + high)
+    trapezoid = 0.5 * (samples.slope[:-1] + samples.slope[1:])
+    simpson = (trapezoid + 2.0 * side.slope(middle)) / 3.0
+    rise = samples.value.diff() / width
+    rounding = 16.0 * EPSILON * torch.maximum(samples.value[:-1].abs(), samples.value[1:].abs()) / width
+    # Where the slope has a kink Simpson's rule is off, by less than it differs from the trapezoid.
+    allowed = LARGEST_MISMATCH + (simpson - trapezoid).abs() + rounding
+    excess = torch.where(width > NARROWEST, (rise - simpson).abs() - allowed, 0.0)
+    worst = int(excess.argmax())
+    if excess[worst] > 0.0:
+        yield (
+            f"(i) slope is {simpson[worst]:.6g} at ratio {middle[worst]:.10g} where value rises by {rise[worst]:.6g} "
+            "for each unit of ratio, must be the derivative of value"
+        )
+
+
+def _autograd_mismatch(side: _Side, samples: _Samples) -> Iterator[str]:
+    """Compares slope with what the objective uses, the autograd gradient of value."""
+    with torch.enable_grad():
+        ratio = samples.ratio.clone().requires_grad_()
+        value = side.value(ratio)
+    if not value.requires_grad:
+        yield "(i) value has no autograd gradient, whatever the ratio, must be differentiable"
+        return
+    (gradient,) = torch.autograd.grad(value.sum(), ratio)
+    excess = ((gradient - samples.slope).abs() - LARGEST_MISMATCH).nan_to_num(nan=torch.inf)
+    worst = int(excess.argmax())
+    if excess[worst] > 0.0:
+        yield (
+            f"(i) slope is {samples.slope[worst]:.6g} at ratio {samples.ratio[worst]:.10g} where autograd "
+            f"differentiates value to {gradient[worst]:.6g}, must be equal"
+        )
+
+
+def _maximum(side: _Side, samples: _Samples) -> Iterator[str]:
+    at_one = side.slope(torch.ones(1, dtype=torch.float64)).item()
+    if abs(at_one - 1.0) > TOLERANCE:
+        yield f"(ii) slope is {at_one:.10g} at ratio 1, must be 1"
+    highest = int(samples.slope.argmax())
+    if samples.slope[highest] > at_one + TOLERANCE:
+        yield (
+            f"(ii) slope is {samples.slope[highest]:.10g} at ratio {samples.ratio[highest]:.10g}, above its "
+            f"{at_one:.10g} at ratio 1, must have its maximum there"
+        )
+
+
+def _not_falling(samples: _Samples) -> Iterator[str]:
+    below, above = samples.ratio <= 1.0, samples.ratio >= 1.0
+    for ratio, slope in (
+        (samples.ratio[below].flip(0), samples.slope[below].flip(0)),
+        (samples.ratio[above], samples.slope[above]),
+    ):
+        if len(ratio) > 1:
+            yield from _rise(ratio, slope)
+            yield from _flat(ratio, slope)
+
+
+def _rise(ratio: Tensor, slope: Tensor) -> Iterator[str]:
+    """ratio leads away from 1. The largest rise above the lowest slope so far."""
+    lowest, where = slope.cummin(0)
+    rise = slope - lowest - TOLERANCE * lowest.abs() - NOISE
+    worst = int(rise.argmax())
+    if rise[worst] > 0.0:
+        yield (
+            f"(iii) slope rises from {lowest[worst]:.6g} at ratio {ratio[where[worst]]:.10g} to {slope[worst]:.6g} at "
+            f"ratio {ratio[worst]:.10g}, must fall away from ratio 1"
+        )
+
+
+def _flat(ratio: Tensor, slope: Tensor) -> Iterator[str]:
+    """ratio leads away from 1. The longest stretch over which the slope is one number, to rounding."""
+    is_flat = (slope.diff().abs() <= 4.0 * EPSILON * slope[1:].abs()) & (slope[1:].abs() > NOISE)
+    passed = torch.where(is_flat, ratio.diff().abs(), 0.0).cumsum(0)
+    length = passed - torch.where(is_flat, 0.0, passed).cummax(0).values
+    end = int(length.argmax())
+    if length[end] >= LONGEST_FLAT:
+        away = 1.0 if ratio[-1] > 1.0 else -1.0
+        yield (
+            f"(iii) slope stays at {slope[end + 1]:.6g} from ratio {ratio[end + 1] - away * length[end]:.6g} to ratio "
+            f"{ratio[end + 1]:.6g}, must fall away from ratio 1"
+        )
+
+
+def _slow_tail(side: _Side) -> Iterator[str]:
+    ratio = torch.tensor(FAR, dtype=torch.float64)
+    near, far = (ratio * side.slope(ratio)).tolist()
+    if not abs(far) > NEGLIGIBLE or not math.isfinite(near) or not math.isfinite(far):
+        return
+    order = math.log(abs(far / near)) / math.log(FAR[1] / FAR[0]) if near != 0.0 else math.inf
+    if order > SLOWEST:
+        yield (
+            f"(iv) ratio * slope is {far:.6g} at ratio {FARTHEST:g} and follows ratio^{order:.4f}, must fall to 0 "
+            f"(here: at least as ratio^{SLOWEST:g})"
+        )

@@ -1,0 +1,158 @@
+"""Gates of the user's own, found by the name of a factory.
+
+In: "package.module:function" and its parameters. Out: a gate like the built-in ones. Checks that the factory can be
+called and that its gate keeps shape and dtype; whether the formula is admissible is admissibility.py's business.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from gates.checks import nearest
+from gates.gate import Curve, Gate
+
+PROBE = ((0.5, True), (1.0, True), (1.5, False), (3.0, False))  # (ratio, advantage > 0)
+
+
+class HasValue(Protocol):
+    """The least a factory may return."""
+
+    def value(self, ratio: Tensor, positive: Tensor) -> Tensor:
+        """f(ratio) element by element, shape and dtype of ratio."""
+
+
+class HasSlope(HasValue, Protocol):
+    """A gate that need not have a name."""
+
+    def slope(self, ratio: Tensor, positive: Tensor) -> Tensor:
+        """f'(ratio), shape and dtype of ratio."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NamedGate:
+    """A gate without a name of its own."""
+
+    gate: HasSlope
+    name: str
+
+    def value(self, ratio: Tensor, positive: Tensor) -> Tensor:
+        """f(ratio), shape and dtype of ratio."""
+        return self.gate.value(ratio, positive)
+
+    def slope(self, ratio: Tensor, positive: Tensor) -> Tensor:
+        """f'(ratio), shape and dtype of ratio."""
+        return self.gate.slope(ratio, positive)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ValueGate:
+    """A gate that has only a value: its slope is what autograd makes of it."""
+
+    gate: HasValue
+    name: str
+
+    def value(self, ratio: Tensor, positive: Tensor) -> Tensor:
+        """f(ratio), shape and dtype of ratio."""
+        return self.gate.value(ratio, positive)
+
+    def slope(self, ratio: Tensor, positive: Tensor) -> Tensor:
+        """f'(ratio), shape and dtype of ratio, detached; right where value works element by element."""
+        with torch.enable_grad():
+            ratio = ratio.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(self.gate.value(ratio, positive).sum(), ratio)
+        return gradient
+
+
+def load_gate(factory: str, parameters: Mapping[str, float]) -> Gate:
+    """The gate that factory(**parameters) returns; factory is "package.module:function".
+
+    The result needs value(ratio, positive), differentiable by autograd; without slope it gets one by autograd, without
+    a name that of the function. Raises ValueError, one line, where the factory cannot be found or called or its gate
+    does not keep shape and dtype. Other errors of the module or the factory pass through.
+    """
+    function, name = _find(factory), factory.rpartition(":")[2]
+    try:
+        result = function(**parameters)
+    except TypeError as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in parameters.items()) or "no parameters"
+        raise ValueError(f"gate.factory={factory!r}: does not take {given}: {_one_line(error)}") from error
+    if not callable(getattr(result, "value", None)):
+        raise ValueError(
+            f"gate.factory={factory!r}: returned {type(result).__name__}, must return an object with "
+            "value(ratio, positive)"
+        )
+    gate = _complete(result, name)
+    for dtype in (torch.float32, torch.float64):
+        _check_probe(factory, gate, dtype)
+    return gate
+
+
+def _find(factory: str) -> Callable[..., Any]:
+    module_name, colon, path = factory.partition(":")
+    if not (colon and path and module_name and module_name[0] != "."):
+        raise ValueError(f'gate.factory={factory!r}: must be of the form "package.module:function"')
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ValueError(
+            f"gate.factory={factory!r}: cannot import {module_name}, must be a module on the Python path: "
+            f"{_one_line(error)}"
+        ) from error
+    for attribute in path.split("."):
+        if not hasattr(found, attribute):
+            meant = nearest(attribute, dir(found))
+            raise ValueError(
+                f"gate.factory={factory!r}: {module_name} has no {path}{meant or ', must name a function'}"
+            )
+        found = getattr(found, attribute)
+    if not callable(found):
+        raise ValueError(f"gate.factory={factory!r}: is a {type(found).__name__}, must be a function that makes a gate")
+    function: Callable[..., Any] = found
+    return function
+
+
+def _complete(result: Any, name: str) -> Gate:
+    own_name = getattr(result, "name", None)
+    if isinstance(own_name, str):
+        name = own_name
+    if not callable(getattr(result, "slope", None)):
+        return ValueGate(gate=result, name=name)
+    return result if isinstance(own_name, str) else NamedGate(gate=result, name=name)
+
+
+def _check_probe(factory: str, gate: Gate, dtype: torch.dtype) -> None:
+    """ValueError unless value and slope of a few ratios have their shape and dtype, and value is differentiable."""
+    ratio = torch.tensor([ratio for ratio, _ in PROBE], dtype=dtype, requires_grad=True)
+    positive = torch.tensor([sign for _, sign in PROBE])
+    with torch.enable_grad():
+        value = _probed(factory, "value", gate.value, ratio, positive)
+    if not value.requires_grad:
+        raise ValueError(
+            f"gate.factory={factory!r}: value does not depend on ratio for autograd, must be differentiable"
+        )
+    _probed(factory, "slope", gate.slope, ratio.detach(), positive)
+
+
+def _probed(factory: str, name: str, curve: Curve, ratio: Tensor, positive: Tensor) -> Tensor:
+    try:
+        result: Any = curve(ratio, positive)
+    except TypeError as error:
+        raise ValueError(
+            f"gate.factory={factory!r}: {name} does not take (ratio, positive): {_one_line(error)}"
+        ) from error
+    if not isinstance(result, Tensor):
+        raise ValueError(f"gate.factory={factory!r}: {name} returned {type(result).__name__}, must return a tensor")
+    if (result.shape, result.dtype) != (ratio.shape, ratio.dtype):
+        raise ValueError(
+            f"gate.factory={factory!r}: {name} turns {ratio.dtype} {list(ratio.shape)} into {result.dtype} "
+            f"{list(result.shape)}, must keep shape and dtype of ratio"
+        )
+    return result
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
