@@ -115,10 +115,10 @@ def half_width_table(shapes: dict[str, GateShape], *, like: str, tau_pos: float,
     """One row a shape: the taus of the half-width that like has at tau_pos and tau_neg."""
     widths = [shape_of(like).half_width / tau for tau in (tau_pos, tau_neg)]
     table = Table(
-        title=f"Half-width of {like} at tau_pos={tau_pos:g}, tau_neg={tau_neg:g}",
+        title=f"Half-width of {like} at tau_pos={tau_pos:g}, tau_neg={tau_neg:g}; r: ratio",
         caption=f"slope 1/2 at ratio 1 ± {widths[0]:.4g} (A > 0), 1 ± {widths[1]:.4g} (A <= 0)",
     )
-    for column in ("gate", "half-width, tau |r - 1|", "tau_pos, per unit ratio", "tau_neg, per unit ratio"):
+    for column in ("gate", "half-width, tau |r - 1|", "tau_pos, 1/r", "tau_neg, 1/r"):
         table.add_column(column, justify="left" if column == "gate" else "right")
     for label, shape in shapes.items():
         taus = [matched_tau(shape, like=like, tau=tau) for tau in (tau_pos, tau_neg)]
@@ -132,7 +132,7 @@ def eur_table(shapes: dict[str, GateShape], *, reference: Gate, ratios: Tensor, 
     table = Table(
         title=f"EUR of {reference.name} on {len(ratios):,} tokens: {eurs[0]:.4f} (A > 0), {eurs[1]:.4f} (A <= 0)"
     )
-    for column in ("gate", "tau_pos, per unit ratio", "tau_neg, per unit ratio"):
+    for column in ("gate", "tau_pos, 1/r", "tau_neg, 1/r"):
         table.add_column(column, justify="left" if column == "gate" else "right")
     for label, shape in shapes.items():
         taus = match_eur(shape, reference=reference, ratios=ratios, positive=positive)
