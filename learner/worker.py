@@ -9,7 +9,7 @@ import math
 import os
 import resource
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -20,10 +20,11 @@ import torch.distributed as dist
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from gates import get_gate
+from gates import SoftGate
 from learner.checkpoint import load_engine, save_engine, save_model
 from learner.contract import MicroBatch, StepReport, TrainBatch
 from learner.deepspeed_config import deepspeed_config
+from learner.gate_builder import build_gate
 from learner.objective import gated_objective
 from learner.optimizer import build_adamw, lr_at
 from learner.packing import pack_minibatch, split_minibatches
@@ -60,7 +61,7 @@ class LearnerWorker:
         self.world_size = world_size
         torch.manual_seed(spec.seed)
         self.device = _join_process_group(spec, rank, world_size, master_address, master_port)
-        self.gate = get_gate(spec.gate.name, **spec.gate.model_dump(exclude={"name"}))
+        self.gate = build_gate(spec.gate)
         self.policy = load_policy(
             spec.model_path,
             dtype=torch.float32 if spec.dtype_name == "float32" else torch.bfloat16,
@@ -75,6 +76,11 @@ class LearnerWorker:
         self._sender = WeightSender(
             checkpoint_parameters(self.policy), rank=rank, device=self.device, wire_dtype=spec.wire_dtype_name
         )
+
+    def set_taus(self, tau_pos: float, tau_neg: float) -> None:
+        """Temperatures of the gate from the next step on; for gates that have them."""
+        assert isinstance(self.gate, SoftGate), f"gate {self.gate.name} has no temperatures"
+        self.gate = replace(self.gate, tau_pos=tau_pos, tau_neg=tau_neg)
 
     def load(self, batch: TrainBatch, iteration: int) -> None:
         """Take the batch of an iteration and fix the denominator of every ratio in it."""

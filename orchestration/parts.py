@@ -13,11 +13,13 @@ from typing import Any, Literal
 import ray
 
 from configs.schema import RunConfig
+from learner.gate_builder import build_gate
 from learner.group import LearnerGroup
 from learner.spec import LearnerSpec
 from orchestration.buffer import Admission
 from orchestration.cluster import Cluster
 from orchestration.evaluate import evaluate
+from orchestration.gate_control import GateControl
 from orchestration.group_stream import GroupStream
 from orchestration.placement import PlacementError
 from orchestration.weight_channel import Probe, WeightChannel
@@ -42,6 +44,7 @@ class Parts:
     graders: GraderPool
     channel: WeightChannel
     groups: GroupStream
+    gate: GateControl
     eval_prompts: tuple[Prompt, ...]
     config: RunConfig
 
@@ -58,9 +61,8 @@ class Parts:
         )
 
     def standing_metrics(self) -> dict[str, float]:
-        """What holds at the end of an iteration: the temperatures in force (a clip has none) and the peak memory."""
-        gate, peak = self.config.gate, {"memory/peak_bytes": self.learner.peak_memory_bytes()}
-        return peak if gate.name == "clip" else peak | {"gate/tau_pos": gate.tau_pos, "gate/tau_neg": gate.tau_neg}
+        """What holds at the end of an iteration: the peak memory."""
+        return {"memory/peak_bytes": self.learner.peak_memory_bytes()}
 
 
 @contextmanager
@@ -107,6 +109,7 @@ def build_parts(
                 num_iterations=config.num_iterations,
                 grading_timeout_s=config.graders.timeout_s * config.rollout.prompts_per_iteration,
             ),
+            gate=GateControl(build_gate(config.gate), config.gate, learner),
             eval_prompts=tuple(make_prompt(problem, encode, index=index) for index, problem in enumerate(problems)),
             config=config,
         )

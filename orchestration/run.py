@@ -19,6 +19,10 @@ def main(arguments: list[str]) -> int:
         command = read_command(arguments)
         if command.wants_help:
             print_answer(help_text())
+        if any(config.gate.name == "custom" for config in command.configs):
+            from orchestration.gate_notices import refuse_inadmissible
+
+            refuse_inadmissible(command.configs)
         for config in command.configs:
             if config.dry_run:
                 print_answer(describe(config))

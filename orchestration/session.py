@@ -39,6 +39,7 @@ def train(config: RunConfig) -> RunResult:
             model_path = locate_model(config.model, console)
             print_line(console, "starting engines and learner ...")
             # Not before this line: they import torch, seconds that a refused run should not wait for.
+            from orchestration.gate_notices import gate_notices
             from orchestration.loop import iterate
             from orchestration.parts import build_parts
 
@@ -53,10 +54,11 @@ def train(config: RunConfig) -> RunResult:
                     console=console,
                 ) as journal,
             ):
-                for notice in filter(None, (*store.skipped, ratio_warning(config))):
+                for notice in filter(None, (*store.skipped, ratio_warning(config), *gate_notices(config.gate))):
                     journal.log(notice)
                 if checkpoint is not None:
                     parts.learner.restore(str(checkpoint))
+                    parts.gate.restore(state.taus)
                     journal.log(f"resumed after iteration {state.iteration} from {checkpoint}")
                 iterate(config, parts, journal, store, state)
                 model_folder = run_dir / MODEL_FOLDER  # must lie where learner rank 0 can reach it too

@@ -5,6 +5,8 @@ import pytest
 from configs.gates import ClipGateConfig, SoftGateConfig
 from configs.loading import ConfigError, dump_yaml, load_config, read_yaml, validate
 
+GATE_CHOICES = "arctan, clip, custom, dapo, erf, grpo, power, sapo, sigmoid, softsign"
+
 
 def lines_of(*settings: str) -> tuple[str, ...]:
     with pytest.raises(ConfigError) as caught:
@@ -60,7 +62,7 @@ def test_lists_and_interpolations() -> None:
         ("rollout=5", "rollout=5: no such choice; available: default, paper, small"),
         (
             "gate=null",
-            "gate=null: no such choice; available: arctan, clip, custom, dapo, erf, grpo, power, sapo, sigmoid, softsign",
+            f"gate=null: no such choice; available: {GATE_CHOICES}",
         ),
         ("gate.name=foo", "gate.name=foo: must be one of sigmoid, erf, arctan, softsign, power, clip, custom"),
         (
@@ -71,7 +73,7 @@ def test_lists_and_interpolations() -> None:
         ("gate.match=width", "gate.match=width: must be none or half_width"),
         (
             "~gate",
-            "gate=null: no such choice; available: arctan, clip, custom, dapo, erf, grpo, power, sapo, sigmoid, softsign",
+            f"gate=null: no such choice; available: {GATE_CHOICES}",
         ),
         ("~gate.name", "~gate.name: a value cannot be deleted; leave it out for its default"),
         ("gate.name=null", "gate.name=null: must be one of sigmoid, erf, arctan, softsign, power, clip, custom"),

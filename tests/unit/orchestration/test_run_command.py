@@ -67,10 +67,36 @@ def test_dry_run_from_any_folder_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_inadmissible_gate_is_refused_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_gates.py").write_text(
+        "import torch\n"
+        "class Leaky:\n"
+        "    def value(self, ratio, positive):\n"
+        "        return torch.log1p(ratio)\n"  # slope 1 / (1 + ratio): 1/2 at ratio 1, and largest at 0
+        "def make():\n"
+        "    return Leaky()\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    ended = run("gate=custom", "gate.factory=my_gates:make", "run_dir=run", folder=tmp_path)
+    assert ended.returncode == 2, ended.stderr
+    lines = ended.stderr.splitlines()
+    assert any(line.startswith("gate.factory=my_gates:make: (ii) ") for line in lines), lines
+    assert all(line.endswith("or set gate.allow_inadmissible=true to train with it anyway") for line in lines), lines
+    assert not (tmp_path / "run").exists()
+    allowed = ("gate=custom", "gate.factory=my_gates:make", "gate.allow_inadmissible=true", "dry_run=true")
+    assert run(*allowed, folder=tmp_path).returncode == 0
+    ended = run("gate=custom", "gate.factory=my_gates:missing", folder=tmp_path)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("gate.factory=")
+    assert len(ended.stderr.splitlines()) == 1
+
+
 def test_help(tmp_path: Path) -> None:
     ended = run("--help", folder=tmp_path)
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert "gate=       arctan | clip | erf | sigmoid | softsign" in ended.stdout
+    assert "gate=       arctan | clip | custom | dapo | erf | grpo | power | sapo | sigmoid | softsign" in ended.stdout
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["-m", "seed=0,1", "dry_run=true"]], ids=str)

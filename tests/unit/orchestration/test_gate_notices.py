@@ -1,0 +1,59 @@
+"""What is told of a gate at the start of a run, and which gates are refused."""
+
+import math
+import sys
+from types import ModuleType
+
+import pytest
+import torch
+
+from configs.loading import ConfigError, load_config
+from orchestration.gate_notices import gate_notices, refuse_inadmissible
+
+
+class Cut:
+    """relu-like: no slope below ratio 1."""
+
+    name = "cut"
+
+    def value(self, ratio: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
+        return torch.relu(ratio - 1.0)
+
+
+@pytest.fixture
+def cut(monkeypatch: pytest.MonkeyPatch) -> str:
+    module = ModuleType("notice_gates")
+    module.make = Cut  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "notice_gates", module)
+    return "notice_gates:make"
+
+
+def test_matched_taus_are_told_with_those_they_come_from() -> None:
+    config = load_config(["gate=erf", "gate.match=half_width", "gate.match_to=softsign"])
+    (line,) = gate_notices(config.gate)
+    assert "half_width of softsign at tau_pos=10, tau_neg=12" in line
+    wider = math.sqrt(2 * math.log(2)) / math.sqrt(2 ** (2 / 3) - 1)  # half-widths of exp(-y^2/2) and (1 + y^2)^-3/2
+    assert line.endswith(f"its own are tau_pos={10 * wider:.6g}, tau_neg={12 * wider:.6g}")
+
+
+@pytest.mark.parametrize("gate", ["softsign", "clip", "power"])
+def test_a_built_in_gate_as_configured_needs_no_words(gate: str) -> None:
+    config = load_config([f"gate={gate}"])
+    assert gate_notices(config.gate) == []
+    refuse_inadmissible([config])
+
+
+def test_every_broken_condition_of_every_run_is_told(cut: str) -> None:
+    configs = [load_config(["gate=custom", f"gate.factory={cut}", f"seed={seed}"]) for seed in (0, 1)]
+    with pytest.raises(ConfigError) as caught:
+        refuse_inadmissible(configs)
+    assert all(line.startswith(f"gate.factory={cut}: (") for line in caught.value.lines)
+    assert any(": (i) " in line for line in caught.value.lines)
+
+
+def test_an_inadmissible_gate_that_was_allowed_is_stated(cut: str) -> None:
+    config = load_config(["gate=custom", f"gate.factory={cut}", "gate.allow_inadmissible=true"])
+    refuse_inadmissible([config])
+    lines = gate_notices(config.gate)
+    assert lines
+    assert all(line.startswith("gate.allow_inadmissible=true: cut breaks condition (") for line in lines)
