@@ -77,6 +77,7 @@ class LearnerConfig(Section):
     old_logprobs: Literal["auto", "recompute", "rollout"] = "auto"  # auto: rollout on CPU, recompute on a GPU
     loss_aggregation: Literal["sequence_mean", "token_mean", "constant_length"] = "sequence_mean"
     gradient_checkpointing: bool = False
+    audit: bool = True  # measure what every built-in gate would have done with the same tokens: audit/* in the metrics
     timeout_s: float = Field(default=1800.0, gt=0.0)  # longest wait for one call on all ranks
 
 

@@ -10,6 +10,7 @@ from math import exp
 import torch
 from torch import Tensor
 
+from gates.audit import effective_update_ratio
 from gates.loss import LOG_RATIO_LIMIT, TOTALS, GateMetrics
 
 _SCALARS = (*TOTALS, "loss", "entropy", "mismatch_tokens", "mismatch_k3")
@@ -94,11 +95,11 @@ class StepStatistics:
             "ratio/max": exp(self._maximum("log_ratio")),
         }
         slope_pos, tokens_pos, slope_neg, tokens_neg = (self._groups(name) for name in _BY_GROUP)
-        summary["gate/eur"] = _effective_update_ratio(slope_pos + slope_neg, tokens_pos + tokens_neg)
+        summary["gate/eur"] = effective_update_ratio(slope_pos + slope_neg, tokens_pos + tokens_neg)
         if tokens_pos.any():
-            summary["gate/eur_pos"] = _effective_update_ratio(slope_pos, tokens_pos)
+            summary["gate/eur_pos"] = effective_update_ratio(slope_pos, tokens_pos)
         if tokens_neg.any():
-            summary["gate/eur_neg"] = _effective_update_ratio(slope_neg, tokens_neg)
+            summary["gate/eur_neg"] = effective_update_ratio(slope_neg, tokens_neg)
         if self._scalar("gate_weight_squared") > 0:
             squared_mean = (self._scalar("gate_weight") / tokens) ** 2
             summary["gate/weight_ess"] = squared_mean / (self._scalar("gate_weight_squared") / tokens)
@@ -127,9 +128,3 @@ def _maximum(mask: Tensor, tensor: Tensor) -> Tensor:
     """Largest entry under the mask, -inf where there is none."""
     candidates = torch.where(mask, tensor.detach().double(), -torch.inf)
     return torch.cat([candidates, candidates.new_full((1,), -torch.inf)]).max()
-
-
-def _effective_update_ratio(slope_sums: Tensor, token_counts: Tensor) -> float:
-    """Eq. 12: mean over the groups present of the group's token mean of the slope."""
-    present = token_counts > 0
-    return float((slope_sums[present] / token_counts[present]).mean())

@@ -21,6 +21,9 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from gates import SoftGate
+from gates.audit import audited_gates
+from gates.loss import GateLoss
+from learner.audit import StepAudit
 from learner.checkpoint import load_engine, save_engine, save_model
 from learner.contract import MicroBatch, StepReport, TrainBatch
 from learner.deepspeed_config import deepspeed_config
@@ -98,14 +101,7 @@ class LearnerWorker:
         loaded = self._loaded
         assert loaded is not None, "step() needs a batch: call load() first"
         learner = self.spec.learner
-        epoch, minibatch = divmod(index, learner.num_minibatches)
-        indices = split_minibatches(
-            len(loaded.batch.samples),
-            learner.num_minibatches,
-            seed=self.spec.seed,
-            iteration=loaded.iteration,
-            epoch=epoch,
-        )[minibatch]
+        indices = self._minibatch(loaded, index)
         packed = pack_minibatch(
             loaded.batch,
             indices,
@@ -117,12 +113,13 @@ class LearnerWorker:
         places = list(zip(*packed, strict=True))  # one a micro-batch; holds those that the ranks run side by side
 
         statistics = StepStatistics(num_groups=loaded.batch.num_groups, device=self.device)
-        losses = [
+        outs = [
             self._accumulate(side_by_side, loaded, index, statistics, is_last=place == len(places) - 1)
             for place, side_by_side in enumerate(places)
         ]
+        audit = self._audit(loaded.batch, packed[self.rank], outs) if learner.audit else None
         where = f"iteration {loaded.iteration}, step {index}"
-        self._merge(statistics, torch.stack(losses).sum(), where)
+        self._merge(statistics, audit, torch.stack([out.loss for out in outs]).sum(), where)
         lr = self._set_lr(loaded.iteration * self.spec.num_steps + index)
         grad_norm = self._optimizer_step(where)
         return StepReport(
@@ -130,8 +127,16 @@ class LearnerWorker:
             num_sequences=len(indices),
             grad_norm=grad_norm,
             lr=lr,
-            metrics=statistics.summarize(),
+            metrics=statistics.summarize() | (audit.summarize() if audit else {}),
         )
+
+    def _minibatch(self, loaded: LoadedBatch, index: int) -> np.ndarray:
+        """Places in the batch of the samples of optimizer step `index`."""
+        num_minibatches = self.spec.learner.num_minibatches
+        epoch, minibatch = divmod(index, num_minibatches)
+        num_samples, seed = len(loaded.batch.samples), self.spec.seed
+        parts = split_minibatches(num_samples, num_minibatches, seed=seed, iteration=loaded.iteration, epoch=epoch)
+        return parts[minibatch]
 
     def _accumulate(
         self,
@@ -141,8 +146,11 @@ class LearnerWorker:
         statistics: StepStatistics,
         *,
         is_last: bool,
-    ) -> Tensor:
-        """Forward and backward of this rank's micro-batch; its part of the loss. Gradients add up until is_last."""
+    ) -> GateLoss:
+        """Forward and backward of this rank's micro-batch; its part of the loss, detached, and what the gate saw.
+
+        Gradients add up until is_last.
+        """
         micro_batch = side_by_side[self.rank]
         logprobs, entropy = self._scorer.forward(side_by_side)
         old_logprobs = self._tensor(np.concatenate([loaded.old_logprobs[i] for i in micro_batch.sample_indices]))
@@ -168,14 +176,23 @@ class LearnerWorker:
         )
         if not is_last:
             self.engine.step()  # counts the micro-batch; moves nothing before the boundary
-        return out.loss.detach()
+        return replace(out, loss=out.loss.detach())
 
-    def _merge(self, statistics: StepStatistics, loss: Tensor, where: str) -> None:
+    def _audit(self, batch: TrainBatch, micro_batches: Sequence[MicroBatch], outs: Sequence[GateLoss]) -> StepAudit:
+        """What every gate would have done with this rank's tokens of the step, under the taus now in force."""
+        metrics = [out.metrics for out in outs]
+        return StepAudit(audited_gates(self.gate), batch=batch, micro_batches=micro_batches, metrics=metrics)
+
+    def _merge(self, statistics: StepStatistics, audit: StepAudit | None, loss: Tensor, where: str) -> None:
         """Sum and maximum over ranks, in place; NonFiniteError on all ranks if the loss of one is nan or inf."""
         failed_rank = torch.where(torch.isfinite(loss), -1.0, float(self.rank)).double().reshape(1)
         maxima = torch.cat([statistics.maxima, failed_rank])
-        dist.all_reduce(statistics.sums, op=dist.ReduceOp.SUM)
+        parts = [statistics.sums, audit.sums] if audit else [statistics.sums]
+        sums = torch.cat(parts)
+        dist.all_reduce(sums, op=dist.ReduceOp.SUM)
         dist.all_reduce(maxima, op=dist.ReduceOp.MAX)
+        for part, merged in zip(parts, sums.split([len(part) for part in parts]), strict=True):
+            part.copy_(merged)
         statistics.maxima.copy_(maxima[:-1])
         if maxima[-1] >= 0:
             raise NonFiniteError(f"the loss is not finite on learner rank {int(maxima[-1])} ({where}); no weight moved")

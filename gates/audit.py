@@ -1,0 +1,165 @@
+"""What every built-in gate would have done on the same tokens, and how log-ratios spread over sequences.
+
+In: log-ratios, advantages and places of trained tokens. Out: one flat tensor of sums that adds over ranks, and numbers
+from it. Pure; knows nothing of models, losses or metric files beyond the last part of a name.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gates.gate import ClipGate, Gate, SoftGate, get_gate
+from gates.shapes import SHAPES
+
+PAPER_TAUS = (10.0, 12.0)  # tau_pos, tau_neg of arXiv 2602.19345, for runs whose gate has none
+GRPO_EPSILON = 0.2
+POWER_P = 2.0  # a tail beyond arctan's and softsign's
+DAMPED_BELOW = 0.5  # a token whose slope is less has lost more than half of its gradient
+SIGNS = ("pos", "neg")
+_QUANTITIES = ("slope", "weight", "weight_squared", "damped", "dot_clip", "gradient_squared")
+_SPREAD = ("within_squared", "mean", "mean_squared")  # of log-ratios by sequence, each summed over tokens
+
+
+def audited_gates(gate: Gate) -> dict[str, Gate]:
+    """Every built-in gate at the run's temperatures; the run's own, where it is one of them, exactly as it is."""
+    tau_pos, tau_neg = (gate.tau_pos, gate.tau_neg) if isinstance(gate, SoftGate) else PAPER_TAUS
+    gates = {name: get_gate(name, tau_pos=tau_pos, tau_neg=tau_neg) for name in SHAPES}
+    gates["power"] = get_gate("power", tau_pos=tau_pos, tau_neg=tau_neg, p=POWER_P)
+    gates["clip"] = get_gate("clip", epsilon_low=GRPO_EPSILON, epsilon_high=GRPO_EPSILON)
+    return gates | {gate.name: gate} if isinstance(gate, SoftGate | ClipGate) else gates
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AuditTokens:
+    """Trained tokens of one optimizer step on one rank; a sequence lies whole on one rank."""
+
+    log_ratio: Tensor  # [T]
+    advantages: Tensor  # [T]
+    group_index: Tensor  # [T] int64, 0..num_groups-1
+    staleness: Tensor  # [T] int64, 0..num_staleness-1, policy versions
+    sequence: Tensor  # [T] int64, any number that tells sequences apart
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Audit:
+    """The gates compared and the shape of the sums; equal on all ranks."""
+
+    gates: Mapping[str, Gate]  # must hold "clip", which the others are compared with
+    num_groups: int
+    num_staleness: int  # 1 where every token is of the learner's version
+
+    @property
+    def _sizes(self) -> dict[str, tuple[int, ...]]:
+        num_gates, num_cells, num_places = len(self.gates), 2 * self.num_staleness, 2 * self.num_groups
+        return {
+            "cells": (num_gates, len(_QUANTITIES), num_cells),  # a cell is a sign and a staleness
+            "cell_tokens": (num_cells,),
+            "places": (num_gates, num_places),  # slope by sign and group
+            "place_tokens": (num_places,),
+            "spread": (len(_SPREAD),),
+        }
+
+    def sums(self, tokens: AuditTokens) -> Tensor:
+        """Flat float64 sums over the tokens; those of several ranks add up."""
+        sign = (tokens.advantages <= 0).long()
+        cell = sign * self.num_staleness + tokens.staleness
+        place = sign * self.num_groups + tokens.group_index
+        quantities, slopes = self._quantities(tokens)
+        ones = torch.ones_like(tokens.log_ratio, dtype=torch.float64)
+        zeros = {name: ones.new_zeros(size) for name, size in self._sizes.items()}
+        parts = (
+            zeros["cells"].index_add_(2, cell, quantities),
+            zeros["cell_tokens"].index_add_(0, cell, ones),
+            zeros["places"].index_add_(1, place, slopes),
+            zeros["place_tokens"].index_add_(0, place, ones),
+            _spread_sums(tokens.log_ratio.double(), tokens.sequence),
+        )
+        return torch.cat([part.flatten() for part in parts])
+
+    def _quantities(self, tokens: AuditTokens) -> tuple[Tensor, Tensor]:
+        """_QUANTITIES [gates, quantities, T] and slopes [gates, T], float64."""
+        ratio, positive = torch.exp(tokens.log_ratio), tokens.advantages > 0
+        slopes = torch.stack([gate.slope(ratio, positive) for gate in self.gates.values()]).double()
+        weights = slopes * ratio.double()
+        gradients = weights * tokens.advantages.double()
+        clip = gradients[list(self.gates).index("clip")]
+        damped = (slopes < DAMPED_BELOW).double()
+        columns = (slopes, weights, weights.square(), damped, gradients * clip, gradients.square())
+        return torch.stack(columns, dim=1), slopes
+
+    def summarize(self, sums: Tensor) -> dict[str, float]:
+        """Numbers by metric name; one that does not apply is absent. Without tokens all are.
+
+        Of all tokens, by sign of the advantage, and, where there are several, by staleness. EUR is eq. 12 (mean over
+        groups of the group's token mean) except by staleness, where it is the mean over tokens: a group may have few
+        tokens of one.
+        """
+        named = dict(zip(self._sizes, self._split(sums.cpu()), strict=True))
+        cell_tokens = named["cell_tokens"].view(2, self.num_staleness)
+        if not cell_tokens.any():
+            return {}
+        cells = named["cells"].view(len(self.gates), len(_QUANTITIES), 2, self.num_staleness)
+        place_tokens = named["place_tokens"].view(2, self.num_groups)
+        clip = cells[list(self.gates).index("clip")]
+        found = _spread_metrics(named["spread"], float(cell_tokens.sum()))
+        for gate, own, slopes in zip(self.gates, cells, named["places"].view(-1, 2, self.num_groups), strict=True):
+            by_suffix = {"": (own.sum((1, 2)), clip.sum((1, 2)), float(cell_tokens.sum()))}
+            eur = {"": effective_update_ratio(slopes.sum(0), place_tokens.sum(0))}
+            for index, sign in enumerate(SIGNS):
+                by_suffix[f"_{sign}"] = (own[:, index].sum(1), clip[:, index].sum(1), float(cell_tokens[index].sum()))
+                if place_tokens[index].any():
+                    eur[f"_{sign}"] = effective_update_ratio(slopes[index], place_tokens[index])
+            for age in range(self.num_staleness if self.num_staleness > 1 else 0):
+                tokens = float(cell_tokens[:, age].sum())
+                by_suffix[f"_staleness_{age}"] = (own[:, :, age].sum(1), clip[:, :, age].sum(1), tokens)
+                if tokens:
+                    eur[f"_staleness_{age}"] = float(own[_QUANTITIES.index("slope"), :, age].sum()) / tokens
+            found |= {f"audit/{gate}/eur{suffix}": value for suffix, value in eur.items()}
+            for suffix, (quantities, of_clip, tokens) in by_suffix.items():
+                numbers = _numbers(quantities, of_clip, tokens)
+                found |= {f"audit/{gate}/{name}{suffix}": value for name, value in numbers.items()}
+        return found
+
+    def _split(self, sums: Tensor) -> list[Tensor]:
+        sizes = [torch.Size(size) for size in self._sizes.values()]
+        parts = sums.split([size.numel() for size in sizes])
+        return [part.view(size) for part, size in zip(parts, sizes, strict=True)]
+
+
+def effective_update_ratio(slope_sums: Tensor, token_counts: Tensor) -> float:
+    """Eq. 12: mean over the groups present of the group's token mean of the slope; both [num_groups]."""
+    present = token_counts > 0
+    return float((slope_sums[present] / token_counts[present]).mean())
+
+
+def _numbers(quantities: Tensor, of_clip: Tensor, num_tokens: float) -> dict[str, float]:
+    """What a gate did to the tokens of one selection, from its [quantities] sums and clip's."""
+    if num_tokens == 0:
+        return {}
+    own = dict(zip(_QUANTITIES, quantities.tolist(), strict=True))
+    clip_squared = float(of_clip[_QUANTITIES.index("gradient_squared")])
+    found = {"damped_share": own["damped"] / num_tokens}
+    if own["weight_squared"] > 0:
+        found["ess"] = own["weight"] ** 2 / (num_tokens * own["weight_squared"])
+    if own["gradient_squared"] > 0 and clip_squared > 0:
+        found["clip_cosine"] = own["dot_clip"] / (own["gradient_squared"] * clip_squared) ** 0.5
+    return found
+
+
+def _spread_sums(log_ratio: Tensor, sequence: Tensor) -> Tensor:
+    """_SPREAD of float64 log-ratios [T]."""
+    _, place, lengths = torch.unique(sequence, return_inverse=True, return_counts=True)
+    sums = torch.zeros(len(lengths), dtype=torch.float64, device=log_ratio.device).index_add_(0, place, log_ratio)
+    means = sums / lengths
+    within = (log_ratio - means[place]).square().sum()
+    return torch.stack([within, sums.sum(), (means * sums).sum()])
+
+
+def _spread_metrics(spread: Tensor, num_tokens: float) -> dict[str, float]:
+    within, mean, mean_squared = (value / num_tokens for value in spread.tolist())
+    return {
+        "ratio/log_std_within": within**0.5,
+        "ratio/log_std_between": max(mean_squared - mean**2, 0.0) ** 0.5,
+    }
