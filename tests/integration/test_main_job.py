@@ -9,7 +9,25 @@ from torch import equal
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
-EIGHT = ("num_iterations=8", "checkpoint.every=3", "learner.lr_schedule=constant")
+EIGHT = (
+    "num_iterations=8",
+    "checkpoint.every=3",
+    "learner.lr_schedule=constant",
+    "gate.adaptive.target_eur=0.95",  # state of the gate that a resume must bring back
+)
+CUSTOM_GATE = """
+import torch
+
+
+class Tanh:
+    name = "tanh"
+
+    def __init__(self, tau):
+        self.tau = tau
+
+    def value(self, ratio, positive):
+        return torch.tanh(self.tau * (ratio - 1)) / self.tau
+"""
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +45,9 @@ def test_a_run_leaves_its_trace(undisturbed: CommandRun) -> None:
         assert row["staleness/max"] == 0
         assert row["mismatch/max"] < 1e-4, "engine and learner compute the same logprobs after every publish"
         assert 0 < row["gate/eur"] <= 1
+        assert row["audit/softsign/eur"] == pytest.approx(row["gate/eur"], rel=1e-6)
+    assert rows[0]["gate/tau_pos"] == 10.0
+    assert len({row["gate/tau_neg"] for row in rows}) > 4, "the taus follow the target EUR"
     for name in ("config.yaml", "curves.png", "run.log", "rollouts.jsonl", "model/model.safetensors"):
         assert (undisturbed.run_dir / name).stat().st_size > 0, name
     assert [row["iteration"] for row in undisturbed.rows("eval.jsonl")] == [0, 8]
@@ -68,13 +89,30 @@ def test_two_workers_an_engine_and_a_tempered_policy_agree_with_the_learner(
 # Each gate in a run that shows something else besides: a start of Ray and vLLM takes most of a run this small.
 
 
-@pytest.mark.parametrize("gate", ["sigmoid", "arctan"])
+@pytest.mark.parametrize("gate", ["sigmoid", "arctan", "power"])
 def test_every_gate_starts_from_the_same_completions(
     gate: str, undisturbed: CommandRun, run_command: RunCommand, tmp_path: Path
 ) -> None:
     run = run_command(tmp_path / "run", f"gate={gate}", "num_iterations=1")
     assert run.status == 0, run.output
     assert run.texts(0) == undisturbed.texts(0) != []
+
+
+def test_a_gate_of_ones_own_trains(
+    undisturbed: CommandRun, run_command: RunCommand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tanh_gate.py").write_text(CUSTOM_GATE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    own = ("gate=custom", "gate.factory=tanh_gate:Tanh", "gate.parameters.tau=5.0")
+    run = run_command(tmp_path / "run", *own, "num_iterations=1")
+    assert run.status == 0, run.output
+    assert run.texts(0) == undisturbed.texts(0) != []
+    (row,) = run.rows()
+    # tanh(tau) is sigmoid(2 tau) up to a constant, and the audit's sigmoid has tau_pos=10
+    assert row["gate/eur_pos"] == pytest.approx(row["audit/sigmoid/eur_pos"], rel=1e-4)
+    assert row["gate/eur"] < 1
+    assert "gate/tau_pos" not in row
+    assert "tanh" in (run.run_dir / "run.log").read_text()
 
 
 def test_an_asynchronous_erf_run_keeps_the_staleness_bound(
