@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gates.gate import ClipGate, Gate, SoftGate, get_gate
+from gates.power import PowerShape
 from gates.shapes import SHAPES
 
 PAPER_TAUS = (10.0, 12.0)  # tau_pos, tau_neg of arXiv 2602.19345, for runs whose gate has none
@@ -28,7 +29,14 @@ def audited_gates(gate: Gate) -> dict[str, Gate]:
     gates = {name: get_gate(name, tau_pos=tau_pos, tau_neg=tau_neg) for name in SHAPES}
     gates["power"] = get_gate("power", tau_pos=tau_pos, tau_neg=tau_neg, p=POWER_P)
     gates["clip"] = get_gate("clip", epsilon_low=GRPO_EPSILON, epsilon_high=GRPO_EPSILON)
-    return gates | {gate.name: gate} if isinstance(gate, SoftGate | ClipGate) else gates
+    return gates | {gate.name: gate} if _is_built_in(gate) else gates
+
+
+def _is_built_in(gate: Gate) -> bool:
+    """A custom gate may be a SoftGate too, of another shape, and bear any name."""
+    if isinstance(gate, SoftGate):
+        return gate.shape == SHAPES.get(gate.name) or (isinstance(gate.shape, PowerShape) and gate.name == "power")
+    return isinstance(gate, ClipGate)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

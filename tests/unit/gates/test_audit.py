@@ -1,13 +1,15 @@
 """The audit against its definitions in numpy, over all tokens at once; ranks add up; the own gate is told as it is."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
 
-from gates import GATES, Gate, get_gate
+from gates import GATES, Gate, SoftGate, get_gate
 from gates.audit import Audit, AuditTokens, audited_gates
+from gates.custom import NamedGate, ValueGate
+from gates.shapes import SHAPES
 
 NUM_GROUPS, NUM_STALENESS, NUM_SEQUENCES, NUM_TOKENS = 5, 3, 40, 600
 SOFTSIGN = get_gate("softsign", tau_pos=8.0, tau_neg=15.0)
@@ -126,3 +128,16 @@ def test_gates_have_the_taus_in_force_and_the_own_gate_its_own_parameters() -> N
     dapo = get_gate("clip", epsilon_low=0.2, epsilon_high=0.28)
     assert audited_gates(dapo)["clip"] == dapo
     assert audited_gates(dapo)["sigmoid"] == get_gate("sigmoid", tau_pos=10.0, tau_neg=12.0)
+
+
+@pytest.mark.parametrize("name", ["softsign", "MyOwn"])
+def test_a_custom_shape_lends_its_taus_and_is_not_audited(name: str) -> None:
+    audited = audited_gates(SoftGate(shape=replace(SHAPES["erf"], name=name), tau_pos=3.0, tau_neg=4.0))
+    assert set(audited) == set(GATES)
+    assert audited["softsign"] == get_gate("softsign", tau_pos=3.0, tau_neg=4.0)
+
+
+@pytest.mark.parametrize("kind", [NamedGate, ValueGate])
+def test_a_custom_gate_does_not_stand_in_for_the_built_in_one_of_its_name(kind: type[NamedGate | ValueGate]) -> None:
+    custom = kind(gate=get_gate("erf", tau_pos=3.0, tau_neg=4.0), name="softsign")
+    assert audited_gates(custom)["softsign"] == get_gate("softsign", tau_pos=10.0, tau_neg=12.0)
