@@ -11,13 +11,13 @@ import logging
 import os
 import re
 import shutil
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 STATE_FILE = "state.json"
 MANIFEST_FILE = "manifest.json"
-FORMAT_VERSION = 2  # 2: taus in the run state
+FORMAT_VERSION = 1
 # Larger files are checked by size only: hashing the optimizer state of a 7B model would take minutes at every start.
 DIGEST_LIMIT_BYTES = 4 * 2**20
 TEMPORARY_PREFIX = "tmp-"
@@ -31,14 +31,6 @@ class CheckpointError(RuntimeError):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Taus:
-    """Temperatures of a gate, for tokens of advantage > 0 and for the others."""
-
-    pos: float
-    neg: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class RunState:
     """Everything the driver needs to go on, beside what the learner ranks saved.
 
@@ -49,20 +41,18 @@ class RunState:
     policy_version: int  # of the learner's weights
     prompt_position: int  # prompts trained, hence the index of the next one
     seed: int  # of the run; a resume with another seed would not continue this run
-    taus: Taus | None = None  # of the next iteration where they adapt, None where they are as configured
 
     @classmethod
     def fresh(cls, *, seed: int) -> "RunState":
         return cls(iteration=0, policy_version=0, prompt_position=0, seed=seed)
 
-    def advance(self, *, num_prompts: int, taus: Taus | None) -> "RunState":
-        """The state after one more iteration of num_prompts prompts, with the taus for the one to come."""
+    def advance(self, *, num_prompts: int) -> "RunState":
+        """The state after one more iteration of num_prompts prompts."""
         return replace(
             self,
             iteration=self.iteration + 1,
             policy_version=self.policy_version + 1,
             prompt_position=self.prompt_position + num_prompts,
-            taus=taus,
         )
 
     def check(self, *, seed: int, prompts_per_iteration: int) -> None:
@@ -84,22 +74,10 @@ class RunState:
     def from_json(cls, text: str) -> "RunState":
         """Raises ValueError where a field is missing, unknown or of another type."""
         content = json.loads(text)
-        counts = ("iteration", "policy_version", "prompt_position", "seed")
-        if (
-            not isinstance(content, dict)
-            or content.keys() != {*counts, "taus"}
-            or any(type(content[name]) is not int for name in counts)
-        ):
-            raise ValueError(f"a run state has the counts {', '.join(counts)} and taus; found {' '.join(text.split())}")
-        return cls(**content | {"taus": _taus(content["taus"])})
-
-
-def _taus(content: Any) -> Taus | None:
-    if content is None:
-        return None
-    if not isinstance(content, dict) or content.keys() != {"pos", "neg"}:
-        raise ValueError(f"taus are null or the numbers pos and neg; found {content}")
-    return Taus(pos=float(content["pos"]), neg=float(content["neg"]))
+        types = {item.name: item.type for item in fields(cls)}
+        if not isinstance(content, dict) or {name: type(value) for name, value in content.items()} != types:
+            raise ValueError(f"a run state has the fields {', '.join(types)}; found {' '.join(text.split())}")
+        return cls(**content)
 
 
 class CheckpointStore:

@@ -59,10 +59,6 @@ class IterationEntry:
         checked(numbers, where=f"iteration {self._iteration}, step {len(self._steps) + 1}")
         self._steps.append(report)
 
-    def step_metrics(self) -> dict[str, float]:
-        """The steps recorded so far as one row."""
-        return summarize_steps(self._steps)
-
     def rollouts(self, groups: Sequence[GradedGroup], *, policy_version: int) -> None:
         """The iteration's batch, consumed by the learner at policy_version.
 
@@ -80,7 +76,7 @@ class IterationEntry:
     def row(self) -> dict[str, float]:
         """The finished row: iteration first, then by name."""
         elapsed_s = time.perf_counter() - self._start
-        metrics = {**self.step_metrics(), "time/iteration_s": elapsed_s, **self._times}
+        metrics = {**summarize_steps(self._steps), "time/iteration_s": elapsed_s, **self._times}
         if self._num_samples:
             metrics["throughput/samples_per_s"] = self._num_samples / elapsed_s
             metrics["throughput/tokens_per_s"] = self._num_tokens / elapsed_s

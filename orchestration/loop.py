@@ -30,8 +30,7 @@ def iterate(config: RunConfig, parts: Parts, journal: Journal, store: Checkpoint
                 for report in parts.learner.steps():
                     entry.record_step(report)
                     parts.groups.poll()
-            entry.record(parts.gate.metrics())  # the temperatures of these steps; the next may have others
-            state = state.advance(num_prompts=len(groups), taus=parts.gate.adapt(entry.step_metrics()))
+            state = state.advance(num_prompts=len(groups))
             with entry.timed("publish"):
                 published = parts.channel.publish(state.policy_version)
             entry.record(parts.groups.summary() | published.metrics() | parts.standing_metrics())

@@ -1,6 +1,6 @@
 """The loop with parts that record what happens: order, versions, and what a failure leaves."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +11,7 @@ import pytest
 from configs.loading import load_config
 from learner.contract import StepReport, TrainBatch
 from orchestration.buffer import GradedGroup
-from orchestration.checkpoint import CheckpointStore, RunState, Taus
+from orchestration.checkpoint import CheckpointStore, RunState
 from orchestration.journal import Journal
 from orchestration.loop import iterate
 from rollout.contract import Completion, Prompt, PromptGroup, RewardVerdict
@@ -33,7 +33,6 @@ class RecordedParts:
         self._fail_publish_at = fail_publish_at
         self.channel = SimpleNamespace(publish=self._publish)
         self.groups = SimpleNamespace(admit=self._admit, take=self._take, poll=lambda: None, summary=lambda: {})
-        self.gate = SimpleNamespace(metrics=lambda: {}, adapt=self._adapt)
         self.learner = SimpleNamespace(load=self._load, steps=self._steps, save=self._save)
 
     def evaluate(self) -> dict[str, float]:
@@ -65,11 +64,6 @@ class RecordedParts:
         for step in range(2):
             self.events.append(f"step {step}")
             yield StepReport(num_tokens=6, num_sequences=2, grad_norm=1.0, lr=1e-4, metrics={"loss": 0.0})
-
-    def _adapt(self, measured: Mapping[str, float]) -> Taus:
-        assert measured["loss"] == 0.0, "the gate adapts to what the steps measured"
-        self.events.append("adapt")
-        return Taus(pos=11.0, neg=13.0)
 
     def _save(self, path: str) -> None:
         self.events.append("save")
@@ -104,15 +98,12 @@ def run(parts: RecordedParts, run_dir: Path, *, resume: bool = False) -> None:
 def test_stages_come_in_order_and_versions_rise_by_one(tmp_path: Path) -> None:
     parts = RecordedParts()
     run(parts, tmp_path)
-    iteration = ["admit {0}", "take {0}", "load {0}", "step 0", "step 1", "adapt", "publish {1}"]
+    iteration = ["admit {0}", "take {0}", "load {0}", "step 0", "step 1", "publish {1}"]
     expected = ["publish 0", "evaluate 0"]
     for k in range(3):
         expected += [event.format(k, k + 1) for event in iteration]
         expected += {0: [], 1: ["save"], 2: ["evaluate 3", "save"]}[k]
     assert parts.events == expected
-    saved = CheckpointStore(tmp_path / "checkpoints", keep=2).latest()
-    assert saved is not None
-    assert saved[1].taus == Taus(pos=11.0, neg=13.0)
 
 
 def test_a_resume_publishes_the_checkpoints_version_first_and_repeats_nothing(tmp_path: Path) -> None:
