@@ -20,18 +20,17 @@ import torch.distributed as dist
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from gates import SoftGate
 from gates.audit import audited_gates
 from gates.loss import GateLoss
 from learner.audit import StepAudit
 from learner.checkpoint import load_engine, save_engine, save_model
 from learner.contract import MicroBatch, StepReport, TrainBatch
 from learner.deepspeed_config import deepspeed_config
-from learner.gate_builder import build_gate
 from learner.objective import gated_objective
 from learner.optimizer import build_adamw, lr_at
 from learner.packing import pack_minibatch, split_minibatches
 from learner.policy import Policy, checkpoint_parameters, load_policy
+from learner.run_gate import RunGate
 from learner.scoring import Scorer, to_tensor
 from learner.sender import SendReport, WeightSender
 from learner.shards import ShardLayout
@@ -64,7 +63,7 @@ class LearnerWorker:
         self.world_size = world_size
         torch.manual_seed(spec.seed)
         self.device = _join_process_group(spec, rank, world_size, master_address, master_port)
-        self.gate = build_gate(spec.gate)
+        self._gate = RunGate(spec.gate, num_steps=spec.num_steps)
         self.policy = load_policy(
             spec.model_path,
             dtype=torch.float32 if spec.dtype_name == "float32" else torch.bfloat16,
@@ -79,11 +78,6 @@ class LearnerWorker:
         self._sender = WeightSender(
             checkpoint_parameters(self.policy), rank=rank, device=self.device, wire_dtype=spec.wire_dtype_name
         )
-
-    def set_taus(self, tau_pos: float, tau_neg: float) -> None:
-        """Temperatures of the gate from the next step on; for gates that have them."""
-        assert isinstance(self.gate, SoftGate), f"gate {self.gate.name} has no temperatures"
-        self.gate = replace(self.gate, tau_pos=tau_pos, tau_neg=tau_neg)
 
     def load(self, batch: TrainBatch, iteration: int) -> None:
         """Take the batch of an iteration and fix the denominator of every ratio in it."""
@@ -122,12 +116,10 @@ class LearnerWorker:
         self._merge(statistics, audit, torch.stack([out.loss for out in outs]).sum(), where)
         lr = self._set_lr(loaded.iteration * self.spec.num_steps + index)
         grad_norm = self._optimizer_step(where)
+        metrics = statistics.summarize() | self._gate.metrics() | (audit.summarize() if audit else {})
+        self._gate.follow(metrics)
         return StepReport(
-            num_tokens=statistics.num_tokens,
-            num_sequences=len(indices),
-            grad_norm=grad_norm,
-            lr=lr,
-            metrics=statistics.summarize() | (audit.summarize() if audit else {}),
+            num_tokens=statistics.num_tokens, num_sequences=len(indices), grad_norm=grad_norm, lr=lr, metrics=metrics
         )
 
     def _minibatch(self, loaded: LoadedBatch, index: int) -> np.ndarray:
@@ -160,7 +152,7 @@ class LearnerWorker:
             old_logprobs=old_logprobs,
             advantages=advantages,
             loss_weights=self._tensor(micro_batch.loss_weights),
-            gate=self.gate,
+            gate=self._gate.gate,
         )
         self.engine.set_gradient_accumulation_boundary(is_last)
         # DeepSpeed averages gradients over ranks, but with our loss_weights their sum is the gradient: undone here only
@@ -181,7 +173,7 @@ class LearnerWorker:
     def _audit(self, batch: TrainBatch, micro_batches: Sequence[MicroBatch], outs: Sequence[GateLoss]) -> StepAudit:
         """What every gate would have done with this rank's tokens of the step, under the taus now in force."""
         metrics = [out.metrics for out in outs]
-        return StepAudit(audited_gates(self.gate), batch=batch, micro_batches=micro_batches, metrics=metrics)
+        return StepAudit(audited_gates(self._gate.gate), batch=batch, micro_batches=micro_batches, metrics=metrics)
 
     def _merge(self, statistics: StepStatistics, audit: StepAudit | None, loss: Tensor, where: str) -> None:
         """Sum and maximum over ranks, in place; NonFiniteError on all ranks if the loss of one is nan or inf."""
@@ -252,6 +244,8 @@ class LearnerWorker:
         Raises FileNotFoundError on a rank that does not see the folder.
         """
         save_engine(self.engine, Path(path), rank=self.rank, layout=self._layout)
+        if self.rank == 0:
+            self._gate.save(Path(path))
         dist.barrier()
 
     def restore(self, path: str) -> None:
@@ -260,6 +254,7 @@ class LearnerWorker:
         Raises ValueError where it was written with another number of ranks, ZeRO stage or dtype.
         """
         load_engine(self.engine, Path(path), rank=self.rank, layout=self._layout)
+        self._gate.restore(Path(path))
         self._loaded = None
 
     def save_pretrained(self, path: str) -> None:

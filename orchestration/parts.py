@@ -13,13 +13,11 @@ from typing import Any, Literal
 import ray
 
 from configs.schema import RunConfig
-from learner.gate_builder import build_gate
 from learner.group import LearnerGroup
 from learner.spec import LearnerSpec
 from orchestration.buffer import Admission
 from orchestration.cluster import Cluster
 from orchestration.evaluate import evaluate
-from orchestration.gate_control import GateControl
 from orchestration.group_stream import GroupStream
 from orchestration.placement import PlacementError
 from orchestration.weight_channel import Probe, WeightChannel
@@ -44,7 +42,6 @@ class Parts:
     graders: GraderPool
     channel: WeightChannel
     groups: GroupStream
-    gate: GateControl
     eval_prompts: tuple[Prompt, ...]
     config: RunConfig
 
@@ -109,7 +106,6 @@ def build_parts(
                 num_iterations=config.num_iterations,
                 grading_timeout_s=config.graders.timeout_s * config.rollout.prompts_per_iteration,
             ),
-            gate=GateControl(build_gate(config.gate), config.gate, learner),
             eval_prompts=tuple(make_prompt(problem, encode, index=index) for index, problem in enumerate(problems)),
             config=config,
         )

@@ -58,7 +58,6 @@ def train(config: RunConfig) -> RunResult:
                     journal.log(notice)
                 if checkpoint is not None:
                     parts.learner.restore(str(checkpoint))
-                    parts.gate.restore(state.taus)
                     journal.log(f"resumed after iteration {state.iteration} from {checkpoint}")
                 iterate(config, parts, journal, store, state)
                 model_folder = run_dir / MODEL_FOLDER  # must lie where learner rank 0 can reach it too
