@@ -7,10 +7,10 @@ VENV_PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup train test test-fast check bench clean
+.PHONY: help setup train test test-fast check bench bench-gates clean
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: ## make .venv, or nothing if it is up to date (PYTHON=python3.12, EXTRA=cpu|gpu)
 	@$(PYTHON) scripts/setup.py --extra $(EXTRA)
@@ -31,6 +31,9 @@ check: setup ## lint, format and types
 
 bench: setup ## measure each part against its bare counterpart
 	@$(VENV_PYTHON) -m benchmarks.run $(ARGS)
+
+bench-gates: setup ## measure the gated loss, by gate and implementation (ARGS="--no-compile --full")
+	@$(VENV_PYTHON) -m gates.benchmark $(ARGS)
 
 clean: ## remove caches and build products; keeps .venv and runs/
 	@rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

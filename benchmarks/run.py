@@ -89,14 +89,13 @@ def _stages_table(stages: dict[str, float]) -> Table:
 
 
 def _gates(console: Console, *, repeats: int) -> list[dict[str, object]]:
-    from dataclasses import asdict
-
-    from gates.benchmark import benchmark_gates, print_timings
+    from gates.benchmark import benchmark_gates
+    from gates.benchmark_report import print_timings
 
     console.print("measuring gates ...")
-    timings = benchmark_gates(sizes=[2**16, 2**20], repeats=repeats, device="cpu")
+    timings = benchmark_gates([2**16, 2**20], repeats=repeats, device="cpu", compiled=False)
     print_timings(timings, console)
-    return [asdict(timing) for timing in timings]
+    return [timing.to_json() for timing in timings]
 
 
 def _versions() -> dict[str, str]:

@@ -1,95 +1,145 @@
-"""`python -m gates.benchmark`: how fast each gate runs, forward and backward, against the machine's copy bandwidth.
+"""`python -m gates.benchmark`: how fast the gated loss runs, by gate and implementation, against the machine's copy.
 
-In: sizes, repeats and a device. Out: one timing for each gate and size, as a table and as JSON.
-This module knows nothing of models: it times the gate alone, on random ratios near 1.
+In: sizes, repeats and a device. Out: one GateTiming for each gate, size, implementation and phase. Implementations of
+one gate are measured in turn, so that a drift of the machine's speed touches all alike. This module knows nothing of
+models: it times the loss alone, on random log-ratios near 0. What is made of the figures is benchmark_report.py's.
 """
 
 import argparse
-import json
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
+from gates.benchmark_report import (
+    PLOT_SUFFIXES,
+    REGRESSION,
+    GateTiming,
+    plot_timings,
+    print_timings,
+    read_timings,
+    regressions,
+    write_timings,
+)
 from gates.gate import GATES, Gate, get_gate
+from gates.kernels import fused_loss, has_kernel
+from gates.loss import GateLoss, LossFunction, reference_loss
 
-# Least traffic of one float32 token: forward reads ratio (4) and sign (1) and writes the value (4);
-# backward reads the incoming gradient (4), ratio and sign again (5), and writes a gradient (4).
-BYTES_PER_TOKEN = 22
+DEFAULT_SIZES = tuple(2**exponent for exponent in (10, 14, 18, 22))
+FULL_SIZES = tuple(2**exponent for exponent in range(10, 27))
 COPY_BYTES = 64 * 2**20  # read and written once each; larger than the caches of the machines we meet
 SHORTEST_SAMPLE_S = 0.02  # a sample repeats the work until it lasts this long, far above the clock's resolution
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GateTiming:
-    """Forward + backward of one gate on float32 ratios."""
-
-    gate: str
-    num_tokens: int
-    device: str
-    tokens_per_s: float  # median over the repeats
-    gigabytes_per_s: float  # of the least possible traffic, BYTES_PER_TOKEN
-    copy_gigabytes_per_s: float  # of a large copy on the same device, bytes read + written
-
-    @property
-    def share_of_copy(self) -> float:
-        return self.gigabytes_per_s / self.copy_gigabytes_per_s
+Work = Callable[[], object]
 
 
-def benchmark_gates(sizes: Sequence[int], repeats: int, device: torch.device | str) -> list[GateTiming]:
-    """Time every built-in gate at every size (tokens), the median of several repeats each."""
+def benchmark_gates(
+    sizes: Sequence[int], *, repeats: int, device: torch.device | str, compiled: bool = True, progress: bool = False
+) -> list[GateTiming]:
+    """Every built-in gate at every size (tokens): medians over repeats, and the peak of extra memory.
+
+    Implementations: eager is reference_loss and its autograd, compiled torch.compile of it, fused is fused_loss.
+    """
+    device = torch.device(device)
     copy_gigabytes_per_s = _copy_gigabytes_per_s(repeats, device)
-    timings = []
+    console = Console(stderr=True, quiet=not progress)
+    timings: list[GateTiming] = []
     for num_tokens in sizes:
-        generator = torch.Generator(device).manual_seed(0)
-        ratio = torch.exp(0.2 * torch.randn(num_tokens, device=device, generator=generator)).requires_grad_()
-        positive = torch.rand(num_tokens, device=device, generator=generator) > 0.5
-        upstream = torch.ones_like(ratio)
+        columns = _columns(num_tokens, device)
         for name in GATES:
-            seconds = _median_seconds(_forward_backward(_paper_gate(name), ratio, positive, upstream), repeats, device)
-            timing = GateTiming(
-                gate=name,
-                num_tokens=num_tokens,
-                device=str(device),
-                tokens_per_s=num_tokens / seconds,
-                gigabytes_per_s=BYTES_PER_TOKEN * num_tokens / seconds / 1e9,
-                copy_gigabytes_per_s=copy_gigabytes_per_s,
-            )
-            timings.append(timing)
+            console.print(f"measuring {name}, {num_tokens:,} tokens ...")
+            functions = _implementations(_paper_gate(name), device, compiled=compiled)
+            for phase in ("forward", "forward+backward"):
+                works = {
+                    implementation: _work(function, columns, _paper_gate(name), backward=phase != "forward")
+                    for implementation, function in functions.items()
+                }
+                seconds = _median_seconds(works, repeats, device)
+                timings.extend(
+                    GateTiming(
+                        gate=name,
+                        implementation=implementation,
+                        phase=phase,
+                        num_tokens=num_tokens,
+                        device=_device_name(device),
+                        num_threads=torch.get_num_threads(),
+                        seconds=seconds[implementation],
+                        extra_bytes=_peak_extra_bytes(work, device),
+                        copy_gigabytes_per_s=copy_gigabytes_per_s,
+                    )
+                    for implementation, work in works.items()
+                )
     return timings
-
-
-def _copy_gigabytes_per_s(repeats: int, device: torch.device | str) -> float:
-    source = torch.rand(COPY_BYTES // 4, device=device)
-    target = torch.empty_like(source)
-    return 2 * COPY_BYTES / _median_seconds(lambda: target.copy_(source), repeats, device) / 1e9
 
 
 def _paper_gate(name: str) -> Gate:
     if name == "clip":
         return get_gate(name, epsilon_low=0.2, epsilon_high=0.2)
-    return get_gate(name, tau_pos=10.0, tau_neg=12.0)
+    return get_gate(name, tau_pos=10.0, tau_neg=12.0, **({"p": 2.0} if name == "power" else {}))
 
 
-def _forward_backward(gate: Gate, ratio: Tensor, positive: Tensor, upstream: Tensor) -> Callable[[], object]:
-    return lambda: torch.autograd.grad(gate.value(ratio, positive), ratio, upstream)
+def _columns(num_tokens: int, device: torch.device) -> dict[str, Tensor]:
+    """Log-ratios of standard deviation 0.2, advantages of both signs, every token trained."""
+    generator = torch.Generator(device).manual_seed(0)
+    uniform = torch.rand(num_tokens, device=device, generator=generator)
+    noise, advantages = (torch.randn(num_tokens, device=device, generator=generator) for _ in range(2))
+    return {
+        "logprobs": (0.2 * noise - 5.0 * uniform).requires_grad_(),
+        "old_logprobs": -5.0 * uniform,
+        "advantages": advantages,
+        "loss_weights": torch.full_like(uniform, 1.0 / num_tokens),
+    }
 
 
-def _median_seconds(work: Callable[[], object], repeats: int, device: torch.device | str) -> float:
-    """Median duration of one call of work."""
-    once = _seconds(work, 3, device)  # warms up allocator and caches, too
-    calls = max(1, round(3 * SHORTEST_SAMPLE_S / once))
-    return statistics.median(_seconds(work, calls, device) / calls for _ in range(repeats))
+def _implementations(gate: Gate, device: torch.device, *, compiled: bool) -> dict[str, LossFunction]:
+    functions: dict[str, LossFunction] = {"eager": reference_loss}
+    if compiled:
+        torch.compiler.reset()  # torch runs eagerly, without a word, after the eighth shape of one function
+        functions["compiled"] = torch.compile(reference_loss, dynamic=False)
+    if has_kernel(gate, device):
+        functions["fused"] = fused_loss
+    return functions
 
 
-def _seconds(work: Callable[[], object], calls: int, device: torch.device | str) -> float:
-    is_cuda = torch.device(device).type == "cuda"
+def _work(function: LossFunction, columns: dict[str, Tensor], gate: Gate, *, backward: bool) -> Work:
+    """The forward pass as training runs it, so that a backward pass could follow; and that pass, where asked."""
+
+    def forward() -> GateLoss:
+        return function(**columns, gate=gate)
+
+    def forward_and_backward() -> object:
+        out = forward()  # with its metrics, which training holds on to as well
+        return out, torch.autograd.grad(out.loss, columns["logprobs"])
+
+    return forward_and_backward if backward else forward
+
+
+def _copy_gigabytes_per_s(repeats: int, device: torch.device) -> float:
+    source = torch.rand(COPY_BYTES // 4, device=device)
+    target = torch.empty_like(source)
+    seconds = _median_seconds({"copy": lambda: target.copy_(source)}, repeats, device)["copy"]
+    return 2 * COPY_BYTES / seconds / 1e9
+
+
+def _median_seconds(works: dict[str, Work], repeats: int, device: torch.device) -> dict[str, float]:
+    """Median duration of one call of each, sampled in turn."""
+    calls = {}
+    for name, work in works.items():
+        _seconds(work, 2, device)  # compiles, and warms up allocator and caches
+        calls[name] = max(1, round(SHORTEST_SAMPLE_S / _seconds(work, 1, device)))
+    samples = [{name: _seconds(work, calls[name], device) for name, work in works.items()} for _ in range(repeats)]
+    return {name: statistics.median(sample[name] for sample in samples) for name in works}
+
+
+def _seconds(work: Work, calls: int, device: torch.device) -> float:
+    """Duration of one of several calls."""
+    is_cuda = device.type == "cuda"
     if is_cuda:
         torch.cuda.synchronize(device)
     start = time.perf_counter()
@@ -97,43 +147,74 @@ def _seconds(work: Callable[[], object], calls: int, device: torch.device | str)
         work()
     if is_cuda:
         torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+    return (time.perf_counter() - start) / calls
 
 
-def print_timings(timings: Sequence[GateTiming], console: Console) -> None:
-    """Write the timings as a table to the console."""
-    copy = f"{timings[0].copy_gigabytes_per_s:.1f} GB/s"
-    table = Table(title=f"Gates, forward + backward in float32 on {timings[0].device}; a copy runs at {copy}")
-    for column in ("gate", "tokens", "million tokens/s", "GB/s", "share of copy"):
-        table.add_column(column, justify="left" if column == "gate" else "right")
-    for timing in timings:
-        table.add_row(
-            timing.gate,
-            f"{timing.num_tokens:,}",
-            f"{timing.tokens_per_s / 1e6:,.1f}",
-            f"{timing.gigabytes_per_s:.2f}",
-            f"{timing.share_of_copy:.0%}",
-        )
-    console.print(table)
+def _peak_extra_bytes(work: Work, device: torch.device) -> int:
+    """The most that one call holds at a time above what was there before, its results included."""
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        work()
+        return torch.cuda.max_memory_allocated(device) - before
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or the profiler writes two lines to stderr at every use
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        work()
+    results = profiler.profiler.kineto_results  # the profiler's own tables only sum up by operator
+    events = sorted((e.start_ns(), e.nbytes()) for e in results.events() if e.name() == "[memory]")
+    held = peak = 0
+    for _, num_bytes in events:
+        held += num_bytes
+        peak = max(peak, held)
+    return peak
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Parse the command line, measure, print, and store as JSON where asked."""
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line, measure, print, store where asked; 1 where --compare finds a regression, else 0."""
     default_device = "cuda" if torch.cuda.is_available() else "cpu"
-    parser = argparse.ArgumentParser(prog="python -m gates.benchmark", description="Throughput of the gate functions.")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[65_536, 1_048_576], help="tokens, one or more sizes")
-    parser.add_argument("--repeats", type=int, default=7, help="samples a timing; the median counts")
+    parser = argparse.ArgumentParser(prog="python -m gates.benchmark", description="Throughput of the gated loss.")
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument("--sizes", type=int, nargs="+", default=DEFAULT_SIZES, help="tokens (default 2^10 to 2^22)")
+    sizes.add_argument("--full", action="store_true", help="every power of two from 2^10 to 2^26 tokens")
+    parser.add_argument("--repeats", type=int, default=7, help="samples a timing; the median counts (default 7)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch on a CPU (default 1)")
     parser.add_argument("--device", default=default_device, help=f"torch device (default here: {default_device})")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="also write the timings to this file")
+    parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile, which takes its time")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures to this file")
+    parser.add_argument("--plot", type=Path, metavar="PATH", help=f"draw them ({', '.join(PLOT_SUFFIXES)})")
+    parser.add_argument(
+        "--compare", type=Path, metavar="OLD.json", help=f"exit status 1 where slower than there by over {REGRESSION:%}"
+    )
     options = parser.parse_args(arguments)
-    if min(options.sizes) < 1 or options.repeats < 1:
-        parser.error(f"--sizes {options.sizes} --repeats {options.repeats}: all must be at least 1")
-    timings = benchmark_gates(options.sizes, options.repeats, options.device)
-    print_timings(timings, Console())
+    wanted = FULL_SIZES if options.full else tuple(options.sizes)
+    if min(*wanted, options.repeats, options.threads) < 1:
+        parser.error(
+            f"--sizes {list(wanted)} --repeats {options.repeats} --threads {options.threads}: all must be at least 1"
+        )
+    if options.plot and options.plot.suffix not in PLOT_SUFFIXES:
+        parser.error(f"--plot {options.plot}: must end with {', '.join(PLOT_SUFFIXES)}")
+    if options.compare and not options.compare.is_file():
+        parser.error(f"--compare {options.compare}: not a file")
+    old = read_timings(options.compare) if options.compare else []  # before the minutes of measuring
+    torch.set_num_threads(options.threads)
+    timings = benchmark_gates(
+        wanted, repeats=options.repeats, device=options.device, compiled=not options.no_compile, progress=True
+    )
+    console = Console()
+    print_timings(timings, console)
     if options.json:
-        rows = [asdict(timing) | {"share_of_copy": timing.share_of_copy} for timing in timings]
-        options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+        write_timings(timings, options.json)
+    if options.plot:
+        plot_timings(timings, options.plot)
+    found = regressions(old, timings) if options.compare else []
+    for line in found:
+        console.print(line, soft_wrap=True, highlight=False)
+    return 1 if found else 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

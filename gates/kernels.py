@@ -1,7 +1,8 @@
-"""Which loss function a gate runs on: the reference, or one fused pass over the tokens that equals it.
+"""The gated loss in one pass over the tokens, and the choice between it and the reference.
 
-In: a gate, a device, the user's choice. Out: a loss function. The passes themselves are chunks.py (CPU) and
-triton_kernels.py (NVIDIA), which load when tensors of theirs come.
+In and out: as gates.loss.reference_loss, which it equals to rounding. The gradient is computed with the loss, by the
+formula of the slope, so that autograd keeps one tensor instead of a graph. How a pass runs on a device is the business
+of cpu_kernels.py and triton_kernels.py.
 """
 
 from importlib.util import find_spec
@@ -11,105 +12,93 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gates.chunks import Evaluation, Tokens, evaluate_in_chunks
+from gates.cpu_kernels import sweep as sweep_cpu
 from gates.gate import ClipGate, Gate, SoftGate
 from gates.loss import GateLoss, LossFunction, reference_loss
+from gates.power import PowerShape
 
 Kernel = Literal["auto", "reference", "fused"]
-
-
-def has_kernel(gate: Gate, device: torch.device) -> bool:
-    """Whether fused_loss runs this gate on this device.
-
-    On the CPU it runs every SoftGate and ClipGate; on CUDA, with triton installed, those of the built-in shapes, and of
-    the power family where 2 p is an integer up to 20 (else the value is a series, summed in float64). A gate of the
-    user's own has none.
-    """
-    if not _is_built_in(gate):
-        return False
-    if device.type == "cuda" and find_spec("triton") is not None:
-        from gates.triton_kernels import kernel_gate
-
-        return kernel_gate(gate) is not None
-    return device.type == "cpu"
-
-
-def loss_function_for(gate: Gate, *, kernel: Kernel, device: torch.device) -> LossFunction:
-    """fused_loss or reference_loss; auto: fused_loss where it runs this gate on this device.
-
-    Raises ValueError for kernel="fused" where there is none.
-    """
-    if kernel == "reference":
-        return reference_loss
-    if has_kernel(gate, device):
-        return fused_loss
-    if kernel == "fused":
-        raise ValueError(_no_kernel(gate, device))
-    return reference_loss
 
 
 def fused_loss(
     *, logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, loss_weights: Tensor, gate: Gate
 ) -> GateLoss:
-    """As gates.loss.reference_loss, in one pass over the tokens and up to rounding; sums are in float64.
+    """loss = - sum over tokens of loss_weight * f(ratio) * advantage, in one pass, eq. 2.
 
-    Cannot be differentiated twice. On CUDA, float64 runs on the reference, as triton takes a gate's numbers as float32.
-    Raises ValueError for a gate without a kernel on the tensors' device.
+    All tensors are [T] on one device. Computes in float32 (on a CPU in float64 where logprobs is float64), sums in
+    float64; the loss has the compute dtype. A token of loss weight 0 contributes exactly 0, whatever its other entries
+    hold. Not twice differentiable. Raises ValueError where the gate has no kernel on this device.
     """
     device = logprobs.device
-    if not _is_built_in(gate) or not has_kernel(gate, device):
+    if not _is_builtin(gate) or not has_kernel(gate, device):
         raise ValueError(_no_kernel(gate, device))
-    tokens = Tokens(
-        logprobs=logprobs.detach(),
-        old_logprobs=old_logprobs.detach(),
-        advantages=advantages.detach(),
-        loss_weights=loss_weights.detach(),
-    )
-    if device.type == "cpu":
-        evaluation = evaluate_in_chunks(tokens, gate)
-    elif tokens.dtype == torch.float64:
-        return reference_loss(
-            logprobs=logprobs,
-            old_logprobs=old_logprobs,
-            advantages=advantages,
-            loss_weights=loss_weights,
-            gate=gate,
-        )
+    dtype = torch.promote_types(logprobs.dtype, torch.float32)
+    with_gradient = torch.is_grad_enabled() and logprobs.requires_grad
+    if device.type == "cuda":
+        from gates.triton_kernels import sweep
     else:
-        from gates.triton_kernels import evaluate_in_blocks
+        sweep = sweep_cpu
+    with torch.no_grad():
+        loss, gradient, metrics = sweep(
+            logprobs=logprobs.detach(),
+            old_logprobs=old_logprobs.detach(),
+            advantages=advantages.detach(),
+            loss_weights=loss_weights.detach(),
+            gate=gate,
+            dtype=dtype,
+            with_gradient=with_gradient,
+        )
+    loss = loss.to(dtype)
+    if gradient is not None:
+        loss = _KnownGradient.apply(logprobs, loss, gradient)
+    return GateLoss(loss=loss, metrics=metrics)
 
-        evaluation = evaluate_in_blocks(tokens, gate)
-    return GateLoss(loss=_with_gradient(logprobs, evaluation), metrics=evaluation.metrics)
+
+def has_kernel(gate: Gate, device: torch.device) -> bool:
+    """Whether fused_loss knows this gate on this device."""
+    if device.type == "cpu":
+        return _is_builtin(gate)
+    if device.type == "cuda" and _is_builtin(gate) and find_spec("triton"):
+        from gates.triton_kernels import has_formula
+
+        return has_formula(gate)
+    return False
 
 
-def _is_built_in(gate: Gate) -> TypeGuard[SoftGate | ClipGate]:
-    return isinstance(gate, SoftGate | ClipGate)
+def loss_function_for(gate: Gate, *, kernel: Kernel, device: torch.device) -> LossFunction:
+    """fused_loss or reference_loss. "auto" takes the fused one where there is one.
 
-
-def _no_kernel(gate: Gate, device: torch.device) -> str:
-    return f"gate.kernel=fused: gate {gate.name} has no kernel on {device.type}; set gate.kernel=reference or auto"
+    Raises ValueError, one line, where "fused" is asked for and the gate has no kernel on this device.
+    """
+    found = has_kernel(gate, device)
+    if kernel == "fused" and not found:
+        raise ValueError(_no_kernel(gate, device))
+    return fused_loss if found and kernel != "reference" else reference_loss
 
 
 class _KnownGradient(torch.autograd.Function):
-    """The loss, whose derivative by logprobs is -ascent."""
+    """A loss whose gradient by logprobs is known already."""
 
     @staticmethod
-    def forward(logprobs: Tensor, loss: Tensor, ascent: Tensor) -> Tensor:
-        return loss.clone()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-        logprobs, _, ascent = inputs
+    def forward(ctx: Any, logprobs: Tensor, loss: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient)
         ctx.dtype = logprobs.dtype
-        ctx.save_for_backward(ascent)
+        return loss.clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
-        (ascent,) = ctx.saved_tensors
-        return (ascent * -grad_outputs[0]).to(ctx.dtype), None, None
+        (gradient,) = ctx.saved_tensors
+        return (grad_outputs[0] * gradient).to(ctx.dtype), None, None
 
 
-def _with_gradient(logprobs: Tensor, evaluation: Evaluation) -> Tensor:
-    loss: Tensor = _KnownGradient.apply(logprobs, evaluation.loss, evaluation.ascent)
-    return loss
+def _is_builtin(gate: Gate) -> TypeGuard[SoftGate | ClipGate]:
+    return isinstance(gate, SoftGate | ClipGate)
+
+
+def _no_kernel(gate: Gate, device: torch.device) -> str:
+    power = f" (p = {gate.shape.p:g})" if isinstance(gate, SoftGate) and isinstance(gate.shape, PowerShape) else ""
+    return (
+        f"gate.kernel=fused: gate {gate.name}{power} has no kernel on {device.type}; set gate.kernel=reference or "
+        "gate.kernel=auto"
+    )

@@ -1,6 +1,6 @@
 """From the gate's section of the configuration to the gate. Knows names and parameters, no formula."""
 
-from configs.gates import ClipGateConfig, CustomGateConfig, GateConfig, PowerGateConfig
+from configs.gates import ClipGateConfig, CustomGateConfig, GateConfig, Kernel, PowerGateConfig
 from gates import Gate, get_gate
 from gates.calibration import match_half_width
 from gates.custom import load_gate
@@ -16,3 +16,8 @@ def build_gate(config: GateConfig) -> Gate:
     power = {"p": config.p} if isinstance(config, PowerGateConfig) else {}
     gate = get_gate(config.name, tau_pos=config.tau_pos, tau_neg=config.tau_neg, **power)
     return match_half_width(gate, like=SHAPES[config.match_to]) if config.match == "half_width" else gate
+
+
+def kernel_of(config: GateConfig) -> Kernel:
+    """Which path the loss takes; a custom gate has no setting for it and takes what there is."""
+    return "auto" if isinstance(config, CustomGateConfig) else config.kernel

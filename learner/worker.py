@@ -21,11 +21,13 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from gates.audit import audited_gates
+from gates.kernels import loss_function_for
 from gates.loss import GateLoss
 from learner.audit import StepAudit
 from learner.checkpoint import load_engine, save_engine, save_model
 from learner.contract import MicroBatch, StepReport, TrainBatch
 from learner.deepspeed_config import deepspeed_config
+from learner.gate_builder import kernel_of
 from learner.objective import gated_objective
 from learner.optimizer import build_adamw, lr_at
 from learner.packing import pack_minibatch, split_minibatches
@@ -64,6 +66,7 @@ class LearnerWorker:
         torch.manual_seed(spec.seed)
         self.device = _join_process_group(spec, rank, world_size, master_address, master_port)
         self._gate = RunGate(spec.gate, num_steps=spec.num_steps)
+        self._loss_function = loss_function_for(self._gate.gate, kernel=kernel_of(spec.gate), device=self.device)
         self.policy = load_policy(
             spec.model_path,
             dtype=torch.float32 if spec.dtype_name == "float32" else torch.bfloat16,
@@ -153,6 +156,7 @@ class LearnerWorker:
             advantages=advantages,
             loss_weights=self._tensor(micro_batch.loss_weights),
             gate=self._gate.gate,
+            loss_function=self._loss_function,
         )
         self.engine.set_gradient_accumulation_boundary(is_last)
         # DeepSpeed averages gradients over ranks, but with our loss_weights their sum is the gradient: undone here only

@@ -6,11 +6,15 @@ paper's section 4. Loads torch; where nothing can be wrong nobody needs to call 
 
 from collections.abc import Sequence
 
-from configs.gates import ClipGateConfig, CustomGateConfig, GateConfig
+import torch
+
+from configs.gates import CustomGateConfig, GateConfig, TemperedGateConfig
 from configs.loading import ConfigError
 from configs.schema import RunConfig
 from gates import SoftGate, check_admissible
-from learner.gate_builder import build_gate
+from gates.kernels import has_kernel
+from learner.gate_builder import build_gate, kernel_of
+from orchestration.placement import Device
 
 
 def refuse_inadmissible(configs: Sequence[RunConfig]) -> None:
@@ -30,18 +34,17 @@ def refuse_inadmissible(configs: Sequence[RunConfig]) -> None:
         raise ConfigError(lines)
 
 
-def gate_notices(config: GateConfig) -> list[str]:
-    """Lines for the log: matched temperatures, and conditions that a custom gate breaks with leave."""
-    if isinstance(config, ClipGateConfig):
-        return []
-    gate = build_gate(config)
+def gate_notices(config: GateConfig, *, device: Device) -> list[str]:
+    """Lines for the log: matched temperatures, conditions that a custom gate breaks with leave, a missing kernel."""
+    gate, lines = build_gate(config), []
     if isinstance(config, CustomGateConfig):
         found = check_admissible(gate).violations
-        return [f"gate.allow_inadmissible=true: {gate.name} breaks condition {violation}" for violation in found]
-    if config.match == "none":
-        return []
-    assert isinstance(gate, SoftGate), gate
-    return [
-        f"gate {gate.name} has the {config.match} of {config.match_to} at tau_pos={config.tau_pos:g}, "
-        f"tau_neg={config.tau_neg:g}: its own are tau_pos={gate.tau_pos:.6g}, tau_neg={gate.tau_neg:.6g}"
-    ]
+        lines += [f"gate.allow_inadmissible=true: {gate.name} breaks condition {violation}" for violation in found]
+    if isinstance(config, TemperedGateConfig) and isinstance(gate, SoftGate) and config.match != "none":
+        lines.append(
+            f"gate {gate.name} has the {config.match} of {config.match_to} at tau_pos={config.tau_pos:g}, "
+            f"tau_neg={config.tau_neg:g}: its own are tau_pos={gate.tau_pos:.6g}, tau_neg={gate.tau_neg:.6g}"
+        )
+    if kernel_of(config) == "auto" and not has_kernel(gate, torch.device("cpu" if device == "cpu" else "cuda")):
+        lines.append(f"gate {gate.name} has no fused kernel on a {device}: its loss takes the reference path")
+    return lines

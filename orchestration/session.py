@@ -54,7 +54,8 @@ def train(config: RunConfig) -> RunResult:
                     console=console,
                 ) as journal,
             ):
-                for notice in filter(None, (*store.skipped, ratio_warning(config), *gate_notices(config.gate))):
+                notices = gate_notices(config.gate, device=cluster.placement.device)
+                for notice in filter(None, (*store.skipped, ratio_warning(config), *notices)):
                     journal.log(notice)
                 if checkpoint is not None:
                     parts.learner.restore(str(checkpoint))

@@ -1,108 +1,110 @@
-"""The fused loss on a GPU against the reference in float64 on the CPU.
+"""The Triton kernel of the gated loss on a GPU.
 
-The numbers it protects: gradient within 3e-4 of itself (erf's tail, as the GPU's exp is good to 2e-7) and loss within
-1e-6 of the sum of the terms' sizes for every gate, at log-ratios up to 20 and beyond; forward + backward of 2^22 tokens
-in less time than the reference and half its memory.
+The numbers it protects: gradient and slope within 1e-4, loss and totals within 1e-5 of the float64 reference path, over
+a million and three tokens with ratios of 1e-4 to 1e4, a third of them masked and filled with nan; and a time of at most
+0.4 of the reference path's for forward + backward at 2^22 tokens.
 """
 
 import math
-import statistics
 import time
 
 import pytest
 import torch
 from torch import Tensor
 
-from gates import GATES, Gate, get_gate
-from gates.kernels import fused_loss, loss_function_for
-from gates.loss import LossFunction, reference_loss
+from gates import Gate, get_gate
+from gates.kernels import fused_loss, has_kernel
+from gates.loss import GateLoss, LossFunction, reference_loss
 
-CUDA = torch.device("cuda")
-Columns = dict[str, Tensor]
+DEVICE = torch.device("cuda", 0)
+SOFT = ("sigmoid", "erf", "arctan", "softsign")
+KINDS = (*SOFT, "power 1", "power 1.5", "clip")
 
 
-def build(name: str) -> Gate:
+def build(kind: str) -> Gate:
+    name, _, p = kind.partition(" ")
     if name == "clip":
         return get_gate("clip", epsilon_low=0.2, epsilon_high=0.28)
-    return get_gate(name, tau_pos=10.0, tau_neg=12.0, **({"p": 2.5} if name == "power" else {}))
+    return get_gate(name, tau_pos=10.1, tau_neg=12.3, **({"p": float(p)} if p else {}))
 
 
-def draw(num_tokens: int, *, spread: float, dtype: torch.dtype = torch.float32) -> Columns:
-    generator = torch.Generator().manual_seed(num_tokens)
-    old, drift, advantages, weights = torch.randn(4, num_tokens, generator=generator)
-    advantages[::5] = 0.0
-    weights = weights.abs() + 0.01
-    weights[3::7] = 0.0
-    for bound in (0.8, 1.28):  # so close to the clip's edge float32 and float64 may decide differently
-        weights[(torch.exp(spread * drift) - bound).abs() < 1e-5] = 0.0
-    columns = (old + spread * drift, old, advantages, weights)
-    names = ("logprobs", "old_logprobs", "advantages", "loss_weights")
-    drawn = {name: column.to(dtype) for name, column in zip(names, columns, strict=True)}
-    drawn["logprobs"][3::7] = math.nan  # at tokens of weight 0
-    return drawn
+def columns_of(num_tokens: int, *, largest_log_ratio: float) -> dict[str, Tensor]:
+    generator = torch.Generator(DEVICE).manual_seed(0)
+    uniform = torch.rand(4, num_tokens, device=DEVICE, generator=generator)
+    columns = {
+        "old_logprobs": -5.0 * uniform[0],
+        "advantages": torch.randn(num_tokens, device=DEVICE, generator=generator),
+        "loss_weights": (uniform[1] + 0.5) / max(num_tokens, 1),
+    }
+    columns["logprobs"] = columns["old_logprobs"] + largest_log_ratio * (2.0 * uniform[2] - 1.0)
+    masked = uniform[3] < 1 / 3
+    columns["loss_weights"][masked] = 0.0
+    for name in ("logprobs", "old_logprobs", "advantages"):
+        columns[name][masked] = math.nan
+    return columns
 
 
-def place(columns: Columns, target: torch.device | torch.dtype) -> Columns:
-    placed = {name: column.to(target) for name, column in columns.items()}
-    placed["logprobs"].requires_grad_()
-    return placed
+def run(function: LossFunction, columns: dict[str, Tensor], gate: Gate, dtype: torch.dtype) -> tuple[GateLoss, Tensor]:
+    given = {name: column.to(dtype) for name, column in columns.items()}
+    given["logprobs"] = given["logprobs"].detach().clone().requires_grad_()
+    out = function(**given, gate=gate)
+    (gradient,) = torch.autograd.grad(-2.5 * out.loss, given["logprobs"])
+    return out, gradient
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize(("num_tokens", "spread"), [(0, 0.3), (1, 0.3), (7, 0.3), (1023, 9.0), (1_000_003, 0.3)])
-@pytest.mark.parametrize("name", GATES)
-def test_equals_the_reference_in_float64(name: str, num_tokens: int, spread: float, dtype: torch.dtype) -> None:
-    gate, columns = build(name), draw(num_tokens, spread=spread, dtype=dtype)
-    assert loss_function_for(gate, kernel="auto", device=CUDA) is fused_loss
-    fused, exact = place(columns, CUDA), place(columns, torch.float64)
-    ours, wanted = fused_loss(**fused, gate=gate), reference_loss(**exact, gate=gate)
-    (3.0 * ours.loss).backward()
-    (3.0 * wanted.loss).backward()
-
-    assert fused["logprobs"].grad is not None
-    last_bit = 0.0 if dtype == torch.float32 else torch.finfo(dtype).eps
-    gradients = (fused["logprobs"].grad.double().cpu(), exact["logprobs"].grad)
-    torch.testing.assert_close(*gradients, rtol=3e-4 + last_bit, atol=1e-30)
-    terms = (columns["loss_weights"] * columns["advantages"]).double().abs()
-    size = (terms * wanted.metrics.ratio.clamp(min=2.0)).sum().item()
-    assert abs(ours.loss.item() - wanted.loss.item()) <= 1e-6 * size
-    assert torch.equal(ours.metrics.trained.cpu(), wanted.metrics.trained)
-    for field in ("log_ratio", "slope", "totals", "largest_log_ratio"):
-        pair = (getattr(ours.metrics, field).double().cpu(), getattr(wanted.metrics, field))
-        torch.testing.assert_close(*pair, rtol=3e-4, atol=1e-6 if field == "log_ratio" else 1e-30)
-
-
-@pytest.mark.parametrize("name", GATES)
-def test_a_nan_in_a_trained_token_reaches_the_loss(name: str) -> None:
-    columns = place(draw(5000, spread=0.3), CUDA)
-    with torch.no_grad():
-        columns["logprobs"][4000] = math.nan
-        assert columns["loss_weights"][4000] != 0.0
-    assert fused_loss(**columns, gate=build(name)).loss.isnan()
+@pytest.mark.parametrize("num_tokens", [0, 1, 7, 1_000_003])
+@pytest.mark.parametrize("kind", KINDS)
+def test_kernel_equals_the_float64_reference(kind: str, num_tokens: int) -> None:
+    gate = build(kind)
+    assert has_kernel(gate, DEVICE)
+    for largest_log_ratio in (0.5, math.log(1e4), 30.0):
+        columns = columns_of(num_tokens, largest_log_ratio=largest_log_ratio)
+        out, gradient = run(fused_loss, columns, gate, torch.float32)
+        log_ratio = out.metrics.log_ratio.double()  # the float32 difference is an input, not an error of the kernel
+        same = {**columns, "logprobs": log_ratio, "old_logprobs": torch.zeros_like(log_ratio)}
+        inside = columns["logprobs"].sub(columns["old_logprobs"]).abs() <= 20.0
+        expected, expected_gradient = run(reference_loss, same, gate, torch.float64)
+        expected_gradient = torch.where(inside, expected_gradient, 0.0)
+        torch.testing.assert_close(gradient.double(), expected_gradient, rtol=1e-4, atol=1e-28)
+        torch.testing.assert_close(out.metrics.slope.double(), expected.metrics.slope, rtol=1e-4, atol=1e-28)
+        assert torch.equal(out.metrics.trained, expected.metrics.trained)
+        weighted = (columns["loss_weights"] * columns["advantages"]).double()
+        values = gate.value(torch.exp(log_ratio), columns["advantages"] > 0)
+        scale = float(torch.where(out.metrics.trained, weighted * values, 0.0).abs().sum())
+        assert out.loss.item() == pytest.approx(expected.loss.item(), abs=1e-5 * scale)
+        totals = expected.metrics.totals.tolist()
+        assert out.metrics.totals.tolist() == pytest.approx(totals, rel=1e-5, abs=1e-6 * max(totals[0], totals[3]))
+        assert out.metrics.largest_log_ratio.item() == expected.metrics.largest_log_ratio.item()
 
 
-def test_float64_runs_on_the_reference() -> None:
-    columns = place(place(draw(1000, spread=0.3), torch.float64), CUDA)
-    pair = (f(**columns, gate=build("erf")).loss for f in (fused_loss, reference_loss))
-    torch.testing.assert_close(*pair, rtol=0.0, atol=0.0)
+@pytest.mark.parametrize("kind", KINDS)
+def test_kernel_computes_in_float64_where_asked(kind: str) -> None:
+    columns = columns_of(5000, largest_log_ratio=1.0)
+    out, gradient = run(fused_loss, columns, build(kind), torch.float64)
+    expected, expected_gradient = run(reference_loss, columns, build(kind), torch.float64)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-12, atol=1e-300)
+    torch.testing.assert_close(out.loss, expected.loss, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(out.metrics.totals, expected.metrics.totals, rtol=1e-12, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", GATES)
-def test_is_faster_and_smaller_than_the_reference(name: str) -> None:
-    columns, gate = place(draw(2**22, spread=0.2), CUDA), build(name)
+@pytest.mark.parametrize("kind", KINDS)
+def test_half_precision_in_half_precision_out(kind: str) -> None:
+    columns = columns_of(5000, largest_log_ratio=1.0)
+    out, gradient = run(fused_loss, columns, build(kind), torch.bfloat16)
+    expected, expected_gradient = run(reference_loss, columns, build(kind), torch.bfloat16)
+    assert (out.loss.dtype, gradient.dtype) == (torch.float32, torch.bfloat16)
+    assert out.loss.item() == pytest.approx(expected.loss.item(), abs=1e-6)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=8e-3, atol=1e-28)
 
-    def measure(loss_function: LossFunction) -> tuple[float, int]:
+
+@pytest.mark.parametrize("kind", SOFT)
+def test_kernel_takes_at_most_0_4_of_the_references_time(kind: str) -> None:
+    columns = columns_of(2**22, largest_log_ratio=0.5)
+    best = {}
+    for function in (reference_loss, fused_loss) * 10:
         torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before, start = torch.cuda.memory_allocated(), time.perf_counter()
-        for _ in range(10):
-            out = loss_function(**columns, gate=gate)
-            torch.autograd.grad(out.loss, columns["logprobs"])
-            del out
+        start = time.perf_counter()
+        run(function, columns, build(kind), torch.float32)
         torch.cuda.synchronize()
-        return time.perf_counter() - start, torch.cuda.max_memory_allocated() - before
-
-    measure(fused_loss), measure(reference_loss)
-    pairs = [(measure(fused_loss), measure(reference_loss)) for _ in range(5)]
-    assert statistics.median(ours[0] / peer[0] for ours, peer in pairs) < 1.0
-    assert pairs[0][0][1] < 0.5 * pairs[0][1][1]
+        best[function] = min(best.get(function, math.inf), time.perf_counter() - start)
+    assert best[fused_loss] <= 0.4 * best[reference_loss]

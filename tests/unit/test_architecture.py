@@ -31,7 +31,7 @@ ALLOWED_OURS = {
 # Packages that may import nothing from outside but this (and the standard library).
 ALLOWED_THIRD_PARTY = {
     "actors": ("ray",),
-    "gates": ("torch", "triton", "numpy", "rich"),
+    "gates": ("torch", "triton", "numpy", "rich", "matplotlib"),
     "configs": ("pydantic", "pydantic_core", "hydra", "omegaconf", "yaml"),
 }
 # Who may import a heavy library; a folder stands for all of its modules.

@@ -30,7 +30,7 @@ def cut(monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_matched_taus_are_told_with_those_they_come_from() -> None:
     config = load_config(["gate=erf", "gate.match=half_width", "gate.match_to=softsign"])
-    (line,) = gate_notices(config.gate)
+    (line,) = gate_notices(config.gate, device="cpu")
     assert "half_width of softsign at tau_pos=10, tau_neg=12" in line
     wider = math.sqrt(2 * math.log(2)) / math.sqrt(2 ** (2 / 3) - 1)  # half-widths of exp(-y^2/2) and (1 + y^2)^-3/2
     assert line.endswith(f"its own are tau_pos={10 * wider:.6g}, tau_neg={12 * wider:.6g}")
@@ -39,7 +39,7 @@ def test_matched_taus_are_told_with_those_they_come_from() -> None:
 @pytest.mark.parametrize("gate", ["softsign", "clip", "power"])
 def test_a_built_in_gate_as_configured_needs_no_words(gate: str) -> None:
     config = load_config([f"gate={gate}"])
-    assert gate_notices(config.gate) == []
+    assert gate_notices(config.gate, device="cpu") == []
     refuse_inadmissible([config])
 
 
@@ -54,6 +54,7 @@ def test_every_broken_condition_of_every_run_is_told(cut: str) -> None:
 def test_an_inadmissible_gate_that_was_allowed_is_stated(cut: str) -> None:
     config = load_config(["gate=custom", f"gate.factory={cut}", "gate.allow_inadmissible=true"])
     refuse_inadmissible([config])
-    lines = gate_notices(config.gate)
+    *lines, kernel = gate_notices(config.gate, device="cpu")
+    assert kernel == "gate cut has no fused kernel on a cpu: its loss takes the reference path"
     assert lines
     assert all(line.startswith("gate.allow_inadmissible=true: cut breaks condition (") for line in lines)
