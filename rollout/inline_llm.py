@@ -7,6 +7,7 @@ versions or publishes.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -16,6 +17,10 @@ from vllm import RequestOutput, SamplingParams
 from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
 from vllm.engine.arg_utils import EngineArgs
 from vllm.v1.engine.llm_engine import LLMEngine
+
+# An idle engine waits this long for more requests before it steps, and again while some come: those of a batch arrive
+# one by one, and a step for a few of them takes nearly as long as one for all.
+LINGER_S = 0.002
 
 ResultT = TypeVar("ResultT")
 
@@ -32,7 +37,7 @@ class InlineLLM:
         self._engine = self._thread.submit(LLMEngine.from_engine_args, arguments).result()
         self._answers: dict[str, Future[RequestOutput]] = {}  # of unfinished requests; only the thread changes it
         self._is_paused = False
-        self._is_stepping = False  # a step is queued or under way
+        self._is_stepping = False  # a step is queued or under way, or will be after lingering
         self._failure: BaseException | None = None
 
     async def generate(self, prompt: Any, sampling: SamplingParams, request_id: str) -> AsyncIterator[RequestOutput]:
@@ -81,19 +86,30 @@ class InlineLLM:
     def _add(self, request_id: str, prompt: Any, sampling: SamplingParams, answer: Future[RequestOutput]) -> None:
         self._engine.add_request(request_id, prompt, sampling)
         self._answers[request_id] = answer
-        self._step_on()
+        if not self._is_paused and not self._is_stepping:
+            self._is_stepping = True
+            self._thread.submit(self._linger, 0)
+
+    def _linger(self, num_seen: int) -> None:
+        """Steps once no more requests arrive; they queue up behind this call while it sleeps."""
+        if len(self._answers) > num_seen:
+            time.sleep(LINGER_S)
+            self._thread.submit(self._linger, len(self._answers))
+        else:
+            self._queue_step()
 
     def _pause(self) -> None:
         self._is_paused = True
 
     def _resume(self) -> None:
         self._is_paused = False
-        self._step_on()
+        if not self._is_stepping:
+            self._queue_step()
 
-    def _step_on(self) -> None:
-        """Queues a step behind what else was asked meanwhile, unless one is queued or there is nothing to do."""
-        if self._answers and not self._is_paused and not self._is_stepping:
-            self._is_stepping = True
+    def _queue_step(self) -> None:
+        """Queues a step behind what else was asked meanwhile, unless paused or idle."""
+        self._is_stepping = bool(self._answers) and not self._is_paused
+        if self._is_stepping:
             self._thread.submit(self._step).add_done_callback(self._stepped)
 
     def _step(self) -> None:
@@ -103,10 +119,9 @@ class InlineLLM:
 
     def _stepped(self, step: "Future[None]") -> None:
         """On the engine's thread too, right after the step."""
-        self._is_stepping = False
         self._failure = step.exception()
         if self._failure is None:
-            self._step_on()
+            self._queue_step()
         else:
             for answer in self._answers.values():
                 answer.set_exception(self._failure)

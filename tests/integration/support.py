@@ -1,6 +1,8 @@
 """What the integration tests share: small models without a warm start, finished commands, and who is still alive."""
 
 import json
+import os
+import secrets
 import subprocess
 import time
 from collections.abc import Callable
@@ -13,6 +15,8 @@ import torch
 
 from orchestration.embedded_model import EmbeddedRecipe, new_model, new_tokenizer
 
+SESSION_VARIABLE = "SOFTGATE_TEST_SESSION"  # every process that a test starts inherits it
+os.environ[SESSION_VARIABLE] = secrets.token_hex(8)
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 COMMAND_TIMEOUT_S = 400.0
 VARYING = ("time/", "throughput/", "/tokens_per_s", "gigabytes_per_s", "memory/")  # metrics that depend on the clock
@@ -67,17 +71,17 @@ def await_rows(metrics: Path, count: int, process: "subprocess.Popen[str]") -> N
         time.sleep(0.05)
 
 
-def command_lines() -> list[str]:
-    """Of every process on this machine."""
-    return [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
+def command_lines() -> dict[int, str]:
+    """Of every living process that descends from this test session, by process id; others may run beside it."""
+    found = {}
+    for process in psutil.process_iter(["cmdline", "status", "environ"]):
+        is_ours = (process.info["environ"] or {}).get(SESSION_VARIABLE) == os.environ[SESSION_VARIABLE]
+        if is_ours and process.info["status"] != psutil.STATUS_ZOMBIE:
+            found[process.pid] = " ".join(process.info["cmdline"] or [])
+    return found
 
 
 def actor_processes() -> set[int]:
-    """Processes of Ray and vLLM that are alive on this machine."""
-    found = set()
-    for process in psutil.process_iter(["cmdline", "status"]):
-        line = " ".join(process.info["cmdline"] or [])
-        is_ours = any(mark in line for mark in ("raylet", "gcs_server", "ray::", "VLLM::", "rollout.grader_child"))
-        if is_ours and process.info["status"] != psutil.STATUS_ZOMBIE:
-            found.add(process.pid)
-    return found
+    """Processes of Ray and vLLM among them."""
+    marks = ("raylet", "gcs_server", "ray::", "VLLM::", "rollout.grader_child")
+    return {pid for pid, line in command_lines().items() if any(mark in line for mark in marks)}

@@ -79,7 +79,7 @@ def test_ray_job_submit_trains_three_iterations(head: dict[str, str], tied_model
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert len(CommandRun(status=0, output="", run_dir=run_dir).rows()) == 3
-    assert not any("RolloutEngine" in line or "VLLM::" in line for line in command_lines()), (
+    assert not any("RolloutEngine" in line or "VLLM::" in line for line in command_lines().values()), (
         "the job ended its processes"
     )
 
