@@ -7,7 +7,7 @@ VENV_PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup train test test-fast check bench bench-gates clean
+.PHONY: help setup train test test-fast check bench bench-gates plots clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -34,6 +34,9 @@ bench: setup ## measure each part against its bare counterpart
 
 bench-gates: setup ## measure the gated loss, by gate and implementation (ARGS="--no-compile --full")
 	@$(VENV_PYTHON) -m gates.benchmark $(ARGS)
+
+plots: setup ## draw the gates for docs/gates.md
+	@$(VENV_PYTHON) -m gates.plots $(ARGS)
 
 clean: ## remove caches and build products; keeps .venv and runs/
 	@rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
