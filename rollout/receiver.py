@@ -5,6 +5,7 @@ backend. Buffers come in, `model.load_weights` takes them, and a digest a parame
 """
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +73,13 @@ class BroadcastReceiver(WeightTransferEngine[ReceiverInitInfo, ReceiverUpdateInf
             raise RuntimeError(
                 "weights arrived before init_weight_transfer_engine; call connect() on the channel first"
             )
+        # One call for all groups: vLLM walks the whole model at the start of each.
+        self.model.load_weights(self._arriving(self._group, update_info))
+
+    def _arriving(
+        self, broadcast_group: BroadcastGroup, update_info: ReceiverUpdateInfo
+    ) -> Iterator[tuple[str, torch.Tensor]]:
+        """Checkpoint names and tensors in wire order; waits for a group when its first tensor is asked for."""
         waiting = deque(_as_group(described) for described in update_info.groups)
         in_flight: deque[tuple[ParameterGroup, Transfer]] = deque()
         while waiting or in_flight:
@@ -79,13 +87,13 @@ class BroadcastReceiver(WeightTransferEngine[ReceiverInitInfo, ReceiverUpdateInf
             # given until a whole module has arrived.
             while waiting and fits_in_flight(waiting[0], [group for group, _ in in_flight]):
                 following = waiting.popleft()
-                in_flight.append((following, self._group.start(self._buffers.take(following))))
+                in_flight.append((following, broadcast_group.start(self._buffers.take(following))))
             group, transfer = in_flight.popleft()
             transfer.wait()
             if update_info.verify:
                 self.digests[group.label] = digest(transfer.buffer)
             names = [meta.name for meta in group.parameters]
-            self.model.load_weights(zip(names, unpack(group, transfer.buffer), strict=True))
+            yield from zip(names, unpack(group, transfer.buffer), strict=True)
 
     def finish_weight_update(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)

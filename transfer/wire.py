@@ -14,6 +14,7 @@ import torch
 
 ALIGNMENT_BYTES = 16  # a tensor view needs its offset divisible by the element size; 16 serves every dtype
 DIGEST_COLUMNS = 4096
+DIGEST_BLOCK_ROWS = 16  # 512 KiB of words: fits a core's second-level cache
 IN_FLIGHT_BYTES = 256 * 2**20  # of buffers under way on either side of a publish
 
 
@@ -128,7 +129,11 @@ def digest(buffer: torch.Tensor) -> str:
     words = buffer.view(torch.int64)
     whole = words.numel() // DIGEST_COLUMNS * DIGEST_COLUMNS
     table = words[:whole].view(-1, DIGEST_COLUMNS)
+    in_blocks = len(table) // DIGEST_BLOCK_ROWS * DIGEST_BLOCK_ROWS
+    # Summing columns over the whole table at once takes twice as long: its reads keep leaving the CPU's cache.
+    block_sums = table[:in_blocks].view(-1, DIGEST_BLOCK_ROWS, DIGEST_COLUMNS).sum(dim=1)
+    column_sums = block_sums.sum(dim=0) + table[in_blocks:].sum(dim=0)
     state = hashlib.blake2b(str(buffer.numel()).encode(), digest_size=8)
-    for sums in (table.sum(dim=0), table.sum(dim=1), words[whole:]):
+    for sums in (column_sums, table.sum(dim=1), words[whole:]):
         state.update(sums.contiguous().cpu().numpy().tobytes())
     return state.hexdigest()
