@@ -51,6 +51,13 @@ def test_every_broken_condition_of_every_run_is_told(cut: str) -> None:
     assert any(": (i) " in line for line in caught.value.lines)
 
 
+def test_a_factory_that_is_not_there_is_told_in_one_line() -> None:
+    config = load_config(["gate=custom", "gate.factory=no_such_module:make"])
+    with pytest.raises(ConfigError, match=r"gate\.factory=") as caught:
+        refuse_inadmissible([config])
+    assert len(caught.value.lines) == 1
+
+
 def test_an_inadmissible_gate_that_was_allowed_is_stated(cut: str) -> None:
     config = load_config(["gate=custom", f"gate.factory={cut}", "gate.allow_inadmissible=true"])
     refuse_inadmissible([config])

@@ -85,12 +85,6 @@ def test_an_inadmissible_gate_is_refused_before_anything_starts(
     assert any(line.startswith("gate.factory=my_gates:make: (ii) ") for line in lines), lines
     assert all(line.endswith("or set gate.allow_inadmissible=true to train with it anyway") for line in lines), lines
     assert not (tmp_path / "run").exists()
-    allowed = ("gate=custom", "gate.factory=my_gates:make", "gate.allow_inadmissible=true", "dry_run=true")
-    assert run(*allowed, folder=tmp_path).returncode == 0
-    ended = run("gate=custom", "gate.factory=my_gates:missing", folder=tmp_path)
-    assert ended.returncode == 2
-    assert ended.stderr.startswith("gate.factory=")
-    assert len(ended.stderr.splitlines()) == 1
 
 
 def test_help(tmp_path: Path) -> None:
