@@ -9,10 +9,11 @@ from statistics import mean
 import pytest
 import torch
 
+from configs.gates import AdaptiveTauConfig
 from gates import Gate, get_gate
 from gates.adaptive import EurTarget, TauController, TauState
 
-TARGET = EurTarget(target_eur=0.9, smoothing=0.3, max_factor=1.2, tau_min=0.1, tau_max=1000.0)
+TARGET = EurTarget(**AdaptiveTauConfig(target_eur=0.9).model_dump())  # the shipped settings
 NUM_STEPS = 8
 
 
@@ -59,7 +60,7 @@ def test_moves_by_the_largest_factor_at_most_and_stays_within_bounds() -> None:
     for _ in range(200):
         controller.observe(0.2)
         path.append(controller.tau)
-    assert path[0] == pytest.approx(10.0 / 1.2)
+    assert path[0] == pytest.approx(10.0 / TARGET.max_factor)
     assert path[-1] == 0.1
     controller = controller_at(10.0)
     for _ in range(200):
