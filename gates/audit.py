@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gates.gate import ClipGate, Gate, SoftGate, get_gate
+from gates.loss import effective_update_ratio
 from gates.power import PowerShape
 from gates.shapes import SHAPES
 
@@ -134,12 +135,6 @@ class Audit:
         sizes = [torch.Size(size) for size in self._sizes.values()]
         parts = sums.split([size.numel() for size in sizes])
         return [part.view(size) for part, size in zip(parts, sizes, strict=True)]
-
-
-def effective_update_ratio(slope_sums: Tensor, token_counts: Tensor) -> float:
-    """Eq. 12: mean over the groups present of the group's token mean of the slope; both [num_groups]."""
-    present = token_counts > 0
-    return float((slope_sums[present] / token_counts[present]).mean())
 
 
 def _numbers(quantities: Tensor, of_clip: Tensor, num_tokens: float) -> dict[str, float]:

@@ -84,6 +84,12 @@ def reference_loss(
     return GateLoss(loss=loss, metrics=metrics)
 
 
+def effective_update_ratio(slope_sums: Tensor, token_counts: Tensor) -> float:
+    """Eq. 12: mean over the groups present of the group's token mean of the slope; both [num_groups]."""
+    present = token_counts > 0
+    return float((slope_sums[present] / token_counts[present]).mean())
+
+
 def _where_trained(trained: Tensor, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """Zero where not trained, chosen before any arithmetic: nan * 0 would be nan, in the gradient as well."""
     return torch.where(trained, tensor, torch.zeros_like(tensor)).to(dtype)

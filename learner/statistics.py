@@ -10,8 +10,7 @@ from math import exp
 import torch
 from torch import Tensor
 
-from gates.audit import effective_update_ratio
-from gates.loss import LOG_RATIO_LIMIT, TOTALS, GateMetrics
+from gates.loss import LOG_RATIO_LIMIT, TOTALS, GateMetrics, effective_update_ratio
 
 _SCALARS = (*TOTALS, "loss", "entropy", "mismatch_tokens", "mismatch_k3")
 _BY_GROUP = ("slope_pos", "tokens_pos", "slope_neg", "tokens_neg")

@@ -37,7 +37,7 @@ def refuse_inadmissible(configs: Sequence[RunConfig]) -> None:
 def gate_notices(config: GateConfig, *, device: Device) -> list[str]:
     """Lines for the log: matched temperatures, conditions that a custom gate breaks with leave, a missing kernel."""
     gate, lines = build_gate(config), []
-    if isinstance(config, CustomGateConfig):
+    if isinstance(config, CustomGateConfig) and config.allow_inadmissible:
         found = check_admissible(gate).violations
         lines += [f"gate.allow_inadmissible=true: {gate.name} breaks condition {violation}" for violation in found]
     if isinstance(config, TemperedGateConfig) and isinstance(gate, SoftGate) and config.match != "none":
