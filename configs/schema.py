@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from configs.evaluation import EvalConfig
 from configs.gates import GateConfig
 from configs.section import Section
 from configs.tasks import ArithmeticTaskConfig, DataTaskConfig, TaskConfig
@@ -102,13 +103,6 @@ class CheckpointConfig(Section):
     keep: int = Field(default=2, ge=1)  # newest checkpoints kept
 
 
-class EvalConfig(Section):
-    """Greedy evaluation on held-out prompts; every=0 evaluates at start and end only."""
-
-    every: int = Field(default=0, ge=0)  # iterations
-    num_prompts: int = Field(default=400, ge=1)  # at most that many problems of each evaluation set, the first ones
-
-
 class JournalConfig(Section):
     """What a run leaves behind beside metrics.jsonl."""
 
@@ -161,6 +155,7 @@ class RunConfig(Section):
                 f"model.max_model_len={max_model_len}, the longest sequence"
             )
         wrong.extend(self._misfits_of_task())
+        wrong.extend(self._misfits_of_evaluation())
         if self.cluster.device == "cpu" and self.publish.backend == "nccl":
             wrong.append("publish.backend=nccl: needs GPUs, and cluster.device=cpu; must be auto or gloo")
         if wrong:
@@ -169,7 +164,7 @@ class RunConfig(Section):
 
     def _misfits_of_task(self) -> Iterator[str]:
         task, num_prompts = self.task, self.eval.num_prompts
-        if isinstance(task, ArithmeticTaskConfig) and num_prompts > task.held_out:
+        if isinstance(task, ArithmeticTaskConfig) and num_prompts != "all" and num_prompts > task.held_out:
             yield (
                 f"eval.num_prompts={num_prompts}: must be at most task.held_out={task.held_out}, "
                 f"the prompts kept for evaluation"
@@ -180,4 +175,16 @@ class RunConfig(Section):
                 f"task.max_prompt_tokens={task.max_prompt_tokens}: with rollout.max_new_tokens={max_new_tokens} it "
                 f"must fit into model.max_model_len={max_model_len}; lower it or raise that to at least "
                 f"{task.max_prompt_tokens + max_new_tokens}"
+            )
+
+    def _misfits_of_evaluation(self) -> Iterator[str]:
+        max_new_tokens, max_model_len = self.eval.max_new_tokens, self.model.max_model_len
+        if max_new_tokens == "auto":  # rollout.max_new_tokens has the same rules
+            return
+        longest_prompt = self.task.max_prompt_tokens if isinstance(self.task, DataTaskConfig) else 1
+        needed = longest_prompt + max_new_tokens
+        if needed > max_model_len:
+            yield (
+                f"eval.max_new_tokens={max_new_tokens}: with a prompt of {longest_prompt} token(s) it must fit into "
+                f"model.max_model_len={max_model_len}; lower it or raise that to at least {needed}"
             )
