@@ -5,47 +5,19 @@ order; or, for a run, all sets with their metrics. It leaves the engines as it f
 meanwhile go on and stay with the caller's fleet.
 """
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
 
 from configs.evaluation import EvalConfig
 from configs.schema import RolloutConfig
+from orchestration.eval_prompts import eval_sampling
 from orchestration.eval_records import EvalSample, Evaluation, in_order
 from orchestration.eval_summary import summarize
 from rollout.contract import GroupVerdicts, Prompt, PromptGroup, SamplingSpec
 from rollout.fleet import RolloutFleet
 from rollout.graders import GraderPool, await_verdicts
-from rollout.prompts import make_prompt
-from rollout.tasks import Problem
-
-Encode = Callable[[str], list[int]]
-Render = Callable[[str], str]
-
-
-def eval_prompts(problems: Sequence[Problem], config: EvalConfig, encode: Encode, render: Render) -> tuple[Prompt, ...]:
-    """The prompts of a set's problems, as many as the configuration asks for; their index is that of the problem."""
-    chosen = chosen_problems(problems, config)
-    return tuple(make_prompt(problem, encode, index=index, render=render) for index, problem in enumerate(chosen))
-
-
-def chosen_problems(problems: Sequence[Problem], config: EvalConfig) -> Sequence[Problem]:
-    """The first eval.num_prompts of a set."""
-    return problems if isinstance(config.num_prompts, str) else problems[: config.num_prompts]
-
-
-def eval_sampling(config: EvalConfig, rollout: RolloutConfig, *, name: str) -> SamplingSpec:
-    """How the samples of a set are drawn: each has a seed derived from (eval.seed, set, problem, sample)."""
-    mixed = hashlib.blake2b(f"{config.seed}/{name}".encode(), digest_size=8).digest()
-    return SamplingSpec(
-        num_completions=config.samples,
-        max_new_tokens=config.limit_new_tokens(rollout.max_new_tokens),
-        temperature=config.temperature,
-        top_p=config.top_p,
-        seed=int.from_bytes(mixed, "big"),
-    )
 
 
 def evaluate_sets(

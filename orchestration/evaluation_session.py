@@ -4,7 +4,7 @@ An EvaluateRequest comes in, a folder of rows and a table stay behind. What can 
 start only where samples are missing, and serve the weights they load from the model folder.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -16,15 +16,13 @@ from configs.schema import RunConfig
 from configs.tasks import DataTaskConfig
 from orchestration.cluster import start_cluster
 from orchestration.console import print_line, progress_of, redirect_output
+from orchestration.eval_prompts import chosen_problems, eval_prompts, eval_sampling
 from orchestration.eval_records import EvalFolder, EvalSample, prompts_left
 from orchestration.eval_settings import default_folder, settings_of
 from orchestration.eval_summary import summarize
 from orchestration.eval_tables import summary_table
-from orchestration.evaluation import chosen_problems, eval_prompts, eval_sampling, graded_samples
 from orchestration.session import locate_model
 from rollout.contract import Prompt
-from rollout.fleet import RolloutFleet
-from rollout.graders import GraderPool
 from rollout.prompts import PromptStyleError, load_tokenizer, prompt_encoder, prompt_renderer
 from rollout.tasks import Problem, build_task
 from rollout.tasks.data_sets import DataSetError
@@ -87,28 +85,24 @@ def _draw(
         model_path = locate_model(config.model, console)
         prompts = _prompts(config, model_path, problems)
         print_line(console, "starting engines ...")
-        # Not before this line: it imports torch, seconds that a refused evaluation should not wait for.
+        # Not before this line: they import torch, seconds that a refused evaluation should not wait for.
+        from orchestration.evaluation import graded_samples
         from orchestration.rollout_parts import start_rollout
 
         with ExitStack() as undo:
             fleet, graders = start_rollout(config, cluster, model_path, undo)
             fleet.await_ready(timeout_s=config.cluster.start_timeout_s)
             fleet.call("serve_loaded_weights", timeout_s=config.rollout.timeout_s)
+            timeout_s = config.rollout.timeout_s
             for name, of_set in prompts.items():
                 left = prompts_left(of_set, present[name])
+                sampling = eval_sampling(config.eval, config.rollout, name=name)
                 with progress_of(console, name) as progress:
                     progress(len(of_set) - len(left), len(of_set))
-                    for samples in _graded(fleet, graders, left, config, name=name):
+                    for samples in graded_samples(fleet, graders, left, sampling, name=name, timeout_s=timeout_s):
                         records.append(name, samples)
                         present[name].extend(samples)
                         progress(len(present[name]) // config.eval.samples, len(of_set))
-
-
-def _graded(
-    fleet: RolloutFleet, graders: GraderPool, prompts: Sequence[Prompt], config: RunConfig, *, name: str
-) -> Iterator[list[EvalSample]]:
-    sampling = eval_sampling(config.eval, config.rollout, name=name)
-    return graded_samples(fleet, graders, prompts, sampling, name=name, timeout_s=config.rollout.timeout_s)
 
 
 def _prompts(

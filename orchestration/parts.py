@@ -14,8 +14,9 @@ from learner.group import LearnerGroup
 from learner.spec import LearnerSpec
 from orchestration.buffer import Admission
 from orchestration.cluster import Cluster
+from orchestration.eval_prompts import eval_prompts
 from orchestration.eval_records import Evaluation
-from orchestration.evaluation import eval_prompts, evaluate_sets
+from orchestration.evaluation import evaluate_sets
 from orchestration.group_stream import GroupStream
 from orchestration.placement import PlacementError
 from orchestration.rollout_parts import engine_dtype, start_rollout
