@@ -25,9 +25,15 @@ class Policy(nn.Module):
         self.model = model
 
     def forward(
-        self, token_ids: Tensor, position_ids: Tensor, positions: Tensor, targets: Tensor, temperature: float
+        self,
+        token_ids: Tensor,
+        position_ids: Tensor,
+        positions: Tensor,
+        targets: Tensor,
+        temperature: float,
+        entropy_gradient: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """Logprobs (with gradient) and entropies (nats, detached) of `targets` predicted at `positions`; [K] float32.
+        """Logprobs (with gradient) and entropies (nats, with gradient only where asked) of `targets` predicted at `positions`; [K] float32.
 
         token_ids, position_ids: [1, T], several sequences in one row. position_ids restart at 0 for each, by which
         transformers keeps them apart without an attention mask. positions, targets: [K]. temperature divides logits.
@@ -40,6 +46,7 @@ class Policy(nn.Module):
             self.model.get_output_embeddings(),  # called as a module, so that ZeRO-3 gathers it
             temperature=temperature,
             chunk_size=LOGIT_CHUNK,
+            entropy_gradient=entropy_gradient,
         )
 
 

@@ -11,6 +11,7 @@ from learner.audit import StepAudit
 from learner.contract import MicroBatch, TrainBatch, TrainSample
 from learner.objective import gated_objective
 from learner.packing import pack_minibatch
+from learner.run_objective import ObjectiveLoss
 from learner.statistics import StepStatistics
 
 NUM_GROUPS = 4
@@ -29,6 +30,7 @@ def make_batch(*, max_staleness: int) -> TrainBatch:
                 rollout_logprobs=rng.normal(scale=0.2, size=length).astype(np.float32) - 1.0,
                 advantage=float(rng.normal()),
                 staleness=index % (max_staleness + 1),
+                finished=True,
             )
         )
     return TrainBatch(samples=tuple(samples), num_groups=NUM_GROUPS)
@@ -62,8 +64,12 @@ def objective_of(row: MicroBatch, name: str) -> GateLoss:
 
 
 def audit_rows(batch: TrainBatch, rows: list[MicroBatch], name: str) -> StepAudit:
-    metrics = [objective_of(row, name).metrics for row in rows]
-    return StepAudit(audited_gates(build(name)), batch=batch, micro_batches=rows, metrics=metrics)
+    outs = [objective_loss(objective_of(row, name)) for row in rows]
+    return StepAudit(audited_gates(build(name)), batch=batch, micro_batches=rows, outs=outs)
+
+
+def objective_loss(out: GateLoss) -> ObjectiveLoss:
+    return ObjectiveLoss(loss=out.loss, gate=out.metrics, token_log_ratio=out.metrics.log_ratio, token_means={})
 
 
 @pytest.mark.parametrize("name", GATES)

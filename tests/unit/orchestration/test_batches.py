@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from configs.objective import ObjectiveConfig
 from orchestration.batches import to_train_batch
 from orchestration.buffer import GradedGroup
 from rollout.contract import Completion, Prompt, PromptGroup, RewardVerdict
@@ -26,9 +27,8 @@ def graded(index: int, rewards: list[float], *, min_version: int) -> GradedGroup
 
 
 def test_each_completion_becomes_a_sample_with_its_groups_advantage() -> None:
-    batch = to_train_batch(
-        [graded(6, [1.0, 0.0, 0.0], min_version=4), graded(7, [1.0, 1.0], min_version=5)], policy_version=6
-    )
+    groups = [graded(6, [1.0, 0.0, 0.0], min_version=4), graded(7, [1.0, 1.0], min_version=5)]
+    batch = to_train_batch(groups, policy_version=6, objective=ObjectiveConfig(), max_new_tokens=8)
     assert batch.num_groups == 2
     assert [sample.group_index for sample in batch.samples] == [0, 0, 0, 1, 1]
     assert [sample.staleness for sample in batch.samples] == [2, 2, 2, 1, 1]
