@@ -16,9 +16,7 @@ class ObjectiveConfig(Section):
 
     # group_std: (R - mean) / std; group_mean: R - mean; leave_one_out: R - mean of the group's others
     advantage: Literal["group_std", "group_mean", "leave_one_out"] = "group_std"
-    ratio: Literal["token", "sequence"] = (
-        "token"  # sequence: exp of the mean log-ratio of the completion, for each token
-    )
+    ratio: Literal["token", "sequence"] = "token"  # sequence: exp of the completion's mean log-ratio
     kl_coef: float = Field(default=0.0, ge=0.0)  # of the KL to the initial model; 0: that model is not loaded
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     entropy_coef: float = Field(default=0.0, ge=0.0)  # of the entropy bonus

@@ -25,9 +25,10 @@ def token_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """(logprobs, entropy), both [K] float32, of softmax(head(hidden) / temperature); entropy in nats.
 
-    The entropy is detached unless entropy_gradient asks for its gradient, which takes more memory a chunk. hidden is [K, H], targets [K] integers. head runs on chunk_size positions at a time; with more than one chunk a
-    backward pass computes each chunk's logits again instead of keeping them. Raises ValueError for a temperature <= 0
-    or a chunk_size < 1.
+    The entropy is detached unless entropy_gradient asks for its gradient, which takes more memory a chunk. hidden is
+    [K, H], targets [K] integers. head runs on chunk_size positions at a time; with more than one chunk a backward pass
+    computes each chunk's logits again instead of keeping them. Raises ValueError for a temperature <= 0 or a
+    chunk_size < 1.
     """
     if temperature <= 0.0:
         raise ValueError(f"temperature={temperature}: must be > 0")

@@ -33,10 +33,11 @@ class Policy(nn.Module):
         temperature: float,
         entropy_gradient: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """Logprobs (with gradient) and entropies (nats, with gradient only where asked) of `targets` predicted at `positions`; [K] float32.
+        """Logprobs (with gradient) and entropies (nats) of `targets` predicted at `positions`; [K] float32.
 
         token_ids, position_ids: [1, T], several sequences in one row. position_ids restart at 0 for each, by which
         transformers keeps them apart without an attention mask. positions, targets: [K]. temperature divides logits.
+        entropy_gradient: entropies have a gradient too.
         """
         backbone = self.model.base_model
         hidden = backbone(input_ids=token_ids, position_ids=position_ids, use_cache=False).last_hidden_state[0]

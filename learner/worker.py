@@ -198,11 +198,9 @@ class LearnerWorker:
         """[K] on the device, from one [C] array a sample of the batch."""
         return self._tensor(np.concatenate([by_sample[index] for index in micro_batch.sample_indices]))
 
-    def _audit(
-        self, batch: TrainBatch, micro_batches: Sequence[MicroBatch], outs: Sequence[ObjectiveLoss]
-    ) -> StepAudit:
+    def _audit(self, batch: TrainBatch, rows: Sequence[MicroBatch], outs: Sequence[ObjectiveLoss]) -> StepAudit:
         """What every gate would have done with this rank's tokens of the step, under the taus now in force."""
-        return StepAudit(audited_gates(self._gate.gate), batch=batch, micro_batches=micro_batches, outs=outs)
+        return StepAudit(audited_gates(self._gate.gate), batch=batch, micro_batches=rows, outs=outs)
 
     def _merge(self, statistics: StepStatistics, audit: StepAudit | None, loss: Tensor, where: str) -> None:
         """Sum and maximum over ranks, in place; NonFiniteError on all ranks if the loss of one is nan or inf."""
