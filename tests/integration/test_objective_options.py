@@ -123,7 +123,7 @@ def last_step(join: dict[str, Any], spec: LearnerSpec, given: list[TrainBatch]) 
 
     from learner.policy import checkpoint_parameters
     from learner.worker import LearnerWorker
-    from learner.zero import gathered
+    from learner.zero import gathered, is_partitioned
 
     gradients: Arrays = {}
 
@@ -142,6 +142,12 @@ def last_step(join: dict[str, Any], spec: LearnerSpec, given: list[TrainBatch]) 
 
     worker = Recorder(spec, **join)
     assert (worker._reference is None) == (spec.objective.kl_coef == 0.0), "no reference is loaded without a KL term"
+    if worker._reference is not None:
+        parameters = list(worker._reference._engine.parameters())
+        assert not any(parameter.requires_grad for parameter in parameters)
+        assert [is_partitioned(parameter) for parameter in parameters] == [spec.learner.zero_stage == 3] * len(
+            parameters
+        )
     worker.load(given[0], 0)
     worker.step(0)
     worker.step(1)
