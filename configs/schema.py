@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from configs.evaluation import EvalConfig
 from configs.gates import GateConfig
+from configs.objective import ObjectiveConfig, objective_mistakes
 from configs.section import Section
 from configs.tasks import ArithmeticTaskConfig, DataTaskConfig, TaskConfig
 
@@ -120,6 +121,7 @@ class RunConfig(Section):
     rollout: RolloutConfig = RolloutConfig()
     graders: GradersConfig = GradersConfig()
     learner: LearnerConfig = LearnerConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
     publish: PublishConfig = PublishConfig()
     cluster: ClusterConfig = ClusterConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -158,6 +160,12 @@ class RunConfig(Section):
         wrong.extend(self._misfits_of_evaluation())
         if self.cluster.device == "cpu" and self.publish.backend == "nccl":
             wrong.append("publish.backend=nccl: needs GPUs, and cluster.device=cpu; must be auto or gloo")
+        wrong += objective_mistakes(
+            self.objective,
+            old_logprobs=learner.old_logprobs,
+            device=self.cluster.device,
+            max_new_tokens=rollout.max_new_tokens,
+        )
         if wrong:
             raise ValueError("\n".join(wrong))
         return self

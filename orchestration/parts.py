@@ -59,10 +59,11 @@ def build_parts(
     config: RunConfig, cluster: Cluster, model_path: Path | str, *, task: Task, start_iteration: int
 ) -> Iterator[Parts]:
     """Starts engines, graders and learner side by side; on the way out ends every process they started."""
+    spec = _learner_spec(config, cluster, model_path)  # refuses what does not fit this device: before any actor starts
     with ExitStack() as undo:
         fleet, graders = start_rollout(config, cluster, model_path, undo)
         learner = LearnerGroup(
-            _learner_spec(config, cluster, model_path),
+            spec,
             start_timeout_s=config.cluster.start_timeout_s,
             **cluster.learner_options(),
         )
@@ -100,6 +101,7 @@ def _learner_spec(config: RunConfig, cluster: Cluster, model_path: Path | str) -
     return LearnerSpec(
         learner=config.learner,
         gate=config.gate,
+        objective=config.objective,
         model_path=str(model_path),
         trust_remote_code=config.model.trust_remote_code,
         temperature=config.rollout.temperature,
