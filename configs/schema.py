@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from configs.gates import GateConfig
+from configs.objective import ObjectiveConfig, objective_mistakes
 from configs.section import Section
 from configs.tasks import ArithmeticTaskConfig, DataTaskConfig, TaskConfig
 
@@ -126,6 +127,7 @@ class RunConfig(Section):
     rollout: RolloutConfig = RolloutConfig()
     graders: GradersConfig = GradersConfig()
     learner: LearnerConfig = LearnerConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
     publish: PublishConfig = PublishConfig()
     cluster: ClusterConfig = ClusterConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -163,6 +165,12 @@ class RunConfig(Section):
         wrong.extend(self._misfits_of_task())
         if self.cluster.device == "cpu" and self.publish.backend == "nccl":
             wrong.append("publish.backend=nccl: needs GPUs, and cluster.device=cpu; must be auto or gloo")
+        wrong += objective_mistakes(
+            self.objective,
+            old_logprobs=learner.old_logprobs,
+            device=self.cluster.device,
+            max_new_tokens=rollout.max_new_tokens,
+        )
         if wrong:
             raise ValueError("\n".join(wrong))
         return self
