@@ -92,6 +92,8 @@ def read_evaluate_command(arguments: Sequence[str]) -> EvaluateCommand:
         return EvaluateCommand(compare=_two_folders(words["compare"]))
     config = load_config(_complete(settings))
     names = set_names(config.task)
+    if not names:
+        raise ConfigError(["task.eval: names no set to evaluate on; give task.eval.<name>.path=..."])
     return EvaluateCommand(
         request=EvaluateRequest(
             config=config,
