@@ -51,7 +51,10 @@ def compare_folders(first: Path, second: Path) -> Comparison:
         told = " and ".join(f"{side.folder} has {', '.join(sorted(side.samples))}" for side in sides)
         raise EvalRecordError(f"compare: {told}; evaluate both on the same sets")
     compared = [_compare(name, *sides) for name in sides[0].samples]
-    return Comparison(sets=tuple(compared), settings=tuple(differences(sides[0].settings, sides[1].settings)))
+    known = all(side.settings for side in sides)  # an evaluation of a run has its settings in the run's config.yaml
+    return Comparison(
+        sets=tuple(compared), settings=tuple(differences(sides[0].settings, sides[1].settings) if known else ())
+    )
 
 
 def _read(folder: Path) -> _Side:

@@ -88,7 +88,10 @@ class EvalFolder:
     def __init__(self, folder: Path, settings: Settings) -> None:
         self.folder = folder
         summary = read_summary(folder)
-        if summary is None and any(folder.glob("*.jsonl")):
+        has_rows = any(path.stat().st_size for path in folder.glob("*.jsonl"))
+        if not has_rows:  # refused or stopped before the first problem: nothing binds it
+            summary = None
+        elif summary is None:
             raise EvalRecordError(
                 f"out={folder}: has rows but no {SUMMARY_FILE} that tells their settings; name another folder"
             )

@@ -70,6 +70,7 @@ def test_evaluations_of_a_run_have_no_summary_and_compare_by_their_prompts(tmp_p
     assert found.difference.p_value > 0.5
     with pytest.raises(EvalRecordError, match="sums has other problems in"):
         compare_folders(tmp_path / "a", tmp_path / "c")
+    assert compare_folders(tmp_path / "a", evaluated(tmp_path / "d", samples(range(10)))).settings == ()
 
 
 def test_other_sets_other_problems_and_unfinished_evaluations_are_refused(tmp_path: Path) -> None:

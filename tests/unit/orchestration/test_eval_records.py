@@ -83,6 +83,12 @@ def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
         EvalFolder(tmp_path, {**SETTINGS, "task": "math"})
 
 
+def test_an_evaluation_without_rows_binds_nobody(tmp_path: Path) -> None:
+    begun(tmp_path)
+    EvalFolder(tmp_path, {**SETTINGS, "eval.temperature": 1.0}).begin("sums", PROBLEMS[:2], num_samples=2)
+    assert json.loads((tmp_path / "summary.json").read_text())["settings"]["eval.temperature"] == 1.0
+
+
 def test_other_problems_under_the_same_name_are_refused(tmp_path: Path) -> None:
     begun(tmp_path, 0)
     with pytest.raises(EvalRecordError, match="rows of sums are of other problems"):
