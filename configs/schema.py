@@ -50,6 +50,18 @@ class RolloutConfig(Section):
     enforce_eager: bool = False
     attention_backend: str = Field(default="auto", min_length=1)  # vLLM's name of one; auto: vLLM's choice
     timeout_s: float = Field(default=600.0, gt=0.0)  # longest wait for one group
+    record: str | None = Field(default=None, min_length=1)  # folder for every graded group; null: not recorded
+    # folder whose recorded groups are trained on instead of new ones, without engines and graders; null: generate
+    replay: str | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _groups_come_from_one_place(self) -> "RolloutConfig":
+        if self.record is not None and self.replay is not None:
+            raise ValueError(
+                f"rollout.record={self.record}: cannot be combined with rollout.replay={self.replay}, which has these "
+                f"groups already; set one of them to null"
+            )
+        return self
 
 
 class GradersConfig(Section):
@@ -174,6 +186,11 @@ class RunConfig(Section):
             )
         if self.cluster.device == "cpu" and self.publish.backend == "nccl":
             wrong.append("publish.backend=nccl: needs GPUs, and cluster.device=cpu; must be auto or gloo")
+        if rollout.replay is not None and self.eval.every > 0:
+            wrong.append(
+                f"eval.every={self.eval.every}: must be 0 with rollout.replay={rollout.replay}, which starts no engine "
+                f"that could evaluate; evaluate the final model afterwards"
+            )
         if wrong:
             raise ValueError("\n".join(wrong))
         return self

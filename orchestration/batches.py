@@ -28,6 +28,7 @@ def to_train_batch(groups: Sequence[GradedGroup], *, policy_version: int) -> Tra
                     rollout_logprobs=completion.rollout_logprobs,
                     advantage=advantage,
                     staleness=policy_version - completion.min_policy_version,
+                    is_replayed=graded.is_replayed,
                 )
             )
     return TrainBatch(samples=tuple(samples), num_groups=len(groups))

@@ -20,12 +20,16 @@ from orchestration.cluster import Cluster
 from orchestration.evaluate import evaluate
 from orchestration.group_stream import GroupStream
 from orchestration.placement import PlacementError
+from orchestration.recorded_groups import RecordingStream
+from orchestration.recordings import manifest_of
+from orchestration.stages import GroupSource
 from orchestration.weight_channel import Probe, WeightChannel
 from rollout.contract import Prompt, SamplingSpec
 from rollout.engine import RolloutEngine
 from rollout.fleet import RolloutFleet
 from rollout.graders import GraderPool
 from rollout.prompts import PromptStream, load_tokenizer, make_prompt, prompt_encoder
+from rollout.recording import vocabulary_digest
 from rollout.tasks import build_task
 
 # Mean over the probe's tokens, nats: two float32 implementations agree to 1e-6, bfloat16 kernels to a hundredth.
@@ -41,7 +45,7 @@ class Parts:
     fleet: RolloutFleet
     graders: GraderPool
     channel: WeightChannel
-    groups: GroupStream
+    groups: GroupSource
     eval_prompts: tuple[Prompt, ...]
     config: RunConfig
 
@@ -77,38 +81,53 @@ def build_parts(
         undo.callback(fleet.shutdown)
         graders = GraderPool(config.graders.num_workers, config.graders.timeout_s)
         undo.callback(graders.close)
-        learner = LearnerGroup(
-            _learner_spec(config, cluster, model_path),
-            start_timeout_s=config.cluster.start_timeout_s,
-            **cluster.learner_options(),
-        )
+        learner = start_learner(config, cluster, model_path)
         undo.callback(learner.shutdown)
         fleet.await_ready(timeout_s=config.cluster.start_timeout_s)
 
         task = build_task(config.task)
-        encode = prompt_encoder(load_tokenizer(str(model_path), trust_remote_code=config.model.trust_remote_code))
+        tokenizer = load_tokenizer(str(model_path), trust_remote_code=config.model.trust_remote_code)
+        encode = prompt_encoder(tokenizer)
         prompts = PromptStream(task.train_problems(), encode, seed=config.seed)
         problems = task.eval_problems()[: config.eval.num_prompts]
+        groups = GroupStream(
+            fleet,
+            graders,
+            prompts,
+            _training_sampling(config),
+            admission=Admission(
+                prompts_per_iteration=config.rollout.prompts_per_iteration, max_staleness=config.max_staleness
+            ),
+            start_iteration=start_iteration,
+            num_iterations=config.num_iterations,
+            grading_timeout_s=config.graders.timeout_s * config.rollout.prompts_per_iteration,
+        )
         yield Parts(
             learner=learner,
             fleet=fleet,
             graders=graders,
             channel=_channel(config, cluster, learner, fleet, prompts),
-            groups=GroupStream(
-                fleet,
-                graders,
-                prompts,
-                _training_sampling(config),
-                admission=Admission(
-                    prompts_per_iteration=config.rollout.prompts_per_iteration, max_staleness=config.max_staleness
-                ),
-                start_iteration=start_iteration,
-                num_iterations=config.num_iterations,
-                grading_timeout_s=config.graders.timeout_s * config.rollout.prompts_per_iteration,
-            ),
+            groups=_recorded(groups, config, tokenizer, start_iteration=start_iteration),
             eval_prompts=tuple(make_prompt(problem, encode, index=index) for index, problem in enumerate(problems)),
             config=config,
         )
+
+
+def start_learner(config: RunConfig, cluster: Cluster, model_path: Path | str) -> LearnerGroup:
+    """All ranks, with the model loaded."""
+    return LearnerGroup(
+        _learner_spec(config, cluster, model_path),
+        start_timeout_s=config.cluster.start_timeout_s,
+        **cluster.learner_options(),
+    )
+
+
+def _recorded(groups: GroupSource, config: RunConfig, tokenizer: Any, *, start_iteration: int) -> GroupSource:
+    """The source itself, or one that records what it gives out."""
+    if config.rollout.record is None:
+        return groups
+    manifest = manifest_of(config, vocabulary=vocabulary_digest(tokenizer.get_vocab()))
+    return RecordingStream(groups, Path(config.rollout.record), manifest, start_iteration=start_iteration)
 
 
 def _start_engine(index: int, config: RunConfig, cluster: Cluster, model_path: Path | str) -> Any:

@@ -16,6 +16,7 @@ from orchestration.console import print_line, progress_of, redirect_output
 from orchestration.dry_run import ratio_warning
 from orchestration.embedded_model import ensure_embedded_model
 from orchestration.journal import LOG_FILE, Journal, RunResult
+from orchestration.recordings import refuse_gaps, refuse_recordings
 from orchestration.run_dir import CHECKPOINT_FOLDER, CONFIG_FILE, check_resumable, resolve_run_dir
 
 MODEL_FOLDER = "model"
@@ -23,6 +24,7 @@ MODEL_FOLDER = "model"
 
 def train(config: RunConfig) -> RunResult:
     """Trains from a fresh start or from the run's newest checkpoint. Whatever ends it, no process stays behind."""
+    refuse_recordings(config)
     run_dir = resolve_run_dir(config)
     store = CheckpointStore(run_dir / CHECKPOINT_FOLDER, keep=config.checkpoint.keep)
     checkpoint, state = None, RunState.fresh(seed=config.seed)
@@ -30,6 +32,7 @@ def train(config: RunConfig) -> RunResult:
         check_resumable(config, run_dir)
         checkpoint, state = store.latest() or (checkpoint, state)
         state.check(seed=config.seed, prompts_per_iteration=config.rollout.prompts_per_iteration)
+        refuse_gaps(config, iteration=state.iteration)
     (run_dir / CONFIG_FILE).write_text(dump_yaml(config), encoding="utf-8")
 
     with redirect_output(run_dir / LOG_FILE) as console:
@@ -37,14 +40,16 @@ def train(config: RunConfig) -> RunResult:
         with start_cluster(config.cluster, config.rollout, config.learner) as cluster:
             print_line(console, f"on {cluster.device}: {cluster.placement.describe()}")
             model_path = locate_model(config.model, console)
-            print_line(console, "starting engines and learner ...")
+            print_line(console, "starting learner ..." if config.rollout.replay else "starting engines and learner ...")
             # Not before this line: they import torch, seconds that a refused run should not wait for.
             from orchestration.gate_notices import gate_notices
             from orchestration.loop import iterate
             from orchestration.parts import build_parts
+            from orchestration.replay import build_replay_parts
 
+            build = build_parts if config.rollout.replay is None else build_replay_parts
             with (
-                build_parts(config, cluster, model_path, start_iteration=state.iteration) as parts,
+                build(config, cluster, model_path, start_iteration=state.iteration) as parts,
                 Journal(
                     run_dir,
                     config=config.journal,
