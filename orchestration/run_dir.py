@@ -150,4 +150,6 @@ def _settings(config: RunConfig) -> dict[str, Any]:
 
 def shown(value: Any) -> str:
     """As a person would type it."""
+    if value is None:
+        return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)
