@@ -133,6 +133,7 @@ def _rollout_row(item: GradedGroup, iteration: int, policy_version: int) -> dict
         "prompt_index": prompt.index,
         "prompt": prompt.text,
         "reference_answer": prompt.reference_answer,
+        "source": prompt.source,
         "engine_index": item.group.engine_index,
         "generate_s": item.group.generate_s,
         "completions": [

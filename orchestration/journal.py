@@ -137,8 +137,8 @@ class Journal:
     def record_eval(self, iteration: int, metrics: Mapping[str, float]) -> None:
         """One evaluation (names eval/<set>/...) after `iteration` iterations: 0 is the untrained model.
 
-        Without metrics there was none, and nothing is written.
-        An earlier one of the same iteration and names, which a resume repeats, gives way to it.
+        An earlier one of the same iteration and names, which a resume repeats, gives way to it. Nothing is written
+        where nothing was evaluated.
         """
         if not metrics:
             return

@@ -4,7 +4,7 @@ A RunConfig, a cluster and a model folder come in; started actors and the object
 only here sub-configurations are handed to the parts; the loop then only calls them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +28,9 @@ from rollout.contract import Prompt, SamplingSpec
 from rollout.engine import RolloutEngine
 from rollout.fleet import RolloutFleet
 from rollout.graders import GraderPool
-from rollout.prompts import PromptStream, load_tokenizer, make_prompt, prompt_encoder
+from rollout.prompts import PromptStream, load_tokenizer, make_prompt, prompt_encoder, prompt_renderer
 from rollout.recording import vocabulary_digest
-from rollout.tasks import build_task
+from rollout.tasks import Task
 
 # Mean over the probe's tokens, nats: two float32 implementations agree to 1e-6, bfloat16 kernels to a hundredth.
 FLOAT32_PROBE_TOLERANCE = 1e-3
@@ -46,20 +46,23 @@ class Parts:
     graders: GraderPool
     channel: WeightChannel
     groups: GroupSource
-    eval_prompts: tuple[Prompt, ...]
+    eval_sets: Mapping[str, tuple[Prompt, ...]]  # by the set's name
     config: RunConfig
 
     def evaluate(self) -> dict[str, float]:
-        """Greedy accuracy on the held-out prompts with the weights published last."""
+        """Greedy accuracy on each evaluation set with the weights published last; nothing where there is none."""
         config = self.config
-        return evaluate(
-            self.fleet,
-            self.graders,
-            self.eval_prompts,
-            name=config.task.name,
-            max_new_tokens=config.rollout.max_new_tokens,
-            timeout_s=config.rollout.timeout_s,
-        )
+        metrics: dict[str, float] = {}
+        for name, prompts in self.eval_sets.items():
+            metrics |= evaluate(
+                self.fleet,
+                self.graders,
+                prompts,
+                name=name,
+                max_new_tokens=config.rollout.max_new_tokens,
+                timeout_s=config.rollout.timeout_s,
+            )
+        return metrics
 
     def standing_metrics(self) -> dict[str, float]:
         """What holds at the end of an iteration: the peak memory."""
@@ -68,9 +71,10 @@ class Parts:
 
 @contextmanager
 def build_parts(
-    config: RunConfig, cluster: Cluster, model_path: Path | str, *, start_iteration: int
+    config: RunConfig, cluster: Cluster, model_path: Path | str, *, task: Task, start_iteration: int
 ) -> Iterator[Parts]:
     """Starts engines, graders and learner side by side; on the way out ends every process they started."""
+    spec = learner_spec(config, cluster, model_path)
     with ExitStack() as undo:
         engines = [_start_engine(index, config, cluster, model_path) for index in range(config.rollout.num_engines)]
         fleet = RolloutFleet(
@@ -81,15 +85,13 @@ def build_parts(
         undo.callback(fleet.shutdown)
         graders = GraderPool(config.graders.num_workers, config.graders.timeout_s)
         undo.callback(graders.close)
-        learner = start_learner(config, cluster, model_path)
+        learner = start_learner(spec, cluster, timeout_s=config.cluster.start_timeout_s)
         undo.callback(learner.shutdown)
         fleet.await_ready(timeout_s=config.cluster.start_timeout_s)
 
-        task = build_task(config.task)
         tokenizer = load_tokenizer(str(model_path), trust_remote_code=config.model.trust_remote_code)
-        encode = prompt_encoder(tokenizer)
-        prompts = PromptStream(task.train_problems(), encode, seed=config.seed)
-        problems = task.eval_problems()[: config.eval.num_prompts]
+        encode, render = prompt_encoder(tokenizer), prompt_renderer(config.task, tokenizer)
+        prompts = PromptStream(task.train_problems(), encode, seed=config.seed, weights=task.weights(), render=render)
         groups = GroupStream(
             fleet,
             graders,
@@ -108,18 +110,20 @@ def build_parts(
             graders=graders,
             channel=_channel(config, cluster, learner, fleet, prompts),
             groups=_recorded(groups, config, tokenizer, start_iteration=start_iteration),
-            eval_prompts=tuple(make_prompt(problem, encode, index=index) for index, problem in enumerate(problems)),
+            eval_sets={
+                name: tuple(
+                    make_prompt(problem, encode, index=index, render=render)
+                    for index, problem in enumerate(problems[: config.eval.num_prompts])
+                )
+                for name, problems in task.eval_sets().items()
+            },
             config=config,
         )
 
 
-def start_learner(config: RunConfig, cluster: Cluster, model_path: Path | str) -> LearnerGroup:
-    """All ranks, with the model loaded."""
-    return LearnerGroup(
-        _learner_spec(config, cluster, model_path),
-        start_timeout_s=config.cluster.start_timeout_s,
-        **cluster.learner_options(),
-    )
+def start_learner(spec: LearnerSpec, cluster: Cluster, *, timeout_s: float) -> LearnerGroup:
+    """All ranks in their bundles, with the model loaded."""
+    return LearnerGroup(spec, start_timeout_s=timeout_s, **cluster.learner_options())
 
 
 def _recorded(groups: GroupSource, config: RunConfig, tokenizer: Any, *, start_iteration: int) -> GroupSource:
@@ -142,7 +146,8 @@ def _start_engine(index: int, config: RunConfig, cluster: Cluster, model_path: P
     )
 
 
-def _learner_spec(config: RunConfig, cluster: Cluster, model_path: Path | str) -> LearnerSpec:
+def learner_spec(config: RunConfig, cluster: Cluster, model_path: Path | str) -> LearnerSpec:
+    """What every rank is told; LearnerSpecError where settings do not fit this cluster's device."""
     return LearnerSpec(
         learner=config.learner,
         gate=config.gate,

@@ -12,7 +12,7 @@ from pathlib import Path
 from configs.schema import RunConfig
 from learner.group import LearnerGroup
 from orchestration.cluster import Cluster
-from orchestration.parts import start_learner
+from orchestration.parts import learner_spec, start_learner
 from orchestration.recorded_groups import ReplayStream
 from orchestration.recordings import refuse_other_vocabulary
 from rollout.prompts import load_tokenizer
@@ -51,9 +51,7 @@ class ReplayParts:
 
 
 @contextmanager
-def build_replay_parts(
-    config: RunConfig, cluster: Cluster, model_path: Path | str, *, start_iteration: int
-) -> Iterator[ReplayParts]:
+def build_replay_parts(config: RunConfig, cluster: Cluster, model_path: Path | str) -> Iterator[ReplayParts]:
     """Starts the learner once the recording's token ids are known to be the model's; ends it on the way out."""
     assert config.rollout.replay is not None, "a replay needs a recording"
     folder = Path(config.rollout.replay)
@@ -64,7 +62,8 @@ def build_replay_parts(
         prompts_per_iteration=config.rollout.prompts_per_iteration,
         completions_per_prompt=config.rollout.completions_per_prompt,
     )
-    learner = start_learner(config, cluster, model_path)
+    spec = learner_spec(config, cluster, model_path)
+    learner = start_learner(spec, cluster, timeout_s=config.cluster.start_timeout_s)
     try:
         yield ReplayParts(learner=learner, groups=groups, channel=NoReceivers())
     finally:

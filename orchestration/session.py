@@ -18,6 +18,7 @@ from orchestration.embedded_model import ensure_embedded_model
 from orchestration.journal import LOG_FILE, Journal, RunResult
 from orchestration.recordings import refuse_gaps, refuse_recordings
 from orchestration.run_dir import CHECKPOINT_FOLDER, CONFIG_FILE, check_resumable, resolve_run_dir
+from orchestration.task_loading import load_task
 
 MODEL_FOLDER = "model"
 
@@ -37,6 +38,9 @@ def train(config: RunConfig) -> RunResult:
 
     with redirect_output(run_dir / LOG_FILE) as console:
         print_line(console, f"run folder {run_dir}; what libraries print goes to {LOG_FILE} there")
+        loaded = None  # in a replay, whose groups hold their prompts
+        if config.rollout.replay is None:
+            loaded = load_task(config, lambda: locate_model(config.model, console))
         with start_cluster(config.cluster, config.rollout, config.learner) as cluster:
             print_line(console, f"on {cluster.device}: {cluster.placement.describe()}")
             model_path = locate_model(config.model, console)
@@ -47,9 +51,13 @@ def train(config: RunConfig) -> RunResult:
             from orchestration.parts import build_parts
             from orchestration.replay import build_replay_parts
 
-            build = build_parts if config.rollout.replay is None else build_replay_parts
+            building = (
+                build_parts(config, cluster, model_path, task=loaded.task, start_iteration=state.iteration)
+                if loaded is not None
+                else build_replay_parts(config, cluster, model_path)
+            )
             with (
-                build(config, cluster, model_path, start_iteration=state.iteration) as parts,
+                building as parts,
                 Journal(
                     run_dir,
                     config=config.journal,
@@ -60,7 +68,8 @@ def train(config: RunConfig) -> RunResult:
                 ) as journal,
             ):
                 notices = gate_notices(config.gate, device=cluster.placement.device)
-                for notice in filter(None, (*store.skipped, ratio_warning(config), *notices)):
+                told = loaded.notices if loaded is not None else ()
+                for notice in filter(None, (*store.skipped, ratio_warning(config), *notices, *told)):
                     journal.log(notice)
                 if checkpoint is not None:
                     parts.learner.restore(str(checkpoint))

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from configs.loading import ConfigError, load_config
+from configs.command import read_command
+from configs.loading import ConfigError, dump_yaml, load_config
 from configs.schema import ClusterConfig, LearnerConfig, RolloutConfig, RunConfig
 from orchestration.batches import to_train_batch
 from orchestration.buffer import GradedGroup
@@ -35,7 +36,8 @@ def batch(iteration: int) -> list[GradedGroup]:
     )
     groups = []
     for index in (2 * iteration, 2 * iteration + 1):
-        prompt = Prompt(index=index, token_ids=np.array([1, 2], dtype=np.int32), text="", reference_answer="")
+        token_ids = np.array([1, 2], dtype=np.int32)
+        prompt = Prompt(index=index, token_ids=token_ids, text="", reference_answer="", source="arithmetic")
         group = PromptGroup(prompt=prompt, completions=(completion,) * 3, engine_index=0, generate_s=0.5)
         groups.append(GradedGroup(group=group, verdicts=(RewardVerdict(format=1.0, answer=0.0),) * 3))
     return groups
@@ -102,7 +104,14 @@ def test_an_iteration_of_another_shape_is_named(tmp_path: Path) -> None:
 
 def test_any_gate_seed_and_learner_may_replay(tmp_path: Path) -> None:
     record(tmp_path)
-    others = ("gate=clip", "seed=5", "learner.lr=0.5", "learner.num_epochs=3", "rollout.num_engines=7", "num_iterations=1")
+    others = (
+        "gate=clip",
+        "seed=5",
+        "learner.lr=0.5",
+        "learner.num_epochs=3",
+        "rollout.num_engines=7",
+        "num_iterations=1",
+    )
     refuse_recordings(config_of(f"rollout.replay={tmp_path}", *others))
 
 
@@ -153,7 +162,7 @@ def test_a_recording_of_other_settings_than_the_schema_knows_is_refused(tmp_path
 def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
     record(tmp_path)
     refuse_other_vocabulary(tmp_path, vocabulary="v")
-    with pytest.raises(RecordingError, match="another tokenizer than that of model.path"):
+    with pytest.raises(RecordingError, match=r"another tokenizer than that of model\.path"):
         refuse_other_vocabulary(tmp_path, vocabulary="w")
 
 
@@ -187,17 +196,13 @@ def test_a_replay_cannot_evaluate_on_its_way() -> None:
 
 @pytest.mark.parametrize("setting", ["rollout.record=b", "rollout.replay=b"])
 def test_a_resume_may_not_change_what_is_recorded_or_replayed(tmp_path: Path, setting: str) -> None:
-    from configs.loading import dump_yaml
-
     (tmp_path / "config.yaml").write_text(dump_yaml(config_of()))
     with pytest.raises(RunDirError, match=rf"{setting.partition('=')[0]}=null, now {setting}"):
         check_resumable(config_of(setting, "resume=true"), tmp_path)
 
 
 def test_runs_of_a_sweep_do_not_share_a_recording() -> None:
-    from configs.command import read_command
-
-    with pytest.raises(ConfigError, match="rollout.record=x: several runs of the sweep would share it"):
+    with pytest.raises(ConfigError, match=r"rollout\.record=x: several runs of the sweep would share it"):
         read_command(["-m", "gate=softsign,clip", "rollout.record=x"])
     command = read_command(["-m", "gate=softsign,clip", "rollout.record='x-${gate.name}'"])
     assert [config.rollout.record for config in command.configs] == ["x-softsign", "x-clip"]

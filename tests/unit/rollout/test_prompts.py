@@ -9,7 +9,7 @@ from rollout.contract import Prompt
 from rollout.prompts import PromptStream, prompt_encoder
 from rollout.tasks import Problem
 
-PROBLEMS = [Problem(text=f"{number}?", reference_answer=str(number)) for number in range(7)]
+PROBLEMS = [Problem(text=f"{number}?", reference_answer=str(number), source="numbers") for number in range(7)]
 
 
 def encode(text: str) -> list[int]:

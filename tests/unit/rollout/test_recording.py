@@ -48,6 +48,7 @@ def recorded_group(rng: np.random.Generator, *, index: int, num_completions: int
         token_ids=rng.integers(0, 99, index + 1).astype(np.int32),
         text=f"problem {index}?",
         reference_answer="1/3",
+        source="arithmetic",
     )
     group = PromptGroup(prompt=prompt, completions=tuple(completions), engine_index=index % 2, generate_s=0.1 + 0.2)
     verdicts = tuple(RewardVerdict(format=0.25, answer=1 / (3 + sample)) for sample in range(num_completions))
