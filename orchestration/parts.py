@@ -85,6 +85,9 @@ def build_parts(
         undo.callback(fleet.shutdown)
         graders = GraderPool(config.graders.num_workers, config.graders.timeout_s)
         undo.callback(graders.close)
+        if config.cluster.shares_gpus:
+            # vLLM measures the free memory of its GPU while it starts; a learner that loads beside it would change that
+            fleet.await_ready(timeout_s=config.cluster.start_timeout_s)
         learner = start_learner(spec, cluster, timeout_s=config.cluster.start_timeout_s)
         undo.callback(learner.shutdown)
         fleet.await_ready(timeout_s=config.cluster.start_timeout_s)
@@ -185,7 +188,7 @@ def _channel(
     tolerance = FLOAT32_PROBE_TOLERANCE if exact else LOW_PRECISION_PROBE_TOLERANCE
     backend = config.publish.backend
     if backend == "auto":
-        backend = "gloo" if cluster.device == "cpu" else "nccl"
+        backend = "gloo" if cluster.device == "cpu" or config.cluster.shares_gpus else "nccl"
     if backend == "nccl" and cluster.device == "cpu":
         raise PlacementError("publish.backend=nccl: this cluster has no GPUs in use; set publish.backend=gloo")
     probe = Probe(token_ids=prompts.prompt_at(0).token_ids, tolerance=tolerance)

@@ -53,8 +53,8 @@ def plan_placement(
     engine = {"CPU": cluster.cpus_per_engine * rollout.tensor_parallel_size}
     rank = {"CPU": cluster.cpus_per_learner}
     if device == "gpu":
-        engine["GPU"] = float(rollout.tensor_parallel_size)
-        rank["GPU"] = 1.0
+        engine["GPU"] = cluster.gpus_per_engine * rollout.tensor_parallel_size
+        rank["GPU"] = cluster.gpus_per_learner
     num_engines = rollout.num_engines if rollout.replay is None else 0
     placement = Placement(
         device=device, engine_bundles=(engine,) * num_engines, learner_bundles=(rank,) * learner.num_workers

@@ -26,6 +26,8 @@ FREE_SETTINGS = (
     "cluster.address",
     "cluster.cpus_per_engine",
     "cluster.cpus_per_learner",
+    "cluster.gpus_per_engine",
+    "cluster.gpus_per_learner",
     "cluster.placement_timeout_s",
     "cluster.start_timeout_s",
     "rollout.num_engines",
