@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from configs.gates import GateConfig
+from configs.objective import ObjectiveConfig, objective_mistakes
 from configs.section import Section
 from configs.tasks import ArithmeticTaskConfig, DataTaskConfig, TaskConfig
 
@@ -146,6 +147,7 @@ class RunConfig(Section):
     rollout: RolloutConfig = RolloutConfig()
     graders: GradersConfig = GradersConfig()
     learner: LearnerConfig = LearnerConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
     publish: PublishConfig = PublishConfig()
     cluster: ClusterConfig = ClusterConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -187,6 +189,12 @@ class RunConfig(Section):
                 f"eval.every={self.eval.every}: must be 0 with rollout.replay={rollout.replay}, which starts no engine "
                 f"that could evaluate; evaluate the final model afterwards"
             )
+        wrong += objective_mistakes(
+            self.objective,
+            old_logprobs=learner.old_logprobs,
+            device=self.cluster.device,
+            max_new_tokens=rollout.max_new_tokens,
+        )
         if wrong:
             raise ValueError("\n".join(wrong))
         return self

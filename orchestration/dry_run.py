@@ -47,11 +47,14 @@ def ratio_warning(config: RunConfig) -> str | None:
 
 
 def _optimization_lines(config: RunConfig) -> list[str]:
-    learner = config.learner
+    learner, objective = config.learner, config.objective
     beta_1, beta_2 = learner.betas
     schedule = "falling linearly to 0" if learner.lr_schedule == "linear" else "constant"
     return [
         f"gate                      {_gate(config)}",
+        f"objective                 ratio by {objective.ratio}, advantage {objective.advantage}, loss "
+        f"{learner.loss_aggregation}, KL coefficient {objective.kl_coef:g}, entropy coefficient "
+        f"{objective.entropy_coef:g}",
         f"optimizer                 AdamW, betas {beta_1:g} and {beta_2:g}, eps {learner.eps:g}, weight decay "
         f"{learner.weight_decay:g}, gradient norm clipped at {learner.max_grad_norm:g}",
         f"learning rate             {learner.lr:g}, {schedule}, no warm-up",
@@ -127,6 +130,7 @@ def _placement_lines(config: RunConfig) -> list[str]:
         f"cluster                   {cluster.address}",
         *_rollout_lines(config),
         f"learner ranks             {learner.num_workers}, ZeRO stage {learner.zero_stage}",
+        *_reference_lines(config),
         *needed,
     ]
 
@@ -142,6 +146,13 @@ def _rollout_lines(config: RunConfig) -> list[str]:
         f"order                     {_order(config.max_staleness)}",
     ]
     return [*lines, f"groups recorded to        {rollout.record}"] if rollout.record is not None else lines
+
+
+def _reference_lines(config: RunConfig) -> list[str]:
+    if config.objective.kl_coef == 0.0:
+        return []
+    held = "sharded over the ranks" if config.learner.zero_stage == 3 else "whole on every rank"
+    return [f"reference model           {config.model.path}, frozen, {held}"]
 
 
 def _order(max_staleness: int) -> str:

@@ -74,7 +74,7 @@ def build_parts(
     config: RunConfig, cluster: Cluster, model_path: Path | str, *, task: Task, start_iteration: int
 ) -> Iterator[Parts]:
     """Starts engines, graders and learner side by side; on the way out ends every process they started."""
-    spec = learner_spec(config, cluster, model_path)
+    spec = learner_spec(config, cluster, model_path)  # refuses what does not fit this device: before any actor starts
     with ExitStack() as undo:
         engines = [_start_engine(index, config, cluster, model_path) for index in range(config.rollout.num_engines)]
         fleet = RolloutFleet(
@@ -154,6 +154,7 @@ def learner_spec(config: RunConfig, cluster: Cluster, model_path: Path | str) ->
     return LearnerSpec(
         learner=config.learner,
         gate=config.gate,
+        objective=config.objective,
         model_path=str(model_path),
         trust_remote_code=config.model.trust_remote_code,
         temperature=config.rollout.temperature,

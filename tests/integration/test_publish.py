@@ -78,7 +78,14 @@ def test_engines_compute_the_learners_logprobs_after_every_publish(parts: Parts)
         np.testing.assert_allclose(completion.rollout_logprobs, own, atol=1e-4)
         assert largest_difference(parts, tokens, len(prompt)) < 1e-4
         before = own
-        parts.learner.load(to_train_batch(groups, policy_version=version), version)
+        config = parts.config
+        batch = to_train_batch(
+            groups,
+            policy_version=version,
+            objective=config.objective,
+            max_new_tokens=config.rollout.max_new_tokens,
+        )
+        parts.learner.load(batch, version)
         assert [report.num_tokens > 0 for report in parts.learner.steps()] == [True, True]
         moved = parts.learner.score(tokens, len(prompt))
         assert np.abs(moved - before).max() > 1e-3, "the weights must have moved for the next publish to prove anything"

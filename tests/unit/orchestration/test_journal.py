@@ -112,6 +112,15 @@ def test_steps_are_weighted_by_their_tokens() -> None:
     assert summarize_steps([]) == {}
 
 
+def test_steps_without_trained_tokens_do_not_count_unless_there_are_no_others() -> None:
+    empty = [step(num_tokens=0, grad_norm=0.0, gate__tau_pos=tau) for tau in (8.0, 10.0)]
+    row = summarize_steps([*empty, step(num_tokens=5, gate__tau_pos=12.0, loss=0.5)])
+    assert (row["gate/tau_pos"], row["loss"]) == (12.0, 0.5)
+    row = summarize_steps(empty)
+    assert row["gate/tau_pos"] == 9.0
+    assert "loss" not in row
+
+
 def test_times_of_one_name_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])

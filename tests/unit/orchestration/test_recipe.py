@@ -1,4 +1,4 @@
-"""`experiment=paper` is the paper's recipe: each row, in the settings and in what dry_run=true prints. Its siblings too."""
+"""`experiment=paper` is the paper's recipe: each row, in the settings and in what dry_run=true prints. Its siblings."""
 
 import re
 from collections.abc import Callable
