@@ -8,6 +8,7 @@ import pytest
 
 from configs.command import read_command
 from configs.loading import ConfigError, dump_yaml, load_config
+from configs.objective import ObjectiveConfig
 from configs.schema import ClusterConfig, LearnerConfig, RolloutConfig, RunConfig
 from orchestration.batches import to_train_batch
 from orchestration.buffer import GradedGroup
@@ -83,8 +84,9 @@ def test_what_passes_is_written_and_comes_out_of_the_replay(tmp_path: Path) -> N
 def test_only_replayed_samples_are_marked_as_those_of_another_policy(tmp_path: Path) -> None:
     record(tmp_path)
     replayed = ReplayStream(tmp_path, prompts_per_iteration=2, completions_per_prompt=3).take(1)
-    assert {sample.is_replayed for sample in to_train_batch(replayed, policy_version=1).samples} == {True}
-    assert {sample.is_replayed for sample in to_train_batch(batch(1), policy_version=1).samples} == {False}
+    for groups, marked in ((replayed, True), (batch(1), False)):
+        trained = to_train_batch(groups, policy_version=1, objective=ObjectiveConfig(), max_new_tokens=32)
+        assert {sample.is_replayed for sample in trained.samples} == {marked}
 
 
 def test_a_resumed_recording_drops_what_it_generates_anew(tmp_path: Path) -> None:
