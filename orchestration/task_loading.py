@@ -13,7 +13,7 @@ from typing import Any
 from configs.loading import ConfigError
 from configs.schema import RunConfig
 from configs.tasks import DataTaskConfig
-from rollout.prompts import PromptStyleError, load_tokenizer, prompt_lengths, prompt_renderer
+from rollout.prompts import PromptStyleError, load_tokenizer, prompt_renderer, prompts_fit
 from rollout.tasks import Problem, Task, build_task
 from rollout.tasks.contamination import NGRAM_WORDS, contaminated
 from rollout.tasks.data_sets import DataSetError
@@ -45,7 +45,7 @@ def prepare(task: DataTask, config: DataTaskConfig, tokenizer: Any) -> LoadedTas
     render = prompt_renderer(config, tokenizer)
 
     def fits(problems: Sequence[Problem]) -> list[bool]:
-        return [length <= config.max_prompt_tokens for length in prompt_lengths(problems, tokenizer, render)]
+        return prompts_fit(problems, tokenizer, render, max_tokens=config.max_prompt_tokens)
 
     fitting = _selected(
         task, fits, f"prompts over task.max_prompt_tokens={config.max_prompt_tokens}", evaluation_too=True
@@ -90,15 +90,11 @@ def _selected(
 
 
 def _counts(task: DataTask, fitting: DataTask, config: DataTaskConfig) -> str:
-    counts = fitting.num_by_source()
-    told = (
-        " + ".join(f"{name} {count:,}" for name, count in counts.items())
-        if len(counts) > 1
-        else f"{len(fitting.train):,}"
-    )
+    counts, total = fitting.num_by_source(), _counted(len(fitting.train), "problem")
+    told = " + ".join(f"{name} {count:,}" for name, count in counts.items()) + " problems" if len(counts) > 1 else total
     num_long = len(task.train) - len(fitting.train)
     return (
-        f"task {config.name}: {told} problems, {_counted(task.num_duplicates, 'duplicate')} and "
+        f"task {config.name}: {told}, {_counted(task.num_duplicates, 'duplicate')} and "
         f"{_counted(num_long, 'prompt')} over {config.max_prompt_tokens:,} tokens left out"
     )
 

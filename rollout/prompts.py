@@ -20,7 +20,8 @@ from rollout.tasks.mixture import Interleave
 Encode = Callable[[str], list[int]]  # text to token ids, nothing added
 Render = Callable[[str], str]  # a question to the text that the model reads
 EQUAL_WEIGHTS: Mapping[str, float] = MappingProxyType({})
-LENGTHS_AT_ONCE = 1024  # prompts that the tokenizer gets in one call
+TEXTS_AT_ONCE = 1024  # that the tokenizer gets in one call
+MAX_ADDED_TOKENS = 16  # that stand for no byte of the text, as a mark of its beginning
 
 
 class PromptStyleError(ValueError):
@@ -127,14 +128,18 @@ def _chat_renderer(config: PromptConfig, tokenizer: Any) -> Render:
     return render
 
 
-def prompt_lengths(problems: Sequence[Problem], tokenizer: Any, render: Render) -> list[int]:
-    """Tokens of each problem's prompt."""
-    lengths: list[int] = []
-    for start in range(0, len(problems), LENGTHS_AT_ONCE):
-        texts = [render(problem.text) for problem in problems[start : start + LENGTHS_AT_ONCE]]
-        encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
-        lengths.extend(len(token_ids) for token_ids in encoded)
-    return lengths
+def prompts_fit(problems: Sequence[Problem], tokenizer: Any, render: Render, *, max_tokens: int) -> list[bool]:
+    """Whether each problem's prompt has at most max_tokens tokens."""
+    texts = [render(problem.text) for problem in problems]
+    # A token stands for a byte at least, so most prompts need no tokenizer, which would take minutes for 100,000.
+    doubtful = [index for index, text in enumerate(texts) if len(text.encode()) + MAX_ADDED_TOKENS > max_tokens]
+    fits = [True] * len(texts)
+    for start in range(0, len(doubtful), TEXTS_AT_ONCE):
+        indices = doubtful[start : start + TEXTS_AT_ONCE]
+        encoded = tokenizer([texts[index] for index in indices], add_special_tokens=False)["input_ids"]
+        for index, token_ids in zip(indices, encoded, strict=True):
+            fits[index] = len(token_ids) <= max_tokens
+    return fits
 
 
 def load_tokenizer(path: str, *, trust_remote_code: bool) -> Any:

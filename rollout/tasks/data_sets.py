@@ -52,8 +52,10 @@ def load_set(name: str, config: EvalSetConfig, *, key: str) -> LoadedSet:
     answer_column = _column(rows, config.answer_columns, key=f"{key}.answer_column", path=config.path)
     if config.limit is not None:
         rows = rows.select(range(min(config.limit, len(rows))))
-    questions = _texts(rows[question_column], key=f"{key}.question_column={question_column}")
-    answers = _texts(rows[answer_column], key=f"{key}.answer_column={answer_column}")
+    with _told(f"{key}.path={config.path}", remedy="must be UTF-8 throughout; mend the file"):
+        columns = [list(rows[column]) for column in (question_column, answer_column)]
+    questions = _texts(columns[0], key=f"{key}.question_column={question_column}")
+    answers = _texts(columns[1], key=f"{key}.answer_column={answer_column}")
     problems = tuple(
         Problem(text=question.strip(), reference_answer=extracted, source=name)
         for question, answer in zip(questions, answers, strict=True)

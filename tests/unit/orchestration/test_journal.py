@@ -239,6 +239,13 @@ def test_a_repeated_evaluation_replaces_the_old_one(tmp_path: Path) -> None:
     assert (tmp_path / "eval.dropped.jsonl").exists()
 
 
+def test_a_task_without_evaluation_sets_leaves_no_evaluation(tmp_path: Path) -> None:
+    with open_journal(tmp_path) as journal:
+        journal.record_eval(0, {})
+        assert journal.result().evals == ()
+    assert not (tmp_path / "eval.jsonl").exists()
+
+
 def test_result_averages_the_first_and_the_last_ten(tmp_path: Path) -> None:
     with open_journal(tmp_path) as journal:
         assert journal.result().reward_first10 is None
