@@ -1,7 +1,10 @@
 """The sections of data tasks: the public sets, a set of one's own, and the answer to each mistake inside them."""
 
+import re
+
 import pytest
-from data_files import LONG_SEQUENCES
+import yaml
+from data_files import LONG_SEQUENCES, ROOT
 
 from configs.command import help_text
 from configs.loading import ConfigError, load_config
@@ -148,3 +151,17 @@ def test_help_lists_the_settings_of_a_set_under_a_name_of_ones_own() -> None:
     ):
         assert lines.count(f"  {line}") == 1, line
     assert not any(line.startswith("  task.eval.<name>.weight") for line in lines)
+
+
+def test_the_examples_of_the_documentation_load() -> None:
+    text = (ROOT / "docs" / "data.md").read_text().replace("\\\n", " ")
+    (example,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    task = DataTaskConfig.model_validate(yaml.safe_load(example))
+    assert (list(task.train), task.train["mine"].weight, list(task.eval)) == (["mine", "gsm8k"], 2.0, ["held"])
+    commands = re.findall(r"^python orchestration/run\.py (.*)$", text, flags=re.MULTILINE)
+    assert len(commands) == 2
+    for command in commands:
+        settings = command.replace("...", "").split()
+        loaded = load_config([*LONG_SEQUENCES, *settings]).task
+        assert isinstance(loaded, DataTaskConfig)
+        assert all(section.is_file for _, _, section in loaded.sets())

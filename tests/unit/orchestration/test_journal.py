@@ -241,6 +241,13 @@ def test_a_repeated_evaluation_replaces_the_old_one(tmp_path: Path) -> None:
     assert (tmp_path / "eval.dropped.jsonl").exists()
 
 
+def test_a_task_without_evaluation_sets_leaves_no_evaluation(tmp_path: Path) -> None:
+    with open_journal(tmp_path) as journal:
+        journal.record_eval(0, {})
+        assert journal.result().evals == ()
+    assert not (tmp_path / "eval.jsonl").exists()
+
+
 def test_samples_of_an_evaluation_lie_under_its_iteration(tmp_path: Path) -> None:
     sample = EvalSample(
         set="sums", problem=0, sample=0, prompt="1+1=", reference="2", completion="2", length=1, finished=True,

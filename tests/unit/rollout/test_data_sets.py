@@ -1,7 +1,11 @@
 """Reading data sets: columns, extraction, limits, and the one line that each broken set is answered with."""
 
 import json
+import os
 import re
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +13,7 @@ import pytest
 from data_files import COPIED_FILES, OWN, data_config, needs_copies
 
 from configs.tasks import EvalSetConfig, TrainSetConfig
-from rollout.tasks.data_sets import DataSetError, load_set
+from rollout.tasks.data_sets import OFFLINE, DataSetError, load_set, prepare_hub
 
 KEY = "task.train.mine"
 
@@ -168,3 +172,34 @@ def test_copies_of_the_public_sets(key: str, size: int, first: str) -> None:
     assert (len(loaded.problems), loaded.num_without_answer) == (size, 0)
     assert loaded.problems[0].reference_answer == first
     assert not any("####" in p.reference_answer or "boxed" in p.reference_answer for p in loaded.problems)
+
+
+class Refusing(BaseHTTPRequestHandler):
+    def do_HEAD(self) -> None:
+        self.send_error(403)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_a_hub_that_does_not_answer_is_not_asked_again(monkeypatch: pytest.MonkeyPatch, closed_port: int) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{closed_port}")
+    monkeypatch.setenv(OFFLINE, "")  # so that what prepare_hub sets is undone
+    prepare_hub()
+    assert os.environ[OFFLINE] == "1"
+
+
+def test_a_hub_that_answers_anything_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    with HTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv(OFFLINE, "")
+        prepare_hub()
+    assert os.environ[OFFLINE] == ""
