@@ -21,6 +21,7 @@ SHORT_NAMES: Mapping[str, str] = MappingProxyType(
     {name: f"eval.{name}" for name in ("samples", "temperature", "top_p", "max_new_tokens", "num_prompts", "seed")}
 )
 OWN_WORDS = ("sets", "out", "compare")
+OF_A_RUN = ("run_dir", "resume", "dry_run", "rollout.record", "rollout.replay")  # taken in silence they would mislead
 AUTO_OUT = "auto"
 # What an evaluation starts from; settings on the command line come later and win. Nothing is trained, so the room of
 # the learner's rows must not stand in the way of a long context.
@@ -118,6 +119,10 @@ def set_names(task: TaskConfig) -> tuple[str, ...]:
 def _complete(settings: Sequence[str]) -> list[str]:
     """The settings in a run's names, behind what an evaluation starts from."""
     given = {name: value for name, _, value in (text.partition("=") for text in settings)}
+    if misplaced := [name for name in OF_A_RUN if name in given]:
+        raise ConfigError(
+            f"{name}={shown(given[name])}: has no effect on an evaluation; leave it out" for name in misplaced
+        )
     if not given.keys() & {"model", "model.path", "experiment"}:
         raise ConfigError(["model: missing; give model=PATH, a hub name, or model=embedded"])
     before = list(ALWAYS)

@@ -102,6 +102,8 @@ def test_the_examples_of_the_help_are_accepted() -> None:
         (["model=embedded", "num_prompts=some"], "eval.num_prompts=some: must be all or a whole number from 1"),
         (["model=embedded", "num_prompts=401"], "eval.num_prompts=401: must be at most task.held_out=400"),
         (["model=m/m", "task=custom", "task.train.mine.path=a.jsonl"], "task.eval: names no set to evaluate on"),
+        (["model=embedded", "dry_run=true"], "dry_run=true: has no effect on an evaluation; leave it out"),
+        (["model=embedded", "rollout.replay=a"], "rollout.replay=a: has no effect on an evaluation"),
         (["compare=[a,b,c]"], "compare=[a,b,c]: must be two folders"),
         (["compare=[a,b]", "samples=8"], "samples=8: has no effect beside compare=[A,B]"),
         (["--quick"], "--quick: no such flag"),
