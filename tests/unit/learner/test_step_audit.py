@@ -7,7 +7,7 @@ import torch
 from gates import GATES, Gate, get_gate
 from gates.audit import audited_gates
 from gates.loss import GateLoss
-from learner.audit import StepAudit
+from learner.audit import StepAudit, step_tokens
 from learner.contract import MicroBatch, TrainBatch, TrainSample
 from learner.objective import gated_objective
 from learner.packing import pack_minibatch
@@ -63,7 +63,7 @@ def objective_of(row: MicroBatch, name: str) -> GateLoss:
 
 def audit_rows(batch: TrainBatch, rows: list[MicroBatch], name: str) -> StepAudit:
     metrics = [objective_of(row, name).metrics for row in rows]
-    return StepAudit(audited_gates(build(name)), batch=batch, micro_batches=rows, metrics=metrics)
+    return StepAudit(audited_gates(build(name)), batch=batch, tokens=step_tokens(batch, rows, metrics))
 
 
 @pytest.mark.parametrize("name", GATES)
