@@ -11,8 +11,8 @@ import torch
 
 from gates import Gate
 from gates.audit import Audit, AuditTokens
-from gates.loss import GateMetrics
 from learner.contract import MicroBatch, TrainBatch
+from learner.run_objective import ObjectiveLoss
 from learner.scoring import to_tensor
 
 
@@ -30,11 +30,12 @@ class StepAudit:
         return self._audit.summarize(self.sums)
 
 
-def step_tokens(batch: TrainBatch, micro_batches: Sequence[MicroBatch], metrics: Sequence[GateMetrics]) -> AuditTokens:
-    """The trained tokens of a step on one rank. metrics: of each of its micro-batches."""
+def step_tokens(batch: TrainBatch, micro_batches: Sequence[MicroBatch], outs: Sequence[ObjectiveLoss]) -> AuditTokens:
+    """The trained tokens of a step on one rank. outs: of each of its micro-batches."""
     staleness = np.array([sample.staleness for sample in batch.samples], dtype=np.int64)
-    trained = torch.cat([of_one.trained for of_one in metrics])
-    log_ratio = torch.cat([of_one.log_ratio for of_one in metrics])[trained]
+    trained = torch.cat([out.gate.trained for out in outs])
+    log_ratio = torch.cat([out.gate.log_ratio for out in outs])[trained]
+    token_log_ratio = torch.cat([out.token_log_ratio for out in outs])[trained]
     keep = trained.cpu().numpy()
     samples = np.concatenate([row.sample_indices[row.sequence_index] for row in micro_batches])[keep]
     advantages = np.concatenate([row.advantages for row in micro_batches])[keep]
@@ -42,6 +43,7 @@ def step_tokens(batch: TrainBatch, micro_batches: Sequence[MicroBatch], metrics:
     device = log_ratio.device
     return AuditTokens(
         log_ratio=log_ratio,
+        token_log_ratio=token_log_ratio,
         advantages=to_tensor(advantages, device),
         group_index=to_tensor(group_index, device),
         staleness=to_tensor(staleness[samples], device),

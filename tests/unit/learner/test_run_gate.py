@@ -18,8 +18,10 @@ ADAPTIVE = SoftGateConfig(name="softsign", adaptive=AdaptiveTauConfig(target_eur
 def tokens_at(scale: float, *, seed: int, share_positive: float = 0.5) -> AuditTokens:
     generator = torch.Generator().manual_seed(seed)
     positive = torch.rand(200, generator=generator) < share_positive
+    log_ratio = scale * torch.where(positive, 0.5, 2.0) * torch.randn(200, generator=generator)
     return AuditTokens(
-        log_ratio=scale * torch.where(positive, 0.5, 2.0) * torch.randn(200, generator=generator),
+        log_ratio=log_ratio,
+        token_log_ratio=log_ratio,
         advantages=torch.where(positive, 1.0, -1.0),
         group_index=torch.arange(200) % 2,
         staleness=torch.zeros(200, dtype=torch.int64),
@@ -103,7 +105,7 @@ def test_ranks_that_share_the_tokens_move_as_one_does() -> None:
 
 
 def split(tokens: AuditTokens, place: int) -> list[AuditTokens]:
-    names = ("log_ratio", "advantages", "group_index", "staleness", "sequence")
+    names = ("log_ratio", "token_log_ratio", "advantages", "group_index", "staleness", "sequence")
     return [
         AuditTokens(**{name: getattr(tokens, name)[part] for name in names})
         for part in (slice(place), slice(place, None))
