@@ -21,16 +21,18 @@ MAX_RUN_LINES = 40
 # What of ours a package may import besides itself. Nothing but orchestration imports orchestration.
 ALLOWED_OURS = {
     "actors": (),
+    "analysis": (),
     "configs": (),
     "gates": (),
     "transfer": (),
     "rollout": ("actors", "configs", "transfer"),
     "learner": ("actors", "configs", "gates", "transfer", "rollout.contract"),
-    "orchestration": ("actors", "configs", "gates", "transfer", "rollout", "learner"),
+    "orchestration": ("actors", "analysis", "configs", "gates", "transfer", "rollout", "learner"),
 }
 # Packages that may import nothing from outside but this (and the standard library).
 ALLOWED_THIRD_PARTY = {
     "actors": ("ray",),
+    "analysis": ("numpy",),
     "gates": ("torch", "triton", "numpy", "rich", "matplotlib"),
     "configs": ("pydantic", "pydantic_core", "hydra", "omegaconf", "yaml"),
 }
