@@ -18,7 +18,7 @@ MAX_EXPONENT = 10_000  # product of all numbers in exponents: beyond, somebody's
 MAX_BARS = 4  # |x|: the parser's time doubles with each
 MAX_DIGITS = 15  # of one number in an expression; rational numbers alone may be longer
 MAX_ALGEBRA_DIGITS = 4  # where the algebra system may evaluate and simplify
-STOP_EVERY_S = 0.05
+STOP_EVERY_S, STOP_ATTEMPTS = 0.05, 3  # a library may catch the first request
 
 _COMMANDS = frozenset(
     r"frac sqrt pi infty cdot times div pm leq geq neq sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln "
@@ -88,13 +88,27 @@ def _depth(text: str) -> int:
     return deepest if depth == 0 else -1
 
 
-def run_until(deadline: float, function: Callable[[], bool]) -> bool:
-    """function(), or False if it raises or is not done at the deadline (of time.monotonic()).
+class TimeLimit:
+    """Seconds that the calls of one comparison share; the clock starts with the first, so imports do not count."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._ends_at: float | None = None
+
+    def left_s(self) -> float:
+        """Seconds left, perhaps negative."""
+        if self._ends_at is None:
+            self._ends_at = time.monotonic() + self._seconds
+        return self._ends_at - time.monotonic()
+
+
+def run_within(limit: TimeLimit, function: Callable[[], bool]) -> bool:
+    """function(), or False if it raises or is not done in time.
 
     It runs in a thread of its own and the caller only waits, so this works in any thread and leaves signals, which the
-    grader's child needs for its kernel timer, alone. At the deadline the thread is asked to stop; Python code does.
+    grader's child needs for its kernel timer, alone. When time is up the thread is asked to stop; Python code does.
     """
-    left_s = deadline - time.monotonic()
+    left_s = limit.left_s()
     if left_s <= 0:
         return False
     answers: list[bool] = []
@@ -108,7 +122,7 @@ def run_until(deadline: float, function: Callable[[], bool]) -> bool:
     thread = threading.Thread(target=answer, daemon=True)
     thread.start()
     thread.join(left_s)
-    for _ in range(3):
+    for _ in range(STOP_ATTEMPTS):
         if not thread.is_alive() or thread.ident is None:
             break
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(TimeUpError))

@@ -16,7 +16,7 @@ from latex2sympy2_extended.latex2sympy2 import ConversionConfig
 from math_verify import verify
 from mpmath import MPContext
 
-from rollout.grading.limits import may_parse, may_simplify, run_until
+from rollout.grading.limits import TimeLimit, may_parse, may_simplify, run_within
 
 logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its own time limit is off; ours is on
 
@@ -48,21 +48,21 @@ class _UndecidedError(ValueError):
     """The expression has no value here that we can have cheaply."""
 
 
-def same_expression(left: str, right: str, *, deadline: float) -> bool:
+def same_expression(left: str, right: str, *, limit: TimeLimit) -> bool:
     """Whether both have the same value for every value of their variables."""
     if not (may_parse(left) and may_parse(right)):
         return False
-    return run_until(deadline, lambda: _same_values(left, right))
+    return run_within(limit, lambda: _same_values(left, right))
 
 
-def same_relation(left: tuple[str, str], right: tuple[str, str], sign: str, *, deadline: float) -> bool:
+def same_relation(left: tuple[str, str], right: tuple[str, str], sign: str, *, limit: TimeLimit) -> bool:
     """Whether two relations, each of two sides, hold for the same values: one is a multiple of the other.
 
     The factor must be positive for inequalities; for equations any but 0 will do.
     """
     if not all(map(may_parse, (*left, *right))):
         return False
-    return run_until(deadline, lambda: _same_relation(left, right, sign))
+    return run_within(limit, lambda: _same_relation(left, right, sign))
 
 
 def _same_values(left: str, right: str) -> bool:
