@@ -108,8 +108,7 @@ def _each_in(items: tuple[Form, ...], others: tuple[Form, ...], *, candidates_fi
         return items == others
     return all(
         any(
-            _same(item, other, limit=limit) if candidates_first else _same(other, item, limit=limit)
-            for other in others
+            _same(item, other, limit=limit) if candidates_first else _same(other, item, limit=limit) for other in others
         )
         for item in items
     )

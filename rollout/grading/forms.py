@@ -70,7 +70,8 @@ _RELATION = re.compile(r"(=|<|>|\\leq(?![a-zA-Z])|\\geq(?![a-zA-Z])|\\neq(?![a-z
 _COMMA = re.compile(r"([,;](?:(?:and|or) )?|\\text\{(?:,? ?(?:and|or),?|,)\}| (?:and|or) )")
 _UNION = re.compile(r"(\\cup(?![a-zA-Z]))")
 _NAME = re.compile(
-    r"\([a-z](?:,[a-z])+\)|(?:\\text\{[^{}\\]*\}|\\?[a-zA-Z]+(?: [a-zA-Z]+)?)(?:_(?:[a-zA-Z0-9]|\{[a-zA-Z0-9]+\}))?'?(?:\([a-z](?:,[a-z])*\))?"
+    r"\([a-z](?:,[a-z])+\)|(?:\\text\{[^{}\\]*\}|\\?[a-zA-Z]+(?: [a-zA-Z]+)?)"
+    r"(?:_(?:[a-zA-Z0-9]|\{[a-zA-Z0-9]+\}))?'?(?:\([a-z](?:,[a-z])*\))?"
 )
 _VARIABLE = re.compile(r"[a-zA-Z]|\\(?:alpha|beta|gamma|theta|lambda|mu|phi|omega)")
 _WORDS = re.compile(r"[^\W\d_]{2,}(?:[ '.]+[^\W\d_]+)*|[^\W\d_]{3,}(?:[ '.-]+[^\W\d_]+)*")

@@ -16,8 +16,9 @@ _TRANSLATION = str.maketrans(_UNICODE)
 _SYNONYMS = {
     "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "le": "leq", "leqslant": "leq", "ge": "geq", "geqslant": "geq",
     "ne": "neq", "lbrace": "{", "rbrace": "}", "ast": "cdot", "infin": "infty", "mbox": "text", "textbf": "text",
-    "textit": "text", "textrm": "text", "mathrm": "text", "operatorname": "text", "hbox": "text", "varnothing": "emptyset",
-    "degree": "text{degrees}", "lt": "<", "gt": ">", "lbrack": "[", "rbrack": "]", "land": "text{and}", "lor": "text{or}",
+    "textit": "text", "textrm": "text", "mathrm": "text", "operatorname": "text", "hbox": "text",
+    "varnothing": "emptyset", "degree": "text{degrees}", "lt": "<", "gt": ">", "lbrack": "[", "rbrack": "]",
+    "land": "text{and}", "lor": "text{or}",
 }  # fmt: skip
 _PLAIN_SYNONYMS = ("<", ">", "[", "]")  # synonyms that are characters, not commands
 _INVISIBLE = (
@@ -34,7 +35,9 @@ _SPACE = re.compile(r"\\[,;: >]|~|\\(?:quad|qquad|enspace|thinspace)(?![a-zA-Z])
 _ENVIRONMENT = re.compile(r"\\(begin|end)\{(?:[bBp]?matrix|smallmatrix|array)\}(?:\{[lcr| ]*\})?")
 _DEGREES = re.compile(r"\^(?:\\circ(?![a-zA-Z])|\{\s*\\circ\s*\})")
 _MONEY = re.compile(r"(-?)\\?\$\s*(?=[-+.0-9])")
-_PREFIX = re.compile(r"(?:(?:so |thus |therefore,? )?(?:the |my )?(?:final )?answer(?: is|:| is:)|ans(?:wer)?:)\s*", re.I)
+_PREFIX = re.compile(
+    r"(?:(?:so |thus |therefore,? )?(?:the |my )?(?:final )?answer(?: is|:| is:)|ans(?:wer)?:)\s*", re.I
+)
 _WORD = re.compile(rf"(?<![\\a-zA-Z])(pi|infinity|inf|infty|oo|{_FUNCTIONS})(?![a-zA-Z])")
 _ROOT_CALL = re.compile(r"(?<![\\a-zA-Z])(?:sqrt|√)\s*(?=\()|√\s*(?=[0-9a-z])|(?<![\\a-zA-Z])sqrt(?=\{)")
 _ARGUMENT = re.compile(r"\\(frac|sqrt)(\[[^\[\]{}]*\])?")
@@ -46,7 +49,7 @@ _NEEDLESS_SPACE = re.compile(r"(?<![a-zA-Z0-9]) | (?![a-zA-Z0-9])")
 def plain_spelling(text: str) -> str:
     """The answer in the dialect that forms.py reads: no delimiters, one command for one thing, arguments in braces."""
     text = _ROW_END.sub(ROW_MARK, text.replace(ROW_MARK, "").translate(_TRANSLATION))
-    text = _boxed(text).strip().strip("`\"")
+    text = _boxed(text).strip().strip('`"')
     text = _PREFIX.sub("", _delimited(text.strip("*").strip()), count=1)
     text = _GROUP_MARK.sub("", text).replace(r"\!", "")
     text = _SPACE.sub(" ", text).replace(r"\%", "%").replace("**", "^")
@@ -54,7 +57,9 @@ def plain_spelling(text: str) -> str:
     text = _COMMAND.sub(_synonym, text)
     text = _DEGREES.sub(r"\\text{degrees}", text)
     text = _MONEY.sub(r"\1\\text{$}", text)
-    text = _WORD.sub(lambda found: "\\" + {"oo": "infty", "inf": "infty", "infinity": "infty"}.get(found[1], found[1]), text)
+    text = _WORD.sub(
+        lambda found: "\\" + {"oo": "infty", "inf": "infty", "infinity": "infty"}.get(found[1], found[1]), text
+    )
     text = _ROOT_CALL.sub(r"\\sqrt", text).replace("*", r"\cdot ")
     text = _TEXT.sub(lambda found: rf"\text{{{' '.join(found[1].split())}}}", text)
     text = _with_braces(text)

@@ -3,6 +3,8 @@
 EQUAL rows hold in both directions, UNEQUAL rows too; EQUAL_TO_REFERENCE rows are (candidate, reference).
 """
 
+# ruff: noqa: E501  a table: one line a kind
+
 # kind: pairs
 EQUAL: dict[str, list[tuple[str, str]]] = {
     "plain numbers": [("42", "42.0"), ("042", "42"), ("+42", "42"), (".5", "0.50"), ("-0", "0"), ("- 42", "-42")],
