@@ -89,8 +89,8 @@ def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -
 def judge(differences: Sequence[SeedDifference]) -> list[Verdict]:
     """A verdict for each difference of one family, such as all pairs of gates on one measure.
 
-    Holm's method: the smallest p-value must be below 5 % / m, the next below 5 % / (m - 1), and so on; at the first that
-    is not, it stops, and that level is what each remaining pair is asked to reach.
+    Holm's method: the smallest p-value must be below 5 % / m, the next below 5 % / (m - 1), and so on; it stops at the
+    first that is not, and that level is what each remaining pair is asked to reach.
     """
     tested = [index for index, difference in enumerate(differences) if difference.p_value is not None]
     adjusted = dict(zip(tested, holm([_p_of(differences[index]) for index in tested]), strict=True))

@@ -46,8 +46,8 @@ def two_sided_quantile(level: float, df: float) -> float:
 def power_of_paired_test(effect: float, num_pairs: int, *, significance: float) -> float:
     """Probability that a two-sided t-test over num_pairs differences is significant, both signs counted.
 
-    effect: true mean of the differences over their true standard deviation. T is noncentral t with num_pairs - 1 degrees
-    of freedom; given the sample's standard deviation it is normal, so its tails are integrated over that.
+    effect: true mean of the differences over their true standard deviation. T is noncentral t; given the standard
+    deviation of the sample it is normal, so its two tails are integrated over that.
     """
     assert num_pairs >= 2, num_pairs
     df = num_pairs - 1
