@@ -79,6 +79,8 @@ class Arm:
     gate: str  # as the command named it: a choice of the group gate
     seed: int
     kind: Kind
+    records: Path | None  # folder that it fills with its groups
+    replays: Path | None  # folder whose groups it trains on
     overrides: tuple[str, ...]  # for `python orchestration/run.py`, all but run_dir and resume
     config: RunConfig  # what they give
 
@@ -148,19 +150,25 @@ def _arms_of(study: StudyConfig, gate: str, seed: int, overrides: list[str], *, 
     found = []
     is_recorded = study.arms != "live" and gate == study.gates[0]
     if study.arms != "replayed" or is_recorded:
-        recorded = [f"rollout.record='{recording}'"] if is_recorded else []
-        found.append(_arm(gate, seed, "live", [*overrides, *recorded]))
+        found.append(_arm(gate, seed, overrides, records=recording if is_recorded else None, replays=None))
     if study.arms != "live":
-        found.append(_arm(gate, seed, "replayed", [*overrides, *REPLAYING, f"rollout.replay='{recording}'"]))
+        found.append(_arm(gate, seed, overrides, records=None, replays=recording))
     return found
 
 
-def _arm(gate: str, seed: int, kind: Kind, overrides: list[str]) -> Arm:
+def _arm(gate: str, seed: int, overrides: list[str], *, records: Path | None, replays: Path | None) -> Arm:
+    if records is not None:
+        overrides = [*overrides, f"rollout.record='{records}'"]
+    if replays is not None:
+        overrides = [*overrides, *REPLAYING, f"rollout.replay='{replays}'"]
+    kind: Kind = "live" if replays is None else "replayed"
     return Arm(
         name=arm_name(gate, seed, kind),
         gate=gate,
         seed=seed,
         kind=kind,
+        records=records,
+        replays=replays,
         overrides=tuple(overrides),
         config=load_config(overrides),
     )
