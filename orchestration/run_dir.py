@@ -75,7 +75,7 @@ def check_resumable(config: RunConfig, run_dir: Path) -> None:
         ) from None
     differences = [
         f"{name}={_shown(before)}, now {name}={_shown(now)}"
-        for name, before, now in _differences(stored, config)
+        for name, before, now in setting_differences(stored, config)
         if not _may_change(name, stored)
     ]
     if differences:
@@ -135,7 +135,7 @@ def _may_change(name: str, stored: RunConfig) -> bool:
     return name in FREE_SETTINGS or name.partition(".")[0] in FREE_SECTIONS
 
 
-def _differences(before: RunConfig, now: RunConfig) -> Iterator[tuple[str, Any, Any]]:
+def setting_differences(before: RunConfig, now: RunConfig) -> Iterator[tuple[str, Any, Any]]:
     """(name, value before, value now) of each setting both have; where only one has it, its section's name differs."""
     old, new = _settings(before), _settings(now)
     return ((name, old[name], new[name]) for name in old if name in new and old[name] != new[name])

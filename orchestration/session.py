@@ -56,7 +56,7 @@ def train(config: RunConfig) -> RunResult:
             ):
                 notices = gate_notices(config.gate, device=cluster.placement.device)
                 for notice in filter(None, (*store.skipped, ratio_warning(config), *notices)):
-                    journal.log(notice)
+                    journal.notice(notice)
                 if checkpoint is not None:
                     parts.learner.restore(str(checkpoint))
                     journal.log(f"resumed after iteration {state.iteration} from {checkpoint}")
