@@ -91,11 +91,11 @@ h1 { font-size: 1.6rem; } h2 { font-size: 1.25rem; margin-top: 2.2rem; } h3 { fo
 h1, h2, h3 { line-height: 1.25; overflow-wrap: anywhere; }
 p, li { max-width: 50rem; overflow-wrap: anywhere; }
 .notice { border-left: 4px solid var(--warn-line); background: var(--warn); padding: .6rem .9rem; }
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto; margin: .6rem 0 1.1rem; }
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 th { color: var(--soft); font-weight: 600; }
-.number { text-align: right; white-space: nowrap; }
+td:first-child { white-space: nowrap; } .number { text-align: right; } td.number { white-space: nowrap; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(21rem, 100%), 1fr)); gap: 1rem; }
 figure { margin: 0; } figure img { width: 100%; height: auto; background: #ffffff; border-radius: 6px; }
 figcaption { color: var(--soft); font-size: .85rem; }

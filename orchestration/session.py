@@ -42,8 +42,10 @@ def train(config: RunConfig) -> RunResult:
             from orchestration.gate_notices import gate_notices
             from orchestration.loop import iterate
             from orchestration.parts import build_parts
+            from orchestration.run_report import report_at_end
 
             with (
+                report_at_end(run_dir, console),
                 build_parts(config, cluster, model_path, start_iteration=state.iteration) as parts,
                 Journal(
                     run_dir,
