@@ -101,7 +101,12 @@ def benchmark_learner(*, repeats: int) -> list[PairedRate]:
     """One rank under DeepSpeed against one plain process, alternating."""
     with running_parts() as parts:
         parts.groups.admit(0)
-        batch = to_train_batch(parts.groups.take(0), policy_version=0)
+        batch = to_train_batch(
+            parts.groups.take(0),
+            policy_version=0,
+            objective=parts.config.objective,
+            max_new_tokens=parts.config.rollout.max_new_tokens,
+        )
         assert np.sum([sample.completion_length for sample in batch.samples]) > 0
         peer = ray.remote(BareLoop).options(num_cpus=0, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
         bare = peer.remote(parts.learner.spec)

@@ -12,12 +12,13 @@ from hydra.core.override_parser.types import Glob
 from pydantic import BaseModel
 
 from configs.loading import ConfigError, config_groups, load_config, parse_setting
-from configs.mistakes import section_types, shown
+from configs.mistakes import keys_inside, section_types, shown
 from configs.schema import RunConfig
 
 HELP_FLAGS = ("-h", "--help")
 SWEEP_FLAGS = ("-m", "--multirun")
 AUTO_RUN_DIR = "auto"
+MUST_BE_GIVEN = "..."
 
 USAGE = """\
 softgate: trains a language model on the gated objective.
@@ -87,7 +88,8 @@ def help_text() -> str:
             "Groups (each choice is a file configs/<group>/<choice>.yaml; experiment=null for none):",
             *groups,
             "",
-            "Settings and their defaults (explained in configs/schema.py; dry_run=true shows those of a run):",
+            "Settings and their defaults (explained in configs/schema.py; dry_run=true shows those of a run; "
+            f"{MUST_BE_GIVEN} must be given; <name> is a name of yours):",
             *dict.fromkeys(_defaults(RunConfig, prefix="")),  # variants of a section share settings
             "",
             EXAMPLES,
@@ -124,9 +126,9 @@ def _defaults(section: type[BaseModel], *, prefix: str) -> list[str]:
     for name, field in section.model_fields.items():
         members = section_types(field.annotation)
         for member in members:
-            lines.extend(_defaults(member, prefix=f"{prefix}{name}."))
-        if not members and not field.is_required():
-            lines.append(f"  {prefix}{name}={_typed(field.default)}")
+            lines.extend(_defaults(member, prefix=keys_inside(f"{prefix}{name}", field.annotation)))
+        if not members and name != "name":  # chosen with the group: gate=..., task=...
+            lines.append(f"  {prefix}{name}={MUST_BE_GIVEN if field.is_required() else _typed(field.default)}")
     return lines
 
 

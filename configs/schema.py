@@ -4,12 +4,15 @@ In: a plain nested dict (Hydra's result). Out: RunConfig, or a pydantic Validati
 Defaults live here only; the YAML groups override them by name. This module knows nothing of torch, Ray, vLLM or Hydra.
 """
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from configs.gates import GateConfig
+from configs.objective import ObjectiveConfig, objective_mistakes
 from configs.section import Section
+from configs.tasks import ArithmeticTaskConfig, DataTaskConfig, TaskConfig
 
 
 class ModelConfig(Section):
@@ -19,15 +22,6 @@ class ModelConfig(Section):
     max_model_len: int = Field(default=64, ge=8)  # tokens of prompt + completion an engine accepts
     trust_remote_code: bool = False
 
-
-class ArithmeticTaskConfig(Section):
-    """Sums of two numbers of 10-99; held_out of the 8,100 problems are kept for evaluation."""
-
-    name: Literal["arithmetic"]
-    held_out: int = Field(default=400, ge=1, le=4000)
-
-
-TaskConfig = ArithmeticTaskConfig
 
 Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
 
@@ -113,7 +107,7 @@ class EvalConfig(Section):
     """Greedy evaluation on held-out prompts; every=0 evaluates at start and end only."""
 
     every: int = Field(default=0, ge=0)  # iterations
-    num_prompts: int = Field(default=400, ge=1)
+    num_prompts: int = Field(default=400, ge=1)  # at most that many problems of each evaluation set, the first ones
 
 
 class JournalConfig(Section):
@@ -133,6 +127,7 @@ class RunConfig(Section):
     rollout: RolloutConfig = RolloutConfig()
     graders: GradersConfig = GradersConfig()
     learner: LearnerConfig = LearnerConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
     publish: PublishConfig = PublishConfig()
     cluster: ClusterConfig = ClusterConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -167,13 +162,30 @@ class RunConfig(Section):
                 f"learner.max_tokens_per_micro_batch={learner.max_tokens_per_micro_batch}: must be at least "
                 f"model.max_model_len={max_model_len}, the longest sequence"
             )
-        if self.eval.num_prompts > self.task.held_out:
-            wrong.append(
-                f"eval.num_prompts={self.eval.num_prompts}: must be at most task.held_out={self.task.held_out}, "
-                f"the prompts kept for evaluation"
-            )
+        wrong.extend(self._misfits_of_task())
         if self.cluster.device == "cpu" and self.publish.backend == "nccl":
             wrong.append("publish.backend=nccl: needs GPUs, and cluster.device=cpu; must be auto or gloo")
+        wrong += objective_mistakes(
+            self.objective,
+            old_logprobs=learner.old_logprobs,
+            device=self.cluster.device,
+            max_new_tokens=rollout.max_new_tokens,
+        )
         if wrong:
             raise ValueError("\n".join(wrong))
         return self
+
+    def _misfits_of_task(self) -> Iterator[str]:
+        task, num_prompts = self.task, self.eval.num_prompts
+        if isinstance(task, ArithmeticTaskConfig) and num_prompts > task.held_out:
+            yield (
+                f"eval.num_prompts={num_prompts}: must be at most task.held_out={task.held_out}, "
+                f"the prompts kept for evaluation"
+            )
+        max_new_tokens, max_model_len = self.rollout.max_new_tokens, self.model.max_model_len
+        if isinstance(task, DataTaskConfig) and task.max_prompt_tokens + max_new_tokens > max_model_len:
+            yield (
+                f"task.max_prompt_tokens={task.max_prompt_tokens}: with rollout.max_new_tokens={max_new_tokens} it "
+                f"must fit into model.max_model_len={max_model_len}; lower it or raise that to at least "
+                f"{task.max_prompt_tokens + max_new_tokens}"
+            )

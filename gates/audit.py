@@ -44,7 +44,8 @@ def _is_built_in(gate: Gate) -> bool:
 class AuditTokens:
     """Trained tokens of one optimizer step on one rank; a sequence lies whole on one rank."""
 
-    log_ratio: Tensor  # [T]
+    log_ratio: Tensor  # [T] as the gate sees it
+    token_log_ratio: Tensor  # [T] the token's own; another where the gate sees the ratio of the sequence
     advantages: Tensor  # [T]
     group_index: Tensor  # [T] int64, 0..num_groups-1
     staleness: Tensor  # [T] int64, 0..num_staleness-1, policy versions
@@ -83,7 +84,7 @@ class Audit:
             zeros["cell_tokens"].index_add_(0, cell, ones),
             zeros["places"].index_add_(1, place, slopes),
             zeros["place_tokens"].index_add_(0, place, ones),
-            _spread_sums(tokens.log_ratio.double(), tokens.sequence),
+            _spread_sums(tokens.token_log_ratio.double(), tokens.sequence),
         )
         return torch.cat([part.flatten() for part in parts])
 

@@ -11,8 +11,8 @@ import torch
 
 from gates import Gate
 from gates.audit import Audit, AuditTokens
-from gates.loss import GateMetrics
 from learner.contract import MicroBatch, TrainBatch
+from learner.run_objective import ObjectiveLoss
 from learner.scoring import to_tensor
 
 
@@ -25,13 +25,14 @@ class StepAudit:
         *,
         batch: TrainBatch,
         micro_batches: Sequence[MicroBatch],
-        metrics: Sequence[GateMetrics],
+        outs: Sequence[ObjectiveLoss],
     ) -> None:
-        """batch: the whole iteration's, equal on all ranks. metrics: of each of this rank's micro-batches."""
+        """batch: the whole iteration's, equal on all ranks. outs: of each of this rank's micro-batches."""
         staleness = np.array([sample.staleness for sample in batch.samples], dtype=np.int64)
         self._audit = Audit(gates=gates, num_groups=batch.num_groups, num_staleness=int(staleness.max()) + 1)
-        trained = torch.cat([of_one.trained for of_one in metrics])
-        log_ratio = torch.cat([of_one.log_ratio for of_one in metrics])[trained]
+        trained = torch.cat([out.gate.trained for out in outs])
+        log_ratio = torch.cat([out.gate.log_ratio for out in outs])[trained]
+        token_log_ratio = torch.cat([out.token_log_ratio for out in outs])[trained]
         keep = trained.cpu().numpy()
         samples = np.concatenate([row.sample_indices[row.sequence_index] for row in micro_batches])[keep]
         advantages = np.concatenate([row.advantages for row in micro_batches])[keep]
@@ -40,6 +41,7 @@ class StepAudit:
         self.sums = self._audit.sums(
             AuditTokens(
                 log_ratio=log_ratio,
+                token_log_ratio=token_log_ratio,
                 advantages=to_tensor(advantages, device),
                 group_index=to_tensor(group_index, device),
                 staleness=to_tensor(staleness[samples], device),

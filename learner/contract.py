@@ -22,6 +22,7 @@ class TrainSample:
     rollout_logprobs: np.ndarray  # [C] float32
     advantage: float
     staleness: int  # policy versions between generation (lowest) and consumption
+    finished: bool  # False where max_new_tokens cut the completion off
 
     @property
     def completion_length(self) -> int:

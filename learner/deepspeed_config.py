@@ -1,4 +1,4 @@
-"""DeepSpeed's configuration for one rank, as the plain dict that DeepSpeed asks for.
+"""DeepSpeed's configurations for one rank, as the plain dicts that DeepSpeed asks for.
 
 In: the learner's specification and two sizes of the model. Out: a dict. Imports nothing of DeepSpeed.
 """
@@ -29,9 +29,22 @@ def deepspeed_config(spec: LearnerSpec, *, num_parameters: int, hidden_size: int
         },
     }
     if stage == 3:
-        # parameters below this (norms, biases) stay whole on every rank: gathering them costs more than holding them
-        config["zero_optimization"]["stage3_param_persistence_threshold"] = 10 * hidden_size
+        config["zero_optimization"]["stage3_param_persistence_threshold"] = _kept_whole_below(hidden_size)
     if bfloat16:
         # summed in bfloat16, a gradient would depend on the number of micro-batches; LearnerSpec refuses stages 0 and 1
         config["data_types"] = {"grad_accum_dtype": "fp32"}
     return config
+
+
+def reference_config(spec: LearnerSpec, *, hidden_size: int) -> dict[str, Any]:
+    """For a frozen model under ZeRO-3: sharded like the policy, without an optimizer."""
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "bf16": {"enabled": spec.dtype_name == "bfloat16"},
+        "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": _kept_whole_below(hidden_size)},
+    }
+
+
+def _kept_whole_below(hidden_size: int) -> int:
+    """Elements below which parameters (norms, biases) stay whole on every rank: gathering costs more than holding."""
+    return 10 * hidden_size

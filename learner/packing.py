@@ -46,6 +46,13 @@ def token_loss_weights(completion_lengths: np.ndarray, *, aggregation: Aggregati
     raise ValueError(f"aggregation={aggregation!r}: must be sequence_mean, token_mean or constant_length")
 
 
+def trained_samples(batch: TrainBatch, indices: np.ndarray, *, mask_truncated: bool) -> np.ndarray:
+    """Those of indices that enter the loss: all, or only completions that were not cut off. May be empty."""
+    if not mask_truncated:
+        return indices
+    return indices[[batch.samples[index].finished for index in indices]]
+
+
 def pack_minibatch(
     batch: TrainBatch,
     indices: np.ndarray,
@@ -59,8 +66,11 @@ def pack_minibatch(
 
     All lists have the same length. A micro-batch holds at most max_tokens tokens (prompt + completion). Where there are
     fewer sequences than micro-batches, ranks are kept in step by fillers: the shortest sequence with loss weights 0.
-    Raises ValueError for a sequence longer than max_tokens.
+    Empty indices give a filler a rank. Raises ValueError for a sequence longer than max_tokens.
     """
+    if len(indices) == 0:
+        shortest = min(range(len(batch.samples)), key=lambda index: len(batch.samples[index].token_ids))
+        return [[_micro_batch(batch, np.array([shortest]), np.zeros(1))] for _ in range(num_ranks)]
     lengths = np.array([batch.samples[index].completion_length for index in indices])
     weights = token_loss_weights(lengths, aggregation=aggregation, max_new_tokens=max_new_tokens)
     return _pack(batch, indices, weights, max_tokens=max_tokens, num_ranks=num_ranks)

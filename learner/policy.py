@@ -25,12 +25,19 @@ class Policy(nn.Module):
         self.model = model
 
     def forward(
-        self, token_ids: Tensor, position_ids: Tensor, positions: Tensor, targets: Tensor, temperature: float
+        self,
+        token_ids: Tensor,
+        position_ids: Tensor,
+        positions: Tensor,
+        targets: Tensor,
+        temperature: float,
+        entropy_gradient: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """Logprobs (with gradient) and entropies (nats, detached) of `targets` predicted at `positions`; [K] float32.
+        """Logprobs (with gradient) and entropies (nats) of `targets` predicted at `positions`; [K] float32.
 
         token_ids, position_ids: [1, T], several sequences in one row. position_ids restart at 0 for each, by which
         transformers keeps them apart without an attention mask. positions, targets: [K]. temperature divides logits.
+        entropy_gradient: entropies have a gradient too.
         """
         backbone = self.model.base_model
         hidden = backbone(input_ids=token_ids, position_ids=position_ids, use_cache=False).last_hidden_state[0]
@@ -40,6 +47,7 @@ class Policy(nn.Module):
             self.model.get_output_embeddings(),  # called as a module, so that ZeRO-3 gathers it
             temperature=temperature,
             chunk_size=LOGIT_CHUNK,
+            entropy_gradient=entropy_gradient,
         )
 
 

@@ -36,9 +36,12 @@ class Scorer:
         self._temperature = spec.temperature
         self._max_tokens = spec.learner.max_tokens_per_micro_batch
         self._partitions_weights = spec.learner.zero_stage == 3
+        self._entropy_gradient = spec.objective.entropy_coef > 0.0
 
     def forward(self, side_by_side: Sequence[MicroBatch]) -> tuple[Tensor, Tensor]:
         """Logprobs and entropies [K] of this rank's micro-batch among those that the ranks run side by side.
+
+        Entropies carry a gradient where the objective has an entropy bonus.
 
         Logits are made in chunks of positions, and under ZeRO-3 every chunk gathers the head, which all ranks must do
         equally often. So all look at as many positions: at the row's first again where their own run out.
@@ -53,6 +56,7 @@ class Scorer:
             self._tensor(np.pad(micro_batch.positions, filling)),
             self._tensor(np.pad(micro_batch.targets, filling)),
             self._temperature,
+            self._entropy_gradient,
         )
         return logprobs[:num_positions], entropy[:num_positions]
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from configs.gates import GateConfig
+from configs.objective import ObjectiveConfig, correction_mistake
 from configs.schema import LearnerConfig
 
 
@@ -16,10 +17,11 @@ class LearnerSpecError(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LearnerSpec:
-    """One learner, all ranks alike. LearnerSpecError where ZeRO stage and dtype do not go together."""
+    """One learner, all ranks alike. LearnerSpecError where settings do not go together on the device."""
 
     learner: LearnerConfig
     gate: GateConfig
+    objective: ObjectiveConfig
     model_path: str  # folder or hub name; "embedded" must have been resolved
     trust_remote_code: bool
     temperature: float  # of the sampling distribution; the learner tempers its logits alike
@@ -36,6 +38,9 @@ class LearnerSpec:
                 f"bfloat16 here (learner.dtype={self.learner.dtype} on {self.device}), and lose digits with every "
                 f"micro-batch; set learner.zero_stage=2 or 3, or learner.dtype=float32"
             )
+        mistake = correction_mistake(self.objective, old_logprobs=self.learner.old_logprobs, device=self.device)
+        if mistake:
+            raise LearnerSpecError(mistake)
 
     @property
     def num_steps(self) -> int:

@@ -5,6 +5,7 @@ so that ranks merge by one SUM and one MAX all-reduce, done by the caller; nothi
 wait for a GPU.
 """
 
+from collections.abc import Mapping
 from math import exp
 
 import torch
@@ -23,9 +24,14 @@ class StepStatistics:
     To merge ranks, all-reduce `sums` (SUM) and `maxima` (MAX) in place, or call merge.
     """
 
-    def __init__(self, *, num_groups: int, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, *, num_groups: int, device: torch.device | str = "cpu", token_means: tuple[str, ...] = ()
+    ) -> None:
+        """token_means: names of further metrics, each the mean over trained tokens of what add() is given for it."""
         self.num_groups = num_groups
-        self.sums = torch.zeros(len(_SCALARS) + len(_BY_GROUP) * num_groups, dtype=torch.float64, device=device)
+        self._token_means = token_means
+        size = len(_SCALARS) + len(_BY_GROUP) * num_groups + len(token_means)
+        self.sums = torch.zeros(size, dtype=torch.float64, device=device)
         self.maxima = torch.full((len(_MAXIMA),), -torch.inf, dtype=torch.float64, device=device)
 
     def add(
@@ -38,12 +44,14 @@ class StepStatistics:
         entropy: Tensor,
         mismatch_log_ratio: Tensor,
         same_weights: Tensor,
+        token_means: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Add one micro-batch of K tokens; tokens that are not trained do not count.
 
         group_index [K] in 0..num_groups-1; advantages [K]; loss: scalar, the part of the step's loss; entropy [K] in
         nats; mismatch_log_ratio [K]: learner's current minus rollout logprobs, which counts where same_weights [K]
-        (bool) says that both come from the same weights, and would measure the policy's drift elsewhere.
+        (bool) says that both come from the same weights, and would measure the policy's drift elsewhere. token_means:
+        [K] for each name that the constructor was given.
         """
         trained = metrics.trained
         comparable = trained & same_weights
@@ -68,6 +76,10 @@ class StepStatistics:
         for sign, mask in (("pos", trained & positive), ("neg", trained & ~positive)):
             self._groups(f"slope_{sign}").index_add_(0, group_index, _where(mask, metrics.slope))
             self._groups(f"tokens_{sign}").index_add_(0, group_index, mask.double())
+        given = token_means or {}
+        assert set(given) == set(self._token_means), (sorted(given), self._token_means)
+        for place, name in enumerate(self._token_means):
+            self._own_means[place] += _where(trained, given[name]).sum()
 
     def merge(self, other: "StepStatistics") -> None:
         """Add what another rank, or another step of the same batch, has gathered."""
@@ -105,6 +117,8 @@ class StepStatistics:
         if self._scalar("mismatch_tokens") > 0:
             summary["mismatch/kl"] = self._scalar("mismatch_k3") / self._scalar("mismatch_tokens")
             summary["mismatch/max"] = self._maximum("mismatch")
+        for name, total in zip(self._token_means, self._own_means.tolist(), strict=True):
+            summary[name] = total / tokens
         return summary
 
     def _scalar(self, name: str) -> float:
@@ -112,6 +126,11 @@ class StepStatistics:
 
     def _maximum(self, name: str) -> float:
         return float(self.maxima[_MAXIMA.index(name)])
+
+    @property
+    def _own_means(self) -> Tensor:
+        """View of the sums of token_means; they come last."""
+        return self.sums[len(self.sums) - len(self._token_means) :]
 
     def _groups(self, name: str) -> Tensor:
         """[num_groups] view of the sums of one quantity by group."""

@@ -1,4 +1,4 @@
-"""LearnerWorker: one rank of the learner. The only file that builds a DeepSpeed engine.
+"""LearnerWorker: one rank of the learner.
 
 In: a TrainBatch an iteration. Out: one StepReport an optimizer step, the same on every rank; checkpoints; logprobs.
 All ranks call the same methods in the same order (group.py sees to it). Knows nothing of Ray, of the engines, or of
@@ -6,14 +6,11 @@ how a batch came about.
 """
 
 import math
-import os
 import resource
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 
-import deepspeed
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -22,17 +19,16 @@ from transformers import AutoTokenizer
 
 from gates.audit import audited_gates
 from gates.kernels import loss_function_for
-from gates.loss import GateLoss
 from learner.audit import StepAudit
 from learner.checkpoint import load_engine, save_engine, save_model
 from learner.contract import MicroBatch, StepReport, TrainBatch
-from learner.deepspeed_config import deepspeed_config
+from learner.engine_start import build_engine, build_reference, join_process_group, load_initial_model
 from learner.gate_builder import kernel_of
-from learner.objective import gated_objective
-from learner.optimizer import build_adamw, lr_at
-from learner.packing import pack_minibatch, split_minibatches
-from learner.policy import Policy, checkpoint_parameters, load_policy
+from learner.optimizer import lr_at
+from learner.packing import pack_minibatch, split_minibatches, trained_samples
+from learner.policy import Policy, checkpoint_parameters
 from learner.run_gate import RunGate
+from learner.run_objective import LossInputs, ObjectiveLoss, RunObjective
 from learner.scoring import Scorer, to_tensor
 from learner.sender import SendReport, WeightSender
 from learner.shards import ShardLayout
@@ -53,6 +49,7 @@ class LoadedBatch:
     batch: TrainBatch
     iteration: int
     old_logprobs: tuple[np.ndarray, ...]  # one [C] float32 a sample, denominator of every ratio
+    reference_logprobs: tuple[np.ndarray, ...] | None  # likewise, of the initial model; None without a KL term
 
 
 class LearnerWorker:
@@ -64,31 +61,40 @@ class LearnerWorker:
         self.rank = rank
         self.world_size = world_size
         torch.manual_seed(spec.seed)
-        self.device = _join_process_group(spec, rank, world_size, master_address, master_port)
-        self._gate = RunGate(spec.gate, num_steps=spec.num_steps)
-        self._loss_function = loss_function_for(self._gate.gate, kernel=kernel_of(spec.gate), device=self.device)
-        self.policy = load_policy(
-            spec.model_path,
-            dtype=torch.float32 if spec.dtype_name == "float32" else torch.bfloat16,
-            device=self.device,
-            trust_remote_code=spec.trust_remote_code,
-            gradient_checkpointing=spec.learner.gradient_checkpointing,
+        self.device = join_process_group(
+            spec, rank=rank, world_size=world_size, master_address=master_address, master_port=master_port
         )
-        self.engine = _build_engine(self.policy, spec)
+        self._gate = RunGate(spec.gate, num_steps=spec.num_steps)
+        self._objective = RunObjective(
+            spec.objective,
+            loss_function=loss_function_for(self._gate.gate, kernel=kernel_of(spec.gate), device=self.device),
+        )
+        checkpointing = spec.learner.gradient_checkpointing
+        self.policy = load_initial_model(spec, self.device, gradient_checkpointing=checkpointing)
+        self.engine = build_engine(self.policy, spec)
+        self._scorer = Scorer(self.engine, spec, rank=rank, world_size=world_size, device=self.device)
+        self._reference: Scorer | None = None
+        if spec.objective.kl_coef > 0.0:
+            reference = build_reference(spec, self.device)
+            self._reference = Scorer(reference, spec, rank=rank, world_size=world_size, device=self.device)
         self._loaded: LoadedBatch | None = None
         self._layout = ShardLayout(num_ranks=world_size, zero_stage=spec.learner.zero_stage, dtype_name=spec.dtype_name)
-        self._scorer = Scorer(self.engine, spec, rank=rank, world_size=world_size, device=self.device)
         self._sender = WeightSender(
             checkpoint_parameters(self.policy), rank=rank, device=self.device, wire_dtype=spec.wire_dtype_name
         )
 
     def load(self, batch: TrainBatch, iteration: int) -> None:
-        """Take the batch of an iteration and fix the denominator of every ratio in it."""
+        """Take the batch of an iteration and fix what stays through its steps: ratios' denominators, the reference."""
         if self.spec.recomputes_old_logprobs:
             old_logprobs = self._scorer.batch_logprobs(batch)
         else:
             old_logprobs = tuple(sample.rollout_logprobs for sample in batch.samples)
-        self._loaded = LoadedBatch(batch=batch, iteration=iteration, old_logprobs=old_logprobs)
+        self._loaded = LoadedBatch(
+            batch=batch,
+            iteration=iteration,
+            old_logprobs=old_logprobs,
+            reference_logprobs=self._reference.batch_logprobs(batch) if self._reference else None,
+        )
 
     def step(self, index: int) -> StepReport:
         """Optimizer step `index` (0 <= index < spec.num_steps) of the loaded iteration.
@@ -98,7 +104,11 @@ class LearnerWorker:
         loaded = self._loaded
         assert loaded is not None, "step() needs a batch: call load() first"
         learner = self.spec.learner
-        indices = self._minibatch(loaded, index)
+        indices = trained_samples(
+            loaded.batch,
+            self._minibatch(loaded, index),
+            mask_truncated=self.spec.objective.overlong == "mask",
+        )
         packed = pack_minibatch(
             loaded.batch,
             indices,
@@ -109,7 +119,9 @@ class LearnerWorker:
         )
         places = list(zip(*packed, strict=True))  # one a micro-batch; holds those that the ranks run side by side
 
-        statistics = StepStatistics(num_groups=loaded.batch.num_groups, device=self.device)
+        statistics = StepStatistics(
+            num_groups=loaded.batch.num_groups, device=self.device, token_means=self._objective.token_means
+        )
         outs = [
             self._accumulate(side_by_side, loaded, index, statistics, is_last=place == len(places) - 1)
             for place, side_by_side in enumerate(places)
@@ -141,43 +153,54 @@ class LearnerWorker:
         statistics: StepStatistics,
         *,
         is_last: bool,
-    ) -> GateLoss:
-        """Forward and backward of this rank's micro-batch; its part of the loss, detached, and what the gate saw.
+    ) -> ObjectiveLoss:
+        """Forward and backward of this rank's micro-batch; its part of the loss, detached, and what it was made of.
 
         Gradients add up until is_last.
         """
         micro_batch = side_by_side[self.rank]
-        logprobs, entropy = self._scorer.forward(side_by_side)
-        old_logprobs = self._tensor(np.concatenate([loaded.old_logprobs[i] for i in micro_batch.sample_indices]))
-        advantages = self._tensor(micro_batch.advantages)
-        out = gated_objective(
-            logprobs=logprobs,
-            old_logprobs=old_logprobs,
-            advantages=advantages,
-            loss_weights=self._tensor(micro_batch.loss_weights),
-            gate=self._gate.gate,
-            loss_function=self._loss_function,
-        )
+        inputs = self._inputs(side_by_side, loaded)
+        out = self._objective(inputs, self._gate.gate)
         self.engine.set_gradient_accumulation_boundary(is_last)
         # DeepSpeed averages gradients over ranks, but with our loss_weights their sum is the gradient: undone here only
         self.engine.backward(out.loss * self.world_size, scale_wrt_gas=False)
         statistics.add(
-            out.metrics,
+            out.gate,
             group_index=self._tensor(micro_batch.group_index),
-            advantages=advantages,
+            advantages=inputs.advantages,
             loss=out.loss,
-            entropy=entropy,
-            mismatch_log_ratio=logprobs.detach() - self._tensor(micro_batch.rollout_logprobs),
+            entropy=inputs.entropy,
+            mismatch_log_ratio=inputs.logprobs.detach() - inputs.rollout_logprobs,
             same_weights=self._tensor(_sampled_from_these_weights(micro_batch, loaded, index)),
+            token_means=out.token_means,
         )
         if not is_last:
             self.engine.step()  # counts the micro-batch; moves nothing before the boundary
         return replace(out, loss=out.loss.detach())
 
-    def _audit(self, batch: TrainBatch, micro_batches: Sequence[MicroBatch], outs: Sequence[GateLoss]) -> StepAudit:
+    def _inputs(self, side_by_side: Sequence[MicroBatch], loaded: LoadedBatch) -> LossInputs:
+        """The forward pass of this rank's micro-batch, and what is known of its tokens."""
+        micro_batch = side_by_side[self.rank]
+        logprobs, entropy = self._scorer.forward(side_by_side)
+        reference = loaded.reference_logprobs
+        return LossInputs(
+            logprobs=logprobs,
+            entropy=entropy,
+            old_logprobs=self._tokens(loaded.old_logprobs, micro_batch),
+            rollout_logprobs=self._tensor(micro_batch.rollout_logprobs),
+            reference_logprobs=None if reference is None else self._tokens(reference, micro_batch),
+            advantages=self._tensor(micro_batch.advantages),
+            loss_weights=self._tensor(micro_batch.loss_weights),
+            sequence_index=self._tensor(micro_batch.sequence_index),
+        )
+
+    def _tokens(self, by_sample: tuple[np.ndarray, ...], micro_batch: MicroBatch) -> Tensor:
+        """[K] on the device, from one [C] array a sample of the batch."""
+        return self._tensor(np.concatenate([by_sample[index] for index in micro_batch.sample_indices]))
+
+    def _audit(self, batch: TrainBatch, rows: Sequence[MicroBatch], outs: Sequence[ObjectiveLoss]) -> StepAudit:
         """What every gate would have done with this rank's tokens of the step, under the taus now in force."""
-        metrics = [out.metrics for out in outs]
-        return StepAudit(audited_gates(self._gate.gate), batch=batch, micro_batches=micro_batches, metrics=metrics)
+        return StepAudit(audited_gates(self._gate.gate), batch=batch, micro_batches=rows, outs=outs)
 
     def _merge(self, statistics: StepStatistics, audit: StepAudit | None, loss: Tensor, where: str) -> None:
         """Sum and maximum over ranks, in place; NonFiniteError on all ranks if the loss of one is nan or inf."""
@@ -268,46 +291,6 @@ class LearnerWorker:
             trust = self.spec.trust_remote_code
             AutoTokenizer.from_pretrained(self.spec.model_path, trust_remote_code=trust).save_pretrained(path)
         dist.barrier()
-
-
-def _join_process_group(
-    spec: LearnerSpec, rank: int, world_size: int, master_address: str, master_port: int
-) -> torch.device:
-    """Meet the other ranks over nccl or gloo; this rank's device. Ray shows a rank one GPU only, hence LOCAL_RANK 0."""
-    os.environ.update(
-        RANK=str(rank),
-        WORLD_SIZE=str(world_size),
-        LOCAL_RANK="0",
-        MASTER_ADDR=master_address,
-        MASTER_PORT=str(master_port),
-    )
-    if spec.device == "cuda":
-        torch.cuda.set_device(0)
-    # or DeepSpeed compiles a shared-memory all-reduce here (a minute, g++, ninja) that only its inference engine calls
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(
-        dist_backend="nccl" if spec.device == "cuda" else "gloo",
-        auto_mpi_discovery=False,
-        verbose=False,
-        timeout=timedelta(seconds=spec.learner.timeout_s),
-        rank=rank,
-        world_size=world_size,
-    )
-    return torch.device(spec.device, 0) if spec.device == "cuda" else torch.device("cpu")
-
-
-def _build_engine(policy: Policy, spec: LearnerSpec) -> deepspeed.DeepSpeedEngine:
-    learner = spec.learner
-    optimizer = build_adamw(
-        policy.parameters(), lr=learner.lr, betas=learner.betas, eps=learner.eps, weight_decay=learner.weight_decay
-    )
-    config = deepspeed_config(
-        spec,
-        num_parameters=sum(parameter.numel() for parameter in policy.parameters()),
-        hidden_size=policy.model.config.hidden_size,
-    )
-    engine, *_ = deepspeed.initialize(model=policy, optimizer=optimizer, config=config, dist_init_required=False)
-    return engine
 
 
 def _sampled_from_these_weights(micro_batch: MicroBatch, loaded: LoadedBatch, index: int) -> np.ndarray:

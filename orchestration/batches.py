@@ -4,21 +4,27 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from learner.advantages import group_advantages
+from configs.objective import ObjectiveConfig
+from learner.advantages import ADVANTAGES, overlong_penalty
 from learner.contract import TrainBatch, TrainSample
 from orchestration.buffer import GradedGroup
 
 
-def to_train_batch(groups: Sequence[GradedGroup], *, policy_version: int) -> TrainBatch:
+def to_train_batch(
+    groups: Sequence[GradedGroup], *, policy_version: int, objective: ObjectiveConfig, max_new_tokens: int
+) -> TrainBatch:
     """One TrainSample a completion, in prompt and sample order.
 
     policy_version is the learner's at consumption; staleness counts from the lowest version that produced a token.
+    max_new_tokens: the longest that a completion may be.
     """
     samples = []
     for group_index, graded in enumerate(groups):
         prompt_ids = graded.group.prompt.token_ids
-        advantages = group_advantages(torch.from_numpy(graded.rewards)).tolist()
+        rewards = _rewards(graded, objective, max_new_tokens=max_new_tokens)
+        advantages = ADVANTAGES[objective.advantage](rewards).tolist()
         for completion, advantage in zip(graded.group.completions, advantages, strict=True):
             samples.append(
                 TrainSample(
@@ -28,6 +34,16 @@ def to_train_batch(groups: Sequence[GradedGroup], *, policy_version: int) -> Tra
                     rollout_logprobs=completion.rollout_logprobs,
                     advantage=advantage,
                     staleness=policy_version - completion.min_policy_version,
+                    finished=completion.finished,
                 )
             )
     return TrainBatch(samples=tuple(samples), num_groups=len(groups))
+
+
+def _rewards(graded: GradedGroup, objective: ObjectiveConfig, *, max_new_tokens: int) -> Tensor:
+    """[G] float64: the graders' rewards, lowered for overlong completions where asked."""
+    rewards = torch.from_numpy(graded.rewards)
+    if objective.overlong != "punish":
+        return rewards
+    lengths = torch.tensor([len(completion.token_ids) for completion in graded.group.completions])
+    return rewards + overlong_penalty(lengths, max_new_tokens=max_new_tokens, buffer=objective.overlong_buffer)

@@ -76,10 +76,18 @@ def _placement_lines(config: RunConfig) -> list[str]:
         f"cluster                   {cluster.address}",
         f"engines                   {rollout.num_engines} x tensor parallel {rollout.tensor_parallel_size}",
         f"learner ranks             {learner.num_workers}, ZeRO stage {learner.zero_stage}",
+        *_reference_lines(config),
         f"graders                   {_counted(config.graders.num_workers, 'process', 'es')}",
         *needed,
         f"order                     {_order(config.max_staleness)}",
     ]
+
+
+def _reference_lines(config: RunConfig) -> list[str]:
+    if config.objective.kl_coef == 0.0:
+        return []
+    held = "sharded over the ranks" if config.learner.zero_stage == 3 else "whole on every rank"
+    return [f"reference model           {config.model.path}, frozen, {held}"]
 
 
 def _order(max_staleness: int) -> str:

@@ -101,8 +101,11 @@ def summarize_steps(reports: Sequence[StepReport]) -> dict[str, float]:
         if name.endswith(MAXIMUM_SUFFIXES):
             row[name] = max(report.metrics[name] for report in having)
         else:
-            num_tokens = sum(report.num_tokens for report in having)
-            row[name] = sum(report.num_tokens * report.metrics[name] for report in having) / num_tokens
+            weights = [report.num_tokens for report in having]
+            if not any(weights):  # steps whose completions were all masked: the gate's temperatures are still there
+                weights = [1] * len(having)
+            weighted = sum(weight * report.metrics[name] for weight, report in zip(weights, having, strict=True))
+            row[name] = weighted / sum(weights)
     row["grad_norm"] = sum(report.grad_norm for report in reports) / len(reports)
     row["lr"] = reports[-1].lr
     return row
@@ -133,6 +136,7 @@ def _rollout_row(item: GradedGroup, iteration: int, policy_version: int) -> dict
         "prompt_index": prompt.index,
         "prompt": prompt.text,
         "reference_answer": prompt.reference_answer,
+        "source": prompt.source,
         "engine_index": item.group.engine_index,
         "generate_s": item.group.generate_s,
         "completions": [

@@ -138,8 +138,11 @@ class Journal:
     def record_eval(self, iteration: int, metrics: Mapping[str, float]) -> None:
         """One evaluation (names eval/<set>/...) after `iteration` iterations: 0 is the untrained model.
 
-        An earlier one of the same iteration and names, which a resume repeats, gives way to it.
+        An earlier one of the same iteration and names, which a resume repeats, gives way to it. Nothing is written
+        where nothing was evaluated.
         """
+        if not metrics:
+            return
         numbers = checked(metrics, where=f"evaluation after {iteration} iterations")
         row = {"iteration": iteration, **numbers}
         keep_rows(self._run_dir / EVAL_FILE, lambda old: old["iteration"] != iteration or old.keys() != row.keys())

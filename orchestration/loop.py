@@ -25,7 +25,13 @@ def iterate(config: RunConfig, parts: Parts, journal: Journal, store: Checkpoint
                 groups = parts.groups.take(iteration)
             entry.rollouts(groups, policy_version=state.policy_version)
             with entry.timed("old_logprobs"):
-                parts.learner.load(to_train_batch(groups, policy_version=state.policy_version), iteration)
+                batch = to_train_batch(
+                    groups,
+                    policy_version=state.policy_version,
+                    objective=config.objective,
+                    max_new_tokens=config.rollout.max_new_tokens,
+                )
+                parts.learner.load(batch, iteration)
             with entry.timed("update"):
                 for report in parts.learner.steps():
                     entry.record_step(report)

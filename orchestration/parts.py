@@ -4,7 +4,7 @@ A RunConfig, a cluster and a model folder come in; started actors and the object
 only here sub-configurations are handed to the parts; the loop then only calls them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +25,8 @@ from rollout.contract import Prompt, SamplingSpec
 from rollout.engine import RolloutEngine
 from rollout.fleet import RolloutFleet
 from rollout.graders import GraderPool
-from rollout.prompts import PromptStream, load_tokenizer, make_prompt, prompt_encoder
-from rollout.tasks import build_task
+from rollout.prompts import PromptStream, load_tokenizer, make_prompt, prompt_encoder, prompt_renderer
+from rollout.tasks import Task
 
 # Mean over the probe's tokens, nats: two float32 implementations agree to 1e-6, bfloat16 kernels to a hundredth.
 FLOAT32_PROBE_TOLERANCE = 1e-3
@@ -42,20 +42,23 @@ class Parts:
     graders: GraderPool
     channel: WeightChannel
     groups: GroupStream
-    eval_prompts: tuple[Prompt, ...]
+    eval_sets: Mapping[str, tuple[Prompt, ...]]  # by the set's name
     config: RunConfig
 
     def evaluate(self) -> dict[str, float]:
-        """Greedy accuracy on the held-out prompts with the weights published last."""
+        """Greedy accuracy on each evaluation set with the weights published last; nothing where there is none."""
         config = self.config
-        return evaluate(
-            self.fleet,
-            self.graders,
-            self.eval_prompts,
-            name=config.task.name,
-            max_new_tokens=config.rollout.max_new_tokens,
-            timeout_s=config.rollout.timeout_s,
-        )
+        metrics: dict[str, float] = {}
+        for name, prompts in self.eval_sets.items():
+            metrics |= evaluate(
+                self.fleet,
+                self.graders,
+                prompts,
+                name=name,
+                max_new_tokens=config.rollout.max_new_tokens,
+                timeout_s=config.rollout.timeout_s,
+            )
+        return metrics
 
     def standing_metrics(self) -> dict[str, float]:
         """What holds at the end of an iteration: the peak memory."""
@@ -64,9 +67,10 @@ class Parts:
 
 @contextmanager
 def build_parts(
-    config: RunConfig, cluster: Cluster, model_path: Path | str, *, start_iteration: int
+    config: RunConfig, cluster: Cluster, model_path: Path | str, *, task: Task, start_iteration: int
 ) -> Iterator[Parts]:
     """Starts engines, graders and learner side by side; on the way out ends every process they started."""
+    spec = _learner_spec(config, cluster, model_path)  # refuses what does not fit this device: before any actor starts
     with ExitStack() as undo:
         engines = [_start_engine(index, config, cluster, model_path) for index in range(config.rollout.num_engines)]
         fleet = RolloutFleet(
@@ -78,17 +82,16 @@ def build_parts(
         graders = GraderPool(config.graders.num_workers, config.graders.timeout_s)
         undo.callback(graders.close)
         learner = LearnerGroup(
-            _learner_spec(config, cluster, model_path),
+            spec,
             start_timeout_s=config.cluster.start_timeout_s,
             **cluster.learner_options(),
         )
         undo.callback(learner.shutdown)
         fleet.await_ready(timeout_s=config.cluster.start_timeout_s)
 
-        task = build_task(config.task)
-        encode = prompt_encoder(load_tokenizer(str(model_path), trust_remote_code=config.model.trust_remote_code))
-        prompts = PromptStream(task.train_problems(), encode, seed=config.seed)
-        problems = task.eval_problems()[: config.eval.num_prompts]
+        tokenizer = load_tokenizer(str(model_path), trust_remote_code=config.model.trust_remote_code)
+        encode, render = prompt_encoder(tokenizer), prompt_renderer(config.task, tokenizer)
+        prompts = PromptStream(task.train_problems(), encode, seed=config.seed, weights=task.weights(), render=render)
         yield Parts(
             learner=learner,
             fleet=fleet,
@@ -106,7 +109,13 @@ def build_parts(
                 num_iterations=config.num_iterations,
                 grading_timeout_s=config.graders.timeout_s * config.rollout.prompts_per_iteration,
             ),
-            eval_prompts=tuple(make_prompt(problem, encode, index=index) for index, problem in enumerate(problems)),
+            eval_sets={
+                name: tuple(
+                    make_prompt(problem, encode, index=index, render=render)
+                    for index, problem in enumerate(problems[: config.eval.num_prompts])
+                )
+                for name, problems in task.eval_sets().items()
+            },
             config=config,
         )
 
@@ -127,6 +136,7 @@ def _learner_spec(config: RunConfig, cluster: Cluster, model_path: Path | str) -
     return LearnerSpec(
         learner=config.learner,
         gate=config.gate,
+        objective=config.objective,
         model_path=str(model_path),
         trust_remote_code=config.model.trust_remote_code,
         temperature=config.rollout.temperature,

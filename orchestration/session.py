@@ -17,6 +17,7 @@ from orchestration.dry_run import ratio_warning
 from orchestration.embedded_model import ensure_embedded_model
 from orchestration.journal import LOG_FILE, Journal, RunResult
 from orchestration.run_dir import CHECKPOINT_FOLDER, CONFIG_FILE, check_resumable, resolve_run_dir
+from orchestration.task_loading import load_task
 
 MODEL_FOLDER = "model"
 
@@ -34,6 +35,7 @@ def train(config: RunConfig) -> RunResult:
 
     with redirect_output(run_dir / LOG_FILE) as console:
         print_line(console, f"run folder {run_dir}; what libraries print goes to {LOG_FILE} there")
+        loaded = load_task(config, lambda: locate_model(config.model, console))
         with start_cluster(config.cluster, config.rollout, config.learner) as cluster:
             print_line(console, f"on {cluster.device}: {cluster.placement.describe()}")
             model_path = locate_model(config.model, console)
@@ -46,7 +48,7 @@ def train(config: RunConfig) -> RunResult:
 
             with (
                 report_at_end(run_dir, console),
-                build_parts(config, cluster, model_path, start_iteration=state.iteration) as parts,
+                build_parts(config, cluster, model_path, task=loaded.task, start_iteration=state.iteration) as parts,
                 Journal(
                     run_dir,
                     config=config.journal,
@@ -57,7 +59,7 @@ def train(config: RunConfig) -> RunResult:
                 ) as journal,
             ):
                 notices = gate_notices(config.gate, device=cluster.placement.device)
-                for notice in filter(None, (*store.skipped, ratio_warning(config), *notices)):
+                for notice in filter(None, (*store.skipped, ratio_warning(config), *notices, *loaded.notices)):
                     journal.notice(notice)
                 if checkpoint is not None:
                     parts.learner.restore(str(checkpoint))

@@ -16,6 +16,7 @@ class Prompt:
     token_ids: np.ndarray  # [P] int32
     text: str
     reference_answer: str
+    source: str  # the data set that the problem is from
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

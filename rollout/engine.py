@@ -189,6 +189,8 @@ def _engine_args(model: ModelConfig, model_path: str, rollout: RolloutConfig, *,
     placed: dict[str, Any] = {}
     if device == "cpu":
         placed["kv_cache_memory_bytes"] = int(rollout.kv_cache_gib * 2**30)
+        # A seeded request whose prompt is read in pieces rewinds its random state by CUDA's means, which a CPU lacks.
+        placed["enable_chunked_prefill"] = False
     else:
         placed["gpu_memory_utilization"] = rollout.gpu_memory_utilization
     if rollout.attention_backend != "auto":

@@ -3,15 +3,23 @@
 from typing import Any, Literal
 
 from configs.gates import SoftGateConfig
+from configs.objective import ObjectiveConfig
 from configs.schema import LearnerConfig
 from learner.spec import LearnerSpec
 
 
-def softsign_spec(*, device: Literal["cpu", "cuda"] = "cpu", model_path: str = "model", **learner: Any) -> LearnerSpec:
-    """Four iterations of softsign (10, 12); the learner's settings by keyword."""
+def softsign_spec(
+    *,
+    device: Literal["cpu", "cuda"] = "cpu",
+    model_path: str = "model",
+    objective: ObjectiveConfig | None = None,
+    **learner: Any,
+) -> LearnerSpec:
+    """Four iterations of softsign (10, 12), the paper's objective unless told; the learner's settings by keyword."""
     return LearnerSpec(
         learner=LearnerConfig(**learner),
         gate=SoftGateConfig(name="softsign"),
+        objective=objective or ObjectiveConfig(),
         model_path=model_path,
         trust_remote_code=False,
         temperature=1.0,

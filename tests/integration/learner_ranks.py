@@ -113,6 +113,7 @@ def random_batch(*, num_groups: int, group_size: int, seed: int) -> TrainBatch:
                     rollout_logprobs=random.normal(-3.5, 0.5, completion_length).astype(np.float32),
                     advantage=float(random.normal()),
                     staleness=0,
+                    finished=True,
                 )
             )
     return TrainBatch(samples=tuple(samples), num_groups=num_groups)

@@ -21,7 +21,7 @@ RIGHT, WRONG = "<think>a</think><answer>42</answer>", "<think>a</think><answer>4
 
 
 def group(*texts: str) -> PromptGroup:
-    prompt = Prompt(index=0, token_ids=np.array([1], dtype=np.int32), text="?", reference_answer="42")
+    prompt = Prompt(index=0, token_ids=np.array([1], dtype=np.int32), text="?", reference_answer="42", source="")
     completions = tuple(
         Completion(
             token_ids=np.array([2], dtype=np.int32),

@@ -35,6 +35,14 @@ def test_keys_no_yaml_file_lists_need_no_plus(prefix: str) -> None:
     assert load_config([f"{prefix}publish.timeout_s=60"]).publish.timeout_s == 60.0
 
 
+def test_corrections_and_punishment_where_they_have_an_effect() -> None:
+    recomputed = ["objective.correction=mis", "learner.old_logprobs=recompute", "cluster.device=cpu"]
+    punished = ["objective.overlong=punish", "objective.overlong_buffer=32"]
+    objective = load_config([*recomputed, *punished]).objective
+    assert (objective.correction, objective.correction_cap, objective.overlong_buffer) == ("mis", 2.0, 32)
+    assert load_config(["objective.correction=tis"]).cluster.device == "auto", "known when the cluster is"
+
+
 def test_the_last_of_two_settings_holds() -> None:
     assert load_config(["gate=clip", "seed=1", "gate=erf", "seed=2"]).gate.name == "erf"
     assert load_config(["seed=1", "seed=2"]).seed == 2
@@ -92,6 +100,20 @@ def test_lists_and_interpolations() -> None:
         ("seed=true", "seed=true: must be a valid integer"),
         ("resume=1", "resume=1: must be a valid boolean"),
         ("model.path=''", "model.path=: must have at least 1 character"),
+        ("kl_coef=0.1", "kl_coef=0.1: no such setting, did you mean objective.kl_coef?"),
+        ("objective.kl_coef=-1", "objective.kl_coef=-1: must be greater than or equal to 0"),
+        ("objective.correction=full", "objective.correction=full: must be none, tis or mis"),
+        ("objective.correction_cap=1", "objective.correction_cap=1: must be greater than 1"),
+        (
+            "objective.overlong=punish",
+            "objective.overlong_buffer=0: must be at least 1 with objective.overlong=punish, the tokens over which the "
+            "punishment grows",
+        ),
+        (
+            "objective.overlong_buffer=4",
+            "objective.overlong_buffer=4: has no effect with objective.overlong=keep; set objective.overlong=punish or "
+            "leave it out",
+        ),
         ("softsign", "softsign: settings are given as key=value, see --help"),
         ("gate=erf,clip", "gate=erf,clip: has several values; add -m to run one after the other, or quote it"),
         ("seed=1,2", "seed=1,2: has several values; add -m to run one after the other, or quote it"),
@@ -123,6 +145,21 @@ def test_a_parameter_of_another_gate() -> None:
         (["rollout.max_new_tokens=64"], "rollout.max_new_tokens=64: must be less than", "model.max_model_len=64"),
         (["model.max_model_len=513"], "learner.max_tokens_per_micro_batch=512: must be at least", "max_model_len=513"),
         (["task.held_out=10"], "eval.num_prompts=400: must be at most", "task.held_out=10"),
+        (
+            ["objective.overlong=punish", "objective.overlong_buffer=33"],
+            "objective.overlong_buffer=33: must be at most",
+            "rollout.max_new_tokens=32",
+        ),
+        (
+            ["objective.correction=tis", "learner.old_logprobs=rollout"],
+            "objective.correction=tis: learner.old_logprobs=rollout leaves nothing to correct",
+            "set learner.old_logprobs=recompute",
+        ),
+        (
+            ["objective.correction=mis", "cluster.device=cpu"],
+            "objective.correction=mis: learner.old_logprobs=auto, which is rollout on a CPU, leaves nothing",
+            "set learner.old_logprobs=recompute",
+        ),
         (["publish.backend=nccl", "cluster.device=cpu"], "publish.backend=nccl: needs GPUs", "cluster.device=cpu"),
     ],
 )

@@ -5,10 +5,15 @@ import pytest
 from configs.gates import ClipGateConfig, SoftGateConfig
 from configs.loading import CONFIG_DIR, config_groups, dump_yaml, load_config, read_yaml
 
+LONG = ["model=qwen2_5_7b_instruct", "learner=paper"]
 COMPANIONS = {  # what a choice cannot do without: long sequences need long rows
     ("gate", "custom"): ["gate.factory=my_package.my_gate:make"],
     ("model", "qwen2_5_7b_instruct"): ["learner=paper"],
-    ("rollout", "paper"): ["model=qwen2_5_7b_instruct", "learner=paper"],
+    ("rollout", "paper"): LONG,
+    ("task", "gsm8k"): LONG,
+    ("task", "deepmath"): LONG,
+    ("task", "gsm8k_deepmath"): LONG,
+    ("task", "custom"): [*LONG, "task.train.mine.path=mine.jsonl"],
 }
 CHOICES = [(group, choice) for group, choices in config_groups().items() for choice in choices]
 

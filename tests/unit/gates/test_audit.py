@@ -23,8 +23,10 @@ def make_tokens(*, seed: int = 0, num_staleness: int = NUM_STALENESS, positive: 
     advantages = rng.normal(size=NUM_SEQUENCES) * (rng.random(NUM_SEQUENCES) > 0.1)
     if positive is not None:
         advantages = np.abs(advantages) * (1.0 if positive else -1.0)
+    log_ratio = torch.tensor(drift[sequence] + rng.normal(scale=0.15, size=NUM_TOKENS))
     return AuditTokens(
-        log_ratio=torch.tensor(drift[sequence] + rng.normal(scale=0.15, size=NUM_TOKENS)),
+        log_ratio=log_ratio,
+        token_log_ratio=1.5 * log_ratio,
         advantages=torch.tensor(advantages[sequence]),
         group_index=torch.tensor(sequence % (NUM_GROUPS - 1)),  # the last group has no tokens
         staleness=torch.tensor(sequence % num_staleness),
@@ -85,7 +87,7 @@ def test_clip_agrees_with_itself() -> None:
 def test_spread_within_and_between_sequences() -> None:
     audit, tokens = audit_of(SOFTSIGN), make_tokens()
     found = audit.summarize(audit.sums(tokens))
-    log_ratio, sequence = column(tokens, "log_ratio"), column(tokens, "sequence")
+    log_ratio, sequence = column(tokens, "token_log_ratio"), column(tokens, "sequence")
     means = np.array([log_ratio[sequence == place].mean() for place in sequence])
     assert found["ratio/log_std_within"] == pytest.approx(np.sqrt(((log_ratio - means) ** 2).mean()), rel=1e-9)
     assert found["ratio/log_std_between"] == pytest.approx(means.std(), rel=1e-9)

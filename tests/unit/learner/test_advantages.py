@@ -1,10 +1,10 @@
-"""Group advantages against numpy, and the groups in which they carry nothing."""
+"""Advantages of each kind against numpy, the groups in which they carry nothing, and what overlong completions cost."""
 
 import numpy as np
 import pytest
 import torch
 
-from learner.advantages import group_advantages
+from learner.advantages import ADVANTAGES, group_advantages, overlong_penalty
 
 
 @pytest.mark.parametrize("rewards", [[0.0, 2.0], [1.25, 0.0, 0.25, 2.0, 0.5], [0.0] * 7 + [2.0]])
@@ -32,3 +32,39 @@ def test_integer_rewards_become_float32() -> None:
 def test_anything_but_one_group_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="must be one group"):
         group_advantages(torch.zeros(shape))
+
+
+def by_hand(kind: str, rewards: list[float]) -> list[float]:
+    """One completion at a time."""
+    found = []
+    for place, reward in enumerate(rewards):
+        others = rewards[:place] + rewards[place + 1 :]
+        baseline = sum(others) / len(others) if kind == "leave_one_out" else sum(rewards) / len(rewards)
+        scale = np.std(rewards, ddof=1) + 1e-6 if kind == "group_std" else 1.0
+        found.append((reward - baseline) / scale)
+    return found
+
+
+@pytest.mark.parametrize("rewards", [[0.0, 2.0], [1.25, 0.0, 0.25, 2.0, 0.5], [0.0] * 7 + [2.0], [-3.5, 1e3, 2.0]])
+@pytest.mark.parametrize("kind", ["group_std", "group_mean", "leave_one_out"])
+def test_every_kind_equals_its_definition(kind: str, rewards: list[float]) -> None:
+    found = ADVANTAGES[kind](torch.tensor(rewards, dtype=torch.float64))
+    np.testing.assert_allclose(found.numpy(), by_hand(kind, rewards), rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ADVANTAGES)
+def test_no_kind_learns_from_a_group_that_agrees(kind: str) -> None:
+    for rewards in (torch.full((7,), 0.1), torch.tensor([2.0])):
+        assert ADVANTAGES[kind](rewards).tolist() == [0.0] * len(rewards)
+    with pytest.raises(ValueError, match="must be one group"):
+        ADVANTAGES[kind](torch.zeros(2, 4))
+
+
+def test_overlong_penalty_equals_dapo_equation_13() -> None:
+    lengths = [1, 10, 11, 12, 15, 19, 20]
+    expected = [0.0 if length <= 12 else ((20 - 8) - length) / 8 for length in lengths]
+    found = overlong_penalty(torch.tensor(lengths), max_new_tokens=20, buffer=8)
+    assert found.dtype == torch.float64
+    assert found.tolist() == pytest.approx(expected)
+    assert expected[-1] == -1.0
+    assert overlong_penalty(torch.tensor([0, 5, 20]), max_new_tokens=20, buffer=20).tolist() == [0.0, -0.25, -1.0]

@@ -1,10 +1,11 @@
-"""Which ZeRO stages and dtypes go together, and what DeepSpeed is told of them."""
+"""Which settings go together on a device, and what DeepSpeed is told of ZeRO stages and dtypes."""
 
 from typing import Literal
 
 import pytest
 from learner_specs import softsign_spec
 
+from configs.objective import ObjectiveConfig
 from learner.deepspeed_config import deepspeed_config
 
 
@@ -37,3 +38,17 @@ def test_float32_goes_with_every_stage(device: Literal["cpu", "cuda"], dtype: st
     assert spec.dtype_name == "float32"
     assert config["bf16"]["enabled"] is False
     assert config["zero_optimization"]["stage"] == zero_stage
+
+
+@pytest.mark.parametrize("correction", ["tis", "mis"])
+def test_a_correction_without_recomputed_logprobs_is_refused_in_one_line(correction: Literal["tis", "mis"]) -> None:
+    objective = ObjectiveConfig(correction=correction)
+    for device, old_logprobs in (("cpu", "auto"), ("cpu", "rollout"), ("cuda", "rollout")):
+        with pytest.raises(ValueError) as caught:
+            softsign_spec(device=device, old_logprobs=old_logprobs, objective=objective)  # type: ignore[arg-type]
+        message = str(caught.value)
+        assert message.startswith(f"objective.correction={correction}: learner.old_logprobs={old_logprobs}")
+        assert message.endswith("set learner.old_logprobs=recompute or objective.correction=none")
+        assert "\n" not in message
+    assert softsign_spec(device="cuda", objective=objective).recomputes_old_logprobs
+    assert softsign_spec(old_logprobs="recompute", objective=objective).recomputes_old_logprobs

@@ -41,6 +41,25 @@ def test_equals_the_full_softmax_with_gradients(chunk_size: int, temperature: fl
         torch.testing.assert_close(gradient, reference, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("chunk_size", [1, 4, 13])
+def test_the_entropy_has_a_gradient_where_asked(chunk_size: int, temperature: float) -> None:
+    hidden, targets, head = make()
+    upstream = torch.randn(NUM_TOKENS)
+    inputs = (hidden, head.weight, head.bias)
+    expected_logprobs, expected = full(hidden, targets, head, temperature)
+    expected_gradients = torch.autograd.grad((expected * upstream).sum(), inputs)
+
+    logprobs, entropy = token_logprobs(
+        hidden, targets, head, temperature=temperature, chunk_size=chunk_size, entropy_gradient=True
+    )
+    gradients = torch.autograd.grad((entropy * upstream).sum(), inputs, retain_graph=True)
+    torch.testing.assert_close(entropy.double(), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(logprobs.double(), expected_logprobs, rtol=1e-5, atol=1e-6)
+    for gradient, reference in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(gradient, reference, rtol=1e-4, atol=1e-6)
+
+
 def test_head_sees_one_chunk_at_a_time_and_keeps_no_logits() -> None:
     hidden, targets, head = make()
     sizes: list[int] = []
@@ -90,6 +109,16 @@ def test_tokens_of_probability_zero_leave_the_entropy_finite() -> None:
     logprobs, entropy = token_logprobs(logits, torch.tensor([0, 0]), lambda x: x, temperature=1.0, chunk_size=2)
     assert logprobs.tolist() == pytest.approx([-0.6931472, 0.0])
     assert entropy.tolist() == pytest.approx([0.6931472, 0.0])
+
+
+def test_tokens_of_probability_zero_leave_the_entropys_gradient_finite() -> None:
+    logits = torch.tensor([[0.0, 0.0, -torch.inf], [200.0, 0.0, 1.0]], requires_grad=True)
+    _, entropy = token_logprobs(
+        logits, torch.tensor([0, 0]), lambda x: x, temperature=1.0, chunk_size=2, entropy_gradient=True
+    )
+    (gradient,) = torch.autograd.grad(entropy.sum(), logits)
+    assert entropy.tolist() == pytest.approx([0.6931472, 0.0])
+    assert gradient.flatten().tolist() == pytest.approx([0.0] * 6, abs=1e-6)
 
 
 @pytest.mark.parametrize("chunk_size", [1, 8])

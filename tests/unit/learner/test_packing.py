@@ -31,6 +31,7 @@ def make_batch(lengths: list[tuple[int, int]], *, seed: int = 0) -> TrainBatch:
             rollout_logprobs=-rng.random(completion).astype(np.float32) - 2.0,
             advantage=float(rng.normal()),
             staleness=0,
+            finished=True,
         )
         for place, (prompt, completion) in enumerate(lengths)
     )

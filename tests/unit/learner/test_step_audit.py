@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 import torch
 
+from configs.objective import ObjectiveConfig
 from gates import GATES, Gate, get_gate
 from gates.audit import audited_gates
-from gates.loss import GateLoss
+from gates.loss import GateLoss, reference_loss
 from learner.audit import StepAudit
 from learner.contract import MicroBatch, TrainBatch, TrainSample
 from learner.objective import gated_objective
 from learner.packing import pack_minibatch
+from learner.run_objective import LossInputs, ObjectiveLoss, RunObjective
 from learner.statistics import StepStatistics
 
 NUM_GROUPS = 4
@@ -29,6 +31,7 @@ def make_batch(*, max_staleness: int) -> TrainBatch:
                 rollout_logprobs=rng.normal(scale=0.2, size=length).astype(np.float32) - 1.0,
                 advantage=float(rng.normal()),
                 staleness=index % (max_staleness + 1),
+                finished=True,
             )
         )
     return TrainBatch(samples=tuple(samples), num_groups=NUM_GROUPS)
@@ -62,8 +65,12 @@ def objective_of(row: MicroBatch, name: str) -> GateLoss:
 
 
 def audit_rows(batch: TrainBatch, rows: list[MicroBatch], name: str) -> StepAudit:
-    metrics = [objective_of(row, name).metrics for row in rows]
-    return StepAudit(audited_gates(build(name)), batch=batch, micro_batches=rows, metrics=metrics)
+    outs = [objective_loss(objective_of(row, name)) for row in rows]
+    return StepAudit(audited_gates(build(name)), batch=batch, micro_batches=rows, outs=outs)
+
+
+def objective_loss(out: GateLoss) -> ObjectiveLoss:
+    return ObjectiveLoss(loss=out.loss, gate=out.metrics, token_log_ratio=out.metrics.log_ratio, token_means={})
 
 
 @pytest.mark.parametrize("name", GATES)
@@ -97,3 +104,31 @@ def test_ranks_with_filler_add_up_to_one() -> None:
         first.sums += other.sums  # what an all-reduce does
     assert first.summarize() == pytest.approx(expected, rel=1e-6)  # float32 slopes
     assert "audit/erf/eur_staleness_2" in expected
+
+
+def test_the_spread_of_log_ratios_is_that_of_tokens_where_the_gate_sees_sequences() -> None:
+    batch = make_batch(max_staleness=0)
+    (rows,) = pack(batch, num_ranks=1)
+    expected = audit_rows(batch, rows, "softsign").summarize()
+    objective = RunObjective(ObjectiveConfig(ratio="sequence"), loss_function=reference_loss)
+    outs = [objective(inputs_of(row), build("softsign")) for row in rows]
+    found = StepAudit(audited_gates(build("softsign")), batch=batch, micro_batches=rows, outs=outs).summarize()
+    for name in ("ratio/log_std_within", "ratio/log_std_between"):
+        assert found[name] == pytest.approx(expected[name], rel=1e-6)
+    assert found["audit/softsign/eur"] > expected["audit/softsign/eur"] + 0.05, (
+        "means lie nearer to 1 than their tokens"
+    )
+
+
+def inputs_of(row: MicroBatch) -> LossInputs:
+    logprobs = torch.full((len(row.targets),), -1.0)
+    return LossInputs(
+        logprobs=logprobs,
+        entropy=torch.zeros_like(logprobs),
+        old_logprobs=torch.from_numpy(row.rollout_logprobs),
+        rollout_logprobs=torch.from_numpy(row.rollout_logprobs),
+        reference_logprobs=None,
+        advantages=torch.from_numpy(row.advantages),
+        loss_weights=torch.from_numpy(row.loss_weights),
+        sequence_index=torch.from_numpy(row.sequence_index),
+    )

@@ -1,21 +1,24 @@
 """From graded groups to the learner's samples."""
 
+from typing import Literal
+
 import numpy as np
 import pytest
 
+from configs.objective import ObjectiveConfig
 from orchestration.batches import to_train_batch
 from orchestration.buffer import GradedGroup
 from rollout.contract import Completion, Prompt, PromptGroup, RewardVerdict
 
 
 def graded(index: int, rewards: list[float], *, min_version: int) -> GradedGroup:
-    prompt = Prompt(index=index, token_ids=np.array([1, 2], dtype=np.int32), text="", reference_answer="")
+    prompt = Prompt(index=index, token_ids=np.array([1, 2], dtype=np.int32), text="", reference_answer="", source="")
     completions = tuple(
         Completion(
             token_ids=np.array([10 + place] * (place + 1), dtype=np.int32),
             rollout_logprobs=np.full(place + 1, -0.5, dtype=np.float32),
             text="",
-            finished=True,
+            finished=place < 2,
             min_policy_version=min_version,
             max_policy_version=min_version + 1,
         )
@@ -26,9 +29,8 @@ def graded(index: int, rewards: list[float], *, min_version: int) -> GradedGroup
 
 
 def test_each_completion_becomes_a_sample_with_its_groups_advantage() -> None:
-    batch = to_train_batch(
-        [graded(6, [1.0, 0.0, 0.0], min_version=4), graded(7, [1.0, 1.0], min_version=5)], policy_version=6
-    )
+    groups = [graded(6, [1.0, 0.0, 0.0], min_version=4), graded(7, [1.0, 1.0], min_version=5)]
+    batch = to_train_batch(groups, policy_version=6, objective=ObjectiveConfig(), max_new_tokens=8)
     assert batch.num_groups == 2
     assert [sample.group_index for sample in batch.samples] == [0, 0, 0, 1, 1]
     assert [sample.staleness for sample in batch.samples] == [2, 2, 2, 1, 1]
@@ -38,3 +40,22 @@ def test_each_completion_becomes_a_sample_with_its_groups_advantage() -> None:
     expected = [(reward - 1 / 3) / (std + 1e-6) for reward in (1.0, 0.0, 0.0)]
     assert [sample.advantage for sample in batch.samples[:3]] == pytest.approx(expected)
     assert [sample.advantage for sample in batch.samples[3:]] == [0.0, 0.0], "equal rewards carry no gradient"
+    assert [sample.finished for sample in batch.samples] == [True, True, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("group_mean", [2 / 3, -1 / 3, -1 / 3]), ("leave_one_out", [1.0, -0.5, -0.5])]
+)
+def test_advantages_of_the_configured_kind(kind: Literal["group_mean", "leave_one_out"], expected: list[float]) -> None:
+    groups = [graded(0, [1.0, 0.0, 0.0], min_version=0)]
+    batch = to_train_batch(groups, policy_version=0, objective=ObjectiveConfig(advantage=kind), max_new_tokens=8)
+    assert [sample.advantage for sample in batch.samples] == pytest.approx(expected)
+
+
+def test_overlong_completions_are_punished_before_advantages_are_made() -> None:
+    groups = [graded(0, [1.0, 1.0, 1.0], min_version=0)]  # completions of 1, 2 and 3 tokens
+    objective = ObjectiveConfig(advantage="group_mean", overlong="punish", overlong_buffer=2)
+    batch = to_train_batch(groups, policy_version=0, objective=objective, max_new_tokens=3)
+    assert [sample.advantage for sample in batch.samples] == pytest.approx([0.5, 0.0, -0.5])  # rewards 1, 0.5, 0
+    masked = to_train_batch(groups, policy_version=0, objective=ObjectiveConfig(overlong="mask"), max_new_tokens=3)
+    assert [sample.advantage for sample in masked.samples] == [0.0, 0.0, 0.0], "masking leaves the rewards alone"

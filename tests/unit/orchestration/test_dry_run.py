@@ -46,6 +46,14 @@ def test_order(max_staleness: int, word: str) -> None:
     assert line_of(describe(load_config([f"max_staleness={max_staleness}"])), "order").startswith(f"{word}:")
 
 
+def test_the_reference_model_of_a_kl_term_is_told() -> None:
+    assert "reference model" not in describe(load_config([]))
+    kl = ["objective.kl_coef=0.01", "model.path=a/b"]
+    assert line_of(describe(load_config(kl)), "reference model") == "a/b, frozen, whole on every rank"
+    sharded = describe(load_config([*kl, "learner.zero_stage=3"]))
+    assert line_of(sharded, "reference model") == "a/b, frozen, sharded over the ranks"
+
+
 def test_warning_where_no_ratio_can_leave_one() -> None:
     config = load_config(["learner.num_minibatches=1"])
     warning = ratio_warning(config)

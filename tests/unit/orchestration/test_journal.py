@@ -34,7 +34,7 @@ def graded(index: int, *, rewards: Sequence[tuple[float, float]] = ((1.0, 1.0), 
         min_policy_version=0,
         max_policy_version=0,
     )
-    prompt = Prompt(index=index, token_ids=np.zeros(2, dtype=np.int32), text="1+1=", reference_answer="2")
+    prompt = Prompt(index=index, token_ids=np.zeros(2, dtype=np.int32), text="1+1=", reference_answer="2", source="")
     group = PromptGroup(prompt=prompt, completions=(completion,) * len(rewards), engine_index=0, generate_s=0.5)
     return GradedGroup(group=group, verdicts=tuple(RewardVerdict(format=f, answer=a) for f, a in rewards))
 
@@ -110,6 +110,15 @@ def test_steps_are_weighted_by_their_tokens() -> None:
         {"policy/entropy": 1.25, "ratio/max": 5.0, "gate/eur_pos": 0.5, "grad_norm": 2.0, "lr": 1e-4}
     )
     assert summarize_steps([]) == {}
+
+
+def test_steps_without_trained_tokens_do_not_count_unless_there_are_no_others() -> None:
+    empty = [step(num_tokens=0, grad_norm=0.0, gate__tau_pos=tau) for tau in (8.0, 10.0)]
+    row = summarize_steps([*empty, step(num_tokens=5, gate__tau_pos=12.0, loss=0.5)])
+    assert (row["gate/tau_pos"], row["loss"]) == (12.0, 0.5)
+    row = summarize_steps(empty)
+    assert row["gate/tau_pos"] == 9.0
+    assert "loss" not in row
 
 
 def test_times_of_one_name_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,6 +237,13 @@ def test_a_repeated_evaluation_replaces_the_old_one(tmp_path: Path) -> None:
         evals = journal.result().evals
     assert [dict(item.metrics) for item in evals] == [{"eval/other/pass@1": 0.2}, {"eval/arithmetic/pass@1": 0.3}]
     assert (tmp_path / "eval.dropped.jsonl").exists()
+
+
+def test_a_task_without_evaluation_sets_leaves_no_evaluation(tmp_path: Path) -> None:
+    with open_journal(tmp_path) as journal:
+        journal.record_eval(0, {})
+        assert journal.result().evals == ()
+    assert not (tmp_path / "eval.jsonl").exists()
 
 
 def test_result_averages_the_first_and_the_last_ten(tmp_path: Path) -> None:

@@ -1,0 +1,68 @@
+"""The section that says what is optimised beside the gate: advantages, ratio, KL, entropy, overlong, correction.
+
+In: a plain nested dict. Out: a frozen section, and the lines that say where it does not fit the rest of the tree. Knows
+names and bounds of settings; the equations are in learner/terms.py and docs/objective.md. The defaults are the paper's.
+"""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from configs.section import Section
+
+
+class ObjectiveConfig(Section):
+    """What the learner optimises, the gate aside; docs/objective.md has the equations. The defaults are the paper's."""
+
+    # group_std: (R - mean) / std; group_mean: R - mean; leave_one_out: R - mean of the group's others
+    advantage: Literal["group_std", "group_mean", "leave_one_out"] = "group_std"
+    ratio: Literal["token", "sequence"] = "token"  # sequence: exp of the completion's mean log-ratio
+    kl_coef: float = Field(default=0.0, ge=0.0)  # of the KL to the initial model; 0: that model is not loaded
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    entropy_coef: float = Field(default=0.0, ge=0.0)  # of the entropy bonus
+    # of completions cut off at rollout.max_new_tokens; mask: leave them out of the loss; punish: see overlong_buffer
+    overlong: Literal["keep", "mask", "punish"] = "keep"
+    overlong_buffer: int = Field(default=0, ge=0)  # last tokens over which punish lowers the reward, from 0 to -1
+    # of the learner's old logprobs against the engine's; tis: weight at most the cap; mis: 0 outside [1/cap, cap]
+    correction: Literal["none", "tis", "mis"] = "none"
+    correction_cap: float = Field(default=2.0, gt=1.0)
+
+    @model_validator(mode="after")
+    def _buffer_goes_with_punish(self) -> "ObjectiveConfig":
+        if self.overlong == "punish" and self.overlong_buffer == 0:
+            raise ValueError(
+                "objective.overlong_buffer=0: must be at least 1 with objective.overlong=punish, the tokens over which "
+                "the punishment grows"
+            )
+        if self.overlong != "punish" and self.overlong_buffer > 0:
+            raise ValueError(
+                f"objective.overlong_buffer={self.overlong_buffer}: has no effect with objective.overlong="
+                f"{self.overlong}; set objective.overlong=punish or leave it out"
+            )
+        return self
+
+
+def correction_mistake(objective: ObjectiveConfig, *, old_logprobs: str, device: str) -> str | None:
+    """One line where the correction has nothing to correct: the ratio's denominator is the engine's own value.
+
+    old_logprobs: as in learner.old_logprobs. device: "cpu" where that is known; what else it says does not matter.
+    """
+    if objective.correction == "none" or old_logprobs == "recompute" or (old_logprobs == "auto" and device != "cpu"):
+        return None
+    told = "auto, which is rollout on a CPU," if old_logprobs == "auto" else "rollout"
+    return (
+        f"objective.correction={objective.correction}: learner.old_logprobs={told} leaves nothing to correct; set "
+        f"learner.old_logprobs=recompute or objective.correction=none"
+    )
+
+
+def objective_mistakes(objective: ObjectiveConfig, *, old_logprobs: str, device: str, max_new_tokens: int) -> list[str]:
+    """One line for each setting that does not fit those of other sections. device: as in cluster.device."""
+    wrong = []
+    if objective.overlong_buffer > max_new_tokens:
+        wrong.append(
+            f"objective.overlong_buffer={objective.overlong_buffer}: must be at most "
+            f"rollout.max_new_tokens={max_new_tokens}, the longest completion"
+        )
+    correction = correction_mistake(objective, old_logprobs=old_logprobs, device=device)
+    return [*wrong, correction] if correction else wrong

@@ -1,0 +1,81 @@
+"""How a rank starts: it joins the others, and its models become DeepSpeed engines. The only file that builds one.
+
+In: the LearnerSpec and this rank's place. Out: a device, the engine that trains, and the frozen reference of a KL term.
+Knows nothing of batches, steps or objectives.
+"""
+
+import os
+from datetime import timedelta
+
+import deepspeed
+import torch
+from torch import nn
+
+from learner.deepspeed_config import deepspeed_config, reference_config
+from learner.optimizer import build_adamw
+from learner.policy import Policy, load_policy
+from learner.spec import LearnerSpec
+
+
+def join_process_group(
+    spec: LearnerSpec, *, rank: int, world_size: int, master_address: str, master_port: int
+) -> torch.device:
+    """Meet the other ranks over nccl or gloo; this rank's device. Ray shows a rank one GPU only, hence LOCAL_RANK 0."""
+    os.environ.update(
+        RANK=str(rank),
+        WORLD_SIZE=str(world_size),
+        LOCAL_RANK="0",
+        MASTER_ADDR=master_address,
+        MASTER_PORT=str(master_port),
+    )
+    if spec.device == "cuda":
+        torch.cuda.set_device(0)
+    # or DeepSpeed compiles a shared-memory all-reduce here (a minute, g++, ninja) that only its inference engine calls
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(
+        dist_backend="nccl" if spec.device == "cuda" else "gloo",
+        auto_mpi_discovery=False,
+        verbose=False,
+        timeout=timedelta(seconds=spec.learner.timeout_s),
+        rank=rank,
+        world_size=world_size,
+    )
+    return torch.device(spec.device, 0) if spec.device == "cuda" else torch.device("cpu")
+
+
+def load_initial_model(spec: LearnerSpec, device: torch.device, *, gradient_checkpointing: bool) -> Policy:
+    """The model of model.path in the learner's dtype, whole on this rank."""
+    return load_policy(
+        spec.model_path,
+        dtype=torch.float32 if spec.dtype_name == "float32" else torch.bfloat16,
+        device=device,
+        trust_remote_code=spec.trust_remote_code,
+        gradient_checkpointing=gradient_checkpointing,
+    )
+
+
+def build_engine(policy: Policy, spec: LearnerSpec) -> deepspeed.DeepSpeedEngine:
+    """The engine that trains the policy with AdamW."""
+    learner = spec.learner
+    optimizer = build_adamw(
+        policy.parameters(), lr=learner.lr, betas=learner.betas, eps=learner.eps, weight_decay=learner.weight_decay
+    )
+    config = deepspeed_config(
+        spec,
+        num_parameters=sum(parameter.numel() for parameter in policy.parameters()),
+        hidden_size=policy.model.config.hidden_size,
+    )
+    engine, *_ = deepspeed.initialize(model=policy, optimizer=optimizer, config=config, dist_init_required=False)
+    return engine
+
+
+def build_reference(spec: LearnerSpec, device: torch.device) -> nn.Module:
+    """The initial model, frozen, to be called as a Policy; under ZeRO-3 an engine that shards it over the ranks."""
+    policy = load_initial_model(spec, device, gradient_checkpointing=False)
+    policy.requires_grad_(False)
+    policy.eval()
+    if spec.learner.zero_stage < 3:
+        return policy
+    config = reference_config(spec, hidden_size=policy.model.config.hidden_size)
+    engine, *_ = deepspeed.initialize(model=policy, config=config, dist_init_required=False)
+    return engine
