@@ -1,1 +1,1 @@
-"""Pure statistics over what runs measured: numbers in, intervals and verdicts out. Imports numpy only."""
+"""Statistics of results: arrays of numbers in, estimates with intervals out. Imports numpy only."""

@@ -18,6 +18,7 @@ from configs.schema import RunConfig
 HELP_FLAGS = ("-h", "--help")
 SWEEP_FLAGS = ("-m", "--multirun")
 AUTO_RUN_DIR = "auto"
+AUTO_HINT = {"run_dir": ", or leave it at auto", "rollout.record": ""}
 MUST_BE_GIVEN = "..."
 
 USAGE = """\
@@ -112,13 +113,18 @@ def _values(setting: str) -> list[str]:
 
 
 def _refuse_shared_folders(configs: Sequence[RunConfig]) -> None:
-    folders = [config.run_dir for config in configs if config.run_dir != AUTO_RUN_DIR]
-    shared = sorted({folder for folder in folders if folders.count(folder) > 1})
-    if shared:
-        rule = (
-            "several runs of the sweep would share it; leave it at auto or name what differs, as in run_dir='x-${seed}'"
-        )
-        raise ConfigError(f"run_dir={shown(folder)}: {rule}" for folder in shared)
+    folders = {
+        "run_dir": [config.run_dir for config in configs if config.run_dir != AUTO_RUN_DIR],
+        "rollout.record": [config.rollout.record for config in configs if config.rollout.record is not None],
+    }
+    rule = "several runs of the sweep would share it; name what differs"
+    lines = [
+        f"{name}={shown(folder)}: {rule}, as in {name}='x-${{seed}}'{AUTO_HINT[name]}"
+        for name, named in folders.items()
+        for folder in sorted({folder for folder in named if named.count(folder) > 1})
+    ]
+    if lines:
+        raise ConfigError(lines)
 
 
 def _defaults(section: type[BaseModel], *, prefix: str) -> list[str]:

@@ -44,6 +44,18 @@ class RolloutConfig(Section):
     enforce_eager: bool = False
     attention_backend: str = Field(default="auto", min_length=1)  # vLLM's name of one; auto: vLLM's choice
     timeout_s: float = Field(default=600.0, gt=0.0)  # longest wait for one group
+    record: str | None = Field(default=None, min_length=1)  # folder for every graded group; null: not recorded
+    # folder whose recorded groups are trained on instead of new ones, without engines and graders; null: generate
+    replay: str | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _groups_come_from_one_place(self) -> "RolloutConfig":
+        if self.record is not None and self.replay is not None:
+            raise ValueError(
+                f"rollout.record={self.record}: cannot be combined with rollout.replay={self.replay}, which has these "
+                f"groups already; set one of them to null"
+            )
+        return self
 
 
 class GradersConfig(Section):
@@ -78,7 +90,7 @@ class LearnerConfig(Section):
 class PublishConfig(Section):
     """The broadcast of weights from learner rank 0 to every engine."""
 
-    backend: Literal["auto", "nccl", "gloo"] = "auto"  # auto: nccl where learner and engines have GPUs, gloo on CPU
+    backend: Literal["auto", "nccl", "gloo"] = "auto"  # auto: nccl between GPUs, gloo on CPU and on shared GPUs
     timeout_s: float = Field(default=300.0, gt=0.0)
     verify_every: int = Field(default=1, ge=1)  # compare digests at every n-th version
     probe_every: int = Field(default=10, ge=1)  # compare logprobs of a fixed prompt at every n-th version
@@ -92,8 +104,16 @@ class ClusterConfig(Section):
     device: Literal["auto", "cpu", "gpu"] = "auto"  # auto: gpu if the cluster reports GPUs
     cpus_per_engine: float = Field(default=1.0, gt=0.0)
     cpus_per_learner: float = Field(default=1.0, gt=0.0)
+    # below 1 engines and learner ranks share GPUs; above 0.5 a rank, because two ranks on one GPU cannot meet over NCCL
+    gpus_per_engine: float = Field(default=1.0, gt=0.0, le=1.0)  # for each tensor parallel worker
+    gpus_per_learner: float = Field(default=1.0, gt=0.5, le=1.0)
     placement_timeout_s: float = Field(default=8.0, gt=0.0)
     start_timeout_s: float = Field(default=600.0, gt=0.0)  # for engines and learner to load
+
+    @property
+    def shares_gpus(self) -> bool:
+        """Whether an engine and a learner rank may lie on one GPU, where the cluster's GPUs are used."""
+        return self.gpus_per_engine < 1.0 or self.gpus_per_learner < 1.0
 
 
 class CheckpointConfig(Section):
@@ -163,8 +183,12 @@ class RunConfig(Section):
                 f"model.max_model_len={max_model_len}, the longest sequence"
             )
         wrong.extend(self._misfits_of_task())
-        if self.cluster.device == "cpu" and self.publish.backend == "nccl":
-            wrong.append("publish.backend=nccl: needs GPUs, and cluster.device=cpu; must be auto or gloo")
+        wrong.extend(self._misfits_of_gpus())
+        if rollout.replay is not None and self.eval.every > 0:
+            wrong.append(
+                f"eval.every={self.eval.every}: must be 0 with rollout.replay={rollout.replay}, which starts no engine "
+                f"that could evaluate; evaluate the final model afterwards"
+            )
         wrong += objective_mistakes(
             self.objective,
             old_logprobs=learner.old_logprobs,
@@ -174,6 +198,27 @@ class RunConfig(Section):
         if wrong:
             raise ValueError("\n".join(wrong))
         return self
+
+    def _misfits_of_gpus(self) -> Iterator[str]:
+        rollout, cluster = self.rollout, self.cluster
+        if self.publish.backend == "nccl" and cluster.device == "cpu":
+            yield "publish.backend=nccl: needs GPUs, and cluster.device=cpu; must be auto or gloo"
+        if self.publish.backend == "nccl" and cluster.shares_gpus:
+            yield (
+                f"publish.backend=nccl: needs a GPU of its own for each engine and rank, and there is "
+                f"cluster.gpus_per_engine={cluster.gpus_per_engine:g} and "
+                f"cluster.gpus_per_learner={cluster.gpus_per_learner:g}; must be auto or gloo"
+            )
+        if cluster.gpus_per_engine < 1.0 and rollout.tensor_parallel_size > 1:
+            yield (
+                f"cluster.gpus_per_engine={cluster.gpus_per_engine:g}: must be 1 with rollout.tensor_parallel_size="
+                f"{rollout.tensor_parallel_size}, whose workers take whole GPUs"
+            )
+        if rollout.gpu_memory_utilization > cluster.gpus_per_engine:
+            yield (
+                f"rollout.gpu_memory_utilization={rollout.gpu_memory_utilization:g}: must be at most "
+                f"cluster.gpus_per_engine={cluster.gpus_per_engine:g}; the rest of the GPU is for who shares it"
+            )
 
     def _misfits_of_task(self) -> Iterator[str]:
         task, num_prompts = self.task, self.eval.num_prompts

@@ -295,7 +295,8 @@ class LearnerWorker:
 
 def _sampled_from_these_weights(micro_batch: MicroBatch, loaded: LoadedBatch, index: int) -> np.ndarray:
     """[K] bool: the engine drew the token from the weights that the learner has in step `index`."""
-    same = [index == 0 and loaded.batch.samples[i].staleness == 0 for i in micro_batch.sample_indices]
+    samples = [loaded.batch.samples[i] for i in micro_batch.sample_indices]
+    same = [index == 0 and sample.staleness == 0 and not sample.is_replayed for sample in samples]
     return np.array(same, dtype=bool)[micro_batch.sequence_index]
 
 

@@ -25,6 +25,7 @@ class GradedGroup:
 
     group: PromptGroup
     verdicts: tuple[RewardVerdict, ...]  # G
+    is_replayed: bool = False  # read from a recording: sampled by the policy of another run
 
     def __post_init__(self) -> None:
         if len(self.verdicts) != len(self.group.completions):

@@ -20,12 +20,16 @@ from orchestration.cluster import Cluster
 from orchestration.evaluate import evaluate
 from orchestration.group_stream import GroupStream
 from orchestration.placement import PlacementError
+from orchestration.recorded_groups import RecordingStream
+from orchestration.recordings import manifest_of
+from orchestration.stages import GroupSource
 from orchestration.weight_channel import Probe, WeightChannel
 from rollout.contract import Prompt, SamplingSpec
 from rollout.engine import RolloutEngine
 from rollout.fleet import RolloutFleet
 from rollout.graders import GraderPool
 from rollout.prompts import PromptStream, load_tokenizer, make_prompt, prompt_encoder, prompt_renderer
+from rollout.recording import vocabulary_digest
 from rollout.tasks import Task
 
 # Mean over the probe's tokens, nats: two float32 implementations agree to 1e-6, bfloat16 kernels to a hundredth.
@@ -41,7 +45,7 @@ class Parts:
     fleet: RolloutFleet
     graders: GraderPool
     channel: WeightChannel
-    groups: GroupStream
+    groups: GroupSource
     eval_sets: Mapping[str, tuple[Prompt, ...]]  # by the set's name
     config: RunConfig
 
@@ -70,7 +74,7 @@ def build_parts(
     config: RunConfig, cluster: Cluster, model_path: Path | str, *, task: Task, start_iteration: int
 ) -> Iterator[Parts]:
     """Starts engines, graders and learner side by side; on the way out ends every process they started."""
-    spec = _learner_spec(config, cluster, model_path)  # refuses what does not fit this device: before any actor starts
+    spec = learner_spec(config, cluster, model_path)  # refuses what does not fit this device: before any actor starts
     with ExitStack() as undo:
         engines = [_start_engine(index, config, cluster, model_path) for index in range(config.rollout.num_engines)]
         fleet = RolloutFleet(
@@ -81,34 +85,34 @@ def build_parts(
         undo.callback(fleet.shutdown)
         graders = GraderPool(config.graders.num_workers, config.graders.timeout_s)
         undo.callback(graders.close)
-        learner = LearnerGroup(
-            spec,
-            start_timeout_s=config.cluster.start_timeout_s,
-            **cluster.learner_options(),
-        )
+        if config.cluster.shares_gpus:
+            # vLLM measures the free memory of its GPU while it starts; a learner that loads beside it would change that
+            fleet.await_ready(timeout_s=config.cluster.start_timeout_s)
+        learner = start_learner(spec, cluster, timeout_s=config.cluster.start_timeout_s)
         undo.callback(learner.shutdown)
         fleet.await_ready(timeout_s=config.cluster.start_timeout_s)
 
         tokenizer = load_tokenizer(str(model_path), trust_remote_code=config.model.trust_remote_code)
         encode, render = prompt_encoder(tokenizer), prompt_renderer(config.task, tokenizer)
         prompts = PromptStream(task.train_problems(), encode, seed=config.seed, weights=task.weights(), render=render)
+        groups = GroupStream(
+            fleet,
+            graders,
+            prompts,
+            _training_sampling(config),
+            admission=Admission(
+                prompts_per_iteration=config.rollout.prompts_per_iteration, max_staleness=config.max_staleness
+            ),
+            start_iteration=start_iteration,
+            num_iterations=config.num_iterations,
+            grading_timeout_s=config.graders.timeout_s * config.rollout.prompts_per_iteration,
+        )
         yield Parts(
             learner=learner,
             fleet=fleet,
             graders=graders,
             channel=_channel(config, cluster, learner, fleet, prompts),
-            groups=GroupStream(
-                fleet,
-                graders,
-                prompts,
-                _training_sampling(config),
-                admission=Admission(
-                    prompts_per_iteration=config.rollout.prompts_per_iteration, max_staleness=config.max_staleness
-                ),
-                start_iteration=start_iteration,
-                num_iterations=config.num_iterations,
-                grading_timeout_s=config.graders.timeout_s * config.rollout.prompts_per_iteration,
-            ),
+            groups=_recorded(groups, config, tokenizer, start_iteration=start_iteration),
             eval_sets={
                 name: tuple(
                     make_prompt(problem, encode, index=index, render=render)
@@ -118,6 +122,19 @@ def build_parts(
             },
             config=config,
         )
+
+
+def start_learner(spec: LearnerSpec, cluster: Cluster, *, timeout_s: float) -> LearnerGroup:
+    """All ranks in their bundles, with the model loaded."""
+    return LearnerGroup(spec, start_timeout_s=timeout_s, **cluster.learner_options())
+
+
+def _recorded(groups: GroupSource, config: RunConfig, tokenizer: Any, *, start_iteration: int) -> GroupSource:
+    """The source itself, or one that records what it gives out."""
+    if config.rollout.record is None:
+        return groups
+    manifest = manifest_of(config, vocabulary=vocabulary_digest(tokenizer.get_vocab()))
+    return RecordingStream(groups, Path(config.rollout.record), manifest, start_iteration=start_iteration)
 
 
 def _start_engine(index: int, config: RunConfig, cluster: Cluster, model_path: Path | str) -> Any:
@@ -132,7 +149,8 @@ def _start_engine(index: int, config: RunConfig, cluster: Cluster, model_path: P
     )
 
 
-def _learner_spec(config: RunConfig, cluster: Cluster, model_path: Path | str) -> LearnerSpec:
+def learner_spec(config: RunConfig, cluster: Cluster, model_path: Path | str) -> LearnerSpec:
+    """What every rank is told; LearnerSpecError where settings do not fit this cluster's device."""
     return LearnerSpec(
         learner=config.learner,
         gate=config.gate,
@@ -171,7 +189,7 @@ def _channel(
     tolerance = FLOAT32_PROBE_TOLERANCE if exact else LOW_PRECISION_PROBE_TOLERANCE
     backend = config.publish.backend
     if backend == "auto":
-        backend = "gloo" if cluster.device == "cpu" else "nccl"
+        backend = "gloo" if cluster.device == "cpu" or config.cluster.shares_gpus else "nccl"
     if backend == "nccl" and cluster.device == "cpu":
         raise PlacementError("publish.backend=nccl: this cluster has no GPUs in use; set publish.backend=gloo")
     probe = Probe(token_ids=prompts.prompt_at(0).token_ids, tolerance=tolerance)

@@ -22,7 +22,7 @@ class Placement:
     """Resources of every actor. A bundle lies on one node, so an engine's tensor parallel workers do too."""
 
     device: Device
-    engine_bundles: tuple[dict[str, float], ...]  # one an engine
+    engine_bundles: tuple[dict[str, float], ...]  # one an engine; none in a replay
     learner_bundles: tuple[dict[str, float], ...]  # one a rank
 
     def demand(self) -> dict[str, float]:
@@ -35,10 +35,9 @@ class Placement:
 
     def describe(self) -> str:
         engines, ranks = self.engine_bundles, self.learner_bundles
-        parts = (
-            f"{len(engines)} engine(s) of {_amounts(engines[0])}",
-            f"{len(ranks)} learner rank(s) of {_amounts(ranks[0])}",
-        )
+        parts = [f"{len(ranks)} learner rank(s) of {_amounts(ranks[0])}"]
+        if engines:
+            parts.insert(0, f"{len(engines)} engine(s) of {_amounts(engines[0])}")
         return " and ".join(parts)
 
 
@@ -48,16 +47,17 @@ def plan_placement(
     """Bundles for the run on a cluster with the given total resources.
 
     device=auto takes GPUs where the cluster reports any. On CPU-only clusters the shapes are the same, in CPUs.
-    Raises PlacementError where the sum of the bundles exceeds the cluster.
+    A replay has no engines. Raises PlacementError where the sum of the bundles exceeds the cluster.
     """
     device: Device = cluster.device if cluster.device != "auto" else ("gpu" if resources.get("GPU", 0) > 0 else "cpu")
     engine = {"CPU": cluster.cpus_per_engine * rollout.tensor_parallel_size}
     rank = {"CPU": cluster.cpus_per_learner}
     if device == "gpu":
-        engine["GPU"] = float(rollout.tensor_parallel_size)
-        rank["GPU"] = 1.0
+        engine["GPU"] = cluster.gpus_per_engine * rollout.tensor_parallel_size
+        rank["GPU"] = cluster.gpus_per_learner
+    num_engines = rollout.num_engines if rollout.replay is None else 0
     placement = Placement(
-        device=device, engine_bundles=(engine,) * rollout.num_engines, learner_bundles=(rank,) * learner.num_workers
+        device=device, engine_bundles=(engine,) * num_engines, learner_bundles=(rank,) * learner.num_workers
     )
     demand = placement.demand()
     short = {name for name, amount in demand.items() if amount > resources.get(name, 0.0) + 1e-9}

@@ -26,6 +26,8 @@ FREE_SETTINGS = (
     "cluster.address",
     "cluster.cpus_per_engine",
     "cluster.cpus_per_learner",
+    "cluster.gpus_per_engine",
+    "cluster.gpus_per_learner",
     "cluster.placement_timeout_s",
     "cluster.start_timeout_s",
     "rollout.num_engines",
@@ -73,14 +75,14 @@ def check_resumable(config: RunConfig, run_dir: Path) -> None:
         raise RunDirError(
             f"{path}: {'; '.join(error.lines)}; resume with the version of the program that wrote it"
         ) from None
-    differences = [
-        f"{name}={_shown(before)}, now {name}={_shown(now)}"
-        for name, before, now in setting_differences(stored, config)
+    changed = [
+        f"{name}={shown(before)}, now {name}={shown(now)}"
+        for name, before, now in differences(stored, config)
         if not _may_change(name, stored)
     ]
-    if differences:
+    if changed:
         raise RunDirError(
-            f"resume=true: {run_dir} was trained with {'; '.join(differences)}; leave these settings as they were or "
+            f"resume=true: {run_dir} was trained with {'; '.join(changed)}; leave these settings as they were or "
             f"start a new run without resume=true"
         )
 
@@ -135,7 +137,7 @@ def _may_change(name: str, stored: RunConfig) -> bool:
     return name in FREE_SETTINGS or name.partition(".")[0] in FREE_SECTIONS
 
 
-def setting_differences(before: RunConfig, now: RunConfig) -> Iterator[tuple[str, Any, Any]]:
+def differences(before: RunConfig, now: RunConfig) -> Iterator[tuple[str, Any, Any]]:
     """(name, value before, value now) of each setting both have; where only one has it, its section's name differs."""
     old, new = _settings(before), _settings(now)
     return ((name, old[name], new[name]) for name in old if name in new and old[name] != new[name])
@@ -149,6 +151,8 @@ def _settings(config: RunConfig) -> dict[str, Any]:
     return {name: value for name, value in tree.items() if name not in sections} | inside
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """As a person would type it."""
+    if value is None:
+        return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -63,7 +63,7 @@ class RunRecord:
 
     @property
     def is_finished(self) -> bool:
-        evaluates = getattr(self.config.rollout, "replay", None) is None
+        evaluates = self.config.rollout.replay is None
         wanted = self.config.num_iterations
         return len(self.rows) >= wanted and (not evaluates or wanted in self.evals)
 

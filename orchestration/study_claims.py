@@ -13,7 +13,7 @@ import numpy as np
 from analysis.seeds import SeedMean, correlation, seed_mean
 from configs.gates import CustomGateConfig
 from configs.study import Kind
-from orchestration.run_dir import setting_differences
+from orchestration.run_dir import differences
 from orchestration.run_record import combined_digest
 from orchestration.study_result import KINDS, StudyArm
 
@@ -202,7 +202,7 @@ def _warnings(arms: Sequence[StudyArm], prompts: Sequence[SeedPrompts]) -> list[
             {
                 name
                 for record in records[1:]
-                for name, _, _ in setting_differences(records[0].config, record.config)
+                for name, _, _ in differences(records[0].config, record.config)
                 if name.partition(".")[0] not in NOT_COMPARED and name not in NOT_COMPARED_ROLLOUT
             }
         )
