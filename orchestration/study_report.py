@@ -51,7 +51,7 @@ def is_study(folder: Path) -> bool:
 
 def write_study_report(study_dir: Path) -> list[Path]:
     """Reports every finished arm in the folder, also those of an earlier command; the files written."""
-    arms, unfinished = _read_arms(study_dir)
+    arms, unfinished = read_arms(study_dir)
     if not arms:
         raise ReportError(f"{study_dir}: no arm has finished, so there is nothing to report; see {LOG_FOLDER}/ there")
     result, claims = summarize(arms), measure_claims(arms)
@@ -79,7 +79,7 @@ def _arm_folders(study_dir: Path) -> list[tuple[Path, "re.Match[str]"]]:
     return [(path, match) for path, match in found if match and (path / CONFIG_FILE).exists()]
 
 
-def _read_arms(study_dir: Path) -> tuple[list[StudyArm], list[tuple[str, Sequence[str]]]]:
+def read_arms(study_dir: Path) -> tuple[list[StudyArm], list[tuple[str, Sequence[str]]]]:
     """Finished arms, by gate as the first seed's folders were made, and the others with the end of their logs."""
     arms: list[StudyArm] = []
     unfinished: list[tuple[str, Sequence[str]]] = []
