@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orchestration.exit_status import exit_status, print_answer
+from orchestration.run_record import RecordError
 
 HELP_FLAGS = ("-h", "--help")
 USAGE = """\
@@ -21,17 +22,13 @@ Exit status: 0 done, 1 a folder holds nothing to report.\
 """
 
 
-class ReportUsageError(RuntimeError):
-    """No folder, or one that is not there; the message says what to give."""
-
-
 def main(arguments: Sequence[str]) -> int:
     if any(flag in HELP_FLAGS for flag in arguments):
         print_answer(USAGE)
         return 0
     try:
         if not arguments:
-            raise ReportUsageError("no folder was named; see --help")
+            raise RecordError("no folder was named; see --help")
         for folder in map(Path, arguments):
             for path in _write(folder):
                 print_answer(str(path))
@@ -42,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _write(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        raise ReportUsageError(f"{folder}: is not a folder; name that of a run or of a study")
+        raise RecordError(f"{folder}: is not a folder; name that of a run or of a study")
     # Not before: matplotlib takes a second that --help need not.
     from orchestration.run_report import write_run_report
     from orchestration.study_report import is_study, write_study_report

@@ -4,13 +4,10 @@ In: the arguments. Out: one run folder an arm, the report, and an exit status (t
 before the first starts; a study that stopped is continued by naming its folder.
 """
 
-import fcntl
-import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -24,16 +21,12 @@ from orchestration.run_dir import next_free
 from orchestration.study_arms import arm_status, refuse_other_settings
 from orchestration.study_help import help_text
 from orchestration.study_launch import JobLauncher, Launcher, LocalLauncher
+from orchestration.study_lock import hold_study
 from orchestration.study_progress import StudyProgress
 from orchestration.study_schedule import run_arms
 
 HELP_FLAGS = ("-h", "--help")
-LOCK_FILE = ".lock"
 ROOT_FOLDER, STEM = Path("runs"), "study"
-
-
-class StudyError(RuntimeError):
-    """The study cannot go on; the message is one line and says what to change."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -60,7 +53,7 @@ def run_study(study: StudyConfig, arms: Sequence[Arm], study_dir: Path, *, argum
     """Runs what is not finished, then writes the report; 1 where an arm failed."""
     console = Console()
     study_dir.mkdir(parents=True, exist_ok=True)
-    with _lock(study_dir) as lock:
+    with hold_study(study_dir) as lock:
         statuses = [arm_status(arm, study_dir) for arm in arms]
         refuse_other_settings(statuses)
         print_line(console, f"study folder {study_dir}: {len(arms)} arms")
@@ -100,22 +93,6 @@ def _launcher(study: StudyConfig, lock: int) -> Launcher:
     if study.launcher == "jobs":
         return JobLauncher(address=study.jobs_address)
     return LocalLauncher(inherited_fd=lock)
-
-
-@contextmanager
-def _lock(study_dir: Path) -> Iterator[int]:
-    """Held by this process and, being inherited, by every local run it has started, until the last of them ends."""
-    descriptor = os.open(study_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StudyError(
-                f"{study_dir}: a study runs here already, or a run that one left behind; wait for its end or end it"
-            ) from None
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _as_interrupt(number: int, frame: FrameType | None) -> None:

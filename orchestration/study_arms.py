@@ -46,20 +46,21 @@ def refuse_other_settings(statuses: Sequence[ArmStatus]) -> None:
     """ConfigError with a line for each folder whose run does not belong to this study."""
     lines: list[str] = []
     for status in statuses:
+        name, wanted = status.arm.name, status.arm.config.num_iterations
+        if status.num_iterations > wanted:
+            lines.append(
+                f"{name}: {status.folder} holds {status.num_iterations} iterations, num_iterations={wanted} asks for "
+                f"fewer; name another study_dir"
+            )
+            continue
         if status.state not in ("stopped", "finished"):
             continue
-        name, wanted = status.arm.name, status.arm.config.num_iterations
         try:
             check_resumable(status.arm.config, status.folder)
             stored = read_yaml((status.folder / CONFIG_FILE).read_text(encoding="utf-8"))
         except RunDirError as error:
             lines.append(f"{name}: {error}; or name another study_dir")
             continue
-        if status.num_iterations > wanted:
-            lines.append(
-                f"{name}: {status.folder} holds {status.num_iterations} iterations, num_iterations={wanted} asks for "
-                f"fewer; name another study_dir"
-            )
         if stored.eval != status.arm.config.eval:
             lines.append(f"{name}: {status.folder} was evaluated with other settings of eval; name another study_dir")
         records = status.arm.records

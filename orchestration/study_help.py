@@ -43,7 +43,7 @@ Exit status: 0 done, 1 an arm failed, 2 mistakes in the configuration (one line 
 
 
 def help_text() -> str:
-    lines = [f"  {name}={_shown(name):<38} {MEANINGS[name]}" for name in StudyConfig.model_fields]
+    lines = [f"  {name}={_shown(name)}\n      {MEANINGS[name]}" for name in StudyConfig.model_fields]
     return USAGE + "\n".join(lines) + "\n" + EXAMPLES
 
 

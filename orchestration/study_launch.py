@@ -87,8 +87,14 @@ class LocalRun:
         try:
             self._process.wait(timeout=STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+            self._kill()
+        except KeyboardInterrupt:  # the second Ctrl-C: no more patience, and no process left behind
+            self._kill()
+            raise
+
+    def _kill(self) -> None:
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
 
 class JobLauncher:

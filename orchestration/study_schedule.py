@@ -6,6 +6,7 @@ gates nor statistics; what it watches of a run is its exit status and the number
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -101,10 +102,11 @@ def run_arms(
             if running:
                 time.sleep(POLL_S)
     finally:
-        for item in running:
-            item.run.interrupt()
-        for item in running:
-            item.run.await_end()
+        with ExitStack() as ending:  # each is awaited, whatever another one's end brings
+            for item in running:
+                ending.callback(item.run.await_end)
+            for item in running:
+                item.run.interrupt()
     return failures
 
 

@@ -1,4 +1,4 @@
-"""The files of a report: what stands in them, that nothing in them is alive, and that they do not change by themselves."""
+"""The files of a report: what stands in them, that nothing of it is alive, and that it does not change."""
 
 import csv
 import re
