@@ -40,7 +40,9 @@ class StudyRun:
         return [{name: row[name] for name in row if not any(part in name for part in VARYING)} for row in rows]
 
 
-def start_study(folder: Path, model: Path, *arguments: str) -> "subprocess.Popen[str]":
+def start_study(
+    folder: Path, model: Path, *arguments: str, environment: dict[str, str] | None = None
+) -> "subprocess.Popen[str]":
     words = [f"study_dir={folder}", f"model.path={model}", *SMALL, *GRID, *SEPARATING, *arguments]
     return subprocess.Popen(
         [sys.executable, "-m", "orchestration.study", *words],
@@ -48,7 +50,7 @@ def start_study(folder: Path, model: Path, *arguments: str) -> "subprocess.Popen
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "COLUMNS": "200"},
+        env={**(environment or os.environ), "COLUMNS": "200"},
         start_new_session=True,
     )
 
@@ -105,3 +107,12 @@ def test_interrupted_and_resumed_it_gives_the_same_table(
     assert resumed.table() == undisturbed.table()
     assert resumed.fixed_iterations() == undisturbed.fixed_iterations()
     assert (folder / "pairs.csv").read_text() == (undisturbed.folder / "pairs.csv").read_text()
+
+
+def test_arms_run_as_jobs_of_a_ray_cluster(head: dict[str, str], tied_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    arguments = ("launcher=jobs", "gates=[clip]", "num_iterations=2")
+    study = finish(start_study(folder, tied_model, *arguments, environment=head), folder)
+    assert study.status == 0, study.output
+    assert len(study.fixed_iterations()) == 2
+    assert "iteration 2/2" in (folder / "logs" / "clip-seed0.log").read_text(), "the job's log is fetched"
