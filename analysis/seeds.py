@@ -55,7 +55,7 @@ class Verdict:
         if self.separable:
             return "separable"
         if self.more_seeds is None:
-            return "not separable with these seeds; their spread does not tell how many more are needed"
+            return "not separable with these seeds, which do not tell how many more are needed"
         number = f"more than {TOLD_UP_TO}" if self.more_seeds > TOLD_UP_TO else f"about {self.more_seeds}"
         return f"not separable with these seeds, {number} more needed"
 

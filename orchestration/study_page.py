@@ -63,7 +63,7 @@ def result_table(result: StudyResult, rows: Sequence[GateSummary]) -> Table:
     body = [(row.gate, *(_cell(measure, row.means.get(measure.key)) for measure in measures)) for row in rows]
     return Table(
         columns=("gate", *(measure.label for measure in measures)),
-        rows=(("before training", *untrained), *body),
+        rows=(*([("before training", *untrained)] if set(untrained) != {MISSING} else []), *body),
         numeric=frozenset(range(1, len(measures) + 1)),
     )
 

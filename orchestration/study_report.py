@@ -6,7 +6,7 @@ named and left out.
 
 import csv
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from configs.loading import dump_yaml
@@ -56,7 +56,7 @@ def write_study_report(study_dir: Path) -> list[Path]:
         raise ReportError(f"{study_dir}: no arm has finished, so there is nothing to report; see {LOG_FOLDER}/ there")
     result, claims = summarize(arms), measure_claims(arms)
     figures = {kind: _figures(result, kind) for kind in KINDS}
-    title = f"Study of {len({arm.gate for arm in arms})} gates on {len({arm.seed for arm in arms})} seeds"
+    title = f"Study of {_counted({arm.gate for arm in arms}, 'gate')} on {_counted({arm.seed for arm in arms}, 'seed')}"
     blocks = study_blocks(
         result, claims, title=title, settings=_shared_settings(arms), unfinished=unfinished, figures=figures
     )
@@ -72,6 +72,10 @@ def write_study_report(study_dir: Path) -> list[Path]:
     kind = next(kind for kind in KINDS if any(row.kind == kind for row in result.gates))
     save_panels(_panels(result, kind)[:README_PANELS], study_dir / CURVES_FILE, title=title)
     return [study_dir / name for name in (HTML_FILE, MARKDOWN_FILE, CURVES_FILE, ITERATIONS_FILE, PAIRS_FILE)]
+
+
+def _counted(things: Collection[object], noun: str) -> str:
+    return f"{len(things)} {noun}{'' if len(things) == 1 else 's'}"
 
 
 def _arm_folders(study_dir: Path) -> list[tuple[Path, "re.Match[str]"]]:

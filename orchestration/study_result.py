@@ -177,11 +177,13 @@ def _untrained(arms: Sequence[StudyArm], measures: Sequence[Measure]) -> dict[st
     """All arms start from one model: an evaluation that depends on the seed counts once a seed."""
     found = {}
     for measure in measures:
-        by_seed = {arm.seed: arm.record.evals.get(0, {}).get(measure.key) for arm in arms}
-        values = [by_seed[seed] for seed in sorted(by_seed)]
-        present = [value for value in values if value is not None]
-        if present:
-            found[measure.key] = seed_mean(present)
+        by_seed = {
+            arm.seed: arm.record.evals[0][measure.key]
+            for arm in arms
+            if measure.key in arm.record.evals.get(0, {})  # replayed arms do not evaluate
+        }
+        if by_seed:
+            found[measure.key] = seed_mean([by_seed[seed] for seed in sorted(by_seed)])
     return found
 
 

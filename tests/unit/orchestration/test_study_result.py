@@ -138,6 +138,7 @@ def test_live_and_replayed_arms_are_never_compared_with_each_other(tmp_path: Pat
         ("clip", "replayed"),
     ]
     assert "eval/arithmetic/pass@1" not in result.gates[2].means
+    assert result.untrained["eval/arithmetic/pass@1"].mean == 0.125
     assert {(pair.first, pair.second) for pair in result.pairs} == {("erf", "clip")}
     assert sum(pair.kind == "replayed" for pair in result.pairs) == 4
 
