@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from configs.evaluation import EvalConfig
 from configs.gates import GateConfig
 from configs.objective import ObjectiveConfig, objective_mistakes
 from configs.section import Section
@@ -123,13 +124,6 @@ class CheckpointConfig(Section):
     keep: int = Field(default=2, ge=1)  # newest checkpoints kept
 
 
-class EvalConfig(Section):
-    """Greedy evaluation on held-out prompts; every=0 evaluates at start and end only."""
-
-    every: int = Field(default=0, ge=0)  # iterations
-    num_prompts: int = Field(default=400, ge=1)  # at most that many problems of each evaluation set, the first ones
-
-
 class JournalConfig(Section):
     """What a run leaves behind beside metrics.jsonl."""
 
@@ -189,6 +183,7 @@ class RunConfig(Section):
                 f"eval.every={self.eval.every}: must be 0 with rollout.replay={rollout.replay}, which starts no engine "
                 f"that could evaluate; evaluate the final model afterwards"
             )
+        wrong.extend(self._misfits_of_evaluation())
         wrong += objective_mistakes(
             self.objective,
             old_logprobs=learner.old_logprobs,
@@ -222,7 +217,7 @@ class RunConfig(Section):
 
     def _misfits_of_task(self) -> Iterator[str]:
         task, num_prompts = self.task, self.eval.num_prompts
-        if isinstance(task, ArithmeticTaskConfig) and num_prompts > task.held_out:
+        if isinstance(task, ArithmeticTaskConfig) and num_prompts != "all" and num_prompts > task.held_out:
             yield (
                 f"eval.num_prompts={num_prompts}: must be at most task.held_out={task.held_out}, "
                 f"the prompts kept for evaluation"
@@ -233,4 +228,16 @@ class RunConfig(Section):
                 f"task.max_prompt_tokens={task.max_prompt_tokens}: with rollout.max_new_tokens={max_new_tokens} it "
                 f"must fit into model.max_model_len={max_model_len}; lower it or raise that to at least "
                 f"{task.max_prompt_tokens + max_new_tokens}"
+            )
+
+    def _misfits_of_evaluation(self) -> Iterator[str]:
+        max_new_tokens, max_model_len = self.eval.max_new_tokens, self.model.max_model_len
+        if max_new_tokens == "auto":  # rollout.max_new_tokens has the same rules
+            return
+        longest_prompt = self.task.max_prompt_tokens if isinstance(self.task, DataTaskConfig) else 1
+        needed = longest_prompt + max_new_tokens
+        if needed > max_model_len:
+            yield (
+                f"eval.max_new_tokens={max_new_tokens}: with a prompt of {longest_prompt} token(s) it must fit into "
+                f"model.max_model_len={max_model_len}; lower it or raise that to at least {needed}"
             )

@@ -1,7 +1,7 @@
 """What a run would do, told without doing it.
 
-In: a RunConfig. Out: text with every setting, the optimization, the batch arithmetic and the placement. Starts nothing
-and asks no cluster: where the cluster decides on the device, both cases are told.
+In: a RunConfig. Out: text with every setting, the optimization, the batch arithmetic, the evaluation and the placement.
+Starts nothing and asks no cluster: where the cluster decides on the device, both cases are told.
 """
 
 from math import ceil, inf
@@ -22,6 +22,7 @@ def describe(config: RunConfig) -> str:
         f"Configuration\n{_indented(dump_yaml(config).splitlines())}",
         f"Optimization\n{_indented(_optimization_lines(config))}",
         f"Batch arithmetic\n{_indented(_batch_lines(config))}",
+        f"Evaluation\n{_indented(_evaluation_lines(config))}",
         f"Placement\n{_indented(_placement_lines(config))}",
     ]
     return "\n\n".join([*blocks, warning] if warning else blocks)
@@ -93,6 +94,22 @@ def _batch_lines(config: RunConfig) -> list[str]:
         f"{_counted(learner.num_epochs, 'epoch')}",
         f"steps in all              {steps * config.num_iterations} in {_counted(config.num_iterations, 'iteration')}",
         f"completions in all        {sequences * config.num_iterations}",
+    ]
+
+
+def _evaluation_lines(config: RunConfig) -> list[str]:
+    if config.rollout.replay is not None:
+        return ["evaluation                none: a replay has no engines; evaluate the final model afterwards"]
+    task, evaluation = config.task, config.eval
+    sets = tuple(task.eval) if isinstance(task, DataTaskConfig) else (task.name,)
+    if not sets:
+        return [f"evaluation                none: task={task.name} has no evaluation sets"]
+    number = "all" if evaluation.num_prompts == "all" else f"at most {evaluation.num_prompts}"
+    drawn = f"{_counted(evaluation.samples, 'sample')} at temperature {evaluation.temperature:g}"
+    every = f", every {_counted(evaluation.every, 'iteration')}" if evaluation.every else ""
+    return [
+        f"evaluation                {', '.join(sets)}: {number} problems, {drawn}",
+        f"when                      before and after training{every}",
     ]
 
 

@@ -16,7 +16,7 @@ def iterate(config: RunConfig, parts: RunParts, journal: Journal, store: Checkpo
     """Runs the iterations from `state` to the end."""
     parts.channel.publish(state.policy_version)  # a broken path fails here, not after the first update
     if state.iteration == 0:
-        journal.record_eval(0, parts.evaluate())
+        evaluate(parts, journal, 0)
 
     for iteration in range(state.iteration, config.num_iterations):
         with journal.iteration(iteration) as entry:
@@ -42,8 +42,14 @@ def iterate(config: RunConfig, parts: RunParts, journal: Journal, store: Checkpo
 
         is_last = state.iteration == config.num_iterations
         if is_last or (config.eval.every and state.iteration % config.eval.every == 0):
-            journal.record_eval(state.iteration, parts.evaluate())
+            evaluate(parts, journal, state.iteration)
         if is_last or state.iteration % config.checkpoint.every == 0:
             folder = store.begin(state.iteration)
             parts.learner.save(str(folder))
             store.commit(folder, state)
+
+
+def evaluate(parts: RunParts, journal: Journal, iteration: int) -> None:
+    """Evaluates the weights published last, after `iteration` iterations."""
+    evaluation = parts.evaluate()
+    journal.record_eval(iteration, evaluation.metrics, samples=evaluation.samples)

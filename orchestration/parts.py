@@ -8,27 +8,27 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import ray
+from typing import Any
 
 from configs.schema import RunConfig
 from learner.group import LearnerGroup
 from learner.spec import LearnerSpec
 from orchestration.buffer import Admission
 from orchestration.cluster import Cluster
-from orchestration.evaluate import evaluate
+from orchestration.eval_prompts import eval_prompts
+from orchestration.eval_records import Evaluation
+from orchestration.evaluation import evaluate_sets
 from orchestration.group_stream import GroupStream
 from orchestration.placement import PlacementError
 from orchestration.recorded_groups import RecordingStream
 from orchestration.recordings import manifest_of
+from orchestration.rollout_parts import engine_dtype, start_rollout
 from orchestration.stages import GroupSource
 from orchestration.weight_channel import Probe, WeightChannel
 from rollout.contract import Prompt, SamplingSpec
-from rollout.engine import RolloutEngine
 from rollout.fleet import RolloutFleet
 from rollout.graders import GraderPool
-from rollout.prompts import PromptStream, load_tokenizer, make_prompt, prompt_encoder, prompt_renderer
+from rollout.prompts import PromptStream, load_tokenizer, prompt_encoder, prompt_renderer
 from rollout.recording import vocabulary_digest
 from rollout.tasks import Task
 
@@ -49,20 +49,10 @@ class Parts:
     eval_sets: Mapping[str, tuple[Prompt, ...]]  # by the set's name
     config: RunConfig
 
-    def evaluate(self) -> dict[str, float]:
-        """Greedy accuracy on each evaluation set with the weights published last; nothing where there is none."""
+    def evaluate(self) -> Evaluation:
+        """Every evaluation set with the weights published last."""
         config = self.config
-        metrics: dict[str, float] = {}
-        for name, prompts in self.eval_sets.items():
-            metrics |= evaluate(
-                self.fleet,
-                self.graders,
-                prompts,
-                name=name,
-                max_new_tokens=config.rollout.max_new_tokens,
-                timeout_s=config.rollout.timeout_s,
-            )
-        return metrics
+        return evaluate_sets(self.fleet, self.graders, self.eval_sets, config.eval, config.rollout)
 
     def standing_metrics(self) -> dict[str, float]:
         """What holds at the end of an iteration: the peak memory."""
@@ -76,15 +66,7 @@ def build_parts(
     """Starts engines, graders and learner side by side; on the way out ends every process they started."""
     spec = learner_spec(config, cluster, model_path)  # refuses what does not fit this device: before any actor starts
     with ExitStack() as undo:
-        engines = [_start_engine(index, config, cluster, model_path) for index in range(config.rollout.num_engines)]
-        fleet = RolloutFleet(
-            engines,
-            workers_per_engine=config.rollout.tensor_parallel_size,
-            timeout_s=config.rollout.timeout_s,
-        )
-        undo.callback(fleet.shutdown)
-        graders = GraderPool(config.graders.num_workers, config.graders.timeout_s)
-        undo.callback(graders.close)
+        fleet, graders = start_rollout(config, cluster, model_path, undo)
         if config.cluster.shares_gpus:
             # vLLM measures the free memory of its GPU while it starts; a learner that loads beside it would change that
             fleet.await_ready(timeout_s=config.cluster.start_timeout_s)
@@ -114,11 +96,7 @@ def build_parts(
             channel=_channel(config, cluster, learner, fleet, prompts),
             groups=_recorded(groups, config, tokenizer, start_iteration=start_iteration),
             eval_sets={
-                name: tuple(
-                    make_prompt(problem, encode, index=index, render=render)
-                    for index, problem in enumerate(problems[: config.eval.num_prompts])
-                )
-                for name, problems in task.eval_sets().items()
+                name: eval_prompts(problems, config.eval, encode, render) for name, problems in task.eval_sets().items()
             },
             config=config,
         )
@@ -137,18 +115,6 @@ def _recorded(groups: GroupSource, config: RunConfig, tokenizer: Any, *, start_i
     return RecordingStream(groups, Path(config.rollout.record), manifest, start_iteration=start_iteration)
 
 
-def _start_engine(index: int, config: RunConfig, cluster: Cluster, model_path: Path | str) -> Any:
-    actor = ray.remote(RolloutEngine).options(**cluster.engine_options(index), max_concurrency=10_000)
-    return actor.remote(
-        index,
-        model=config.model,
-        model_path=str(model_path),
-        rollout=config.rollout,
-        device=cluster.device,
-        dtype=_engine_dtype(config, cluster),
-    )
-
-
 def learner_spec(config: RunConfig, cluster: Cluster, model_path: Path | str) -> LearnerSpec:
     """What every rank is told; LearnerSpecError where settings do not fit this cluster's device."""
     return LearnerSpec(
@@ -160,16 +126,10 @@ def learner_spec(config: RunConfig, cluster: Cluster, model_path: Path | str) ->
         temperature=config.rollout.temperature,
         max_new_tokens=config.rollout.max_new_tokens,
         num_iterations=config.num_iterations,
-        wire_dtype_name=_engine_dtype(config, cluster),
+        wire_dtype_name=engine_dtype(config, cluster),
         seed=config.seed,
         device="cpu" if cluster.device == "cpu" else "cuda",
     )
-
-
-def _engine_dtype(config: RunConfig, cluster: Cluster) -> Literal["float32", "bfloat16", "float16"]:
-    if config.rollout.dtype != "auto":
-        return config.rollout.dtype
-    return "float32" if cluster.device == "cpu" else "bfloat16"
 
 
 def _training_sampling(config: RunConfig) -> SamplingSpec:
@@ -185,7 +145,7 @@ def _training_sampling(config: RunConfig) -> SamplingSpec:
 def _channel(
     config: RunConfig, cluster: Cluster, learner: LearnerGroup, fleet: RolloutFleet, prompts: PromptStream
 ) -> WeightChannel:
-    exact = _engine_dtype(config, cluster) == learner.spec.dtype_name == "float32"
+    exact = engine_dtype(config, cluster) == learner.spec.dtype_name == "float32"
     tolerance = FLOAT32_PROBE_TOLERANCE if exact else LOW_PRECISION_PROBE_TOLERANCE
     backend = config.publish.backend
     if backend == "auto":

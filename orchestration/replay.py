@@ -12,6 +12,7 @@ from pathlib import Path
 from configs.schema import RunConfig
 from learner.group import LearnerGroup
 from orchestration.cluster import Cluster
+from orchestration.eval_records import Evaluation
 from orchestration.parts import learner_spec, start_learner
 from orchestration.recorded_groups import ReplayStream
 from orchestration.recordings import refuse_other_vocabulary
@@ -42,9 +43,9 @@ class ReplayParts:
     groups: ReplayStream
     channel: NoReceivers
 
-    def evaluate(self) -> dict[str, float]:
+    def evaluate(self) -> Evaluation:
         """No engine is there to evaluate on."""
-        return {}
+        return Evaluation(metrics={}, samples={})
 
     def standing_metrics(self) -> dict[str, float]:
         return {"memory/peak_bytes": self.learner.peak_memory_bytes()}

@@ -21,6 +21,7 @@ from orchestration.study_result import LAST
 
 REPORT_FILE = "report.html"
 MISSING = "–"
+INTERVAL_ENDS = ("_low", "_high")
 TEXT_LIMIT = 4000  # characters of a completion that are shown
 # Title, unit, logarithmic, then (metric, name in the legend).
 PANELS: tuple[tuple[str, str, bool, tuple[tuple[str, str], ...]], ...] = (
@@ -110,10 +111,9 @@ def notices_of(record: RunRecord) -> list[str]:
 
 def eval_table(evals: Mapping[int, Mapping[str, float]]) -> Table:
     """One row an evaluation, one column a metric."""
-    names = list(dict.fromkeys(name for iteration in sorted(evals) for name in evals[iteration]))
-    rows = tuple(
-        (str(iteration), *(_metric(name, evals[iteration].get(name)) for name in names)) for iteration in sorted(evals)
-    )
+    found = dict.fromkeys(name for iteration in sorted(evals) for name in evals[iteration])
+    names = [name for name in found if not name.endswith(INTERVAL_ENDS)]  # they stand beside what they bound
+    rows = tuple((str(iteration), *(_metric(name, evals[iteration]) for name in names)) for iteration in sorted(evals))
     columns = ("iterations trained", *(f"{name.removeprefix('eval/')}{_unit(name)}" for name in names))
     return Table(columns=columns, rows=rows, numeric=frozenset(range(len(columns))))
 
@@ -173,9 +173,14 @@ def _unit(name: str) -> str:
     return ", points" if name.endswith("/format") else ", %"
 
 
-def _metric(name: str, value: float | None) -> str:
-    if value is None:
+def _metric(name: str, metrics: Mapping[str, float]) -> str:
+    """The number in its unit, with its interval where it has one."""
+    if name not in metrics:
         return MISSING
     if name.endswith("/length"):
-        return f"{value:.1f}"
-    return f"{value:.3f}" if name.endswith("/format") else f"{100 * value:.1f}"
+        return f"{metrics[name]:.1f}"
+    if name.endswith("/format"):
+        return f"{metrics[name]:.3f}"
+    bounds = [metrics.get(f"{name}{end}") for end in INTERVAL_ENDS]
+    shown = " to ".join(f"{100 * bound:.1f}" for bound in bounds if bound is not None)
+    return f"{100 * metrics[name]:.1f}" + (f" ({shown})" if shown else "")

@@ -1,10 +1,11 @@
 """What the loop asks of the parts of a run, as protocols: live parts and those of a replay answer alike."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Protocol
 
 from learner.contract import StepReport, TrainBatch
 from orchestration.buffer import GradedGroup
+from orchestration.eval_records import Evaluation
 
 
 class GroupSource(Protocol):
@@ -57,8 +58,8 @@ class RunParts(Protocol):
     @property
     def groups(self) -> GroupSource: ...
 
-    def evaluate(self) -> Mapping[str, float]:
-        """Metrics of the weights published last; empty where nothing can evaluate."""
+    def evaluate(self) -> Evaluation:
+        """Of the weights published last; without metrics where nothing can evaluate."""
         ...
 
     def standing_metrics(self) -> dict[str, float]: ...

@@ -27,6 +27,7 @@ class SamplingSpec:
     max_new_tokens: int
     temperature: float  # 0 is greedy
     seed: int
+    top_p: float = 1.0  # below 1 in evaluation only: logprobs of a cut distribution would bias the training ratio
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -54,6 +54,10 @@ class RolloutEngine:
         """Answers once the engine is up; its process id."""
         return os.getpid()
 
+    async def serve_loaded_weights(self) -> None:
+        """Version 0 is what vLLM loaded from the model folder: for an evaluation, where nobody publishes."""
+        self._version = 0
+
     async def generate(self, prompt: Prompt, sampling: SamplingSpec) -> tuple[PromptGroup, GroupSummary]:
         """Samples the group of one prompt; raises RuntimeError before version 0 was published.
 
@@ -223,6 +227,7 @@ def sampling_params(prompt: Prompt, sampling: SamplingSpec) -> Any:
         n=sampling.num_completions,
         seed=request_seed(sampling.seed, prompt.index),
         temperature=sampling.temperature,
+        top_p=sampling.top_p,
         max_tokens=sampling.max_new_tokens,
         logprobs=0,
         detokenize=False,

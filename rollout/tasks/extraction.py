@@ -1,7 +1,7 @@
 r"""The reference answer inside the text of a data set's answer column.
 
 In: the text and how it holds the answer. Out: the answer, or None where the text does not have that form. Linear in the
-length of the text whatever it contains; what an answer means is rollout/grading.py's business.
+length of the text whatever it contains; what an answer means is rollout/grading's business.
 """
 
 from typing import Literal

@@ -20,8 +20,8 @@ TRAPS = "grader_traps:grade_or_misbehave"
 RIGHT, WRONG = "<think>a</think><answer>42</answer>", "<think>a</think><answer>41</answer>"
 
 
-def group(*texts: str) -> PromptGroup:
-    prompt = Prompt(index=0, token_ids=np.array([1], dtype=np.int32), text="?", reference_answer="42", source="")
+def group(*texts: str, reference: str = "42") -> PromptGroup:
+    prompt = Prompt(index=0, token_ids=np.array([1], dtype=np.int32), text="?", reference_answer=reference, source="")
     completions = tuple(
         Completion(
             token_ids=np.array([2], dtype=np.int32),

@@ -21,9 +21,9 @@ MAX_RUN_LINES = 40
 # What of ours a package may import besides itself. Nothing but orchestration imports orchestration.
 ALLOWED_OURS = {
     "actors": (),
+    "analysis": (),
     "configs": (),
     "gates": (),
-    "analysis": (),
     "transfer": (),
     "rollout": ("actors", "configs", "transfer"),
     "learner": ("actors", "configs", "gates", "transfer", "rollout.contract"),

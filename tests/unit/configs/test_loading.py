@@ -78,6 +78,10 @@ def test_lists_and_interpolations() -> None:
             "gate.adaptive.target=0.9: no such setting, did you mean gate.adaptive.target_eur?",
         ),
         ("gate.adaptive.target_eur=1", "gate.adaptive.target_eur=1: must be less than 1"),
+        (
+            "gate.adaptive.tau_min=2000",
+            "gate.adaptive.tau_min=2000: must be at most gate.adaptive.tau_max=1000",
+        ),
         ("gate.match=width", "gate.match=width: must be none or half_width"),
         (
             "~gate",

@@ -48,6 +48,17 @@ def test_a_cluster_without_gpus_holds_the_same_shapes_in_cpus() -> None:
     assert placement.demand() == {"CPU": 2.0}
 
 
+def test_an_evaluation_has_engines_only() -> None:
+    rollout = RolloutConfig(num_engines=2)
+    placement = plan_placement(ClusterConfig(), rollout, None, resources={"CPU": 64.0, "GPU": 2.0})
+    assert placement.demand() == {"CPU": 2.0, "GPU": 2.0}
+    assert placement.describe() == "2 engine(s) of 1 GPU, 1 CPU"
+    with pytest.raises(
+        PlacementError, match=r"asked 2 engine\(s\) of 1 CPU, together 2 CPU; it has 1 CPU\. Lower \S+ or"
+    ):
+        plan_placement(ClusterConfig(), rollout, None, resources={"CPU": 1.0})
+
+
 def test_device_cpu_leaves_the_gpus_alone() -> None:
     placement = plan_placement(
         ClusterConfig(device="cpu"), RolloutConfig(), LearnerConfig(), resources={"CPU": 8.0, "GPU": 8.0}

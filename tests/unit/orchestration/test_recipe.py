@@ -71,6 +71,12 @@ ROWS: list[tuple[str, Callable[[RunConfig], object], object, str]] = [
         r"needed on GPUs +\d+ CPU, 8 GPU: 4 engine\(s\) of 1 GPU, 1 CPU and 4 learner rank\(s\) of 1 GPU, 1 CPU",
     ),
     (
+        "evaluation",
+        lambda c: (getattr(c.task, "eval", {}).keys(), c.eval.num_prompts, c.eval.temperature),
+        ({"gsm8k", "math500", "aime24", "aime25"}, "all", 0.7),
+        r"evaluation +gsm8k, math500, aime24, aime25: all problems, 1 sample at temperature 0\.7",
+    ),
+    (
         "temperatures",
         lambda c: (getattr(c.gate, "tau_pos", None), getattr(c.gate, "tau_neg", None)),
         (10.0, 12.0),

@@ -11,7 +11,7 @@ from study_folders import HOSTILE, write_run, write_study
 import orchestration.report
 from orchestration.page import Table, Verbatim, html_page
 from orchestration.page_markdown import markdown_page
-from orchestration.run_report import write_run_report
+from orchestration.run_report import eval_table, write_run_report
 from orchestration.study_report import ReportError, write_study_report
 
 PANELS = 9  # curves of one kind of arm
@@ -138,6 +138,11 @@ def test_a_runs_report_has_settings_curves_evaluations_and_its_gate(tmp_path: Pa
     assert "seed: 4" in page
     assert "arithmetic/pass@1, %" in Tags(page).cells
     assert "54.0" in Tags(page).cells
+
+
+def test_intervals_of_an_evaluation_stand_beside_what_they_bound() -> None:
+    table = eval_table({4: {"eval/x/pass@1": 0.5, "eval/x/pass@1_low": 0.4, "eval/x/pass@1_high": 0.61}})
+    assert (table.columns, table.rows) == (("iterations trained", "x/pass@1, %"), (("4", "50.0 (40.0 to 61.0)"),))
 
 
 def test_report_command_names_what_it_cannot_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
