@@ -32,9 +32,9 @@ class Mistake:
     line: str
 
 
-def mistakes_of(error: ValidationError) -> list[Mistake]:
-    """Every mistake that pydantic found, in the order of the fields."""
-    return [mistake for details in error.errors(include_url=False) for mistake in _told(details)]
+def mistakes_of(error: ValidationError, *, root: type[BaseModel] = RunConfig) -> list[Mistake]:
+    """Every mistake that pydantic found in a tree of this root, in the order of the fields."""
+    return [mistake for details in error.errors(include_url=False) for mistake in _told(details, root)]
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -123,9 +123,9 @@ class _Place:
     only: str  # how to name the variant the key is refused by, empty elsewhere
 
 
-def _place(location: tuple[int | str, ...]) -> _Place:
+def _place(location: tuple[int | str, ...], root: type[BaseModel]) -> _Place:
     """Pydantic's location without the tags of variants."""
-    section: type[BaseModel] | None = RunConfig
+    section: type[BaseModel] | None = root
     key, known, only = "", known_keys(), ""
     remaining = list(location)
     while remaining:
@@ -150,8 +150,8 @@ def _place(location: tuple[int | str, ...]) -> _Place:
     return _Place(key=key, known=known, only=only)
 
 
-def _told(details: ErrorDetails) -> Iterator[Mistake]:
-    place = _place(details["loc"])
+def _told(details: ErrorDetails, root: type[BaseModel]) -> Iterator[Mistake]:
+    place = _place(details["loc"], root)
     match details["type"]:
         case "extra_forbidden":
             for key, value in _leaves(place.key, details["input"]):

@@ -25,6 +25,7 @@ from orchestration.run_dir import METRICS_FILE
 
 ROLLOUTS_FILE = "rollouts.jsonl"
 EVAL_FILE = "eval.jsonl"
+NOTICES_FILE = "notices.jsonl"
 EVALS_FOLDER = "evals"
 NO_SAMPLES: Mapping[str, Sequence[EvalSample]] = MappingProxyType({})
 LOG_FILE = "run.log"
@@ -165,6 +166,11 @@ class Journal:
         print_line(self._console, message)
         with (self._run_dir / LOG_FILE).open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
+
+    def notice(self, message: str) -> None:
+        """A line of the log that the report repeats: what a reader of the results must know of how they came about."""
+        self.log(message)
+        append_rows(self._run_dir / NOTICES_FILE, [{"iteration": self._next_iteration, "text": message}])
 
     def result(self) -> RunResult:
         """What the run came to so far."""

@@ -56,7 +56,7 @@ def resolve_run_dir(config: RunConfig, *, root: Path = Path("runs")) -> Path:
     if config.run_dir != "auto":
         return _explicit(Path(config.run_dir), resume=config.resume)
     stem = f"{config.task.name}-{config.gate.name}-seed{config.seed}"
-    return _newest(root, stem) if config.resume else _next_free(root, stem)
+    return _newest(root, stem) if config.resume else next_free(root, stem)
 
 
 def check_resumable(config: RunConfig, run_dir: Path) -> None:
@@ -107,7 +107,8 @@ def _newest(root: Path, stem: str) -> Path:
     return runs[max(runs)].resolve()
 
 
-def _next_free(root: Path, stem: str) -> Path:
+def next_free(root: Path, stem: str) -> Path:
+    """A new folder root/<stem>-NNN, one above the highest number in use."""
     root.mkdir(parents=True, exist_ok=True)
     number = max(_numbered(root, stem), default=0) + 1
     while True:

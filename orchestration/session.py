@@ -53,6 +53,7 @@ def train(config: RunConfig) -> RunResult:
             from orchestration.loop import iterate
             from orchestration.parts import build_parts
             from orchestration.replay import build_replay_parts
+            from orchestration.run_report import report_at_end
 
             building = (
                 build_parts(config, cluster, model_path, task=loaded.task, start_iteration=state.iteration)
@@ -60,6 +61,7 @@ def train(config: RunConfig) -> RunResult:
                 else build_replay_parts(config, cluster, model_path)
             )
             with (
+                report_at_end(run_dir, console),
                 building as parts,
                 Journal(
                     run_dir,
@@ -73,7 +75,7 @@ def train(config: RunConfig) -> RunResult:
                 notices = gate_notices(config.gate, device=cluster.placement.device)
                 told = loaded.notices if loaded is not None else ()
                 for notice in filter(None, (*store.skipped, ratio_warning(config), *notices, *told)):
-                    journal.log(notice)
+                    journal.notice(notice)
                 if checkpoint is not None:
                     parts.learner.restore(str(checkpoint))
                     journal.log(f"resumed after iteration {state.iteration} from {checkpoint}")

@@ -194,6 +194,8 @@ BREACHES = [
     ("rollout/prompts.py", "if True:\n    from ray import get\n", owner_breaches, "rollout/prompts.py:2: only"),
     ("gates/a.py", "import transformers\n", third_party_breaches, "not transformers"),
     ("configs/a.py", "from torch import nn\n", third_party_breaches, "not torch.nn"),
+    ("analysis/a.py", "from orchestration import plots\n", direction_breaches, "analysis may not import orchestration"),
+    ("analysis/a.py", "import scipy.stats\n", third_party_breaches, "may import numpy only"),
     ("actors/a.py", "import torch\n", third_party_breaches, "may import ray only"),
     ("rollout/contract.py", "import torch\n", third_party_breaches, "may import numpy only"),
     ("gates/a.py", "x = 1\n", size_breaches, "no module docstring"),
