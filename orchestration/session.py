@@ -27,8 +27,7 @@ MODEL_FOLDER = "model"
 def train(config: RunConfig) -> RunResult:
     """Trains from a fresh start or from the run's newest checkpoint. Whatever ends it, no process stays behind."""
     refuse_recordings(config)
-    if lines := list(unusable_extras(config.reward)):
-        raise ConfigError(lines)
+    refuse_unusable_rewards(config)
     run_dir = resolve_run_dir(config)
     store = CheckpointStore(run_dir / CHECKPOINT_FOLDER, keep=config.checkpoint.keep)
     checkpoint, state = None, RunState.fresh(seed=config.seed)
@@ -85,6 +84,12 @@ def train(config: RunConfig) -> RunResult:
                 parts.learner.save_pretrained(str(model_folder))
                 journal.log(f"final model in {model_folder}")
                 return journal.result()
+
+
+def refuse_unusable_rewards(config: RunConfig) -> None:
+    """ConfigError with one line for each extra reward that cannot be loaded."""
+    if lines := list(unusable_extras(config.reward)):
+        raise ConfigError(lines)
 
 
 def locate_model(model: ModelConfig, console: Console) -> Path | str:
