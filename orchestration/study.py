@@ -69,7 +69,7 @@ def run_study(study: StudyConfig, arms: Sequence[Arm], study_dir: Path, *, argum
         except KeyboardInterrupt:
             print_line(console, f"stopped; to go on: {_command(arguments, study_dir)}")
             raise
-        from orchestration.study_report import write_study_report  # matplotlib: not before it is needed
+        from reports.study_report import write_study_report  # matplotlib: not before it is needed
 
         for path in write_study_report(study_dir):
             print_line(console, f"report: {path}")

@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from orchestration.console import duration, print_line
-from orchestration.json_lines import read_rows
-from orchestration.run_dir import METRICS_FILE
 from orchestration.study_arms import ArmStatus
 from orchestration.study_schedule import Failure
+from reports.json_lines import read_rows
+from reports.run_files import METRICS_FILE
 
 
 class StudyProgress:
