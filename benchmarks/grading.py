@@ -11,6 +11,7 @@ from statistics import median
 import numpy as np
 import ray
 
+from configs.rewards import RewardConfig
 from rollout.contract import Completion, Prompt, PromptGroup
 from rollout.graders import GraderPool, await_verdicts
 from rollout.grading import is_equivalent, prepare
@@ -64,7 +65,7 @@ def _by_processes(*, repeats: int) -> dict[str, float]:
     try:
         groups = [ray.put(_group(reference)) for _, reference in MATH_PAIRS]
         for num_workers in (1, 2):
-            pool = GraderPool(num_workers, timeout_s=60.0)
+            pool = GraderPool(num_workers, timeout_s=60.0, reward=RewardConfig())
             await_verdicts([pool.grade(group) for group in groups * num_workers], timeout_s=300.0)
 
             def grade_all(pool: GraderPool = pool) -> None:

@@ -21,7 +21,8 @@ SHORT_NAMES: Mapping[str, str] = MappingProxyType(
     {name: f"eval.{name}" for name in ("samples", "temperature", "top_p", "max_new_tokens", "num_prompts", "seed")}
 )
 OWN_WORDS = ("sets", "out", "compare")
-OF_A_RUN = ("run_dir", "resume", "dry_run", "rollout.record", "rollout.replay")  # taken in silence they would mislead
+# Of a run, and misleading if taken in silence; the rewards that an evaluation counts are format and answer.
+OF_A_RUN = ("run_dir", "resume", "dry_run", "rollout.record", "rollout.replay", "reward")
 AUTO_OUT = "auto"
 # What an evaluation starts from; settings on the command line come later and win. Nothing is trained, so the room of
 # the learner's rows must not stand in the way of a long context.
@@ -119,7 +120,9 @@ def set_names(task: TaskConfig) -> tuple[str, ...]:
 def _complete(settings: Sequence[str]) -> list[str]:
     """The settings in a run's names, behind what an evaluation starts from."""
     given = {name: value for name, _, value in (text.partition("=") for text in settings)}
-    if misplaced := [name for name in OF_A_RUN if name in given]:
+    if misplaced := [
+        name for name in given if any(name == taken or name.startswith(f"{taken}.") for taken in OF_A_RUN)
+    ]:
         raise ConfigError(
             f"{name}={shown(given[name])}: has no effect on an evaluation; leave it out" for name in misplaced
         )

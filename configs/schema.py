@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from configs.evaluation import EvalConfig
 from configs.gates import GateConfig
 from configs.objective import ObjectiveConfig, objective_mistakes
+from configs.rewards import RewardConfig
 from configs.section import Section
 from configs.tasks import ArithmeticTaskConfig, DataTaskConfig, TaskConfig
 
@@ -63,7 +64,7 @@ class GradersConfig(Section):
     """Processes that grade completions; each can be killed."""
 
     num_workers: int = Field(default=1, ge=1)
-    timeout_s: float = Field(default=10.0, gt=0.0)  # for one group
+    timeout_s: float = Field(default=10.0, gt=0.0)  # for one completion
 
 
 class LearnerConfig(Section):
@@ -139,6 +140,7 @@ class RunConfig(Section):
     task: TaskConfig
     model: ModelConfig = ModelConfig()
     rollout: RolloutConfig = RolloutConfig()
+    reward: RewardConfig = RewardConfig()
     graders: GradersConfig = GradersConfig()
     learner: LearnerConfig = LearnerConfig()
     objective: ObjectiveConfig = ObjectiveConfig()

@@ -145,6 +145,7 @@ def _rollout_row(item: GradedGroup, iteration: int, policy_version: int) -> dict
                 "reward": verdict.total,
                 "format": verdict.format,
                 "answer": verdict.answer,
+                "extra": verdict.extra,
                 "num_tokens": len(completion.token_ids),
                 "finished": completion.finished,
                 "min_policy_version": completion.min_policy_version,

@@ -87,7 +87,10 @@ def build_parts(
             ),
             start_iteration=start_iteration,
             num_iterations=config.num_iterations,
-            grading_timeout_s=config.graders.timeout_s * config.rollout.prompts_per_iteration,
+            grading_timeout_s=config.graders.timeout_s
+            * config.rollout.prompts_per_iteration
+            * config.rollout.completions_per_prompt,
+            counts_failures=bool(config.reward.extra) and config.reward.on_error == "zero",
         )
         yield Parts(
             learner=learner,

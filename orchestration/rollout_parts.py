@@ -28,7 +28,7 @@ def start_rollout(
         timeout_s=config.rollout.timeout_s,
     )
     undo.callback(fleet.shutdown)
-    graders = GraderPool(config.graders.num_workers, config.graders.timeout_s)
+    graders = GraderPool(config.graders.num_workers, config.graders.timeout_s, reward=config.reward)
     undo.callback(graders.close)
     return fleet, graders
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from configs.loading import dump_yaml
+from configs.loading import ConfigError, dump_yaml
 from configs.schema import ModelConfig, RunConfig
 from orchestration.checkpoint import CheckpointStore, RunState
 from orchestration.cluster import start_cluster
@@ -19,6 +19,7 @@ from orchestration.journal import LOG_FILE, Journal, RunResult
 from orchestration.recordings import refuse_gaps, refuse_recordings
 from orchestration.run_dir import CHECKPOINT_FOLDER, CONFIG_FILE, check_resumable, resolve_run_dir
 from orchestration.task_loading import load_task
+from rollout.reward_functions import unusable_extras
 
 MODEL_FOLDER = "model"
 
@@ -26,6 +27,7 @@ MODEL_FOLDER = "model"
 def train(config: RunConfig) -> RunResult:
     """Trains from a fresh start or from the run's newest checkpoint. Whatever ends it, no process stays behind."""
     refuse_recordings(config)
+    refuse_unusable_rewards(config)
     run_dir = resolve_run_dir(config)
     store = CheckpointStore(run_dir / CHECKPOINT_FOLDER, keep=config.checkpoint.keep)
     checkpoint, state = None, RunState.fresh(seed=config.seed)
@@ -82,6 +84,12 @@ def train(config: RunConfig) -> RunResult:
                 parts.learner.save_pretrained(str(model_folder))
                 journal.log(f"final model in {model_folder}")
                 return journal.result()
+
+
+def refuse_unusable_rewards(config: RunConfig) -> None:
+    """ConfigError with one line for each extra reward that cannot be loaded."""
+    if lines := list(unusable_extras(config.reward)):
+        raise ConfigError(lines)
 
 
 def locate_model(model: ModelConfig, console: Console) -> Path | str:

@@ -8,6 +8,7 @@ import pytest
 import ray
 from test_graders import group
 
+from configs.rewards import RewardConfig
 from rollout.graders import GraderPool, await_verdicts
 
 pytestmark = pytest.mark.integration
@@ -69,7 +70,7 @@ def completion(answer: str) -> str:
 
 @pytest.fixture
 def pool(ray_here: None) -> Iterator[GraderPool]:
-    graders = GraderPool(2, timeout_s=10.0)
+    graders = GraderPool(2, timeout_s=10.0, reward=RewardConfig())
     yield graders
     graders.close()
 

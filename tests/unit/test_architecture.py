@@ -38,6 +38,9 @@ ALLOWED_THIRD_PARTY = {
 }
 # Who may import a heavy library; a folder stands for all of its modules.
 OWNERS = {
+    "math_verify": ("rollout/grading/symbolic.py",),
+    "latex2sympy2_extended": ("rollout/grading/symbolic.py",),
+    "sympy": ("rollout/grading/symbolic.py",),
     "datasets": ("rollout/tasks/data_sets.py",),
     "vllm": ("rollout/engine.py", "rollout/inline_llm.py", "rollout/receiver.py", "transfer/communicator.py"),
     "deepspeed": ("learner/engine_start.py", "learner/checkpoint.py", "learner/zero.py"),

@@ -1,6 +1,8 @@
 """Equivalence of answers is total on any input, exact for plain numbers, and ends in time; test_answer_pairs.py has the
 rest."""
 
+import inspect
+import sys
 import time
 from fractions import Fraction
 
@@ -88,3 +90,12 @@ numbers = st.from_regex(r"\A[+-]?[0-9]{1,6}(\.[0-9]{0,6})?\Z")
 def test_plain_numbers_compare_by_value(left: str, right: str) -> None:
     exact = Fraction(left.rstrip(".")) == Fraction(right.rstrip("."))
     assert is_equivalent(left, right) == exact
+
+
+def test_nested_answer_does_not_raise_on_a_nearly_full_stack() -> None:
+    nested = r"\frac{" * 100 + "1" + "}" * 100
+
+    def called_at(depth: int) -> bool:
+        return called_at(depth - 1) if depth else is_equivalent(nested, "x+1")
+
+    assert not called_at(sys.getrecursionlimit() - len(inspect.stack()) - 60)
