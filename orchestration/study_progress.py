@@ -112,4 +112,4 @@ def _result(status: ArmStatus) -> str:
     """The reward at the end, where the rows have one."""
     rows = read_rows(status.folder / METRICS_FILE)[-10:]
     rewards = [row["reward/mean"] for row in rows if "reward/mean" in row]
-    return f", reward {sum(rewards) / len(rewards):.2f} of 2 at the end" if rewards else ""
+    return f", reward {sum(rewards) / len(rewards):.2f} points at the end" if rewards else ""
