@@ -2,8 +2,8 @@
 
 In: JSON messages over an inherited pipe, {"texts": [...], "reference": "..."}. Out: {"prepared": true} once the group's
 clock may run, then for each completion {"running": name, "otherwise": {...}} before each extra reward, with the verdict
-in case it does not return, and {"verdict": {...}} or {"error": "..."}. Ends by itself when the pipe closes, and by a kernel timer when one completion takes too long, so it never
-outlives its actor for long.
+in case it does not return, and {"verdict": {...}} or {"error": "..."}. Ends by itself when the pipe closes, and by a
+kernel timer when one completion takes too long, so it never outlives its actor for long.
 """
 
 import argparse

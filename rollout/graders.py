@@ -45,7 +45,8 @@ class GraderChild:
     def grade(self, texts: list[str], *, reference_answer: str) -> list[RewardVerdict | None]:
         """Verdicts in order; None for a completion that met a limit, which costs the child its life.
 
-        Where an extra reward met it, that reward and those after it count as 0. GradingError where an extra reward fails and reward.on_error is raise.
+        Where an extra reward met it, that reward and those after it count as 0. GradingError where an extra reward
+        fails and reward.on_error is raise.
         """
         if self._process.poll() is not None:  # it died between groups, without any of this group's doing
             self._replace()
@@ -78,8 +79,8 @@ class GraderChild:
             self._replace()
             if running and self._reward.on_error == "raise":
                 raise GradingError(
-                    f"reward.extra.{running['running']} met its limit of graders.timeout_s={self._timeout_s:g} s or of memory; "
-                    f"make it cheaper, raise the limit or set reward.on_error=zero"
+                    f"reward.extra.{running['running']} met its limit of graders.timeout_s={self._timeout_s:g} s or of "
+                    f"memory; make it cheaper, raise the limit or set reward.on_error=zero"
                 ) from error
             verdicts.append(RewardVerdict(**running["otherwise"]) if running else None)
         return verdicts
