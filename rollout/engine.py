@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -15,8 +16,21 @@ from typing import Any, Literal
 import numpy as np
 
 from configs.schema import ModelConfig, RolloutConfig
-from rollout.contract import Completion, EngineReceipt, GroupSummary, Prompt, PromptGroup, SamplingSpec
+from rollout.contract import (
+    Completion,
+    EngineLoad,
+    EngineReceipt,
+    EngineRoom,
+    GroupChunk,
+    GroupRequest,
+    GroupSummary,
+    Prompt,
+    PromptGroup,
+    SamplingSpec,
+)
+from rollout.feeding import wants_more
 from rollout.orphans import own_children
+from rollout.outbox import Outbox
 from rollout.prompts import load_tokenizer
 from transfer.communicator import Rendezvous
 from transfer.wire import ParameterGroup
@@ -44,11 +58,19 @@ class RolloutEngine:
         self._settled = asyncio.Event()  # clear while a publish is under way
         self._settled.set()
         self._num_generating = 0  # requests inside vLLM
+        self._num_entered = 0  # requests that vLLM was given, since the start
+        self._load = EngineLoad(num_running=0, num_waiting=0, kv_usage=0.0)  # after vLLM's last step
+        self._more_is_held_back = False  # the fleet has prompts for which no engine had room
+        self._outbox = Outbox()
+        self._producing: set[asyncio.Task[None]] = set()
         own_children()
         is_inline = runs_inline(rollout.frontend, device)
         _prepare_environment(device, is_inline=is_inline, eager=rollout.enforce_eager)
         self._tokenizer = load_tokenizer(model_path, trust_remote_code=model.trust_remote_code)
-        self._llm = _build_llm(_engine_args(model, model_path, rollout, device=device, dtype=dtype), inline=is_inline)
+        arguments = _engine_args(model, model_path, rollout, device=device, dtype=dtype)
+        self._loop = asyncio.get_event_loop()
+        self._llm = _build_llm(arguments, inline=is_inline, after_step=self._note_load)
+        self._room = _room_of(self._llm.vllm_config)
 
     async def ready(self) -> int:
         """Answers once the engine is up; its process id."""
@@ -57,6 +79,49 @@ class RolloutEngine:
     async def serve_loaded_weights(self) -> None:
         """Version 0 is what vLLM loaded from the model folder: for an evaluation, where nobody publishes."""
         self._version = 0
+
+    async def room(self) -> EngineRoom:
+        """Answers once the engine is up; what it holds at most."""
+        return self._room
+
+    async def start(self, requests: list[GroupRequest], *, holds_back: bool) -> None:
+        """Begins to sample groups, which collect() gives out; holds_back: the fleet has more for whoever has room."""
+        self._more_is_held_back = holds_back
+        self._outbox.expect(len(requests))
+        for request in requests:
+            task = asyncio.create_task(self._produce(request))
+            self._producing.add(task)
+            task.add_done_callback(self._producing.discard)
+
+    async def collect(self, limit: int, *, holds_back: bool) -> tuple[Any, ...]:
+        """A GroupChunk and then `limit` objects: its groups, filled up with None. Raises what a request raised.
+
+        Waits until groups finish (rollout/outbox.py), or until there is room if the fleet holds prompts back.
+        """
+        self._more_is_held_back = holds_back
+        taken = await self._outbox.take(limit)
+        chunk = GroupChunk(
+            tickets=tuple(ticket for ticket, _, _ in taken),
+            summaries=tuple(summary for _, _, summary in taken),
+            load=self._load,
+            num_entered=self._num_entered,
+        )
+        return (chunk, *(group for _, group, _ in taken), *[None] * (limit - len(taken)))
+
+    async def _produce(self, request: GroupRequest) -> None:
+        try:
+            group, summary = await self.generate(request.prompt, request.sampling)
+        except Exception as error:  # whatever it is, the fleet is told by the next collect()
+            self._outbox.fail(error)
+        else:
+            self._outbox.deliver((request.ticket, group, summary))
+
+    def _note_load(self, load: EngineLoad) -> None:
+        """After each step of vLLM, on whatever thread."""
+        self._load = load
+        if self._more_is_held_back and wants_more(load, self._room):
+            self._more_is_held_back = False  # told once; the fleet's next call says whether it still has some
+            self._loop.call_soon_threadsafe(self._outbox.hurry)
 
     async def generate(self, prompt: Prompt, sampling: SamplingSpec) -> tuple[PromptGroup, GroupSummary]:
         """Samples the group of one prompt; raises RuntimeError before version 0 was published.
@@ -71,6 +136,7 @@ class RolloutEngine:
         # empty the cache.
         tokens = {"prompt_token_ids": prompt.token_ids.tolist(), "cache_salt": str(first_version)}
         self._num_generating += 1
+        self._num_entered += 1
         try:
             final = await self._finished(tokens, sampling_params(prompt, sampling), f"{prompt.index}-{started}")
         finally:
@@ -158,14 +224,21 @@ def runs_inline(frontend: Literal["auto", "async", "inline"], device: str) -> bo
     return frontend == "inline" or (frontend == "auto" and device == "cpu")
 
 
-def _build_llm(arguments: Any, *, inline: bool) -> Any:
+def _build_llm(arguments: Any, *, inline: bool, after_step: Callable[[EngineLoad], None]) -> Any:
     if inline:
         from rollout.inline_llm import InlineLLM
 
-        return InlineLLM(arguments)
-    from vllm.v1.engine.async_llm import AsyncLLM
+        return InlineLLM(arguments, after_step)
+    from rollout.async_llm import start_async_llm
 
-    return AsyncLLM.from_engine_args(arguments)
+    return start_async_llm(arguments, after_step)
+
+
+def _room_of(vllm_config: Any) -> EngineRoom:
+    cache = vllm_config.cache_config
+    return EngineRoom(
+        num_sequences=vllm_config.scheduler_config.max_num_seqs, kv_tokens=cache.num_gpu_blocks * cache.block_size
+    )
 
 
 def _prepare_environment(device: str, *, is_inline: bool, eager: bool) -> None:
