@@ -66,8 +66,9 @@ class GroupStream:
         """Sends the prompts to the engines that the staleness bound allows at this version; returns at once."""
         allowed = min(self._wanted, self._admission.allowed(published_version))
         for position in range(self._admitted, allowed):
-            self._admitted_at.setdefault(position // self._admission.prompts_per_iteration, time.perf_counter())
-            self._fleet.submit(self._prompts.prompt_at(position), self._sampling)
+            iteration = position // self._admission.prompts_per_iteration
+            self._admitted_at.setdefault(iteration, time.perf_counter())
+            self._fleet.submit(self._prompts.prompt_at(position), self._sampling, due=iteration)
         self._admitted = max(self._admitted, allowed)
 
     def take(self, iteration: int) -> list[GradedGroup]:

@@ -1,7 +1,7 @@
 """vLLM's AsyncLLM with an eye on its scheduler: how full it is after each step, as vLLM reports it.
 
-In: engine arguments. Out: the engine, and the newest load. The counterpart of inline_llm.py, where the scheduler lies in
-the same process and can be asked.
+In: engine arguments. Out: the engine, and the newest load. The counterpart of inline_llm.py, where the scheduler
+lies in the same process and can be asked.
 """
 
 from collections.abc import Callable

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,7 +63,7 @@ class RolloutEngine:
         self._load = EngineLoad(num_running=0, num_waiting=0, kv_usage=0.0)  # after vLLM's last step
         self._more_is_held_back = False  # the fleet has prompts for which no engine had room
         self._outbox = Outbox()
-        self._producing: set[asyncio.Task[None]] = set()
+        self._producing: set[asyncio.Task[tuple[PromptGroup, GroupSummary]]] = set()
         own_children()
         is_inline = runs_inline(rollout.frontend, device)
         _prepare_environment(device, is_inline=is_inline, eager=rollout.enforce_eager)
@@ -89,9 +90,9 @@ class RolloutEngine:
         self._more_is_held_back = holds_back
         self._outbox.expect(len(requests))
         for request in requests:
-            task = asyncio.create_task(self._produce(request))
+            task = asyncio.create_task(self.generate(request.prompt, request.sampling))
             self._producing.add(task)
-            task.add_done_callback(self._producing.discard)
+            task.add_done_callback(partial(self._produced, request.ticket))
 
     async def collect(self, limit: int, *, holds_back: bool) -> tuple[Any, ...]:
         """A GroupChunk and then `limit` objects: its groups, filled up with None. Raises what a request raised.
@@ -108,13 +109,13 @@ class RolloutEngine:
         )
         return (chunk, *(group for _, group, _ in taken), *[None] * (limit - len(taken)))
 
-    async def _produce(self, request: GroupRequest) -> None:
-        try:
-            group, summary = await self.generate(request.prompt, request.sampling)
-        except Exception as error:  # whatever it is, the fleet is told by the next collect()
-            self._outbox.fail(error)
+    def _produced(self, ticket: int, task: "asyncio.Task[tuple[PromptGroup, GroupSummary]]") -> None:
+        self._producing.discard(task)
+        error = task.exception()
+        if error is None:
+            self._outbox.deliver((ticket, *task.result()))
         else:
-            self._outbox.deliver((request.ticket, group, summary))
+            self._outbox.fail(error)
 
     def _note_load(self, load: EngineLoad) -> None:
         """After each step of vLLM, on whatever thread."""

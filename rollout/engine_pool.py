@@ -1,9 +1,9 @@
 """The engines of a run as their fleets share them: prompts go out in batches, finished groups come back in chunks.
 
-In: prompts, each with the mailbox of the fleet that wants it. Out: finished groups in that mailbox. One call an engine is
-always open while it has work (RolloutEngine.collect); it answers with what has finished and with the engine's load,
-and a thread sends the next one and whatever there is room for (rollout/feeding.py), so that engines stay full while
-the driver waits for something else. A failure is kept for the fleets to raise.
+In: prompts, each with the mailbox of the fleet that wants it. Out: finished groups in that mailbox. One call is always
+open at an engine that has work (RolloutEngine.collect). It answers with what has finished and with the engine's load; a
+thread then opens the next one and hands over whatever there is room for (rollout/feeding.py), so that engines stay full
+while the driver waits for something else. A failure is kept for the fleets to raise.
 """
 
 import queue
@@ -143,9 +143,7 @@ class EnginePool:
             )
             done.mailbox.groups.append(FinishedGroup(group_ref=group_ref, summary=summary))
             done.mailbox.num_in_flight -= 1
-        self._feeder.report(
-            answer.engine, finished=chunk.tickets, load=chunk.load, num_entered=chunk.num_entered
-        )
+        self._feeder.report(answer.engine, finished=chunk.tickets, load=chunk.load, num_entered=chunk.num_entered)
 
     def _hand_over(self, answered: int | None = None) -> None:
         """answered: the engine whose call has just ended, and which may still have work."""

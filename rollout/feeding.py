@@ -65,10 +65,7 @@ class _Account:
         if self.room is None or not self.unfinished:  # alone it must fit, else it never would
             return True
         places = self.room.num_sequences + max(group.num_sequences, backlog(self.room))
-        return (
-            self.live + group.num_sequences <= places
-            and self.kv_tokens + group.kv_tokens <= self.room.kv_tokens
-        )
+        return self.live + group.num_sequences <= places and self.kv_tokens + group.kv_tokens <= self.room.kv_tokens
 
     def add(self, group: WaitingGroup) -> None:
         self.unfinished[group.ticket] = (self.num_handed, group)

@@ -1,7 +1,7 @@
 """RolloutFleet: several RolloutEngine actors behind one door.
 
-Prompts wait here until an engine has room for them, the longest first; finished groups come back in completion order, as
-one Ray object each. Placement is the caller's: the fleet is given running actors, and does not know of clusters.
+Prompts wait here until an engine has room for them, the longest first; finished groups come back in completion order,
+as one Ray object each. Placement is the caller's: the fleet is given running actors, and does not know of clusters.
 """
 
 from collections.abc import Sequence

@@ -129,9 +129,7 @@ class InlineLLM:
     def _load(self) -> EngineLoad:
         scheduler = self._engine.engine_core.engine_core.scheduler
         num_running, num_waiting = scheduler.get_request_counts()
-        return EngineLoad(
-            num_running=num_running, num_waiting=num_waiting, kv_usage=scheduler.get_kv_cache_usage()
-        )
+        return EngineLoad(num_running=num_running, num_waiting=num_waiting, kv_usage=scheduler.get_kv_cache_usage())
 
     def _stepped(self, step: "Future[None]") -> None:
         """On the engine's thread too, right after the step."""

@@ -20,7 +20,7 @@ class Outbox:
     def __init__(self) -> None:
         self._finished: deque[FinishedRequest] = deque()
         self._num_unfinished = 0
-        self._failure: Exception | None = None
+        self._failure: BaseException | None = None
         self._is_due = False  # the first one waiting has waited long enough, or somebody asked to answer at once
         self._changed = asyncio.Event()
         self._company: asyncio.TimerHandle | None = None
@@ -36,7 +36,7 @@ class Outbox:
         self._finished.append(finished)
         self._changed.set()
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         """A request failed: the next take raises its error."""
         self._num_unfinished -= 1
         self._failure = error
