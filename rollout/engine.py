@@ -62,6 +62,7 @@ class RolloutEngine:
         self._num_entered = 0  # requests that vLLM was given, since the start
         self._load = EngineLoad(num_running=0, num_waiting=0, kv_usage=0.0)  # after vLLM's last step
         self._more_is_held_back = False  # the fleet has prompts for which no engine had room
+        self._loop: asyncio.AbstractEventLoop | None = None  # the actor's, known from the first prompts on
         self._outbox = Outbox()
         self._producing: set[asyncio.Task[tuple[PromptGroup, GroupSummary]]] = set()
         own_children()
@@ -69,7 +70,6 @@ class RolloutEngine:
         _prepare_environment(device, is_inline=is_inline, eager=rollout.enforce_eager)
         self._tokenizer = load_tokenizer(model_path, trust_remote_code=model.trust_remote_code)
         arguments = _engine_args(model, model_path, rollout, device=device, dtype=dtype)
-        self._loop = asyncio.get_event_loop()
         self._llm = _build_llm(arguments, inline=is_inline, after_step=self._note_load)
         self._room = _room_of(self._llm.vllm_config)
 
@@ -87,6 +87,7 @@ class RolloutEngine:
 
     async def start(self, requests: list[GroupRequest], *, holds_back: bool) -> None:
         """Begins to sample groups, which collect() gives out; holds_back: the fleet has more for whoever has room."""
+        self._loop = asyncio.get_running_loop()
         self._more_is_held_back = holds_back
         self._outbox.expect(len(requests))
         for request in requests:
@@ -120,7 +121,7 @@ class RolloutEngine:
     def _note_load(self, load: EngineLoad) -> None:
         """After each step of vLLM, on whatever thread."""
         self._load = load
-        if self._more_is_held_back and wants_more(load, self._room):
+        if self._more_is_held_back and self._loop is not None and wants_more(load, self._room):
             self._more_is_held_back = False  # told once; the fleet's next call says whether it still has some
             self._loop.call_soon_threadsafe(self._outbox.hurry)
 

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from ray.exceptions import RayError
 
@@ -68,8 +68,9 @@ class EnginePool:
         self._num_tickets = 0
         self._collecting: set[int] = set()  # engines with an open collect call
         self._told_of_more: set[int] = set()  # engines that know of prompts held back here
-        self._events: queue.SimpleQueue[_Answer | None] = queue.SimpleQueue()  # None: look for new prompts
+        self._events: queue.SimpleQueue[_Answer | Literal["submitted", "stop"]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self.is_serving = True  # False: the thread has ended, and nothing will arrive any more
 
     def set_rooms(self, rooms: list[EngineRoom]) -> None:
         """How much each engine holds; before, every prompt is handed over at once."""
@@ -105,25 +106,36 @@ class EnginePool:
         with self.arrived:
             return [engine for engine in range(len(self.engines)) if self._feeder.num_unfinished(engine)]
 
+    def stop(self) -> None:
+        """Ends the thread; what is in flight is lost."""
+        self._events.put("stop")
+
     def _wake(self) -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._serve, name="engine-pool", daemon=True)
             self._thread.start()
-        self._events.put(None)
+        self._events.put("submitted")
 
     def _serve(self) -> None:
-        """Waits for the engines' answers and for new prompts, for as long as the process lives."""
-        while True:
-            event = self._events.get()
-            if event is None:
-                time.sleep(COMPANY_S)
-                self.hand_over()
-                continue
+        """Waits for the engines' answers and for new prompts, until stop()."""
+        try:
+            while (event := self._events.get()) != "stop":
+                if isinstance(event, _Answer):
+                    self._answered(event)
+                else:
+                    time.sleep(COMPANY_S)
+                    self.hand_over()
+        finally:  # after an error of our own too: who waits must hear of it
             with self.arrived:
-                self._collecting.discard(event.engine)
-                self._take_in(event)
-                self._hand_over(event.engine)
+                self.is_serving = False
                 self.arrived.notify_all()
+
+    def _answered(self, answer: _Answer) -> None:
+        with self.arrived:
+            self._collecting.discard(answer.engine)
+            self._take_in(answer)
+            self._hand_over(answer.engine)
+            self.arrived.notify_all()
 
     def _take_in(self, answer: _Answer) -> None:
         error = answer.chunk.exception()

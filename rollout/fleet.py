@@ -60,6 +60,7 @@ class RolloutFleet:
 
         Waits for any engine to finish any group; EngineError names the engine that failed, or those that kept silent.
         """
+        assert self.num_in_flight, "nothing was submitted that could finish"
         self._pool.hand_over()
         with self._pool.arrived:
             if not self._pool.arrived.wait_for(self._has_news, timeout=self._timeout_s):
@@ -76,13 +77,17 @@ class RolloutFleet:
         with self._pool.arrived:
             groups = list(self._mailbox.groups)
             self._mailbox.groups.clear()
-            if not groups and self._mailbox.num_in_flight and self._pool.failures:
+            if groups or not self._mailbox.num_in_flight:
+                return groups
+            if self._pool.failures:
                 index, error = next(iter(self._pool.failures.items()))
                 raise _failure(index, error) from error
+            if not self._pool.is_serving:
+                raise EngineError("the thread that talks to the engines has ended; its error is in the run's log")
         return groups
 
     def _has_news(self) -> bool:
-        return bool(self._mailbox.groups or self._pool.failures)
+        return bool(self._mailbox.groups or self._pool.failures or not self._pool.is_serving)
 
     def start_receive(self, version: int, groups: list[ParameterGroup], *, verify: bool) -> list[Any]:
         """Tells every engine that a publish comes; the refs of their EngineReceipts, in engine order."""
@@ -113,6 +118,7 @@ class RolloutFleet:
 
     def shutdown(self, *, timeout_s: float = 10.0) -> None:
         """Asks every engine to end its processes, then ends the actors."""
+        self._pool.stop()
         refs = [engine.shutdown.remote() for engine in self.engines]
         ray.wait(refs, num_returns=len(refs), timeout=timeout_s)
         for engine in self.engines:

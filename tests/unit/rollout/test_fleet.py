@@ -1,6 +1,7 @@
 """RolloutFleet on fake engines: what is handed over when, what comes back to whom, and who is blamed."""
 
 import threading
+from typing import Any
 
 import pytest
 from fake_engines import FakeEngine, prompt_of, sampling_of
@@ -40,8 +41,12 @@ def test_prompts_go_out_in_one_call_and_groups_come_back_in_one() -> None:
 def test_prompts_reach_an_engine_even_if_nobody_waits_for_them() -> None:
     engine = FakeEngine()
     called = threading.Event()
-    start = engine._start
-    engine.start.remote = lambda *args, **keywords: (start(*args, **keywords), called.set())
+
+    def start(*args: Any, **keywords: Any) -> None:
+        engine._start(*args, **keywords)
+        called.set()
+
+    engine.start.remote = start
     fleet_of(engine).submit(prompt_of(0), sampling_of())
     assert called.wait(timeout=30.0)
 
