@@ -130,7 +130,7 @@ class GroupChunk:
     tickets: tuple[int, ...]  # of the requests; empty where only the load is told
     summaries: tuple[GroupSummary, ...]  # in the same order
     load: EngineLoad
-    num_entered: int  # requests that vLLM had been given when the load was read, counted from the start
+    num_entered: int  # requests, counted from the start, that the load includes for certain
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -29,10 +29,10 @@ from rollout.contract import (
     PromptGroup,
     SamplingSpec,
 )
-from rollout.feeding import wants_more
 from rollout.orphans import own_children
 from rollout.outbox import Outbox
 from rollout.prompts import load_tokenizer
+from rollout.room_watch import RoomWatch
 from transfer.communicator import Rendezvous
 from transfer.wire import ParameterGroup
 
@@ -60,8 +60,6 @@ class RolloutEngine:
         self._settled.set()
         self._num_generating = 0  # requests inside vLLM
         self._num_entered = 0  # requests that vLLM was given, since the start
-        self._load = EngineLoad(num_running=0, num_waiting=0, kv_usage=0.0)  # after vLLM's last step
-        self._more_is_held_back = False  # the fleet has prompts for which no engine had room
         self._loop: asyncio.AbstractEventLoop | None = None  # the actor's, known from the first prompts on
         self._outbox = Outbox()
         self._producing: set[asyncio.Task[tuple[PromptGroup, GroupSummary]]] = set()
@@ -71,7 +69,7 @@ class RolloutEngine:
         self._tokenizer = load_tokenizer(model_path, trust_remote_code=model.trust_remote_code)
         arguments = _engine_args(model, model_path, rollout, device=device, dtype=dtype)
         self._llm = _build_llm(arguments, inline=is_inline, after_step=self._note_load)
-        self._room = _room_of(self._llm.vllm_config)
+        self._watch = RoomWatch(_room_of(self._llm.vllm_config))
 
     async def ready(self) -> int:
         """Answers once the engine is up; its process id."""
@@ -83,12 +81,12 @@ class RolloutEngine:
 
     async def room(self) -> EngineRoom:
         """Answers once the engine is up; what it holds at most."""
-        return self._room
+        return self._watch.room
 
     async def start(self, requests: list[GroupRequest], *, holds_back: bool) -> None:
         """Begins to sample groups, which collect() gives out; holds_back: the fleet has more for whoever has room."""
         self._loop = asyncio.get_running_loop()
-        self._more_is_held_back = holds_back
+        self._watch.is_wanted = holds_back
         self._outbox.expect(len(requests))
         for request in requests:
             task = asyncio.create_task(self.generate(request.prompt, request.sampling))
@@ -100,13 +98,14 @@ class RolloutEngine:
 
         Waits until groups finish (rollout/outbox.py), or until there is room if the fleet holds prompts back.
         """
-        self._more_is_held_back = holds_back
+        self._watch.is_wanted = holds_back
         taken = await self._outbox.take(limit)
+        self._watch.told()
         chunk = GroupChunk(
             tickets=tuple(ticket for ticket, _, _ in taken),
             summaries=tuple(summary for _, _, summary in taken),
-            load=self._load,
-            num_entered=self._num_entered,
+            load=self._watch.load,
+            num_entered=self._watch.num_counted,
         )
         return (chunk, *(group for _, group, _ in taken), *[None] * (limit - len(taken)))
 
@@ -120,9 +119,8 @@ class RolloutEngine:
 
     def _note_load(self, load: EngineLoad) -> None:
         """After each step of vLLM, on whatever thread."""
-        self._load = load
-        if self._more_is_held_back and self._loop is not None and wants_more(load, self._room):
-            self._more_is_held_back = False  # told once; the fleet's next call says whether it still has some
+        if self._watch.stepped(load, self._num_entered) and self._loop is not None:
+            self._watch.is_wanted = False  # told once; the fleet's next call says whether it still has some
             self._loop.call_soon_threadsafe(self._outbox.hurry)
 
     async def generate(self, prompt: Prompt, sampling: SamplingSpec) -> tuple[PromptGroup, GroupSummary]:
