@@ -21,9 +21,9 @@ from vllm.v1.engine.llm_engine import LLMEngine
 
 from rollout.contract import EngineLoad
 
-# An idle engine waits this long for more requests before it steps, and again while some come: those of a batch arrive
+# An idle engine waits this long for more requests before it steps, and again while some come: those of a batch enter
 # one by one, and a step for a few of them takes nearly as long as one for all.
-LINGER_S = 0.002
+LINGER_S = 0.0003
 
 ResultT = TypeVar("ResultT")
 
