@@ -70,6 +70,7 @@ class Adviser:
         self._max_staleness = max_staleness
         self._recent: deque[Mapping[str, float]] = deque(maxlen=ADVICE_EVERY)
         self._num_unjudged = 0  # iterations since the last look
+        self._num_untold = 0  # iterations since it spoke up
         self._told: str | None = None
 
     def observe(self, row: Mapping[str, float]) -> str | None:
@@ -78,21 +79,23 @@ class Adviser:
             return None
         self._recent.append(row)
         self._num_unjudged += 1
+        self._num_untold += 1
         if self._num_unjudged < ADVICE_EVERY:
             return None
         self._num_unjudged = 0
         found = self._judge()
         if _remedy(found) == _remedy(self._told):
             return None
-        self._told = found
+        self._told, self._num_untold = found, 0
         return found
 
     def conclude(self) -> str | None:
-        """Advice at the end of a run, on its last iterations; None where that was told already, in the same words."""
+        """Advice at the end of a run, on its last iterations; None where its remedy was told in these iterations."""
         if len(self._recent) < MIN_ITERATIONS:
             return None
         found = self._judge()
-        return found if found != self._told else None
+        was_just_told = self._num_untold < ADVICE_EVERY and _remedy(found) == _remedy(self._told)
+        return None if was_just_told else found
 
     def _judge(self) -> str | None:
         return advice(

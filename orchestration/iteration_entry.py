@@ -1,7 +1,8 @@
 """What one iteration measured, collected into one row of metrics.jsonl.
 
-In: timers, numbers under their metric names, reports of optimizer steps, the batch of graded groups, spans of what
-actors did. Out: one flat row of finite numbers, and the spans. It writes sample completions as they come; when and whether the row is written is the journal's part.
+In: timers, numbers under their metric names, reports of optimizer steps, the batch of graded groups, spans of actors.
+Out: one flat row of finite numbers, and the spans. It writes sample completions as they come; when and whether the row
+is written is the journal's part.
 """
 
 import math

@@ -1,6 +1,6 @@
 """What the loop asks of the parts of a run, as protocols: live parts and those of a replay answer alike."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -52,7 +52,7 @@ class Learner(Protocol):
 class Standing:
     """What actors tell of themselves at the end of an iteration, when all its stages are done."""
 
-    metrics: Mapping[str, float]  # by their names in metrics.jsonl
+    metrics: dict[str, float]  # by their names in metrics.jsonl
     spans: tuple[Span, ...]  # what they did since they told last; of graders, as far as they have answered by now
 
 
