@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import get_args
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from actors.spans import Kind, Span
@@ -60,10 +61,17 @@ def gantt_svg(spans: Sequence[Span]) -> bytes | None:
     axes.set_xlim(0.0, max(end_s - begin_s, 1e-6))
     axes.set_xlabel("s")
     axes.spines[["top", "right"]].set_visible(False)
-    drawn = [name for name in names if any(span.name == name for span in shown)]
-    patches = [Patch(color=COLORS.get(name, OTHER_COLOR), label=name) for name in drawn]
-    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False, fontsize="small")
+    _draw_legend(figure, [name for name in names if any(span.name == name for span in shown)])
     return svg_of(figure)
+
+
+def _draw_legend(figure: Figure, names: Sequence[str]) -> None:
+    """One entry a colour, with all the names that it stands for."""
+    labels: dict[str, list[str]] = {}
+    for name in names:
+        labels.setdefault(COLORS.get(name, OTHER_COLOR), []).append(name)
+    patches = [Patch(color=color, label=", ".join(of_color)) for color, of_color in labels.items()]
+    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False, fontsize="small")
 
 
 def _draw_bars(axes: Axes, spans: Sequence[Span], tracks: Sequence[str], *, begin_s: float) -> None:
