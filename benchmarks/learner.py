@@ -36,6 +36,7 @@ class BareLoop:
             device=torch.device("cpu"),
             trust_remote_code=False,
             gradient_checkpointing=False,
+            max_logits=spec.learner.max_logits,
         )
         self._optimizer = torch.optim.AdamW(self._policy.parameters(), lr=spec.learner.lr, weight_decay=0.0, fused=True)
 

@@ -11,18 +11,20 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from learner.logprobs import token_logprobs
+from learner.logprobs import OutputHead
 
-LOGIT_CHUNK = 1024  # positions whose logits exist at once; at a vocabulary of 150,000 that is 0.6 GB in float32
 HEAD_TOLERANCE = 1e-2  # nats; far above rounding in bfloat16, far below what a scaled or capped head would show
 
 
 class Policy(nn.Module):
-    """A causal LM reduced to what training needs."""
+    """A causal LM reduced to what training needs: its output embedding answers with logprobs, not with logits."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, *, max_logits: int) -> None:
+        """max_logits: how many exist at a time. Takes the model over; ValueError for a head that is not linear."""
         super().__init__()
+        model.set_output_embeddings(OutputHead.of(model.get_output_embeddings()))
         self.model = model
+        self._max_logits = max_logits
 
     def forward(
         self,
@@ -41,18 +43,24 @@ class Policy(nn.Module):
         """
         backbone = self.model.base_model
         hidden = backbone(input_ids=token_ids, position_ids=position_ids, use_cache=False).last_hidden_state[0]
-        return token_logprobs(
+        pair: tuple[Tensor, Tensor] = self.model.get_output_embeddings()(
             hidden[positions],
             targets,
-            self.model.get_output_embeddings(),  # called as a module, so that ZeRO-3 gathers it
             temperature=temperature,
-            chunk_size=LOGIT_CHUNK,
+            max_logits=self._max_logits,
             entropy_gradient=entropy_gradient,
         )
+        return pair
 
 
 def load_policy(
-    path: str, *, dtype: torch.dtype, device: torch.device, trust_remote_code: bool, gradient_checkpointing: bool
+    path: str,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    trust_remote_code: bool,
+    gradient_checkpointing: bool,
+    max_logits: int,
 ) -> Policy:
     """Load a model folder or hub name for training: dropout off, training mode on (checkpointing needs it).
 
@@ -67,7 +75,7 @@ def load_policy(
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.train()
-    return Policy(model)
+    return Policy(model, max_logits=max_logits)
 
 
 def attention_for(device: torch.device, dtype: torch.dtype) -> str:

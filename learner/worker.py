@@ -117,16 +117,16 @@ class LearnerWorker:
             max_tokens=learner.max_tokens_per_micro_batch,
             num_ranks=self.world_size,
         )
-        places = list(zip(*packed, strict=True))  # one a micro-batch; holds those that the ranks run side by side
+        own = packed[self.rank]  # of as many micro-batches as every other rank has
 
         statistics = StepStatistics(
             num_groups=loaded.batch.num_groups, device=self.device, token_means=self._objective.token_means
         )
         outs = [
-            self._accumulate(side_by_side, loaded, index, statistics, is_last=place == len(places) - 1)
-            for place, side_by_side in enumerate(places)
+            self._accumulate(micro_batch, loaded, index, statistics, is_last=place == len(own) - 1)
+            for place, micro_batch in enumerate(own)
         ]
-        audit = self._audit(loaded.batch, packed[self.rank], outs) if learner.audit else None
+        audit = self._audit(loaded.batch, own, outs) if learner.audit else None
         where = f"iteration {loaded.iteration}, step {index}"
         self._merge(statistics, audit, torch.stack([out.loss for out in outs]).sum(), where)
         lr = self._set_lr(loaded.iteration * self.spec.num_steps + index)
@@ -147,7 +147,7 @@ class LearnerWorker:
 
     def _accumulate(
         self,
-        side_by_side: Sequence[MicroBatch],
+        micro_batch: MicroBatch,
         loaded: LoadedBatch,
         index: int,
         statistics: StepStatistics,
@@ -158,8 +158,7 @@ class LearnerWorker:
 
         Gradients add up until is_last.
         """
-        micro_batch = side_by_side[self.rank]
-        inputs = self._inputs(side_by_side, loaded)
+        inputs = self._inputs(micro_batch, loaded)
         out = self._objective(inputs, self._gate.gate)
         self.engine.set_gradient_accumulation_boundary(is_last)
         # DeepSpeed averages gradients over ranks, but with our loss_weights their sum is the gradient: undone here only
@@ -178,10 +177,9 @@ class LearnerWorker:
             self.engine.step()  # counts the micro-batch; moves nothing before the boundary
         return replace(out, loss=out.loss.detach())
 
-    def _inputs(self, side_by_side: Sequence[MicroBatch], loaded: LoadedBatch) -> LossInputs:
-        """The forward pass of this rank's micro-batch, and what is known of its tokens."""
-        micro_batch = side_by_side[self.rank]
-        logprobs, entropy = self._scorer.forward(side_by_side)
+    def _inputs(self, micro_batch: MicroBatch, loaded: LoadedBatch) -> LossInputs:
+        """The forward pass of a micro-batch, and what is known of its tokens."""
+        logprobs, entropy = self._scorer.forward(micro_batch)
         reference = loaded.reference_logprobs
         return LossInputs(
             logprobs=logprobs,

@@ -199,7 +199,7 @@ def backward_packed(model: TinyModel, micro_batch: MicroBatch, gate_name: str) -
         micro_batch.sequence_lengths.tolist(),
     )
     positions, targets = torch.from_numpy(micro_batch.positions), torch.from_numpy(micro_batch.targets)
-    logprobs, _ = token_logprobs(hidden[positions], targets, model.head, temperature=1.0, chunk_size=7)
+    logprobs, _ = token_logprobs(hidden[positions], targets, model.head, temperature=1.0, max_logits=77)
     loss = gated_objective(
         logprobs=logprobs,
         old_logprobs=torch.from_numpy(micro_batch.rollout_logprobs),
