@@ -101,7 +101,7 @@ def benchmark_fleet(*, repeats: int) -> list[PairedRate]:
             temperature=1.0,
             seed=0,
         )
-        prompts = list(parts.eval_prompts[: config.rollout.prompts_per_iteration])
+        prompts = list(parts.eval_sets["arithmetic"][: config.rollout.prompts_per_iteration])
         peer = ray.remote(BareEngine).options(num_cpus=0, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
         bare = peer.remote(
             parts.learner.spec.model_path,

@@ -9,6 +9,7 @@ from configs.loading import load_config
 from orchestration.cluster import start_cluster
 from orchestration.embedded_model import EmbeddedRecipe, ensure_embedded_model, new_model, new_tokenizer
 from orchestration.parts import Parts, build_parts
+from rollout.tasks import build_task
 
 BATCH = ("rollout.prompts_per_iteration=32", "rollout.completions_per_prompt=8")
 
@@ -20,7 +21,7 @@ def running_parts(*overrides: str, model_path: Path | None = None) -> Iterator[P
     config = load_config([*BATCH, *overrides])
     with (
         start_cluster(config.cluster, config.rollout, config.learner) as cluster,
-        build_parts(config, cluster, model, start_iteration=0) as parts,
+        build_parts(config, cluster, model, task=build_task(config.task), start_iteration=0) as parts,
     ):
         parts.channel.publish(0)
         yield parts

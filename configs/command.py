@@ -12,12 +12,14 @@ from hydra.core.override_parser.types import Glob
 from pydantic import BaseModel
 
 from configs.loading import ConfigError, config_groups, load_config, parse_setting
-from configs.mistakes import section_types, shown
+from configs.mistakes import keys_inside, section_types, shown
 from configs.schema import RunConfig
 
 HELP_FLAGS = ("-h", "--help")
 SWEEP_FLAGS = ("-m", "--multirun")
 AUTO_RUN_DIR = "auto"
+AUTO_HINT = {"run_dir": ", or leave it at auto", "rollout.record": ""}
+MUST_BE_GIVEN = "..."
 
 USAGE = """\
 softgate: trains a language model on the gated objective.
@@ -87,7 +89,8 @@ def help_text() -> str:
             "Groups (each choice is a file configs/<group>/<choice>.yaml; experiment=null for none):",
             *groups,
             "",
-            "Settings and their defaults (explained in configs/schema.py; dry_run=true shows those of a run):",
+            "Settings and their defaults (explained in configs/schema.py; dry_run=true shows those of a run; "
+            f"{MUST_BE_GIVEN} must be given; <name> is a name of yours):",
             *dict.fromkeys(_defaults(RunConfig, prefix="")),  # variants of a section share settings
             "",
             EXAMPLES,
@@ -110,13 +113,18 @@ def _values(setting: str) -> list[str]:
 
 
 def _refuse_shared_folders(configs: Sequence[RunConfig]) -> None:
-    folders = [config.run_dir for config in configs if config.run_dir != AUTO_RUN_DIR]
-    shared = sorted({folder for folder in folders if folders.count(folder) > 1})
-    if shared:
-        rule = (
-            "several runs of the sweep would share it; leave it at auto or name what differs, as in run_dir='x-${seed}'"
-        )
-        raise ConfigError(f"run_dir={shown(folder)}: {rule}" for folder in shared)
+    folders = {
+        "run_dir": [config.run_dir for config in configs if config.run_dir != AUTO_RUN_DIR],
+        "rollout.record": [config.rollout.record for config in configs if config.rollout.record is not None],
+    }
+    rule = "several runs of the sweep would share it; name what differs"
+    lines = [
+        f"{name}={shown(folder)}: {rule}, as in {name}='x-${{seed}}'{AUTO_HINT[name]}"
+        for name, named in folders.items()
+        for folder in sorted({folder for folder in named if named.count(folder) > 1})
+    ]
+    if lines:
+        raise ConfigError(lines)
 
 
 def _defaults(section: type[BaseModel], *, prefix: str) -> list[str]:
@@ -124,9 +132,9 @@ def _defaults(section: type[BaseModel], *, prefix: str) -> list[str]:
     for name, field in section.model_fields.items():
         members = section_types(field.annotation)
         for member in members:
-            lines.extend(_defaults(member, prefix=f"{prefix}{name}."))
-        if not members and not field.is_required():
-            lines.append(f"  {prefix}{name}={_typed(field.default)}")
+            lines.extend(_defaults(member, prefix=keys_inside(f"{prefix}{name}", field.annotation)))
+        if not members and name != "name":  # chosen with the group: gate=..., task=...
+            lines.append(f"  {prefix}{name}={MUST_BE_GIVEN if field.is_required() else _typed(field.default)}")
     return lines
 
 

@@ -17,10 +17,18 @@ class AdaptiveTauConfig(Section):
     """Moves tau_pos and tau_neg, each on its own, so that the EUR of its tokens is target_eur (gates/adaptive.py)."""
 
     target_eur: float | None = Field(default=None, gt=0.0, lt=1.0)  # null: tau stays as configured
-    smoothing: float = Field(default=0.6, gt=0.0, le=1.0)  # weight of the newest iteration in what is remembered
-    max_factor: float = Field(default=2.0, gt=1.0)  # tau grows or shrinks by this at most, a step
+    smoothing: float = Field(default=0.3, gt=0.0, le=1.0)  # weight of the newest iteration in what is remembered
+    max_factor: float = Field(default=3.0, gt=1.0)  # tau grows or shrinks by this at most, a step
     tau_min: float = Field(default=0.1, gt=0.0)
     tau_max: float = Field(default=1000.0, gt=0.0)
+
+    @model_validator(mode="after")
+    def _bounds_are_in_order(self) -> "AdaptiveTauConfig":
+        if self.tau_min > self.tau_max:
+            raise ValueError(
+                f"gate.adaptive.tau_min={self.tau_min:g}: must be at most gate.adaptive.tau_max={self.tau_max:g}"
+            )
+        return self
 
 
 class TemperedGateConfig(Section):

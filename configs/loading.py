@@ -7,7 +7,7 @@ Hydra composes the YAML groups beside this file, the schema decides what is allo
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 from yaml import YAMLError
 
-from configs.mistakes import CHOICE_WITHOUT_SECTION, mistakes_of, proposal, shown
+from configs.mistakes import CHOICE_WITHOUT_SECTION, mistakes_of, proposal, section_types, shown
 from configs.schema import RunConfig
 
 CONFIG_DIR = Path(__file__).resolve().parent
@@ -98,6 +98,15 @@ def config_groups() -> dict[str, list[str]]:
         group, *inside = path.relative_to(CONFIG_DIR).with_suffix("").parts
         groups.setdefault(group, []).append("/".join(inside))
     return groups
+
+
+@cache
+def gate_section(choice: str) -> type[BaseModel]:
+    """The section of the schema that a choice of the group `gate` fills: SoftGateConfig for softsign and sapo."""
+    path = CONFIG_DIR / "gate" / f"{choice}.yaml"
+    name = OmegaConf.select(OmegaConf.load(path), "name")  # to compose all groups would take half a second
+    sections = section_types(RunConfig.model_fields["gate"].annotation)
+    return next(section for section in sections if name in get_args(section.model_fields["name"].annotation))
 
 
 def parse_setting(text: str) -> Override:

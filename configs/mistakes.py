@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import cache
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -18,6 +18,9 @@ from configs.schema import RunConfig
 NEAR_ENOUGH = 0.6  # similarity above which a name is proposed; below it the proposals are mostly noise
 OTHER_SECTION = 0.9  # a key of the right name in another section counts a little less than one spelled alike
 LONGEST_VALUE = 60  # characters of a value repeated in a message
+LONGEST_LIST = 8  # settings of a section that are listed in full; of a larger one only those that lie directly in it
+NAME_ERROR = "[key]"  # pydantic's word in a location for the name itself
+NAME_OF_SET = "<name>"  # stands in a key for the name that a person gives: task.train.<name>.path
 CHOICE_WITHOUT_SECTION = "experiment"  # named on the command line like a section, but not part of a RunConfig
 
 
@@ -29,14 +32,15 @@ class Mistake:
     line: str
 
 
-def mistakes_of(error: ValidationError) -> list[Mistake]:
-    """Every mistake that pydantic found, in the order of the fields."""
-    return [mistake for details in error.errors(include_url=False) for mistake in _told(details)]
+def mistakes_of(error: ValidationError, *, root: type[BaseModel] = RunConfig) -> list[Mistake]:
+    """Every mistake that pydantic found in a tree of this root, in the order of the fields."""
+    return [mistake for details in error.errors(include_url=False) for mistake in _told(details, root)]
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name most like this one, or None if none is; dotted names may also match by their last part."""
-    scored = [(_likeness(name, candidate), candidate) for candidate in known if candidate != name]
+    filled = (_filled(candidate, name) for candidate in known)
+    scored = [(_likeness(name, candidate), candidate) for candidate in filled if candidate != name]
     score, candidate = max(scored, default=(0.0, ""))
     return candidate if score >= NEAR_ENOUGH else None
 
@@ -60,12 +64,31 @@ def section_types(annotation: Any) -> list[type[BaseModel]]:
     return [found for argument in get_args(annotation) for found in section_types(argument)]
 
 
+def holds_named_sections(annotation: Any) -> bool:
+    """Whether a field is a dict of sections, under names that a person gives."""
+    return bool(section_types(annotation)) and get_origin(annotation) is dict
+
+
+def keys_inside(key: str, annotation: Any) -> str:
+    """What precedes the settings of the section that a field holds: `gate.`, or `task.train.<name>.`."""
+    return f"{key}.{NAME_OF_SET}." if holds_named_sections(annotation) else f"{key}."
+
+
 def shown(value: object) -> str:
     """A value as one would type it on the command line."""
     if value is None:
         return "null"
     text = str(value).lower() if isinstance(value, bool) else " ".join(str(value).split())
     return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
+
+
+def _filled(candidate: str, name: str) -> str:
+    """The candidate with the name that a person gave in place of <name>, where the key is long enough to have one."""
+    given = name.split(".")
+    parts = candidate.split(".")
+    if NAME_OF_SET not in parts or len(given) <= parts.index(NAME_OF_SET):
+        return candidate
+    return candidate.replace(NAME_OF_SET, given[parts.index(NAME_OF_SET)])
 
 
 def _likeness(name: str, candidate: str) -> float:
@@ -82,7 +105,7 @@ def _keys(section: type[BaseModel], *, prefix: str) -> Iterator[str]:
     for name, field in section.model_fields.items():
         yield f"{prefix}{name}"
         for member in section_types(field.annotation):
-            for key in _keys(member, prefix=f"{prefix}{name}."):
+            for key in _keys(member, prefix=keys_inside(f"{prefix}{name}", field.annotation)):
                 if not key.endswith(".name"):  # chosen with the group: gate=..., task=...
                     yield key
 
@@ -100,9 +123,9 @@ class _Place:
     only: str  # how to name the variant the key is refused by, empty elsewhere
 
 
-def _place(location: tuple[int | str, ...]) -> _Place:
+def _place(location: tuple[int | str, ...], root: type[BaseModel]) -> _Place:
     """Pydantic's location without the tags of variants."""
-    section: type[BaseModel] | None = RunConfig
+    section: type[BaseModel] | None = root
     key, known, only = "", known_keys(), ""
     remaining = list(location)
     while remaining:
@@ -110,10 +133,15 @@ def _place(location: tuple[int | str, ...]) -> _Place:
         if isinstance(item, int):
             key += f"[{item}]"
             continue
+        if item == NAME_ERROR:
+            continue
         key = f"{key}.{item}" if key else item
         field = section.model_fields.get(item) if section else None
         members = section_types(field.annotation) if field else []
         section = members[0] if members else None
+        if field and remaining and holds_named_sections(field.annotation):
+            key = f"{key}.{remaining.pop(0)}"
+            known = [_filled(known_key, key) for known_key in known]
         if len(members) > 1 and remaining:
             tag = str(remaining.pop(0))
             section = next(member for member in members if tag in _variant(member))
@@ -122,8 +150,8 @@ def _place(location: tuple[int | str, ...]) -> _Place:
     return _Place(key=key, known=known, only=only)
 
 
-def _told(details: ErrorDetails) -> Iterator[Mistake]:
-    place = _place(details["loc"])
+def _told(details: ErrorDetails, root: type[BaseModel]) -> Iterator[Mistake]:
+    place = _place(details["loc"], root)
     match details["type"]:
         case "extra_forbidden":
             for key, value in _leaves(place.key, details["input"]):
@@ -135,7 +163,9 @@ def _told(details: ErrorDetails) -> Iterator[Mistake]:
             tag, allowed = shown(details["input"]["name"]), str(details["ctx"]["expected_tags"]).replace("'", "")
             hint = proposal(tag, allowed.split(", "))
             yield Mistake(key=place.key, line=f"{place.key}.name={tag}: must be one of {allowed}{hint}")
-        case "model_type" | "model_attributes_type":
+        case "model_type" | "model_attributes_type" | "dict_type" if any(
+            key.startswith(f"{place.key}.") for key in place.known
+        ):
             inside = ", ".join(key for key in place.known if key.startswith(f"{place.key}."))
             yield Mistake(
                 key=place.key,
@@ -153,8 +183,13 @@ def _told(details: ErrorDetails) -> Iterator[Mistake]:
 def _refusal(key: str, *, place: _Place) -> str:
     hint = proposal(key, place.known)
     if place.only and not hint:
-        return f"{place.only} has no such setting, only {', '.join(place.known)}"
+        direct = [known for known in place.known if known.count(".") == 1]
+        return f"{place.only} has no such setting, only {', '.join(_few(place.known, direct))}"
     return f"no such setting{hint or ', see --help'}"
+
+
+def _few(keys: list[str], direct: list[str]) -> list[str]:
+    return keys if len(keys) <= LONGEST_LIST else direct
 
 
 def _leaves(key: str, value: object) -> Iterator[tuple[str, object]]:

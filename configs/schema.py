@@ -4,13 +4,17 @@ In: a plain nested dict (Hydra's result). Out: RunConfig, or a pydantic Validati
 Defaults live here only; the YAML groups override them by name. This module knows nothing of torch, Ray, vLLM or Hydra.
 """
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from configs.evaluation import EvalConfig
 from configs.gates import GateConfig
 from configs.objective import ObjectiveConfig, objective_mistakes
+from configs.rewards import RewardConfig
 from configs.section import Section
+from configs.tasks import ArithmeticTaskConfig, DataTaskConfig, TaskConfig
 
 
 class ModelConfig(Section):
@@ -20,15 +24,6 @@ class ModelConfig(Section):
     max_model_len: int = Field(default=64, ge=8)  # tokens of prompt + completion an engine accepts
     trust_remote_code: bool = False
 
-
-class ArithmeticTaskConfig(Section):
-    """Sums of two numbers of 10-99; held_out of the 8,100 problems are kept for evaluation."""
-
-    name: Literal["arithmetic"]
-    held_out: int = Field(default=400, ge=1, le=4000)
-
-
-TaskConfig = ArithmeticTaskConfig
 
 Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
 
@@ -51,13 +46,25 @@ class RolloutConfig(Section):
     enforce_eager: bool = False
     attention_backend: str = Field(default="auto", min_length=1)  # vLLM's name of one; auto: vLLM's choice
     timeout_s: float = Field(default=600.0, gt=0.0)  # longest wait for one group
+    record: str | None = Field(default=None, min_length=1)  # folder for every graded group; null: not recorded
+    # folder whose recorded groups are trained on instead of new ones, without engines and graders; null: generate
+    replay: str | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _groups_come_from_one_place(self) -> "RolloutConfig":
+        if self.record is not None and self.replay is not None:
+            raise ValueError(
+                f"rollout.record={self.record}: cannot be combined with rollout.replay={self.replay}, which has these "
+                f"groups already; set one of them to null"
+            )
+        return self
 
 
 class GradersConfig(Section):
     """Processes that grade completions; each can be killed."""
 
     num_workers: int = Field(default=1, ge=1)
-    timeout_s: float = Field(default=10.0, gt=0.0)  # for one group
+    timeout_s: float = Field(default=10.0, gt=0.0)  # for one completion
 
 
 class LearnerConfig(Section):
@@ -86,7 +93,7 @@ class LearnerConfig(Section):
 class PublishConfig(Section):
     """The broadcast of weights from learner rank 0 to every engine."""
 
-    backend: Literal["auto", "nccl", "gloo"] = "auto"  # auto: nccl where learner and engines have GPUs, gloo on CPU
+    backend: Literal["auto", "nccl", "gloo"] = "auto"  # auto: nccl between GPUs, gloo on CPU and on shared GPUs
     timeout_s: float = Field(default=300.0, gt=0.0)
     verify_every: int = Field(default=1, ge=1)  # compare digests at every n-th version
     probe_every: int = Field(default=10, ge=1)  # compare logprobs of a fixed prompt at every n-th version
@@ -100,8 +107,16 @@ class ClusterConfig(Section):
     device: Literal["auto", "cpu", "gpu"] = "auto"  # auto: gpu if the cluster reports GPUs
     cpus_per_engine: float = Field(default=1.0, gt=0.0)
     cpus_per_learner: float = Field(default=1.0, gt=0.0)
+    # below 1 engines and learner ranks share GPUs; above 0.5 a rank, because two ranks on one GPU cannot meet over NCCL
+    gpus_per_engine: float = Field(default=1.0, gt=0.0, le=1.0)  # for each tensor parallel worker
+    gpus_per_learner: float = Field(default=1.0, gt=0.5, le=1.0)
     placement_timeout_s: float = Field(default=8.0, gt=0.0)
     start_timeout_s: float = Field(default=600.0, gt=0.0)  # for engines and learner to load
+
+    @property
+    def shares_gpus(self) -> bool:
+        """Whether an engine and a learner rank may lie on one GPU, where the cluster's GPUs are used."""
+        return self.gpus_per_engine < 1.0 or self.gpus_per_learner < 1.0
 
 
 class CheckpointConfig(Section):
@@ -109,13 +124,6 @@ class CheckpointConfig(Section):
 
     every: int = Field(default=10, ge=1)  # iterations
     keep: int = Field(default=2, ge=1)  # newest checkpoints kept
-
-
-class EvalConfig(Section):
-    """Greedy evaluation on held-out prompts; every=0 evaluates at start and end only."""
-
-    every: int = Field(default=0, ge=0)  # iterations
-    num_prompts: int = Field(default=400, ge=1)
 
 
 class JournalConfig(Section):
@@ -133,6 +141,7 @@ class RunConfig(Section):
     task: TaskConfig
     model: ModelConfig = ModelConfig()
     rollout: RolloutConfig = RolloutConfig()
+    reward: RewardConfig = RewardConfig()
     graders: GradersConfig = GradersConfig()
     learner: LearnerConfig = LearnerConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
@@ -170,13 +179,14 @@ class RunConfig(Section):
                 f"learner.max_tokens_per_micro_batch={learner.max_tokens_per_micro_batch}: must be at least "
                 f"model.max_model_len={max_model_len}, the longest sequence"
             )
-        if self.eval.num_prompts > self.task.held_out:
+        wrong.extend(self._misfits_of_task())
+        wrong.extend(self._misfits_of_gpus())
+        if rollout.replay is not None and self.eval.every > 0:
             wrong.append(
-                f"eval.num_prompts={self.eval.num_prompts}: must be at most task.held_out={self.task.held_out}, "
-                f"the prompts kept for evaluation"
+                f"eval.every={self.eval.every}: must be 0 with rollout.replay={rollout.replay}, which starts no engine "
+                f"that could evaluate; evaluate the final model afterwards"
             )
-        if self.cluster.device == "cpu" and self.publish.backend == "nccl":
-            wrong.append("publish.backend=nccl: needs GPUs, and cluster.device=cpu; must be auto or gloo")
+        wrong.extend(self._misfits_of_evaluation())
         wrong += objective_mistakes(
             self.objective,
             old_logprobs=learner.old_logprobs,
@@ -186,3 +196,51 @@ class RunConfig(Section):
         if wrong:
             raise ValueError("\n".join(wrong))
         return self
+
+    def _misfits_of_gpus(self) -> Iterator[str]:
+        rollout, cluster = self.rollout, self.cluster
+        if self.publish.backend == "nccl" and cluster.device == "cpu":
+            yield "publish.backend=nccl: needs GPUs, and cluster.device=cpu; must be auto or gloo"
+        if self.publish.backend == "nccl" and cluster.shares_gpus:
+            yield (
+                f"publish.backend=nccl: needs a GPU of its own for each engine and rank, and there is "
+                f"cluster.gpus_per_engine={cluster.gpus_per_engine:g} and "
+                f"cluster.gpus_per_learner={cluster.gpus_per_learner:g}; must be auto or gloo"
+            )
+        if cluster.gpus_per_engine < 1.0 and rollout.tensor_parallel_size > 1:
+            yield (
+                f"cluster.gpus_per_engine={cluster.gpus_per_engine:g}: must be 1 with rollout.tensor_parallel_size="
+                f"{rollout.tensor_parallel_size}, whose workers take whole GPUs"
+            )
+        if rollout.gpu_memory_utilization > cluster.gpus_per_engine:
+            yield (
+                f"rollout.gpu_memory_utilization={rollout.gpu_memory_utilization:g}: must be at most "
+                f"cluster.gpus_per_engine={cluster.gpus_per_engine:g}; the rest of the GPU is for who shares it"
+            )
+
+    def _misfits_of_task(self) -> Iterator[str]:
+        task, num_prompts = self.task, self.eval.num_prompts
+        if isinstance(task, ArithmeticTaskConfig) and num_prompts != "all" and num_prompts > task.held_out:
+            yield (
+                f"eval.num_prompts={num_prompts}: must be at most task.held_out={task.held_out}, "
+                f"the prompts kept for evaluation"
+            )
+        max_new_tokens, max_model_len = self.rollout.max_new_tokens, self.model.max_model_len
+        if isinstance(task, DataTaskConfig) and task.max_prompt_tokens + max_new_tokens > max_model_len:
+            yield (
+                f"task.max_prompt_tokens={task.max_prompt_tokens}: with rollout.max_new_tokens={max_new_tokens} it "
+                f"must fit into model.max_model_len={max_model_len}; lower it or raise that to at least "
+                f"{task.max_prompt_tokens + max_new_tokens}"
+            )
+
+    def _misfits_of_evaluation(self) -> Iterator[str]:
+        max_new_tokens, max_model_len = self.eval.max_new_tokens, self.model.max_model_len
+        if max_new_tokens == "auto":  # rollout.max_new_tokens has the same rules
+            return
+        longest_prompt = self.task.max_prompt_tokens if isinstance(self.task, DataTaskConfig) else 1
+        needed = longest_prompt + max_new_tokens
+        if needed > max_model_len:
+            yield (
+                f"eval.max_new_tokens={max_new_tokens}: with a prompt of {longest_prompt} token(s) it must fit into "
+                f"model.max_model_len={max_model_len}; lower it or raise that to at least {needed}"
+            )

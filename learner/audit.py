@@ -19,36 +19,33 @@ from learner.scoring import to_tensor
 class StepAudit:
     """`sums` is [S] float64, of one size on all ranks; add those of the ranks up in place before summarize()."""
 
-    def __init__(
-        self,
-        gates: Mapping[str, Gate],
-        *,
-        batch: TrainBatch,
-        micro_batches: Sequence[MicroBatch],
-        outs: Sequence[ObjectiveLoss],
-    ) -> None:
-        """batch: the whole iteration's, equal on all ranks. outs: of each of this rank's micro-batches."""
-        staleness = np.array([sample.staleness for sample in batch.samples], dtype=np.int64)
-        self._audit = Audit(gates=gates, num_groups=batch.num_groups, num_staleness=int(staleness.max()) + 1)
-        trained = torch.cat([out.gate.trained for out in outs])
-        log_ratio = torch.cat([out.gate.log_ratio for out in outs])[trained]
-        token_log_ratio = torch.cat([out.token_log_ratio for out in outs])[trained]
-        keep = trained.cpu().numpy()
-        samples = np.concatenate([row.sample_indices[row.sequence_index] for row in micro_batches])[keep]
-        advantages = np.concatenate([row.advantages for row in micro_batches])[keep]
-        group_index = np.concatenate([row.group_index for row in micro_batches])[keep]
-        device = log_ratio.device
-        self.sums = self._audit.sums(
-            AuditTokens(
-                log_ratio=log_ratio,
-                token_log_ratio=token_log_ratio,
-                advantages=to_tensor(advantages, device),
-                group_index=to_tensor(group_index, device),
-                staleness=to_tensor(staleness[samples], device),
-                sequence=to_tensor(samples, device),
-            )
-        )
+    def __init__(self, gates: Mapping[str, Gate], *, batch: TrainBatch, tokens: AuditTokens) -> None:
+        """batch: the whole iteration's, equal on all ranks; tokens: this rank's of the step."""
+        largest_staleness = max(sample.staleness for sample in batch.samples)
+        self._audit = Audit(gates=gates, num_groups=batch.num_groups, num_staleness=largest_staleness + 1)
+        self.sums = self._audit.sums(tokens)
 
     def summarize(self) -> dict[str, float]:
         """Metrics by name."""
         return self._audit.summarize(self.sums)
+
+
+def step_tokens(batch: TrainBatch, micro_batches: Sequence[MicroBatch], outs: Sequence[ObjectiveLoss]) -> AuditTokens:
+    """The trained tokens of a step on one rank. outs: of each of its micro-batches."""
+    staleness = np.array([sample.staleness for sample in batch.samples], dtype=np.int64)
+    trained = torch.cat([out.gate.trained for out in outs])
+    log_ratio = torch.cat([out.gate.log_ratio for out in outs])[trained]
+    token_log_ratio = torch.cat([out.token_log_ratio for out in outs])[trained]
+    keep = trained.cpu().numpy()
+    samples = np.concatenate([row.sample_indices[row.sequence_index] for row in micro_batches])[keep]
+    advantages = np.concatenate([row.advantages for row in micro_batches])[keep]
+    group_index = np.concatenate([row.group_index for row in micro_batches])[keep]
+    device = log_ratio.device
+    return AuditTokens(
+        log_ratio=log_ratio,
+        token_log_ratio=token_log_ratio,
+        advantages=to_tensor(advantages, device),
+        group_index=to_tensor(group_index, device),
+        staleness=to_tensor(staleness[samples], device),
+        sequence=to_tensor(samples, device),
+    )

@@ -23,6 +23,7 @@ class TrainSample:
     advantage: float
     staleness: int  # policy versions between generation (lowest) and consumption
     finished: bool  # False where max_new_tokens cut the completion off
+    is_replayed: bool = False  # sampled by the policy of another run, whatever its version
 
     @property
     def completion_length(self) -> int:

@@ -12,9 +12,26 @@ from pathlib import Path
 from configs.gates import GateConfig, TemperedGateConfig
 from gates import SoftGate
 from gates.adaptive import EurTarget, TauController, TauState
+from gates.audit import AuditTokens
+from gates.eur_curve import SIGNS, EurCurves
 from learner.gate_builder import build_gate
 
 STATE_FILE = "gate.json"
+REMEDY = "resume with the version of the program that wrote it"
+
+
+class StepCurves:
+    """`sums` is [S] float64, of one size on all ranks; add those of the ranks up in place before deficits()."""
+
+    def __init__(self, curves: EurCurves, tokens: AuditTokens) -> None:
+        self._curves = curves
+        self.sums = curves.sums(
+            log_ratio=tokens.log_ratio, positive=tokens.advantages > 0, group_index=tokens.group_index
+        )
+
+    def deficits(self) -> dict[str, tuple[float, ...]]:
+        """By sign that has tokens, at the target's taus."""
+        return self._curves.deficits(self.sums)
 
 
 class RunGate:
@@ -23,22 +40,33 @@ class RunGate:
     def __init__(self, config: GateConfig, *, num_steps: int) -> None:
         """num_steps: optimizer steps of an iteration. Raises ValueError where a custom gate cannot be loaded."""
         self.gate = build_gate(config)
+        self._target: EurTarget | None = None  # where the taus are fixed
         self._controllers: dict[str, TauController] = {}  # by sign of the advantage; empty where the taus are fixed
         if isinstance(config, TemperedGateConfig) and config.adaptive.target_eur is not None:
-            target = EurTarget(**config.adaptive.model_dump())
+            self._target = target = EurTarget(**config.adaptive.model_dump())
             taus = self._taus()
             self._controllers = {
-                sign: TauController(target, tau=taus[f"tau_{sign}"], num_steps=num_steps) for sign in ("pos", "neg")
+                sign: TauController(target, tau=taus[f"tau_{sign}"], num_steps=num_steps) for sign in SIGNS
             }
 
     def metrics(self) -> dict[str, float]:
         """The temperatures in force by metric name; none for a gate without."""
         return {f"gate/{name}": tau for name, tau in self._taus().items()}
 
-    def follow(self, metrics: Mapping[str, float]) -> None:
+    def measure(self, tokens: AuditTokens, *, num_groups: int) -> StepCurves | None:
+        """What follow() needs of this rank's tokens of a step; None where the taus are fixed."""
+        if self._target is None:
+            return None
+        assert isinstance(self.gate, SoftGate), self.gate
+        return StepCurves(EurCurves(shape=self.gate.shape, taus=self._target.taus, num_groups=num_groups), tokens)
+
+    def follow(self, metrics: Mapping[str, float], curves: StepCurves | None) -> None:
         """After a step that measured gate/eur_pos and gate/eur_neg (absent where no token has the sign)."""
+        if curves is None:
+            return
+        deficits = curves.deficits()
         for sign, controller in self._controllers.items():
-            controller.observe(metrics.get(f"gate/eur_{sign}"))
+            controller.observe(metrics.get(f"gate/eur_{sign}"), deficits.get(sign))
         self._apply()
 
     def save(self, folder: Path) -> None:
@@ -48,12 +76,17 @@ class RunGate:
             (folder / STATE_FILE).write_text(json.dumps(states, indent=1) + "\n", encoding="utf-8")
 
     def restore(self, folder: Path) -> None:
-        """Goes on from what save() wrote."""
+        """Goes on from what save() wrote. ValueError where another version of the program wrote it."""
         if self._controllers:
             states = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
             for sign, controller in self._controllers.items():
-                found = states[sign]
-                controller.restore(TauState(tau=found["tau"], curvatures=tuple(found["curvatures"])))
+                try:
+                    state = TauState(
+                        tau=states[sign]["tau"], curves=tuple(tuple(row) for row in states[sign]["curves"])
+                    )
+                except KeyError as error:
+                    raise ValueError(f"{folder / STATE_FILE}: no {error} of {sign}; {REMEDY}") from error
+                controller.restore(state)
             self._apply()
 
     def _taus(self) -> dict[str, float]:

@@ -17,9 +17,9 @@ import torch.distributed as dist
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from gates.audit import audited_gates
+from gates.audit import AuditTokens, audited_gates
 from gates.kernels import loss_function_for
-from learner.audit import StepAudit
+from learner.audit import StepAudit, step_tokens
 from learner.checkpoint import load_engine, save_engine, save_model
 from learner.contract import MicroBatch, StepReport, TrainBatch
 from learner.engine_start import build_engine, build_reference, join_process_group, load_initial_model
@@ -126,13 +126,16 @@ class LearnerWorker:
             self._accumulate(micro_batch, loaded, index, statistics, is_last=place == len(own) - 1)
             for place, micro_batch in enumerate(own)
         ]
-        audit = self._audit(loaded.batch, own, outs) if learner.audit else None
+        tokens = step_tokens(loaded.batch, own, outs)
+        audit = self._audit(loaded.batch, tokens) if learner.audit else None
+        curves = self._gate.measure(tokens, num_groups=loaded.batch.num_groups)
         where = f"iteration {loaded.iteration}, step {index}"
-        self._merge(statistics, audit, torch.stack([out.loss for out in outs]).sum(), where)
+        sums = [part.sums for part in (statistics, audit, curves) if part is not None]
+        self._merge(sums, statistics.maxima, torch.stack([out.loss for out in outs]).sum(), where)
         lr = self._set_lr(loaded.iteration * self.spec.num_steps + index)
         grad_norm = self._optimizer_step(where)
         metrics = statistics.summarize() | self._gate.metrics() | (audit.summarize() if audit else {})
-        self._gate.follow(metrics)
+        self._gate.follow(metrics, curves)
         return StepReport(
             num_tokens=statistics.num_tokens, num_sequences=len(indices), grad_norm=grad_norm, lr=lr, metrics=metrics
         )
@@ -196,21 +199,20 @@ class LearnerWorker:
         """[K] on the device, from one [C] array a sample of the batch."""
         return self._tensor(np.concatenate([by_sample[index] for index in micro_batch.sample_indices]))
 
-    def _audit(self, batch: TrainBatch, rows: Sequence[MicroBatch], outs: Sequence[ObjectiveLoss]) -> StepAudit:
+    def _audit(self, batch: TrainBatch, tokens: AuditTokens) -> StepAudit:
         """What every gate would have done with this rank's tokens of the step, under the taus now in force."""
-        return StepAudit(audited_gates(self._gate.gate), batch=batch, micro_batches=rows, outs=outs)
+        return StepAudit(audited_gates(self._gate.gate), batch=batch, tokens=tokens)
 
-    def _merge(self, statistics: StepStatistics, audit: StepAudit | None, loss: Tensor, where: str) -> None:
+    def _merge(self, parts: Sequence[Tensor], step_maxima: Tensor, loss: Tensor, where: str) -> None:
         """Sum and maximum over ranks, in place; NonFiniteError on all ranks if the loss of one is nan or inf."""
         failed_rank = torch.where(torch.isfinite(loss), -1.0, float(self.rank)).double().reshape(1)
-        maxima = torch.cat([statistics.maxima, failed_rank])
-        parts = [statistics.sums, audit.sums] if audit else [statistics.sums]
-        sums = torch.cat(parts)
+        maxima = torch.cat([step_maxima, failed_rank])
+        sums = torch.cat(list(parts))
         dist.all_reduce(sums, op=dist.ReduceOp.SUM)
         dist.all_reduce(maxima, op=dist.ReduceOp.MAX)
         for part, merged in zip(parts, sums.split([len(part) for part in parts]), strict=True):
             part.copy_(merged)
-        statistics.maxima.copy_(maxima[:-1])
+        step_maxima.copy_(maxima[:-1])
         if maxima[-1] >= 0:
             raise NonFiniteError(f"the loss is not finite on learner rank {int(maxima[-1])} ({where}); no weight moved")
 
@@ -293,7 +295,8 @@ class LearnerWorker:
 
 def _sampled_from_these_weights(micro_batch: MicroBatch, loaded: LoadedBatch, index: int) -> np.ndarray:
     """[K] bool: the engine drew the token from the weights that the learner has in step `index`."""
-    same = [index == 0 and loaded.batch.samples[i].staleness == 0 for i in micro_batch.sample_indices]
+    samples = [loaded.batch.samples[i] for i in micro_batch.sample_indices]
+    same = [index == 0 and sample.staleness == 0 and not sample.is_replayed for sample in samples]
     return np.array(same, dtype=bool)[micro_batch.sequence_index]
 
 

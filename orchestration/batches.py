@@ -35,6 +35,7 @@ def to_train_batch(
                     advantage=advantage,
                     staleness=policy_version - completion.min_policy_version,
                     finished=completion.finished,
+                    is_replayed=graded.is_replayed,
                 )
             )
     return TrainBatch(samples=tuple(samples), num_groups=len(groups))

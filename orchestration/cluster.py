@@ -29,7 +29,11 @@ class Cluster:
         self.placement = placement
         self._groups: list[PlacementGroup] = []
         # The learner first: its ranks talk to each other at every step, an engine only to itself.
-        self._learner_group = self._reserve(list(placement.learner_bundles), _learner_strategy(placement))
+        self._learner_group = (
+            self._reserve(list(placement.learner_bundles), _learner_strategy(placement))
+            if placement.learner_bundles
+            else None
+        )
         self._engine_groups = [self._reserve([bundle], "STRICT_PACK") for bundle in placement.engine_bundles]
         self._await_groups(timeout_s)
 
@@ -83,7 +87,7 @@ class Cluster:
         """Node id of every engine and of every learner rank, as Ray placed them."""
         table = ray.util.placement_group_table
         engines = [table(group)["bundles_to_node_id"][0] for group in self._engine_groups]
-        ranks = table(self._learner_group)["bundles_to_node_id"]
+        ranks = table(self._learner_group)["bundles_to_node_id"] if self._learner_group is not None else {}
         return {"engines": engines, "learner": [ranks[rank] for rank in sorted(ranks)]}
 
     def release(self) -> None:
@@ -102,8 +106,10 @@ def _learner_strategy(placement: Placement) -> str:
 
 
 @contextmanager
-def start_cluster(cluster: ClusterConfig, rollout: RolloutConfig, learner: LearnerConfig) -> Iterator[Cluster]:
+def start_cluster(cluster: ClusterConfig, rollout: RolloutConfig, learner: LearnerConfig | None) -> Iterator[Cluster]:
     """Joins or starts Ray, reserves the bundles, and undoes both at the end, whatever happens in between.
+
+    learner=None: for engines alone.
 
     Raises PlacementError within seconds if the cluster cannot hold the run, or if there is none to join.
     """

@@ -157,15 +157,26 @@ def _numbers(row: Mapping[str, float]) -> str:
     return "  ".join(text.format(row[name]) for name, text in ITERATION_COLUMNS if name in row)
 
 
-def eval_line(iteration: int, metrics: Mapping[str, float]) -> str:
-    """The line of one evaluation: lengths in tokens, everything else a share in percent."""
-    parts = [
-        f"{name.removeprefix('eval/')} {value:.1f} tokens"
-        if name.endswith("length")
-        else f"{name.removeprefix('eval/')} {value:.1%}"
-        for name, value in metrics.items()
+def eval_lines(iteration: int, metrics: Mapping[str, float]) -> list[str]:
+    """A line for each set of an evaluation: lengths in tokens, everything else in percent, intervals in brackets."""
+    sets: dict[str, dict[str, float]] = {}
+    for key, value in metrics.items():
+        name, _, metric = key.removeprefix("eval/").rpartition("/")
+        sets.setdefault(name, {})[metric] = value
+    return [
+        "  ".join([f"evaluation after {iteration} iterations", *_eval_parts(name, numbers)])
+        for name, numbers in sets.items()
     ]
-    return "  ".join([f"evaluation after {iteration} iterations", *parts])
+
+
+def _eval_parts(name: str, numbers: Mapping[str, float]) -> Iterator[str]:
+    for metric, value in numbers.items():
+        if metric.endswith(("_low", "_high")):  # told with the metric they bound
+            continue
+        text = f"{value:.1f} tokens" if metric == "length" else f"{value:.1%}"
+        if f"{metric}_low" in numbers:
+            text += f" [{numbers[f'{metric}_low']:.1%}, {numbers[f'{metric}_high']:.1%}]"
+        yield f"{name}/{metric} {text}"
 
 
 def duration(seconds: float) -> str:

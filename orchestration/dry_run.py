@@ -1,15 +1,17 @@
 """What a run would do, told without doing it.
 
-In: a RunConfig. Out: text with every setting, the batch arithmetic and the placement. Starts nothing and asks no
-cluster: where the cluster decides on the device, both cases are told.
+In: a RunConfig. Out: text with every setting, the optimization, the batch arithmetic, the evaluation and the placement.
+Starts nothing and asks no cluster: where the cluster decides on the device, both cases are told.
 """
 
 from math import ceil, inf
 
 from configs.loading import dump_yaml
 from configs.schema import RunConfig
-from orchestration.placement import plan_placement
+from configs.tasks import DataTaskConfig
+from orchestration.placement import Placement, plan_placement
 
+ROUNDING = 1e-6  # 0.4 + 0.6 GPUs are one
 DEVICES = {"cpu": {"CPU": inf}, "gpu": {"CPU": inf, "GPU": inf}}  # clusters that hold any run
 
 
@@ -18,7 +20,9 @@ def describe(config: RunConfig) -> str:
     warning = ratio_warning(config)
     blocks = [
         f"Configuration\n{_indented(dump_yaml(config).splitlines())}",
+        f"Optimization\n{_indented(_optimization_lines(config))}",
         f"Batch arithmetic\n{_indented(_batch_lines(config))}",
+        f"Evaluation\n{_indented(_evaluation_lines(config))}",
         f"Placement\n{_indented(_placement_lines(config))}",
     ]
     return "\n\n".join([*blocks, warning] if warning else blocks)
@@ -35,12 +39,39 @@ def ratio_warning(config: RunConfig) -> str | None:
             "ratio's denominator, keep every ratio at 1 whatever max_staleness, where all gates have slope 1 and "
             "cannot differ; raise learner.num_minibatches or learner.num_epochs"
         )
-    if config.max_staleness > 0:
+    if config.max_staleness > 0 or config.rollout.replay is not None:
         return None
     return (
         "warning: one minibatch, one epoch and max_staleness=0 keep every ratio at 1, where all gates have slope 1 and "
         "cannot differ; raise learner.num_minibatches, learner.num_epochs or max_staleness"
     )
+
+
+def _optimization_lines(config: RunConfig) -> list[str]:
+    learner, objective = config.learner, config.objective
+    beta_1, beta_2 = learner.betas
+    schedule = "falling linearly to 0" if learner.lr_schedule == "linear" else "constant"
+    return [
+        f"gate                      {_gate(config)}",
+        f"objective                 ratio by {objective.ratio}, advantage {objective.advantage}, loss "
+        f"{learner.loss_aggregation}, KL coefficient {objective.kl_coef:g}, entropy coefficient "
+        f"{objective.entropy_coef:g}",
+        f"optimizer                 AdamW, betas {beta_1:g} and {beta_2:g}, eps {learner.eps:g}, weight decay "
+        f"{learner.weight_decay:g}, gradient norm clipped at {learner.max_grad_norm:g}",
+        f"learning rate             {learner.lr:g}, {schedule}, no warm-up",
+        f"precision                 engines {_dtype(config.rollout.dtype)}, learner {_dtype(learner.dtype)}",
+    ]
+
+
+def _gate(config: RunConfig) -> str:
+    """The gate with its numbers, as they stand in the configuration."""
+    numbers = ("tau_pos", "tau_neg", "p", "epsilon_low", "epsilon_high")
+    told = [f"{name}={value:g}" for name, value in config.gate.model_dump().items() if name in numbers]
+    return ", ".join([config.gate.name, *told])
+
+
+def _dtype(name: str) -> str:
+    return "float32 on CPUs, bfloat16 on GPUs" if name == "auto" else name
 
 
 def _batch_lines(config: RunConfig) -> list[str]:
@@ -54,7 +85,9 @@ def _batch_lines(config: RunConfig) -> list[str]:
         f"sequences per minibatch   {minibatch} ({_counted(learner.num_minibatches, 'minibatch', 'es')})",
         f"sequences per rank        about {sequences / learner.num_minibatches / learner.num_workers:.4g} a minibatch, "
         f"dealt by tokens",
+        *_per_gpu_lines(config),
         f"tokens per micro-batch    at most {learner.max_tokens_per_micro_batch}",
+        f"tokens per prompt         at most {_prompt_room(config)}",
         f"tokens per completion     at most {rollout.max_new_tokens}; prompt and completion at most "
         f"{config.model.max_model_len}",
         f"steps per iteration       {steps} = {_counted(learner.num_minibatches, 'minibatch', 'es')} x "
@@ -64,23 +97,72 @@ def _batch_lines(config: RunConfig) -> list[str]:
     ]
 
 
+def _evaluation_lines(config: RunConfig) -> list[str]:
+    if config.rollout.replay is not None:
+        return ["evaluation                none: a replay has no engines; evaluate the final model afterwards"]
+    task, evaluation = config.task, config.eval
+    sets = tuple(task.eval) if isinstance(task, DataTaskConfig) else (task.name,)
+    if not sets:
+        return [f"evaluation                none: task={task.name} has no evaluation sets"]
+    number = "all" if evaluation.num_prompts == "all" else f"at most {evaluation.num_prompts}"
+    drawn = f"{_counted(evaluation.samples, 'sample')} at temperature {evaluation.temperature:g}"
+    every = f", every {_counted(evaluation.every, 'iteration')}" if evaluation.every else ""
+    return [
+        f"evaluation                {', '.join(sets)}: {number} problems, {drawn}",
+        f"when                      before and after training{every}",
+    ]
+
+
+def _per_gpu_lines(config: RunConfig) -> list[str]:
+    """The batch as others count it, who train on every GPU: only where the configuration asks for GPUs."""
+    if config.cluster.device != "gpu":
+        return []
+    sequences = config.rollout.prompts_per_iteration * config.rollout.completions_per_prompt
+    num_gpus = ceil(_placement(config, "gpu").demand()["GPU"] - ROUNDING)
+    share = sequences / config.learner.num_minibatches / num_gpus
+    return [
+        f"sequences per GPU         {share:.4g} a step over {_counted(num_gpus, 'GPU')}: "
+        f"per-device batch 1 x accumulation {share:.4g} elsewhere"
+    ]
+
+
+def _prompt_room(config: RunConfig) -> int:
+    """Tokens of the longest prompt: what the task lets through, else what the completion leaves."""
+    room = config.model.max_model_len - config.rollout.max_new_tokens
+    return config.task.max_prompt_tokens if isinstance(config.task, DataTaskConfig) else room
+
+
+def _placement(config: RunConfig, device: str) -> Placement:
+    return plan_placement(config.cluster, config.rollout, config.learner, resources=DEVICES[device])
+
+
 def _placement_lines(config: RunConfig) -> list[str]:
-    rollout, learner, cluster = config.rollout, config.learner, config.cluster
-    devices = DEVICES if cluster.device == "auto" else {cluster.device: DEVICES[cluster.device]}
+    learner, cluster = config.learner, config.cluster
     needed = []
-    for device, resources in devices.items():
-        placement = plan_placement(cluster, rollout, learner, resources=resources)
+    for device in DEVICES if cluster.device == "auto" else (cluster.device,):
+        placement = _placement(config, device)
         total = ", ".join(f"{amount:g} {name}" for name, amount in sorted(placement.demand().items()))
         needed.append(f"{f'needed on {device.upper()}s':<25} {total}: {placement.describe()}")
     return [
         f"cluster                   {cluster.address}",
-        f"engines                   {rollout.num_engines} x tensor parallel {rollout.tensor_parallel_size}",
+        *_rollout_lines(config),
         f"learner ranks             {learner.num_workers}, ZeRO stage {learner.zero_stage}",
         *_reference_lines(config),
-        f"graders                   {_counted(config.graders.num_workers, 'process', 'es')}",
         *needed,
+    ]
+
+
+def _rollout_lines(config: RunConfig) -> list[str]:
+    """Where the groups come from."""
+    rollout = config.rollout
+    if rollout.replay is not None:
+        return [f"groups                    recorded ones of {rollout.replay}: no engines, no graders"]
+    lines = [
+        f"engines                   {rollout.num_engines} x tensor parallel {rollout.tensor_parallel_size}",
+        f"graders                   {_counted(config.graders.num_workers, 'process', 'es')}",
         f"order                     {_order(config.max_staleness)}",
     ]
+    return [*lines, f"groups recorded to        {rollout.record}"] if rollout.record is not None else lines
 
 
 def _reference_lines(config: RunConfig) -> list[str]:

@@ -1,41 +1,34 @@
-"""Greedy evaluation on held-out prompts, on the rollout engines.
+"""The command: `python -m orchestration.evaluate model=... sets=[...]` evaluates a model, or compares two evaluations.
 
-Prompts and the fleet in, accuracy, format rate and length out. It leaves the engines as it found them.
+In: the arguments. Out: an exit status (told by --help). No heavy library is imported before all settings are accepted.
 """
 
-from collections.abc import Sequence
+import sys
+from pathlib import Path
 
-import numpy as np
-
-from rollout.contract import Prompt, SamplingSpec
-from rollout.fleet import FinishedGroup, RolloutFleet
-from rollout.graders import GraderPool, await_verdicts
+from configs.evaluate_command import evaluate_help_text, read_evaluate_command
+from orchestration.exit_status import exit_status, print_answer
 
 
-def evaluate(
-    fleet: RolloutFleet,
-    graders: GraderPool,
-    prompts: Sequence[Prompt],
-    *,
-    name: str,
-    max_new_tokens: int,
-    timeout_s: float,
-) -> dict[str, float]:
-    """One greedy completion a prompt; shares and tokens under the names eval/<name>/....
+def main(arguments: list[str]) -> int:
+    try:
+        command = read_evaluate_command(arguments)
+        if command.wants_help:
+            print_answer(evaluate_help_text())
+        elif command.compare is not None:
+            from orchestration.eval_compare import compare_folders
+            from orchestration.eval_tables import print_comparison
 
-    Training groups that are in flight meanwhile go on and stay with the caller's fleet.
-    """
-    fleet = fleet.sibling()
-    greedy = SamplingSpec(num_completions=1, max_new_tokens=max_new_tokens, temperature=0.0, seed=0)
-    for prompt in prompts:
-        fleet.submit(prompt, greedy)
-    finished: list[FinishedGroup] = []
-    while fleet.num_in_flight:
-        finished.extend(fleet.await_finished())
-    answers = await_verdicts([graders.grade(group.group_ref) for group in finished], timeout_s=timeout_s)
-    verdicts = [verdict for answer in answers for verdict in answer.verdicts]
-    return {
-        f"eval/{name}/pass@1": float(np.mean([verdict.answer for verdict in verdicts])),
-        f"eval/{name}/format": float(np.mean([verdict.format for verdict in verdicts])),
-        f"eval/{name}/length": float(np.mean([group.summary.num_tokens for group in finished])),
-    }
+            first, second = (Path(folder) for folder in command.compare)
+            print_comparison(compare_folders(first, second), names=(str(first), str(second)))
+        elif command.request is not None:
+            from orchestration.evaluation_session import evaluate_model
+
+            evaluate_model(command.request)
+    except (ValueError, RuntimeError, KeyboardInterrupt) as error:
+        return exit_status(error)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

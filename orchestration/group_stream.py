@@ -45,6 +45,7 @@ class GroupStream:
         start_iteration: int,
         num_iterations: int,
         grading_timeout_s: float,
+        counts_failures: bool,
     ) -> None:
         self._fleet = fleet
         self._graders = graders
@@ -52,6 +53,7 @@ class GroupStream:
         self._sampling = sampling
         self._admission = admission
         self._grading_timeout_s = grading_timeout_s
+        self._counts_failures = counts_failures  # extra rewards that fail count as 0, and are told
         self._admitted = start_iteration * admission.prompts_per_iteration
         self._wanted = num_iterations * admission.prompts_per_iteration
         self._buffer: GroupBuffer[GroupTicket] = GroupBuffer(
@@ -87,6 +89,8 @@ class GroupStream:
             "rollout/tokens_per_s": sum(ticket.summary.num_tokens for ticket in tickets) / generate_s,
             "grading/timed_out": float(sum(answer.timed_out for answer in verdicts)),
         }
+        if self._counts_failures:
+            self._last_batch["grading/failed"] = float(sum(answer.num_failed for answer in verdicts))
         return [
             GradedGroup(group=group, verdicts=answer.verdicts) for group, answer in zip(groups, verdicts, strict=True)
         ]

@@ -136,6 +136,7 @@ def _rollout_row(item: GradedGroup, iteration: int, policy_version: int) -> dict
         "prompt_index": prompt.index,
         "prompt": prompt.text,
         "reference_answer": prompt.reference_answer,
+        "source": prompt.source,
         "engine_index": item.group.engine_index,
         "generate_s": item.group.generate_s,
         "completions": [
@@ -144,6 +145,7 @@ def _rollout_row(item: GradedGroup, iteration: int, policy_version: int) -> dict
                 "reward": verdict.total,
                 "format": verdict.format,
                 "answer": verdict.answer,
+                "extra": verdict.extra,
                 "num_tokens": len(completion.token_ids),
                 "finished": completion.finished,
                 "min_policy_version": completion.min_policy_version,

@@ -7,16 +7,17 @@ of Ray, torch or how numbers arise.
 
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 
 from rich.console import Console
 
 from configs.schema import JournalConfig
-from orchestration.console import bar_fields, eval_line, iteration_line, make_progress, print_line
+from orchestration.console import bar_fields, eval_lines, iteration_line, make_progress, print_line
+from orchestration.eval_records import EvalSample, write_samples
 from orchestration.iteration_entry import IterationEntry, JournalError, checked
 from orchestration.json_lines import append_rows, keep_rows, read_rows
 from orchestration.plots import TensorBoardLog, draw_curves
@@ -24,6 +25,9 @@ from orchestration.run_dir import METRICS_FILE
 
 ROLLOUTS_FILE = "rollouts.jsonl"
 EVAL_FILE = "eval.jsonl"
+NOTICES_FILE = "notices.jsonl"
+EVALS_FOLDER = "evals"
+NO_SAMPLES: Mapping[str, Sequence[EvalSample]] = MappingProxyType({})
 LOG_FILE = "run.log"
 CURVES_FILE = "curves.png"
 
@@ -134,24 +138,39 @@ class Journal:
         self.log(iteration_line(row, num_iterations=self._num_iterations, left_s=left_s))
         self._progress.update(self._task, advance=1, refresh=True, **bar_fields(row, left_s=left_s))
 
-    def record_eval(self, iteration: int, metrics: Mapping[str, float]) -> None:
+    def record_eval(
+        self, iteration: int, metrics: Mapping[str, float], *, samples: Mapping[str, Sequence[EvalSample]] = NO_SAMPLES
+    ) -> None:
         """One evaluation (names eval/<set>/...) after `iteration` iterations: 0 is the untrained model.
 
-        An earlier one of the same iteration and names, which a resume repeats, gives way to it.
+        Samples, by set, go to evals/<iteration>/<set>.jsonl. An earlier evaluation of the same iteration and names,
+        which a resume repeats, gives way to this one. Nothing is written where nothing was evaluated.
         """
+        if not metrics:
+            return
         numbers = checked(metrics, where=f"evaluation after {iteration} iterations")
+        for name, of_set in samples.items():
+            folder = self._run_dir / EVALS_FOLDER / str(iteration)
+            folder.mkdir(parents=True, exist_ok=True)
+            write_samples(folder / f"{name}.jsonl", of_set)
         row = {"iteration": iteration, **numbers}
         keep_rows(self._run_dir / EVAL_FILE, lambda old: old["iteration"] != iteration or old.keys() != row.keys())
         append_rows(self._run_dir / EVAL_FILE, [row])
         if self._tensorboard is not None:
             self._tensorboard.write(iteration, numbers)
-        self.log(eval_line(iteration, numbers))
+        for line in eval_lines(iteration, numbers):
+            self.log(line)
 
     def log(self, message: str) -> None:
         """One line on the console and, with the time of day, in run.log."""
         print_line(self._console, message)
         with (self._run_dir / LOG_FILE).open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
+
+    def notice(self, message: str) -> None:
+        """A line of the log that the report repeats: what a reader of the results must know of how they came about."""
+        self.log(message)
+        append_rows(self._run_dir / NOTICES_FILE, [{"iteration": self._next_iteration, "text": message}])
 
     def result(self) -> RunResult:
         """What the run came to so far."""

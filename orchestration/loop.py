@@ -1,22 +1,22 @@
 """The algorithm: one iteration is generate, grade, learn, publish.
 
 The parts of a run and its RunState come in; a trained learner, published weights and the run's trace stay behind.
-Everything else is a collaborator: session.py prepares the run, parts.py builds what runs, group_stream.py turns prompts
-into graded batches, journal.py measures and writes.
+Everything else is a collaborator (stages.py): session.py prepares the run, parts.py or replay.py builds what runs,
+group_stream.py turns prompts into graded batches, journal.py measures and writes.
 """
 
 from configs.schema import RunConfig
 from orchestration.batches import to_train_batch
 from orchestration.checkpoint import CheckpointStore, RunState
 from orchestration.journal import Journal
-from orchestration.parts import Parts
+from orchestration.stages import RunParts
 
 
-def iterate(config: RunConfig, parts: Parts, journal: Journal, store: CheckpointStore, state: RunState) -> None:
+def iterate(config: RunConfig, parts: RunParts, journal: Journal, store: CheckpointStore, state: RunState) -> None:
     """Runs the iterations from `state` to the end."""
     parts.channel.publish(state.policy_version)  # a broken path fails here, not after the first update
     if state.iteration == 0:
-        journal.record_eval(0, parts.evaluate())
+        evaluate(parts, journal, 0)
 
     for iteration in range(state.iteration, config.num_iterations):
         with journal.iteration(iteration) as entry:
@@ -37,14 +37,19 @@ def iterate(config: RunConfig, parts: Parts, journal: Journal, store: Checkpoint
                     entry.record_step(report)
                     parts.groups.poll()
             state = state.advance(num_prompts=len(groups))
-            with entry.timed("publish"):
-                published = parts.channel.publish(state.policy_version)
+            published = parts.channel.publish(state.policy_version)
             entry.record(parts.groups.summary() | published.metrics() | parts.standing_metrics())
 
         is_last = state.iteration == config.num_iterations
         if is_last or (config.eval.every and state.iteration % config.eval.every == 0):
-            journal.record_eval(state.iteration, parts.evaluate())
+            evaluate(parts, journal, state.iteration)
         if is_last or state.iteration % config.checkpoint.every == 0:
             folder = store.begin(state.iteration)
             parts.learner.save(str(folder))
             store.commit(folder, state)
+
+
+def evaluate(parts: RunParts, journal: Journal, iteration: int) -> None:
+    """Evaluates the weights published last, after `iteration` iterations."""
+    evaluation = parts.evaluate()
+    journal.record_eval(iteration, evaluation.metrics, samples=evaluation.samples)

@@ -22,8 +22,8 @@ class Placement:
     """Resources of every actor. A bundle lies on one node, so an engine's tensor parallel workers do too."""
 
     device: Device
-    engine_bundles: tuple[dict[str, float], ...]  # one an engine
-    learner_bundles: tuple[dict[str, float], ...]  # one a rank
+    engine_bundles: tuple[dict[str, float], ...]  # one an engine; none in a replay
+    learner_bundles: tuple[dict[str, float], ...]  # one a rank; none in an evaluation
 
     def demand(self) -> dict[str, float]:
         """Sum over all bundles, by resource."""
@@ -34,41 +34,41 @@ class Placement:
         return total
 
     def describe(self) -> str:
-        engines, ranks = self.engine_bundles, self.learner_bundles
-        parts = (
-            f"{len(engines)} engine(s) of {_amounts(engines[0])}",
-            f"{len(ranks)} learner rank(s) of {_amounts(ranks[0])}",
-        )
-        return " and ".join(parts)
+        named = (("engine(s)", self.engine_bundles), ("learner rank(s)", self.learner_bundles))
+        return " and ".join(f"{len(bundles)} {name} of {_amounts(bundles[0])}" for name, bundles in named if bundles)
 
 
 def plan_placement(
-    cluster: ClusterConfig, rollout: RolloutConfig, learner: LearnerConfig, *, resources: Mapping[str, float]
+    cluster: ClusterConfig, rollout: RolloutConfig, learner: LearnerConfig | None, *, resources: Mapping[str, float]
 ) -> Placement:
-    """Bundles for the run on a cluster with the given total resources.
+    """Bundles for the run on a cluster with the given total resources; without a learner, for engines alone.
 
     device=auto takes GPUs where the cluster reports any. On CPU-only clusters the shapes are the same, in CPUs.
-    Raises PlacementError where the sum of the bundles exceeds the cluster.
+    A replay has no engines. Raises PlacementError where the sum of the bundles exceeds the cluster.
     """
     device: Device = cluster.device if cluster.device != "auto" else ("gpu" if resources.get("GPU", 0) > 0 else "cpu")
     engine = {"CPU": cluster.cpus_per_engine * rollout.tensor_parallel_size}
     rank = {"CPU": cluster.cpus_per_learner}
     if device == "gpu":
-        engine["GPU"] = float(rollout.tensor_parallel_size)
-        rank["GPU"] = 1.0
-    placement = Placement(
-        device=device, engine_bundles=(engine,) * rollout.num_engines, learner_bundles=(rank,) * learner.num_workers
-    )
+        engine["GPU"] = cluster.gpus_per_engine * rollout.tensor_parallel_size
+        rank["GPU"] = cluster.gpus_per_learner
+    num_engines = rollout.num_engines if rollout.replay is None else 0
+    num_ranks = learner.num_workers if learner is not None else 0
+    placement = Placement(device=device, engine_bundles=(engine,) * num_engines, learner_bundles=(rank,) * num_ranks)
     demand = placement.demand()
     short = {name for name, amount in demand.items() if amount > resources.get(name, 0.0) + 1e-9}
     if short:
         have = {name: resources.get(name, 0.0) for name in demand}
         raise PlacementError(
             f"the cluster is too small: asked {placement.describe()}, together {_amounts(demand)}; "
-            f"it has {_amounts(have)}. Lower rollout.num_engines, rollout.tensor_parallel_size or learner.num_workers, "
-            f"or add nodes"
+            f"it has {_amounts(have)}. Lower {_remedies(learner)}, or add nodes"
         )
     return placement
+
+
+def _remedies(learner: LearnerConfig | None) -> str:
+    engines = ("rollout.num_engines", "rollout.tensor_parallel_size")
+    return " or ".join(engines) if learner is None else f"{', '.join(engines)} or learner.num_workers"
 
 
 def _amounts(bundle: Mapping[str, float]) -> str:

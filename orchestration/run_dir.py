@@ -26,6 +26,8 @@ FREE_SETTINGS = (
     "cluster.address",
     "cluster.cpus_per_engine",
     "cluster.cpus_per_learner",
+    "cluster.gpus_per_engine",
+    "cluster.gpus_per_learner",
     "cluster.placement_timeout_s",
     "cluster.start_timeout_s",
     "rollout.num_engines",
@@ -54,7 +56,7 @@ def resolve_run_dir(config: RunConfig, *, root: Path = Path("runs")) -> Path:
     if config.run_dir != "auto":
         return _explicit(Path(config.run_dir), resume=config.resume)
     stem = f"{config.task.name}-{config.gate.name}-seed{config.seed}"
-    return _newest(root, stem) if config.resume else _next_free(root, stem)
+    return _newest(root, stem) if config.resume else next_free(root, stem)
 
 
 def check_resumable(config: RunConfig, run_dir: Path) -> None:
@@ -73,14 +75,14 @@ def check_resumable(config: RunConfig, run_dir: Path) -> None:
         raise RunDirError(
             f"{path}: {'; '.join(error.lines)}; resume with the version of the program that wrote it"
         ) from None
-    differences = [
-        f"{name}={_shown(before)}, now {name}={_shown(now)}"
-        for name, before, now in _differences(stored, config)
+    changed = [
+        f"{name}={shown(before)}, now {name}={shown(now)}"
+        for name, before, now in differences(stored, config)
         if not _may_change(name, stored)
     ]
-    if differences:
+    if changed:
         raise RunDirError(
-            f"resume=true: {run_dir} was trained with {'; '.join(differences)}; leave these settings as they were or "
+            f"resume=true: {run_dir} was trained with {'; '.join(changed)}; leave these settings as they were or "
             f"start a new run without resume=true"
         )
 
@@ -105,7 +107,8 @@ def _newest(root: Path, stem: str) -> Path:
     return runs[max(runs)].resolve()
 
 
-def _next_free(root: Path, stem: str) -> Path:
+def next_free(root: Path, stem: str) -> Path:
+    """A new folder root/<stem>-NNN, one above the highest number in use."""
     root.mkdir(parents=True, exist_ok=True)
     number = max(_numbered(root, stem), default=0) + 1
     while True:
@@ -134,7 +137,7 @@ def _may_change(name: str, stored: RunConfig) -> bool:
     return name in FREE_SETTINGS or name.partition(".")[0] in FREE_SECTIONS
 
 
-def _differences(before: RunConfig, now: RunConfig) -> Iterator[tuple[str, Any, Any]]:
+def differences(before: RunConfig, now: RunConfig) -> Iterator[tuple[str, Any, Any]]:
     """(name, value before, value now) of each setting both have; where only one has it, its section's name differs."""
     old, new = _settings(before), _settings(now)
     return ((name, old[name], new[name]) for name in old if name in new and old[name] != new[name])
@@ -148,6 +151,8 @@ def _settings(config: RunConfig) -> dict[str, Any]:
     return {name: value for name, value in tree.items() if name not in sections} | inside
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """As a person would type it."""
+    if value is None:
+        return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from configs.loading import dump_yaml
+from configs.loading import ConfigError, dump_yaml
 from configs.schema import ModelConfig, RunConfig
 from orchestration.checkpoint import CheckpointStore, RunState
 from orchestration.cluster import start_cluster
@@ -16,13 +16,18 @@ from orchestration.console import print_line, progress_of, redirect_output
 from orchestration.dry_run import ratio_warning
 from orchestration.embedded_model import ensure_embedded_model
 from orchestration.journal import LOG_FILE, Journal, RunResult
+from orchestration.recordings import refuse_gaps, refuse_recordings
 from orchestration.run_dir import CHECKPOINT_FOLDER, CONFIG_FILE, check_resumable, resolve_run_dir
+from orchestration.task_loading import load_task
+from rollout.reward_functions import unusable_extras
 
 MODEL_FOLDER = "model"
 
 
 def train(config: RunConfig) -> RunResult:
     """Trains from a fresh start or from the run's newest checkpoint. Whatever ends it, no process stays behind."""
+    refuse_recordings(config)
+    refuse_unusable_rewards(config)
     run_dir = resolve_run_dir(config)
     store = CheckpointStore(run_dir / CHECKPOINT_FOLDER, keep=config.checkpoint.keep)
     checkpoint, state = None, RunState.fresh(seed=config.seed)
@@ -30,21 +35,33 @@ def train(config: RunConfig) -> RunResult:
         check_resumable(config, run_dir)
         checkpoint, state = store.latest() or (checkpoint, state)
         state.check(seed=config.seed, prompts_per_iteration=config.rollout.prompts_per_iteration)
+        refuse_gaps(config, iteration=state.iteration)
     (run_dir / CONFIG_FILE).write_text(dump_yaml(config), encoding="utf-8")
 
     with redirect_output(run_dir / LOG_FILE) as console:
         print_line(console, f"run folder {run_dir}; what libraries print goes to {LOG_FILE} there")
+        loaded = None  # in a replay, whose groups hold their prompts
+        if config.rollout.replay is None:
+            loaded = load_task(config, lambda: locate_model(config.model, console))
         with start_cluster(config.cluster, config.rollout, config.learner) as cluster:
             print_line(console, f"on {cluster.device}: {cluster.placement.describe()}")
             model_path = locate_model(config.model, console)
-            print_line(console, "starting engines and learner ...")
+            print_line(console, "starting learner ..." if config.rollout.replay else "starting engines and learner ...")
             # Not before this line: they import torch, seconds that a refused run should not wait for.
             from orchestration.gate_notices import gate_notices
             from orchestration.loop import iterate
             from orchestration.parts import build_parts
+            from orchestration.replay import build_replay_parts
+            from orchestration.run_report import report_at_end
 
+            building = (
+                build_parts(config, cluster, model_path, task=loaded.task, start_iteration=state.iteration)
+                if loaded is not None
+                else build_replay_parts(config, cluster, model_path)
+            )
             with (
-                build_parts(config, cluster, model_path, start_iteration=state.iteration) as parts,
+                report_at_end(run_dir, console),
+                building as parts,
                 Journal(
                     run_dir,
                     config=config.journal,
@@ -55,8 +72,9 @@ def train(config: RunConfig) -> RunResult:
                 ) as journal,
             ):
                 notices = gate_notices(config.gate, device=cluster.placement.device)
-                for notice in filter(None, (*store.skipped, ratio_warning(config), *notices)):
-                    journal.log(notice)
+                told = loaded.notices if loaded is not None else ()
+                for notice in filter(None, (*store.skipped, ratio_warning(config), *notices, *told)):
+                    journal.notice(notice)
                 if checkpoint is not None:
                     parts.learner.restore(str(checkpoint))
                     journal.log(f"resumed after iteration {state.iteration} from {checkpoint}")
@@ -66,6 +84,12 @@ def train(config: RunConfig) -> RunResult:
                 parts.learner.save_pretrained(str(model_folder))
                 journal.log(f"final model in {model_folder}")
                 return journal.result()
+
+
+def refuse_unusable_rewards(config: RunConfig) -> None:
+    """ConfigError with one line for each extra reward that cannot be loaded."""
+    if lines := list(unusable_extras(config.reward)):
+        raise ConfigError(lines)
 
 
 def locate_model(model: ModelConfig, console: Console) -> Path | str:

@@ -31,12 +31,14 @@ class PublishReport:
 
     version: int
     num_bytes: int  # to each engine worker
-    publish_s: float
+    publish_s: float  # broadcast and digest check
+    total_s: float  # the probe and, the first time, the rendezvous included
     send_s: float  # the broadcast alone, on learner rank 0
     probe_difference: float | None  # mean |engine - learner| logprob of the probe, nats; None if not probed
 
     def metrics(self) -> dict[str, float]:
         found = {
+            "time/publish_s": self.total_s,
             "publish/bytes": float(self.num_bytes),
             "publish/gigabytes_per_s": self.num_bytes / self.send_s / 1e9,
         }
@@ -85,6 +87,7 @@ class WeightChannel:
         Waits for learner rank 0 (the bytes are out) and for every engine (the weights are loaded). Raises PublishError
         on a time-out, a dead peer, another version, a digest that differs or a probe out of tolerance.
         """
+        begun = time.perf_counter()
         if self._num_published == 0:
             self.connect()
         # The first is always proven, after a resume too. So is version 1: until then the engines hold what they read
@@ -106,6 +109,7 @@ class WeightChannel:
             version=version,
             num_bytes=sent.num_bytes,
             publish_s=publish_s,
+            total_s=time.perf_counter() - begun,
             send_s=sent.send_s,
             probe_difference=difference,
         )

@@ -3,7 +3,7 @@
 Frozen dataclasses with numpy arrays: a group travels as one Ray object, and nobody needs torch or vLLM to read it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -16,6 +16,7 @@ class Prompt:
     token_ids: np.ndarray  # [P] int32
     text: str
     reference_answer: str
+    source: str  # the data set that the problem is from
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +27,7 @@ class SamplingSpec:
     max_new_tokens: int
     temperature: float  # 0 is greedy
     seed: int
+    top_p: float = 1.0  # below 1 in evaluation only: logprobs of a cut distribution would bias the training ratio
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,14 +57,21 @@ class PromptGroup:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RewardVerdict:
-    """The reward of one completion and its parts (paper eq. 9-11)."""
+    """The rewards of one completion (paper eq. 9-11) and their weights: what it was trained on is complete in it."""
 
     format: float
     answer: float
+    extra: dict[str, float] = field(default_factory=dict)  # rewards of the user's own, by name
+    format_weight: float = 1.0
+    answer_weight: float = 1.0
+    extra_weights: dict[str, float] = field(default_factory=dict)  # by name, as extra
+    num_failed: int = 0  # extra rewards that failed and count as 0
 
     @property
     def total(self) -> float:
-        return self.format + self.answer
+        """The weighted sum, of which advantages are made."""
+        own = sum(self.extra_weights[name] * value for name, value in self.extra.items())
+        return self.format_weight * self.format + self.answer_weight * self.answer + own
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,3 +112,8 @@ class GroupVerdicts:
 
     verdicts: tuple[RewardVerdict, ...]  # G; zeros where the limit struck before the completion was graded
     timed_out: int  # how many those are
+
+    @property
+    def num_failed(self) -> int:
+        """Extra rewards that failed and count as 0."""
+        return sum(verdict.num_failed for verdict in self.verdicts)

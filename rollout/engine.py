@@ -54,6 +54,10 @@ class RolloutEngine:
         """Answers once the engine is up; its process id."""
         return os.getpid()
 
+    async def serve_loaded_weights(self) -> None:
+        """Version 0 is what vLLM loaded from the model folder: for an evaluation, where nobody publishes."""
+        self._version = 0
+
     async def generate(self, prompt: Prompt, sampling: SamplingSpec) -> tuple[PromptGroup, GroupSummary]:
         """Samples the group of one prompt; raises RuntimeError before version 0 was published.
 
@@ -189,6 +193,8 @@ def _engine_args(model: ModelConfig, model_path: str, rollout: RolloutConfig, *,
     placed: dict[str, Any] = {}
     if device == "cpu":
         placed["kv_cache_memory_bytes"] = int(rollout.kv_cache_gib * 2**30)
+        # A seeded request whose prompt is read in pieces rewinds its random state by CUDA's means, which a CPU lacks.
+        placed["enable_chunked_prefill"] = False
     else:
         placed["gpu_memory_utilization"] = rollout.gpu_memory_utilization
     if rollout.attention_backend != "auto":
@@ -221,6 +227,7 @@ def sampling_params(prompt: Prompt, sampling: SamplingSpec) -> Any:
         n=sampling.num_completions,
         seed=request_seed(sampling.seed, prompt.index),
         temperature=sampling.temperature,
+        top_p=sampling.top_p,
         max_tokens=sampling.max_new_tokens,
         logprobs=0,
         detokenize=False,

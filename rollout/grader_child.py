@@ -1,7 +1,8 @@
 """The process in which untrusted completions are graded; an actor of rollout/graders.py starts, feeds and kills it.
 
-In: JSON messages over an inherited pipe, {"texts": [...], "reference": "..."}. Out: a message a completion,
-[format, answer]. Ends by itself when the pipe closes, and by a kernel timer when one group takes too long, so it never
+In: JSON messages over an inherited pipe, {"texts": [...], "reference": "..."}. Out: {"prepared": true} once the group's
+clock may run, then for each completion {"running": name} before each extra reward, and {"verdict": {...}} or {"error":
+"..."}. Ends by itself when the pipe closes, and by a kernel timer when one completion takes too long, so it never
 outlives its actor for long.
 """
 
@@ -11,21 +12,22 @@ import json
 import resource
 import signal
 from collections.abc import Callable
+from dataclasses import asdict
 from multiprocessing.connection import Connection
 
-from rollout.contract import RewardVerdict
+from rollout.reward_functions import Announce, RewardError, RewardFunction, prepare_for
 
 MEMORY_LIMIT_BYTES = 4 * 2**30  # of address space; a completion that needs more is not an answer
 OUT_OF_MEMORY_STATUS = 77  # exit status that tells a limit from a defect
 READY = b"ready"
-RewardFunction = Callable[[str, str], RewardVerdict]  # (completion text, reference answer)
+RewardFactory = Callable[[dict[str, object], Announce], RewardFunction]  # (the section `reward`, announce)
 
 
-def import_function(path: str) -> RewardFunction:
+def import_factory(path: str) -> RewardFactory:
     """The callable that `package.module:name` names."""
     module, _, name = path.partition(":")
-    function: RewardFunction = getattr(importlib.import_module(module), name)
-    return function
+    factory: RewardFactory = getattr(importlib.import_module(module), name)
+    return factory
 
 
 def serve(connection: Connection, reward_function: RewardFunction, *, timeout_s: float) -> None:
@@ -41,23 +43,35 @@ def serve(connection: Connection, reward_function: RewardFunction, *, timeout_s:
             message = json.loads(connection.recv_bytes())
         except EOFError:
             return
-        signal.setitimer(signal.ITIMER_REAL, timeout_s)
+        prepare_for(message["reference"])
+        send(connection, {"prepared": True})
         for text in message["texts"]:
-            verdict = reward_function(text, message["reference"])
-            connection.send_bytes(json.dumps([verdict.format, verdict.answer]).encode())
+            signal.setitimer(signal.ITIMER_REAL, timeout_s)
+            try:
+                send(connection, {"verdict": asdict(reward_function(text, message["reference"]))})
+            except RewardError as error:
+                send(connection, {"error": str(error)})
         signal.setitimer(signal.ITIMER_REAL, 0.0)
+
+
+def send(connection: Connection, message: dict[str, object]) -> None:
+    """One message to the actor."""
+    connection.send_bytes(json.dumps(message).encode())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Grade completions that arrive over an inherited pipe.")
     parser.add_argument("--descriptor", type=int, required=True, help="file descriptor of the pipe")
-    parser.add_argument("--timeout-s", type=float, required=True, help="limit for one group")
-    parser.add_argument("--reward", required=True, help="package.module:function")
+    parser.add_argument("--timeout-s", type=float, required=True, help="limit for one completion")
+    parser.add_argument("--reward", required=True, help="package.module:function that makes the reward")
+    parser.add_argument("--settings", type=json.loads, required=True, help="the section `reward`, as JSON")
     arguments = parser.parse_args()
-    reward_function = import_function(arguments.reward)
+    connection = Connection(arguments.descriptor)
+    make = import_factory(arguments.reward)
+    reward_function = make(arguments.settings, lambda name: send(connection, {"running": name}))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
     try:
-        serve(Connection(arguments.descriptor), reward_function, timeout_s=arguments.timeout_s)
+        serve(connection, reward_function, timeout_s=arguments.timeout_s)
     except MemoryError:
         raise SystemExit(OUT_OF_MEMORY_STATUS) from None
 

@@ -1,8 +1,7 @@
 """Grading in processes that can be killed: Ray actors on CPUs, each with one child that alone touches untrusted text.
 
-In: PromptGroups (as Ray references). Out: references to GroupVerdicts. A group that exceeds its time limit costs its
-ungraded completions their reward and the child its life; the next group meets a new child. Knows no reward: the child
-imports it.
+In: PromptGroups (as Ray references). Out: references to GroupVerdicts. A completion that exceeds its time limit costs
+its own reward and the child its life; the next completion meets a new child. Knows no reward: the child imports it.
 """
 
 import json
@@ -17,10 +16,11 @@ from typing import Any
 import ray
 
 from actors.answers import reason
+from configs.rewards import RewardConfig
 from rollout.contract import GroupVerdicts, PromptGroup, RewardVerdict
 from rollout.grader_child import OUT_OF_MEMORY_STATUS, READY
 
-REWARD_FUNCTION = "rollout.rewards:grade_completion"
+REWARD_FACTORY = "rollout.reward_functions:make_reward"
 CHILD_START_TIMEOUT_S = 60.0  # an import of numpy on a busy machine, with room
 CLOSE_TIMEOUT_S = 10.0
 KERNEL_TIMER_MARGIN_S = 1.0  # the child's own timer strikes after ours: it is for children whose actor is gone
@@ -28,30 +28,68 @@ MAX_RESTARTS = 3  # of one actor, by Ray
 NO_REWARD = RewardVerdict(format=0.0, answer=0.0)
 
 
+class GradingError(RuntimeError):
+    """A reward or the graders failed, or did not answer in time; the message names which."""
+
+
 class GraderChild:
     """One child process and the pipe to it. Not thread-safe."""
 
-    def __init__(self, *, timeout_s: float, reward_function: str) -> None:
+    def __init__(self, *, timeout_s: float, reward: RewardConfig, reward_factory: str = REWARD_FACTORY) -> None:
+        """timeout_s: for one completion. reward_factory: import path of what makes the reward from its section."""
         self._timeout_s = timeout_s
-        self._reward_function = reward_function
+        self._reward = reward
+        self._reward_factory = reward_factory
         self._start()
 
-    def grade(self, texts: list[str], *, reference_answer: str) -> list[RewardVerdict]:
-        """Verdicts in order, as many as the time limit allowed; with fewer than texts the child has been replaced."""
+    def grade(self, texts: list[str], *, reference_answer: str) -> list[RewardVerdict | None]:
+        """Verdicts in order; None for a completion that met a limit, which costs the child its life.
+
+        GradingError where an extra reward fails and reward.on_error is raise.
+        """
         if self._process.poll() is not None:  # it died between groups, without any of this group's doing
             self._replace()
-        deadline = time.monotonic() + self._timeout_s
-        verdicts: list[RewardVerdict] = []
+        verdicts: list[RewardVerdict | None] = []
+        while len(verdicts) < len(texts):
+            verdicts += self._grade_until_limit(texts[len(verdicts) :], reference_answer)
+        return verdicts
+
+    def _grade_until_limit(self, texts: list[str], reference_answer: str) -> list[RewardVerdict | None]:
+        """As many verdicts as the child gives; after the completion that met a limit a None, and a new child."""
+        verdicts: list[RewardVerdict | None] = []
+        running = ""  # the extra reward at work
         try:
             self._connection.send_bytes(json.dumps({"texts": texts, "reference": reference_answer}).encode())
-            while len(verdicts) < len(texts) and self._connection.poll(max(0.0, deadline - time.monotonic())):
-                format_part, answer_part = json.loads(self._connection.recv_bytes())
-                verdicts.append(RewardVerdict(format=format_part, answer=answer_part))
-        except (EOFError, ConnectionError):
-            self._check_met_a_limit()
-        if len(verdicts) < len(texts):
+            if not self._message(CHILD_START_TIMEOUT_S):
+                self.close()
+                raise GradingError(f"a grader did not get ready for a group within {CHILD_START_TIMEOUT_S:.0f} s")
+            while len(verdicts) < len(texts):
+                running, deadline = "", time.monotonic() + self._timeout_s
+                while "verdict" not in (message := self._message(deadline - time.monotonic())):
+                    if not message:
+                        raise TimeoutError
+                    if "error" in message:
+                        raise GradingError(message["error"])
+                    running = message["running"]
+                verdicts.append(RewardVerdict(**message["verdict"]))
+        except (TimeoutError, EOFError, ConnectionError) as error:
+            if not isinstance(error, TimeoutError):
+                self._check_met_a_limit()
             self._replace()
+            if running and self._reward.on_error == "raise":
+                raise GradingError(
+                    f"reward.extra.{running} met its limit of graders.timeout_s={self._timeout_s:g} s or of memory; "
+                    f"make it cheaper, raise the limit or set reward.on_error=zero"
+                ) from error
+            verdicts.append(None)
         return verdicts
+
+    def _message(self, timeout_s: float) -> dict[str, Any]:
+        """The child's next message; empty where none comes in time."""
+        if not self._connection.poll(max(0.0, timeout_s)):
+            return {}
+        message: dict[str, Any] = json.loads(self._connection.recv_bytes())
+        return message
 
     def close(self) -> None:
         """Kill the child and wait until it is gone."""
@@ -62,7 +100,8 @@ class GraderChild:
     def _start(self) -> None:
         self._connection, child_end = Pipe()
         command = [sys.executable, "-m", "rollout.grader_child"]
-        command += ["--descriptor", str(child_end.fileno()), "--reward", self._reward_function]
+        command += ["--descriptor", str(child_end.fileno()), "--reward", self._reward_factory]
+        command += ["--settings", self._reward.model_dump_json()]
         command += ["--timeout-s", str(self._timeout_s + KERNEL_TIMER_MARGIN_S)]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OPENBLAS_NUM_THREADS": "1"}
         with child_end:  # once the child holds the only copy, its death reads as the end of the pipe
@@ -80,7 +119,7 @@ class GraderChild:
         if not ready:
             self.close()
             raise RuntimeError(
-                f"grader child for {self._reward_function} did not start within {CHILD_START_TIMEOUT_S:.0f} s "
+                f"grader child for {self._reward_factory} did not start within {CHILD_START_TIMEOUT_S:.0f} s "
                 f"(exit status {self._process.returncode}); its error is in the log of the Ray worker"
             )
 
@@ -93,22 +132,29 @@ class GraderChild:
         status = self._process.wait(CLOSE_TIMEOUT_S)
         if status > 0 and status != OUT_OF_MEMORY_STATUS:
             raise RuntimeError(
-                f"{self._reward_function} raised (exit status {status}); the traceback is in the log of the Ray worker"
+                f"{self._reward_factory}: the reward raised (exit status {status}); the traceback is in the log of the "
+                f"Ray worker"
             )
 
 
 class GraderWorker:
     """The actor around one child."""
 
-    def __init__(self, *, timeout_s: float, reward_function: str) -> None:
-        self._child = GraderChild(timeout_s=timeout_s, reward_function=reward_function)
+    def __init__(self, *, timeout_s: float, reward: RewardConfig, reward_factory: str) -> None:
+        self._child = GraderChild(timeout_s=timeout_s, reward=reward, reward_factory=reward_factory)
 
     def grade(self, group: PromptGroup) -> GroupVerdicts:
-        """Verdicts on the group's completions; those that met no verdict in time get zeros and are counted."""
+        """Verdicts on the group's completions; those that met no verdict in time get zeros and are counted.
+
+        GradingError, naming the prompt, where an extra reward fails and reward.on_error is raise.
+        """
         texts = [completion.text for completion in group.completions]
-        verdicts = self._child.grade(texts, reference_answer=group.prompt.reference_answer)
-        timed_out = len(texts) - len(verdicts)
-        return GroupVerdicts(verdicts=(*verdicts, *[NO_REWARD] * timed_out), timed_out=timed_out)
+        try:
+            verdicts = self._child.grade(texts, reference_answer=group.prompt.reference_answer)
+        except GradingError as error:
+            raise GradingError(f"prompt {group.prompt.index}: {error}") from error
+        graded = tuple(NO_REWARD if verdict is None else verdict for verdict in verdicts)
+        return GroupVerdicts(verdicts=graded, timed_out=verdicts.count(None))
 
     def close(self) -> None:
         self._child.close()
@@ -118,16 +164,25 @@ class GraderPool:
     """Spreads groups over grader actors, always to the one with the fewest unfinished groups.
 
     num_cpus is each actor's share of the cluster's CPUs; 0 lets graders run beside whatever holds the cores.
+    timeout_s is for one completion.
     """
 
     def __init__(
-        self, num_workers: int, timeout_s: float, *, num_cpus: float = 0.0, reward_function: str = REWARD_FUNCTION
+        self,
+        num_workers: int,
+        timeout_s: float,
+        *,
+        reward: RewardConfig,
+        num_cpus: float = 0.0,
+        reward_factory: str = REWARD_FACTORY,
     ) -> None:
         # Grading is pure, so Ray may repeat a group whose actor died.
         actor = ray.remote(GraderWorker).options(
             num_cpus=num_cpus, max_restarts=MAX_RESTARTS, max_task_retries=MAX_RESTARTS
         )
-        self._workers = [actor.remote(timeout_s=timeout_s, reward_function=reward_function) for _ in range(num_workers)]
+        self._workers = [
+            actor.remote(timeout_s=timeout_s, reward=reward, reward_factory=reward_factory) for _ in range(num_workers)
+        ]
         self._outstanding: list[list[Any]] = [[] for _ in self._workers]
 
     def grade(self, group_ref: Any) -> Any:
@@ -146,10 +201,6 @@ class GraderPool:
         for worker in self._workers:
             ray.kill(worker)  # the child sees its pipe close, or its timer strike
         self._workers, self._outstanding = [], []
-
-
-class GradingError(RuntimeError):
-    """The graders failed or did not answer in time."""
 
 
 def await_verdicts(references: Sequence[Any], *, timeout_s: float) -> list[GroupVerdicts]:

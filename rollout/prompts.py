@@ -1,62 +1,145 @@
-"""The stream of prompts that a run trains on.
+"""From problems to prompts, and the stream of prompts that a run trains on.
 
-In: the problems of a task and the model's tokenizer. Out: the prompt at any position, a pure function of (problems,
-seed, position), so a position is all there is to save. Knows nothing of engines, rewards or admission.
+In: the problems of a task, the style of its prompts, the model's tokenizer. Out: the prompt at any position, a pure
+function of (problems, weights, seed, position), so a position is all there is to save. Knows nothing of engines,
+rewards or admission.
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from configs.tasks import ArithmeticTaskConfig, PromptConfig, TaskConfig
 from rollout.contract import Prompt
 from rollout.tasks import Problem
+from rollout.tasks.mixture import Interleave
+
+Encode = Callable[[str], list[int]]  # text to token ids, nothing added
+Render = Callable[[str], str]  # a question to the text that the model reads
+EQUAL_WEIGHTS: Mapping[str, float] = MappingProxyType({})
+TEXTS_AT_ONCE = 1024  # that the tokenizer gets in one call
+MAX_ADDED_TOKENS = 16  # that stand for no byte of the text, as a mark of its beginning
+
+
+class PromptStyleError(ValueError):
+    """A prompt style that the model's tokenizer does not know; the message names the remedy."""
+
+
+def as_it_stands(question: str) -> str:
+    """The style of a task whose problems are whole prompts."""
+    return question
 
 
 class PromptStream:
-    """Endless passes over the problems, each pass in an order of its own that derives from (seed, pass).
+    """Endless passes over the problems of every source, each pass in an order that derives from (seed, pass).
 
-    tokenizer_encode turns a problem's text into token ids and adds nothing of its own.
+    Several sources take turns by weight, whatever their sizes; a source that `weights` does not name has weight 1.
     """
 
     def __init__(
         self,
         problems: Sequence[Problem],
-        tokenizer_encode: Callable[[str], list[int]],
+        encode: Encode,
         *,
         seed: int,
+        weights: Mapping[str, float] = EQUAL_WEIGHTS,
+        render: Render = as_it_stands,
     ) -> None:
         if not problems:
             raise ValueError("no problems: the task's training set is empty")
-        self._problems = tuple(problems)
-        self._encode = tokenizer_encode
-        self._seed = seed
-        self._order: tuple[int, list[int]] = (-1, [])  # (pass, its permutation), the last one used
+        by_source: dict[str, list[Problem]] = {}
+        for problem in problems:
+            by_source.setdefault(problem.source, []).append(problem)
+        # In a mixture a source's order has its name in it, so that it does not change when another is added.
+        salts = {name: f":{name}" if len(by_source) > 1 else "" for name in by_source}
+        self._sources = [_Source(by_source[name], seed=seed, salt=salts[name]) for name in by_source]
+        self._turns = Interleave([weights.get(name, 1.0) for name in by_source])
+        self._encode = encode
+        self._render = render
 
     def prompt_at(self, position: int) -> Prompt:
         """The prompt at a position (0, 1, ...), whatever was asked before."""
         assert position >= 0, f"position {position}: the stream begins at 0"
-        pass_number, place = divmod(position, len(self._problems))
-        return make_prompt(self._problems[self._permutation(pass_number)[place]], self._encode, index=position)
+        source, place = self._turns.turn(position)
+        return make_prompt(self._sources[source].problem_at(place), self._encode, index=position, render=self._render)
+
+
+class _Source:
+    """The problems of one source, pass after pass."""
+
+    def __init__(self, problems: Sequence[Problem], *, seed: int, salt: str) -> None:
+        self._problems = tuple(problems)
+        self._seed = seed
+        self._salt = salt
+        self._order: tuple[int, list[int]] = (-1, [])  # (pass, its permutation), the last one used
+
+    def problem_at(self, place: int) -> Problem:
+        pass_number, inside = divmod(place, len(self._problems))
+        return self._problems[self._permutation(pass_number)[inside]]
 
     def _permutation(self, pass_number: int) -> list[int]:
         if self._order[0] != pass_number:
             order = list(range(len(self._problems)))
-            # A string seed mixes both numbers by SHA-512.
-            random.Random(f"prompts:{self._seed}:{pass_number}").shuffle(order)
+            # A string seed mixes all parts by SHA-512.
+            random.Random(f"prompts:{self._seed}:{pass_number}{self._salt}").shuffle(order)
             self._order = (pass_number, order)
         return self._order[1]
 
 
-def make_prompt(problem: Problem, tokenizer_encode: Callable[[str], list[int]], *, index: int) -> Prompt:
+def make_prompt(problem: Problem, encode: Encode, *, index: int, render: Render = as_it_stands) -> Prompt:
     """The problem as a prompt with the given index; evaluation uses it too."""
+    text = render(problem.text)
     return Prompt(
         index=index,
-        token_ids=np.asarray(tokenizer_encode(problem.text), dtype=np.int32),
-        text=problem.text,
+        token_ids=np.asarray(encode(text), dtype=np.int32),
+        text=text,
         reference_answer=problem.reference_answer,
+        source=problem.source,
     )
+
+
+def prompt_renderer(config: TaskConfig, tokenizer: Any) -> Render:
+    """The style of the task's prompts; PromptStyleError where the tokenizer has no chat template and needs one."""
+    if isinstance(config, ArithmeticTaskConfig):
+        return as_it_stands
+    style = config.prompt
+    return _chat_renderer(style, tokenizer) if style.style == "chat" else _plain_renderer(style)
+
+
+def _plain_renderer(config: PromptConfig) -> Render:
+    return lambda question: f"{config.system}\n\n{question}" if config.system else question
+
+
+def _chat_renderer(config: PromptConfig, tokenizer: Any) -> Render:
+    if not tokenizer.chat_template:
+        raise PromptStyleError(
+            f"task.prompt.style=chat: the tokenizer of {tokenizer.name_or_path} has no chat template; "
+            f"set task.prompt.style=plain or use an instruct model"
+        )
+    system = [{"role": "system", "content": config.system}] if config.system else []
+
+    def render(question: str) -> str:
+        messages = [*system, {"role": "user", "content": question}]
+        return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+
+    return render
+
+
+def prompts_fit(problems: Sequence[Problem], tokenizer: Any, render: Render, *, max_tokens: int) -> list[bool]:
+    """Whether each problem's prompt has at most max_tokens tokens."""
+    texts = [render(problem.text) for problem in problems]
+    # A token stands for a byte at least, so most prompts need no tokenizer, which would take minutes for 100,000.
+    doubtful = [index for index, text in enumerate(texts) if len(text.encode()) + MAX_ADDED_TOKENS > max_tokens]
+    fits = [True] * len(texts)
+    for start in range(0, len(doubtful), TEXTS_AT_ONCE):
+        indices = doubtful[start : start + TEXTS_AT_ONCE]
+        encoded = tokenizer([texts[index] for index in indices], add_special_tokens=False)["input_ids"]
+        for index, token_ids in zip(indices, encoded, strict=True):
+            fits[index] = len(token_ids) <= max_tokens
+    return fits
 
 
 def load_tokenizer(path: str, *, trust_remote_code: bool) -> Any:
@@ -66,8 +149,8 @@ def load_tokenizer(path: str, *, trust_remote_code: bool) -> Any:
     return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
 
 
-def prompt_encoder(tokenizer: Any) -> Callable[[str], list[int]]:
-    """Text to token ids as they stand: a problem's text already contains its chat tags."""
+def prompt_encoder(tokenizer: Any) -> Encode:
+    """Text to token ids as they stand: chat tags are part of the text already."""
 
     def encode(text: str) -> list[int]:
         return list(tokenizer.encode(text, add_special_tokens=False))

@@ -37,5 +37,5 @@ def answer_reward(completion_text: str, reference_answer: str) -> float:
 
 
 def grade_completion(completion_text: str, reference_answer: str) -> RewardVerdict:
-    """Both parts of the reward."""
+    """Both parts of the reward, unweighted."""
     return RewardVerdict(format=format_reward(completion_text), answer=answer_reward(completion_text, reference_answer))

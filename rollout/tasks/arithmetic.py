@@ -10,6 +10,7 @@ from functools import cache
 
 from rollout.tasks import Problem
 
+NAME = "arithmetic"  # of the source and of the evaluation set
 SMALLEST_ADDEND = 10
 LARGEST_ADDEND = 99
 MAX_HELD_OUT = 4000  # the demonstrations avoid this many problems, so that no held-out choice meets one of them
@@ -28,7 +29,8 @@ class Sum:
         return self.first + self.second
 
     def problem(self) -> Problem:
-        return Problem(text=f"<|user|>{self.first}+{self.second}=<|assistant|>", reference_answer=str(self.total))
+        text = f"<|user|>{self.first}+{self.second}=<|assistant|>"  # the whole prompt, chat tags included
+        return Problem(text=text, reference_answer=str(self.total), source=NAME)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,8 +57,11 @@ class ArithmeticTask:
     def train_problems(self) -> list[Problem]:
         return [item.problem() for item in shuffled_sums()[self.held_out :]]
 
-    def eval_problems(self) -> list[Problem]:
-        return [item.problem() for item in shuffled_sums()[: self.held_out]]
+    def eval_sets(self) -> dict[str, list[Problem]]:
+        return {NAME: [item.problem() for item in shuffled_sums()[: self.held_out]]}
+
+    def weights(self) -> dict[str, float]:
+        return {}
 
 
 @cache

@@ -1,7 +1,9 @@
 """Fixtures of the integration tests; what they are made of is in support.py."""
 
 import os
+import secrets
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -66,3 +68,51 @@ def no_process_left() -> Iterator[None]:
         time.sleep(0.2)
     left = actor_processes() - before
     assert not left, [psutil.Process(pid).cmdline() for pid in left]
+
+
+@pytest.fixture
+def head(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """`ray start --head` with a job server on loopback; the environment in which `ray job submit` reaches it."""
+    server = f"127.0.0.1:{free_port()}"
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # where a job finds `python`
+    env = {**os.environ, "PATH": programs, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    start = [
+        str(Path(sys.executable).with_name("ray")),
+        "start",
+        "--head",
+        "--block",
+        "--port=0",
+        f"--dashboard-port={server.rpartition(':')[2]}",
+    ]
+    log = tmp_path / "head.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [*start, "--num-cpus=2", "--disable-usage-stats", "--include-dashboard=true"],
+            env=env,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + 90.0
+        while not is_listening(server):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.2)
+        yield {**env, "RAY_API_SERVER_ADDRESS": f"http://{server}"}
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(timeout=60)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def is_listening(server: str) -> bool:
+    host, _, port = server.rpartition(":")
+    with socket.socket() as probe:
+        return probe.connect_ex((host, int(port))) == 0

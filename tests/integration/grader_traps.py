@@ -5,7 +5,32 @@ import re
 import time
 
 from rollout.contract import RewardVerdict
+from rollout.reward_functions import Announce, RewardFunction
 from rollout.rewards import grade_completion
+
+
+def make(settings: dict[str, object], announce: Announce) -> RewardFunction:
+    """The factory that the graders are given."""
+    return grade_or_misbehave
+
+
+def half(completion_text: str, reference_answer: str) -> float:
+    """An extra reward without faults."""
+    return 0.5
+
+
+def faulty(completion_text: str, reference_answer: str) -> object:
+    """An extra reward that misbehaves on request."""
+    match completion_text:
+        case "raise":
+            raise KeyError("no such thing")
+        case "nan":
+            return float("nan")
+        case "text":
+            return "1.0"
+        case "hang":
+            time.sleep(3600)
+    return 1.0
 
 
 def grade_or_misbehave(completion_text: str, reference_answer: str) -> RewardVerdict:

@@ -1,10 +1,6 @@
 """Placement on real Ray clusters: a submitted job, two nodes, and requests that no cluster can meet."""
 
-import os
 import re
-import secrets
-import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,46 +19,6 @@ RAY = str(Path(sys.executable).with_name("ray"))
 REFUSAL_S = 10.0  # the promise for the whole command where the cluster cannot hold the run
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
-
-
-@pytest.fixture
-def head(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """`ray start --head` with a job server on loopback; the environment in which `ray job submit` reaches it."""
-    server = f"127.0.0.1:{free_port()}"
-    env = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    start = [RAY, "start", "--head", "--block", "--port=0", f"--dashboard-port={server.rpartition(':')[2]}"]
-    log = tmp_path / "head.log"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [*start, "--num-cpus=2", "--disable-usage-stats", "--include-dashboard=true"],
-            env=env,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        deadline = time.monotonic() + 90.0
-        while not is_listening(server):
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.2)
-        yield {**env, "RAY_API_SERVER_ADDRESS": f"http://{server}"}
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=60)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
-
-
-def is_listening(server: str) -> bool:
-    host, _, port = server.rpartition(":")
-    with socket.socket() as probe:
-        return probe.connect_ex((host, int(port))) == 0
 
 
 def test_ray_job_submit_trains_three_iterations(head: dict[str, str], tied_model: Path, tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def engine(tied_model: Path) -> Iterator[Any]:
 
 
 def prompt_of(length: int, *, index: int = 0) -> Prompt:
-    return Prompt(index=index, token_ids=np.full(length, 5, dtype=np.int32), text="", reference_answer="")
+    return Prompt(index=index, token_ids=np.full(length, 5, dtype=np.int32), text="", reference_answer="", source="")
 
 
 def test_a_failed_request_is_its_own_and_a_failed_step_is_everybodys(engine: Any) -> None:

@@ -1,6 +1,7 @@
-"""The grader pool on a real Ray: right verdicts, a hang that costs one group only, and no process left behind."""
+"""The grader pool on a real Ray: right verdicts, a hang that costs one completion only, and no process left behind."""
 
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -10,18 +11,19 @@ import numpy as np
 import pytest
 import ray
 
+from configs.rewards import ExtraRewardConfig, RewardConfig
 from rollout.contract import Completion, GroupVerdicts, Prompt, PromptGroup, RewardVerdict
-from rollout.graders import GraderChild, GraderPool
+from rollout.graders import GraderChild, GraderPool, GradingError, await_verdicts
 from rollout.rewards import grade_completion
 
 pytestmark = pytest.mark.integration
 
-TRAPS = "grader_traps:grade_or_misbehave"
+TRAPS = "grader_traps:make"
 RIGHT, WRONG = "<think>a</think><answer>42</answer>", "<think>a</think><answer>41</answer>"
 
 
-def group(*texts: str) -> PromptGroup:
-    prompt = Prompt(index=0, token_ids=np.array([1], dtype=np.int32), text="?", reference_answer="42")
+def group(*texts: str, reference: str = "42") -> PromptGroup:
+    prompt = Prompt(index=0, token_ids=np.array([1], dtype=np.int32), text="?", reference_answer=reference, source="")
     completions = tuple(
         Completion(
             token_ids=np.array([2], dtype=np.int32),
@@ -54,13 +56,15 @@ def ends_within(process_id: int, *, timeout_s: float) -> bool:
 @pytest.fixture
 def child(monkeypatch: pytest.MonkeyPatch) -> Iterator[GraderChild]:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    grader = GraderChild(timeout_s=1.0, reward_function=TRAPS)
+    grader = GraderChild(timeout_s=1.0, reward=RewardConfig(), reward_factory=TRAPS)
     yield grader
     grader.close()
 
 
 def process_id_of(grader: GraderChild) -> int:
-    return int(grader.grade(["process id"], reference_answer="42")[0].format)
+    (verdict,) = grader.grade(["process id"], reference_answer="42")
+    assert verdict is not None
+    return int(verdict.format)
 
 
 def test_child_grades_in_order_and_survives_from_group_to_group(child: GraderChild) -> None:
@@ -76,7 +80,8 @@ def test_child_that_meets_a_limit_is_replaced_within_it(child: GraderChild, trap
     first = process_id_of(child)
     start = time.monotonic()
     verdicts = child.grade([RIGHT, trap, RIGHT], reference_answer="42")
-    assert verdicts == [RewardVerdict(format=1.0, answer=1.0)]
+    right = RewardVerdict(format=1.0, answer=1.0)
+    assert verdicts == [right, None, right]
     assert time.monotonic() - start < 1.0 + 15.0  # the limit and a new child's start on a busy machine
     assert not is_running(first)
     assert child.grade([RIGHT], reference_answer="42") == [RewardVerdict(format=1.0, answer=1.0)]
@@ -89,13 +94,13 @@ def test_child_that_died_between_groups_is_replaced_at_no_cost(child: GraderChil
 
 
 def test_defect_of_the_reward_function_is_an_error_not_a_zero(child: GraderChild) -> None:
-    with pytest.raises(RuntimeError, match="grade_or_misbehave raised"):
+    with pytest.raises(RuntimeError, match="grader_traps:make: the reward raised"):
         child.grade([RIGHT, "raise"], reference_answer="42")
 
 
 def test_child_without_its_reward_function_does_not_start() -> None:
     with pytest.raises(RuntimeError, match=r"no\.such:function did not start"):
-        GraderChild(timeout_s=1.0, reward_function="no.such:function")
+        GraderChild(timeout_s=1.0, reward=RewardConfig(), reward_factory="no.such:function")
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +114,7 @@ def cluster() -> Iterator[None]:
 
 @pytest.mark.timeout(300)
 def test_pool_grades_many_groups_and_a_hang_costs_one_only(cluster: None) -> None:
-    pool = GraderPool(2, 1.0, reward_function=TRAPS)
+    pool = GraderPool(2, 1.0, reward=RewardConfig(), reward_factory=TRAPS)
     references = [pool.grade(ray.put(group(RIGHT, WRONG, ""))) for _ in range(10)]
     references.append(pool.grade(group(RIGHT, "hang in C", RIGHT)))
     references += [pool.grade(group("process id")) for _ in range(4)]
@@ -117,8 +122,8 @@ def test_pool_grades_many_groups_and_a_hang_costs_one_only(cluster: None) -> Non
     for result in results[:10]:
         assert result.verdicts == tuple(grade_completion(text, "42") for text in (RIGHT, WRONG, ""))
         assert result.timed_out == 0
-    assert [verdict.total for verdict in results[10].verdicts] == [2.0, 0.0, 0.0]
-    assert results[10].timed_out == 2
+    assert [verdict.total for verdict in results[10].verdicts] == [2.0, 0.0, 2.0]
+    assert results[10].timed_out == 1
     children = {int(result.verdicts[0].format) for result in results[11:]}
     assert len(children) == 2  # both workers are used
     pool.close()
@@ -133,7 +138,7 @@ def parent_of(process_id: int) -> int:
 
 @pytest.mark.timeout(300)
 def test_child_ends_with_its_actor_idle_or_busy_and_the_actor_comes_back(cluster: None) -> None:
-    pool = GraderPool(1, 2.0, reward_function=TRAPS)
+    pool = GraderPool(1, 2.0, reward=RewardConfig(), reward_factory=TRAPS)
     idle = int(ray.get(pool.grade(group("process id")), timeout=120).verdicts[0].format)
     os.kill(parent_of(idle), signal.SIGKILL)
     assert ends_within(idle, timeout_s=10.0)
@@ -144,4 +149,48 @@ def test_child_ends_with_its_actor_idle_or_busy_and_the_actor_comes_back(cluster
     time.sleep(0.5)
     os.kill(actor, signal.SIGKILL)
     assert ends_within(busy, timeout_s=10.0)
+    pool.close()
+
+
+def extras(*, on_error: str, **functions: str) -> RewardConfig:
+    return RewardConfig(
+        extra={
+            name: ExtraRewardConfig(function=f"grader_traps:{function}", weight=2.0)
+            for name, function in functions.items()
+        },
+        on_error=on_error,  # type: ignore[arg-type]
+    )
+
+
+FAILURES = {
+    "raise": "reward.extra.own raised KeyError: 'no such thing'",
+    "nan": "reward.extra.own gave nan, not a finite number",
+    "text": "reward.extra.own gave '1.0', not a finite number",
+    "hang": "reward.extra.own met its limit of graders.timeout_s=1 s",
+}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("failure", FAILURES)
+def test_failing_extra_reward_is_a_named_error(cluster: None, failure: str) -> None:
+    pool = GraderPool(1, 1.0, reward=extras(on_error="raise", fine="half", own="faulty"))
+    with pytest.raises(GradingError, match=re.escape(f"prompt 0: {FAILURES[failure]}")):
+        await_verdicts([pool.grade(group(RIGHT, failure, WRONG))], timeout_s=120.0)
+    pool.close()
+
+
+@pytest.mark.timeout(300)
+def test_failing_extra_reward_is_a_counted_zero_where_asked(cluster: None) -> None:
+    pool = GraderPool(1, 1.0, reward=extras(on_error="zero", fine="half", own="faulty"))
+    graded = pool.grade(group(RIGHT, "raise", "nan", "hang", WRONG))
+    (result,) = await_verdicts([graded], timeout_s=120.0)
+    assert [verdict.extra for verdict in result.verdicts] == [
+        {"fine": 0.5, "own": 1.0},
+        {"fine": 0.5, "own": 0.0},
+        {"fine": 0.5, "own": 0.0},
+        {},
+        {"fine": 0.5, "own": 1.0},
+    ]
+    assert [verdict.total for verdict in result.verdicts] == [5.0, 1.0, 1.0, 0.0, 4.0]
+    assert (result.num_failed, result.timed_out) == (2, 1)
     pool.close()

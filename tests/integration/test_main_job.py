@@ -50,7 +50,12 @@ def test_a_run_leaves_its_trace(undisturbed: CommandRun) -> None:
     assert len({row["gate/tau_neg"] for row in rows}) > 4, "the taus follow the target EUR"
     for name in ("config.yaml", "curves.png", "run.log", "rollouts.jsonl", "model/model.safetensors"):
         assert (undisturbed.run_dir / name).stat().st_size > 0, name
-    assert [row["iteration"] for row in undisturbed.rows("eval.jsonl")] == [0, 8]
+    evaluations = undisturbed.rows("eval.jsonl")
+    assert [row["iteration"] for row in evaluations] == [0, 8]
+    for row in evaluations:
+        samples = undisturbed.rows(f"evals/{row['iteration']}/arithmetic.jsonl")
+        assert [sample["problem"] for sample in samples] == [0, 1, 2, 3]
+        assert row["eval/arithmetic/length"] == sum(sample["length"] for sample in samples) / 4
     assert sum("reward" in line and "EUR" in line for line in undisturbed.output.splitlines()) == 8
 
 

@@ -20,6 +20,7 @@ from orchestration.cluster import start_cluster
 from orchestration.parts import Parts, build_parts
 from orchestration.weight_channel import PublishError
 from rollout.contract import SamplingSpec
+from rollout.tasks import build_task
 from transfer.communicator import Transfer
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # ranks cannot import the tests
@@ -36,7 +37,7 @@ def parts(request: pytest.FixtureRequest) -> Iterator[Parts]:
     config = load_config([*SMALL, *TWO_AND_TWO, f"model.path={model}", f"rollout.frontend={frontend}"])
     with (
         start_cluster(config.cluster, config.rollout, config.learner) as cluster,
-        build_parts(config, cluster, model, start_iteration=0) as built,
+        build_parts(config, cluster, model, task=build_task(config.task), start_iteration=0) as built,
     ):
         yield built
 
@@ -94,7 +95,7 @@ def test_completions_in_flight_go_on_under_the_next_version(parts: Parts) -> Non
     parts.channel.publish(3)
     sampling = SamplingSpec(num_completions=16, max_new_tokens=48, temperature=1.0, seed=0)
     fleet = parts.fleet.sibling()
-    for prompt in parts.eval_prompts:
+    for prompt in parts.eval_sets["arithmetic"]:
         fleet.submit(prompt, sampling)
     parts.fleet.call("ready", timeout_s=30.0)  # behind the prompts in each engine's mailbox
     parts.channel.publish(4)
@@ -104,7 +105,7 @@ def test_completions_in_flight_go_on_under_the_next_version(parts: Parts) -> Non
     versions = {(group.summary.min_policy_version, group.summary.max_policy_version) for group in finished}
     assert (3, 4) in versions, "some began before the publish and ended after it"
     completions = [c for group in ray.get([group.group_ref for group in finished]) for c in group.completions]
-    assert len(completions) == 16 * len(parts.eval_prompts)
+    assert len(completions) == 16 * len(parts.eval_sets["arithmetic"])
     assert all(np.isfinite(completion.rollout_logprobs).all() for completion in completions)
 
 

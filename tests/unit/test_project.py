@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-TARGETS = ("setup", "train", "test", "test-fast", "check", "bench", "bench-gates", "plots")
+TARGETS = ("setup", "train", "study", "test", "test-fast", "check", "bench", "bench-gates", "plots")
 
 
 @pytest.fixture(scope="module")

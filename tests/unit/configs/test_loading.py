@@ -65,9 +65,9 @@ def test_lists_and_interpolations() -> None:
         ("experimnt=smoke", "experimnt=smoke: no such setting, did you mean experiment?"),
         ("xyzzy=1", "xyzzy=1: no such setting, see --help"),
         ("gate.tau=3", "gate.tau=3: no such setting, did you mean gate.tau_pos?"),
-        ("cluster=locl", "cluster=locl: no such choice, did you mean local? available: default, local"),
-        ("cluster=kubernetes", "cluster=kubernetes: no such choice; available: default, local"),
-        ("rollout=5", "rollout=5: no such choice; available: default, paper, small"),
+        ("cluster=locl", "cluster=locl: no such choice, did you mean local? available: default, gpu, local, one_gpu"),
+        ("cluster=kubernetes", "cluster=kubernetes: no such choice; available: default, gpu, local, one_gpu"),
+        ("rollout=5", "rollout=5: no such choice; available: default, paper, paper_1gpu, small"),
         (
             "gate=null",
             f"gate=null: no such choice; available: {GATE_CHOICES}",
@@ -78,6 +78,10 @@ def test_lists_and_interpolations() -> None:
             "gate.adaptive.target=0.9: no such setting, did you mean gate.adaptive.target_eur?",
         ),
         ("gate.adaptive.target_eur=1", "gate.adaptive.target_eur=1: must be less than 1"),
+        (
+            "gate.adaptive.tau_min=2000",
+            "gate.adaptive.tau_min=2000: must be at most gate.adaptive.tau_max=1000",
+        ),
         ("gate.match=width", "gate.match=width: must be none or half_width"),
         (
             "~gate",

@@ -5,11 +5,21 @@ import pytest
 from configs.gates import ClipGateConfig, SoftGateConfig
 from configs.loading import CONFIG_DIR, config_groups, dump_yaml, load_config, read_yaml
 
+LONG = ["model=qwen2_5_7b_instruct", "learner=paper"]
 COMPANIONS = {  # what a choice cannot do without: long sequences need long rows
     ("gate", "custom"): ["gate.factory=my_package.my_gate:make"],
     ("model", "qwen2_5_7b_instruct"): ["learner=paper"],
-    ("rollout", "paper"): ["model=qwen2_5_7b_instruct", "learner=paper"],
+    ("rollout", "paper"): LONG,
+    ("model", "qwen2_5_1_5b_instruct"): ["learner=paper_1gpu"],
+    ("rollout", "paper_1gpu"): ["model=qwen2_5_1_5b_instruct", "learner=paper_1gpu"],
+    ("cluster", "one_gpu"): ["rollout.gpu_memory_utilization=0.35"],
+    ("task", "gsm8k"): LONG,
+    ("task", "deepmath"): LONG,
+    ("task", "gsm8k_deepmath"): LONG,
+    ("task", "custom"): [*LONG, "task.train.mine.path=mine.jsonl"],
 }
+# What fits learner=default and any cluster, where an experiment's own choices do not.
+SHORT = ["task=arithmetic", "model=embedded", "rollout=small", "eval.num_prompts=400"]
 CHOICES = [(group, choice) for group, choices in config_groups().items() for choice in choices]
 
 
@@ -69,7 +79,7 @@ def test_paper_recipe() -> None:
 @pytest.mark.parametrize("experiment", config_groups()["experiment"])
 @pytest.mark.parametrize(("group", "choice"), [("gate", "clip"), ("learner", "default"), ("cluster", "default")])
 def test_a_group_on_the_command_line_wins_over_the_experiment(experiment: str, group: str, choice: str) -> None:
-    settings = [f"experiment={experiment}", f"{group}={choice}"]
+    settings = [f"experiment={experiment}", f"{group}={choice}", *SHORT, "rollout.gpu_memory_utilization=0.35"]
     chosen = load_config(["experiment=null", f"{group}={choice}"])
     for order in (settings, settings[::-1]):
         assert getattr(load_config(order), group) == getattr(chosen, group)

@@ -8,7 +8,7 @@ from configs.objective import ObjectiveConfig
 from gates import GATES, Gate, get_gate
 from gates.audit import audited_gates
 from gates.loss import GateLoss, reference_loss
-from learner.audit import StepAudit
+from learner.audit import StepAudit, step_tokens
 from learner.contract import MicroBatch, TrainBatch, TrainSample
 from learner.objective import gated_objective
 from learner.packing import pack_minibatch
@@ -66,7 +66,7 @@ def objective_of(row: MicroBatch, name: str) -> GateLoss:
 
 def audit_rows(batch: TrainBatch, rows: list[MicroBatch], name: str) -> StepAudit:
     outs = [objective_loss(objective_of(row, name)) for row in rows]
-    return StepAudit(audited_gates(build(name)), batch=batch, micro_batches=rows, outs=outs)
+    return StepAudit(audited_gates(build(name)), batch=batch, tokens=step_tokens(batch, rows, outs))
 
 
 def objective_loss(out: GateLoss) -> ObjectiveLoss:
@@ -112,7 +112,7 @@ def test_the_spread_of_log_ratios_is_that_of_tokens_where_the_gate_sees_sequence
     expected = audit_rows(batch, rows, "softsign").summarize()
     objective = RunObjective(ObjectiveConfig(ratio="sequence"), loss_function=reference_loss)
     outs = [objective(inputs_of(row), build("softsign")) for row in rows]
-    found = StepAudit(audited_gates(build("softsign")), batch=batch, micro_batches=rows, outs=outs).summarize()
+    found = StepAudit(audited_gates(build("softsign")), batch=batch, tokens=step_tokens(batch, rows, outs)).summarize()
     for name in ("ratio/log_std_within", "ratio/log_std_between"):
         assert found[name] == pytest.approx(expected[name], rel=1e-6)
     assert found["audit/softsign/eur"] > expected["audit/softsign/eur"] + 0.05, (

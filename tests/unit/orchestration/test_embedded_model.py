@@ -186,7 +186,7 @@ def test_rows_hold_each_demonstration_once_and_train_its_completion_only() -> No
 def test_demonstrations_show_no_problem_that_can_be_held_out() -> None:
     recipe = EmbeddedRecipe()
     tokenizer = new_tokenizer(recipe)
-    held = {problem.text for problem in ArithmeticTask(held_out=4000).eval_problems()}
+    held = {problem.text for problem in ArithmeticTask(held_out=4000).eval_sets()["arithmetic"]}
     sequences = draw_demonstrations(tokenizer, random.Random(0), batch_size=500, flaws=recipe.flaws)
     shown = {tokenizer.decode(ids[:length]) for ids, length in sequences}
     assert len(shown) > 400

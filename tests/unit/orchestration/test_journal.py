@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from rich.console import Console
 from configs.schema import JournalConfig
 from learner.contract import StepReport
 from orchestration.buffer import GradedGroup
+from orchestration.eval_records import EvalSample
 from orchestration.iteration_entry import summarize_steps
 from orchestration.journal import Journal, JournalError
 from orchestration.plots import PANELS
@@ -34,7 +36,7 @@ def graded(index: int, *, rewards: Sequence[tuple[float, float]] = ((1.0, 1.0), 
         min_policy_version=0,
         max_policy_version=0,
     )
-    prompt = Prompt(index=index, token_ids=np.zeros(2, dtype=np.int32), text="1+1=", reference_answer="2")
+    prompt = Prompt(index=index, token_ids=np.zeros(2, dtype=np.int32), text="1+1=", reference_answer="2", source="")
     group = PromptGroup(prompt=prompt, completions=(completion,) * len(rewards), engine_index=0, generate_s=0.5)
     return GradedGroup(group=group, verdicts=tuple(RewardVerdict(format=f, answer=a) for f, a in rewards))
 
@@ -237,6 +239,43 @@ def test_a_repeated_evaluation_replaces_the_old_one(tmp_path: Path) -> None:
         evals = journal.result().evals
     assert [dict(item.metrics) for item in evals] == [{"eval/other/pass@1": 0.2}, {"eval/arithmetic/pass@1": 0.3}]
     assert (tmp_path / "eval.dropped.jsonl").exists()
+
+
+def test_a_task_without_evaluation_sets_leaves_no_evaluation(tmp_path: Path) -> None:
+    with open_journal(tmp_path) as journal:
+        journal.record_eval(0, {})
+        assert journal.result().evals == ()
+    assert not (tmp_path / "eval.jsonl").exists()
+
+
+def test_samples_of_an_evaluation_lie_under_its_iteration(tmp_path: Path) -> None:
+    sample = EvalSample(
+        set="sums", problem=0, sample=0, prompt="1+1=", reference="2", completion="2", length=1, finished=True,
+        format=0.0, answer=0.0,
+    )  # fmt: skip
+    with open_journal(tmp_path) as journal:
+        for length in (1, 2):  # the second time in place of the first, as a resume repeats it
+            journal.record_eval(3, {"eval/sums/length": length}, samples={"sums": [replace(sample, length=length)] * 2})
+    written = rows(tmp_path / "evals" / "3" / "sums.jsonl")
+    assert [row["length"] for row in written] == [2, 2]
+
+
+def test_an_evaluation_is_one_line_a_set_with_its_interval(tmp_path: Path) -> None:
+    out = io.StringIO()
+    metrics = {
+        "eval/gsm8k/pass@1": 0.5,
+        "eval/gsm8k/pass@1_low": 0.4512,
+        "eval/gsm8k/pass@1_high": 0.55,
+        "eval/gsm8k/pass@8": 0.75,
+        "eval/gsm8k/length": 9.26,
+        "eval/aime24/pass@1": 0.0,
+    }
+    with open_journal(tmp_path, console=Console(file=out, width=60)) as journal:
+        journal.record_eval(2, metrics)
+    assert out.getvalue().splitlines() == [
+        "evaluation after 2 iterations  gsm8k/pass@1 50.0% [45.1%, 55.0%]  gsm8k/pass@8 75.0%  gsm8k/length 9.3 tokens",
+        "evaluation after 2 iterations  aime24/pass@1 0.0%",
+    ]
 
 
 def test_result_averages_the_first_and_the_last_ten(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from configs.loading import load_config
 from learner.contract import StepReport, TrainBatch
 from orchestration.buffer import GradedGroup
 from orchestration.checkpoint import CheckpointStore, RunState
+from orchestration.eval_records import Evaluation
 from orchestration.journal import Journal
 from orchestration.loop import iterate
 from rollout.contract import Completion, Prompt, PromptGroup, RewardVerdict
@@ -35,9 +36,9 @@ class RecordedParts:
         self.groups = SimpleNamespace(admit=self._admit, take=self._take, poll=lambda: None, summary=lambda: {})
         self.learner = SimpleNamespace(load=self._load, steps=self._steps, save=self._save)
 
-    def evaluate(self) -> dict[str, float]:
+    def evaluate(self) -> Evaluation:
         self.events.append(f"evaluate {self.version}")
-        return {"eval/arithmetic/pass@1": 0.5}
+        return Evaluation(metrics={"eval/arithmetic/pass@1": 0.5}, samples={})
 
     def standing_metrics(self) -> dict[str, float]:
         return {}
@@ -79,7 +80,7 @@ def graded(index: int, version: int) -> GradedGroup:
         min_policy_version=version,
         max_policy_version=version,
     )
-    prompt = Prompt(index=index, token_ids=np.array([1], dtype=np.int32), text="1+0=", reference_answer="1")
+    prompt = Prompt(index=index, token_ids=np.array([1], dtype=np.int32), text="1+0=", reference_answer="1", source="")
     group = PromptGroup(prompt=prompt, completions=(completion,) * 2, engine_index=0, generate_s=0.1)
     return GradedGroup(group=group, verdicts=(RewardVerdict(format=0.25, answer=1.0),) * 2)
 

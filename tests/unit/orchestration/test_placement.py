@@ -19,6 +19,24 @@ def test_gpu_engines_take_one_bundle_of_all_their_gpus() -> None:
     assert placement.demand() == {"CPU": 11.0, "GPU": 11.0}
 
 
+def test_an_engine_and_a_rank_share_one_gpu() -> None:
+    placement = plan_placement(
+        ClusterConfig(gpus_per_engine=0.4, gpus_per_learner=0.6),
+        RolloutConfig(gpu_memory_utilization=0.3),
+        LearnerConfig(),
+        resources={"CPU": 2.0, "GPU": 1.0},
+    )
+    assert placement.engine_bundles == ({"CPU": 1.0, "GPU": 0.4},)
+    assert placement.learner_bundles == ({"CPU": 1.0, "GPU": 0.6},)
+    with pytest.raises(PlacementError, match=r"together 1\.2 GPU"):
+        plan_placement(
+            ClusterConfig(gpus_per_learner=0.6),
+            RolloutConfig(replay="groups"),
+            LearnerConfig(num_workers=2),
+            resources={"CPU": 2.0, "GPU": 1.0},
+        )
+
+
 def test_a_cluster_without_gpus_holds_the_same_shapes_in_cpus() -> None:
     placement = plan_placement(
         ClusterConfig(cpus_per_engine=0.5, cpus_per_learner=0.5),
@@ -28,6 +46,17 @@ def test_a_cluster_without_gpus_holds_the_same_shapes_in_cpus() -> None:
     )
     assert placement.device == "cpu"
     assert placement.demand() == {"CPU": 2.0}
+
+
+def test_an_evaluation_has_engines_only() -> None:
+    rollout = RolloutConfig(num_engines=2)
+    placement = plan_placement(ClusterConfig(), rollout, None, resources={"CPU": 64.0, "GPU": 2.0})
+    assert placement.demand() == {"CPU": 2.0, "GPU": 2.0}
+    assert placement.describe() == "2 engine(s) of 1 GPU, 1 CPU"
+    with pytest.raises(
+        PlacementError, match=r"asked 2 engine\(s\) of 1 CPU, together 2 CPU; it has 1 CPU\. Lower \S+ or"
+    ):
+        plan_placement(ClusterConfig(), rollout, None, resources={"CPU": 1.0})
 
 
 def test_device_cpu_leaves_the_gpus_alone() -> None:

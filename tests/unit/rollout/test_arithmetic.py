@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from configs.schema import ArithmeticTaskConfig
+from configs.tasks import ArithmeticTaskConfig
 from rollout.rewards import answer_reward, format_reward
 from rollout.tasks import build_task
 from rollout.tasks.arithmetic import (
@@ -31,7 +31,7 @@ def test_problem_is_the_prompt_with_chat_tags_and_the_sum() -> None:
 @pytest.mark.parametrize("held_out", [1, 400, 4000])
 def test_split_covers_all_8100_problems_without_overlap(held_out: int) -> None:
     task = build_task(ArithmeticTaskConfig(name="arithmetic", held_out=held_out))
-    held = {problem.text for problem in task.eval_problems()}
+    held = {problem.text for problem in task.eval_sets()["arithmetic"]}
     trained = {problem.text for problem in task.train_problems()}
     assert len(held) == held_out
     assert len(trained) == 8100 - held_out
@@ -39,7 +39,7 @@ def test_split_covers_all_8100_problems_without_overlap(held_out: int) -> None:
 
 
 def test_held_out_problems_are_the_same_for_every_run_and_nested() -> None:
-    small, large = ArithmeticTask(held_out=3).eval_problems(), ArithmeticTask(held_out=400).eval_problems()
+    small, large = (ArithmeticTask(held_out=n).eval_sets()["arithmetic"] for n in (3, 400))
     assert small == large[:3]
     assert [problem.reference_answer for problem in small] == ["110", "73", "117"]  # pinned: 17+93, 48+25, 88+29
 
@@ -51,7 +51,7 @@ def test_held_out_beyond_the_bounds_is_refused(held_out: int) -> None:
 
 
 def test_demonstrations_avoid_whatever_can_be_held_out() -> None:
-    held = {problem.text for problem in ArithmeticTask(held_out=MAX_HELD_OUT).eval_problems()}
+    held = {problem.text for problem in ArithmeticTask(held_out=MAX_HELD_OUT).eval_sets()["arithmetic"]}
     assert not held & {item.problem().text for item in demonstration_sums()}
 
 

@@ -1,0 +1,108 @@
+"""How fast answers are graded: plain integers and MATH-like answers on one core, and groups by the graders of a run.
+
+In: how often to repeat. Out: rates by name, in answers a second. There is no peer: these are absolute figures, and the
+ratio of two grader processes to one.
+"""
+
+import time
+from collections.abc import Callable
+from statistics import median
+
+import numpy as np
+import ray
+
+from configs.rewards import RewardConfig
+from rollout.contract import Completion, Prompt, PromptGroup
+from rollout.graders import GraderPool, await_verdicts
+from rollout.grading import is_equivalent, prepare
+
+NUM_INTEGERS = 1_000_000
+GROUP_SIZE = 8
+NUM_GROUPS = 250
+# (candidate, reference): spellings that MATH's answers have, half of them right
+MATH_PAIRS = (
+    (r"\dfrac{3}{4}", r"\frac{3}{4}"),
+    ("0.75", r"\frac{3}{4}"),
+    (r"3\sqrt{13}", r"\sqrt{117}"),
+    (r"\left( 3, \frac{\pi}{2} \right)", r"(3,\pi/2)"),
+    ("(a+5)(b+2)", "ab+2a+5b+10"),
+    (r"11\sqrt2", r"11\sqrt{3}"),
+    (r"x \in [-2,7)", "[-2,7]"),
+    ("p - q", "p+q"),
+    (r"\begin{pmatrix} 1/5 \\ 2 \end{pmatrix}", r"\begin{pmatrix}0.2\\3\end{pmatrix}"),
+    (r"\text{Evelyn}", r"\text{Navin}"),
+)
+
+
+def benchmark_grading(*, repeats: int) -> dict[str, float]:
+    """Medians over repeats, answers/s."""
+    integers = [(str(number), str(number + number % 2)) for number in range(NUM_INTEGERS)]  # every other one is wrong
+    prepare("x^2")
+    for candidate, reference in MATH_PAIRS:
+        is_equivalent(candidate, reference)  # the algebra system builds its tables at first use
+    return {
+        "plain integers, one core": _rate(lambda: _compare(integers), NUM_INTEGERS, repeats=repeats),
+        "answers as MATH has them, one core": _rate(_compare_math, 20 * len(MATH_PAIRS), repeats=repeats),
+        **_by_processes(repeats=repeats),
+    }
+
+
+def _compare(integers: list[tuple[str, str]]) -> None:
+    right = sum(is_equivalent(candidate, reference) for candidate, reference in integers)
+    assert right == len(integers) // 2, f"{right} of {len(integers)} integers count as right"
+
+
+def _compare_math() -> None:
+    for _ in range(20):
+        for candidate, reference in MATH_PAIRS:
+            is_equivalent(candidate, reference)
+
+
+def _by_processes(*, repeats: int) -> dict[str, float]:
+    """Completions/s of GraderPool with one and with two processes."""
+    rates = {}
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        groups = [ray.put(_group(reference)) for _, reference in MATH_PAIRS]
+        for num_workers in (1, 2):
+            pool = GraderPool(num_workers, timeout_s=60.0, reward=RewardConfig())
+            await_verdicts([pool.grade(group) for group in groups * num_workers], timeout_s=300.0)
+
+            def grade_all(pool: GraderPool = pool) -> None:
+                graded = [pool.grade(groups[index % len(groups)]) for index in range(NUM_GROUPS)]
+                await_verdicts(graded, timeout_s=300.0)
+
+            name = f"completions, {num_workers} grader process{'es' if num_workers > 1 else ''}"
+            rates[name] = _rate(grade_all, NUM_GROUPS * GROUP_SIZE, repeats=repeats)
+            pool.close()
+    finally:
+        ray.shutdown()
+    return rates
+
+
+def _group(reference: str) -> PromptGroup:
+    texts = [f"<think>a</think><answer>{candidate}</answer>" for candidate, _ in MATH_PAIRS[:GROUP_SIZE]]
+    prompt = Prompt(
+        index=0, token_ids=np.array([1], dtype=np.int32), text="?", reference_answer=reference, source="math"
+    )
+    completions = tuple(
+        Completion(
+            token_ids=np.array([2], dtype=np.int32),
+            rollout_logprobs=np.zeros(1, dtype=np.float32),
+            text=text,
+            finished=True,
+            min_policy_version=0,
+            max_policy_version=0,
+        )
+        for text in texts
+    )
+    return PromptGroup(prompt=prompt, completions=completions, engine_index=0, generate_s=0.0)
+
+
+def _rate(work: Callable[[], None], count: int, *, repeats: int) -> float:
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - start)
+    return count / median(seconds)

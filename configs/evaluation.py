@@ -1,0 +1,60 @@
+"""The section `eval`: when a model is evaluated, on how many problems, and how its completions are drawn.
+
+In: a plain nested dict. Out: a frozen section, or a ValueError that names field, value, rule and remedy. A run and the
+command `python -m orchestration.evaluate` share it. docs/evaluation.md explains what is measured.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PlainValidator, model_validator
+
+from configs.section import Section
+
+MIN_TEMPERATURE = 0.01  # vLLM raises a smaller one to it without a word
+
+
+def _whole_number_or(word: str, *, key: str) -> PlainValidator:
+    """Whole numbers from 1, or the word. One rule in one line: pydantic tells each half of a union by itself."""
+
+    def check(value: Any) -> Any:
+        if value == word or (type(value) is int and value >= 1):
+            return value
+        raise ValueError(f"{key}={value}: must be {word} or a whole number from 1")
+
+    return PlainValidator(check)
+
+
+class EvalConfig(Section):
+    """Evaluation on the task's evaluation sets; every=0 evaluates at start and end only."""
+
+    every: int = Field(default=0, ge=0)  # iterations
+    # of each set, the first ones; a set that has fewer is taken whole
+    num_prompts: Annotated[int | Literal["all"], _whole_number_or("all", key="eval.num_prompts")] = 400
+    samples: int = Field(default=1, ge=1)  # completions a problem; the k of pass@k
+    temperature: float = Field(default=0.0, ge=0.0, le=2.0)  # 0: greedy
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)  # here only: in training it would bias the ratio
+    # auto: rollout.max_new_tokens
+    max_new_tokens: Annotated[int | Literal["auto"], _whole_number_or("auto", key="eval.max_new_tokens")] = "auto"
+    seed: int = Field(default=0, ge=0, lt=2**31)  # of sampling; every sample's seed derives from it
+
+    @model_validator(mode="after")
+    def _samples_differ(self) -> "EvalConfig":
+        wrong = []
+        if self.temperature == 0.0 and self.samples > 1:
+            wrong.append(
+                f"eval.samples={self.samples}: with eval.temperature=0 all samples of a problem are the same; "
+                f"set eval.temperature=0.7 or eval.samples=1"
+            )
+        if self.temperature == 0.0 and self.top_p < 1.0:
+            wrong.append(
+                f"eval.top_p={self.top_p:g}: has no effect with eval.temperature=0; leave it at 1 or set a temperature"
+            )
+        if 0.0 < self.temperature < MIN_TEMPERATURE:
+            wrong.append(f"eval.temperature={self.temperature:g}: must be 0 (greedy) or at least {MIN_TEMPERATURE:g}")
+        if wrong:
+            raise ValueError("\n".join(wrong))
+        return self
+
+    def limit_new_tokens(self, rollout_max_new_tokens: int) -> int:
+        """The longest completion, with `auto` resolved."""
+        return rollout_max_new_tokens if isinstance(self.max_new_tokens, str) else self.max_new_tokens

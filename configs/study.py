@@ -1,0 +1,185 @@
+"""What the study command takes for itself, and the runs that it makes of the rest.
+
+In: the words after `python -m orchestration.study`. Out: a StudyConfig, and one Arm with a checked RunConfig for each
+gate and seed, or a ConfigError that names all mistakes of all arms. Starts nothing and looks into no folder.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+
+from configs.loading import ConfigError, config_groups, gate_section, load_config, parse_setting
+from configs.mistakes import mistakes_of, proposal, shown
+from configs.schema import RunConfig
+from configs.section import Section
+
+Kind = Literal["live", "replayed"]
+PAPER_GATES = ("sigmoid", "erf", "arctan", "softsign", "clip")
+# Settings of a run that the study gives to its arms itself, and what to write instead.
+OWN_SETTINGS = {
+    "gate": "the study trains several; write gates=[...]",
+    "seed": "the study trains with several; write seeds=[...]",
+    "run_dir": "each arm gets a folder of its own; write study_dir=...",
+    "resume": "a study goes on where it stopped by itself; name its folder with study_dir=...",
+    "rollout.record": "the study records and replays by itself; write arms=replayed or arms=both",
+    "rollout.replay": "the study records and replays by itself; write arms=replayed or arms=both",
+}
+REPLAYING = ("eval.every=0",)  # a replayed run starts no engine that could evaluate
+
+
+class StudyConfig(Section):
+    """A grid of gates and seeds, and how to run it."""
+
+    gates: tuple[str, ...] = PAPER_GATES
+    seeds: tuple[int, ...] = (0, 1, 2)
+    study_dir: str = Field(default="auto", min_length=1)  # auto: runs/study-NNN, the next free number
+    # live: each arm samples for itself; replayed: all arms of a seed train on what the first gate's live arm recorded
+    arms: Literal["live", "replayed", "both"] = "live"
+    launcher: Literal["local", "jobs"] = "local"  # jobs: one Ray job an arm, on a cluster that runs already
+    jobs_address: str = Field(default="auto", min_length=1)  # http://host:8265; auto: what RAY_API_SERVER_ADDRESS names
+    parallel: int = Field(default=1, ge=1)  # arms at once
+    dry_run: bool = False
+
+    @field_validator("gates", "seeds", mode="before")
+    @classmethod
+    def _is_a_list(cls, value: Any, info: ValidationInfo) -> Any:
+        if not isinstance(value, list | tuple):
+            example = f"{info.field_name}=[{shown(value)}]"
+            raise ValueError(f"{info.field_name}={shown(value)}: must be a list in brackets, as in {example}")
+        if not value:
+            raise ValueError(f"{info.field_name}=[]: names nothing to train; name one at least or leave it out")
+        return tuple(value)
+
+    @model_validator(mode="after")
+    def _grid_is_one(self) -> "StudyConfig":
+        known = config_groups()["gate"]
+        wrong = [
+            f"gates: {gate}: no such choice{proposal(gate, known)} available: {', '.join(known)}"
+            for gate in self.gates
+            if gate not in known
+        ]
+        wrong += [
+            f"{name}=[{','.join(map(str, values))}]: {value} is named twice; name it once"
+            for name, values in (("gates", self.gates), ("seeds", self.seeds))
+            for value in sorted({value for value in values if values.count(value) > 1}, key=str)
+        ]
+        if wrong:
+            raise ValueError("\n".join(wrong))
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arm:
+    """One run of the study."""
+
+    name: str  # of its folder
+    gate: str  # as the command named it: a choice of the group gate
+    seed: int
+    kind: Kind
+    records: Path | None  # folder that it fills with its groups
+    replays: Path | None  # folder whose groups it trains on
+    overrides: tuple[str, ...]  # for `python orchestration/run.py`, all but run_dir and resume
+    config: RunConfig  # what they give
+
+
+def split_settings(arguments: Sequence[str]) -> tuple[StudyConfig, list[str]]:
+    """The study's own settings, and those for every run; ConfigError for what the study sets itself or cannot read."""
+    own: dict[str, Any] = {}
+    rest: list[str] = []
+    lines: list[str] = []
+    for text in arguments:
+        try:
+            setting = parse_setting(text)
+        except ConfigError as error:
+            lines.extend(error.lines)
+            continue
+        key = setting.key_or_group
+        if key in OWN_SETTINGS:
+            lines.append(f"{shown(text)}: {OWN_SETTINGS[key]}")
+        elif key not in StudyConfig.model_fields:
+            rest.append(text)
+        elif setting.is_sweep_override() or setting.is_delete():
+            lines.append(f"{shown(text)}: must be one value or a list in brackets, as in gates=[softsign,clip]")
+        else:
+            own[key] = _plain(setting.value())
+    try:
+        study = StudyConfig.model_validate(own)
+    except ValidationError as error:
+        lines.extend(mistake.line for mistake in mistakes_of(error, root=StudyConfig))
+    if lines:
+        raise ConfigError(lines)
+    return study, rest
+
+
+def plan_arms(study: StudyConfig, settings: Sequence[str], *, study_dir: Path) -> tuple[Arm, ...]:
+    """The arms in the order they start: seed by seed, so that a study that stops early has whole seeds to compare.
+
+    A setting of a gate (gate.tau_pos=...) goes to the gates that have it, and must apply to one at least.
+    """
+    lines = [
+        f"{shown(text)}: none of the gates {', '.join(study.gates)} has this setting"
+        for text in settings
+        if not any(_applies(text, gate) for gate in study.gates)
+    ]
+    arms: list[Arm] = []
+    for seed in study.seeds:
+        for gate in study.gates:
+            overrides = [f"gate={gate}", f"seed={seed}", *(text for text in settings if _applies(text, gate))]
+            try:
+                arms += _arms_of(study, gate, seed, overrides, recording=recording_of(study_dir, seed))
+            except ConfigError as error:
+                lines.extend(error.lines)
+    if lines:
+        raise ConfigError(lines)
+    return tuple(sorted(arms, key=lambda arm: (study.seeds.index(arm.seed), arm.kind == "replayed")))
+
+
+def recording_of(study_dir: Path, seed: int) -> Path:
+    """Where the groups of the seed's recorded arm lie."""
+    return study_dir / "recordings" / f"seed{seed}"
+
+
+def arm_name(gate: str, seed: int, kind: Kind) -> str:
+    return f"{gate}-seed{seed}" + ("-replayed" if kind == "replayed" else "")
+
+
+def _arms_of(study: StudyConfig, gate: str, seed: int, overrides: list[str], *, recording: Path) -> list[Arm]:
+    found = []
+    is_recorded = study.arms != "live" and gate == study.gates[0]
+    if study.arms != "replayed" or is_recorded:
+        found.append(_arm(gate, seed, overrides, records=recording if is_recorded else None, replays=None))
+    if study.arms != "live":
+        found.append(_arm(gate, seed, overrides, records=None, replays=recording))
+    return found
+
+
+def _arm(gate: str, seed: int, overrides: list[str], *, records: Path | None, replays: Path | None) -> Arm:
+    if records is not None:
+        overrides = [*overrides, f"rollout.record='{records}'"]
+    if replays is not None:
+        overrides = [*overrides, *REPLAYING, f"rollout.replay='{replays}'"]
+    kind: Kind = "live" if replays is None else "replayed"
+    return Arm(
+        name=arm_name(gate, seed, kind),
+        gate=gate,
+        seed=seed,
+        kind=kind,
+        records=records,
+        replays=replays,
+        overrides=tuple(overrides),
+        config=load_config(overrides),
+    )
+
+
+def _applies(text: str, gate: str) -> bool:
+    """Whether the gate has this setting; every setting outside the section gate applies."""
+    section, _, name = parse_setting(text).key_or_group.partition(".")
+    return section != "gate" or name.partition(".")[0] in gate_section(gate).model_fields
+
+
+def _plain(value: Any) -> Any:
+    """Hydra's quoted strings as plain ones."""
+    return [_plain(item) for item in value] if isinstance(value, list) else getattr(value, "text", value)

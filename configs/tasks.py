@@ -1,0 +1,136 @@
+"""The sections that choose a task: what is trained on, what is evaluated on, and how a question becomes a prompt.
+
+In: a plain nested dict. Out: frozen sections, told apart by `name`. Whether a data set can be read and has the columns
+named here is for rollout/tasks to find out; this module opens nothing. docs/data.md explains every setting.
+"""
+
+import re
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from configs.section import Section
+
+FILE_SUFFIXES = (".jsonl", ".json", ".parquet")
+HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+SYSTEM_PROMPT = (
+    "You solve mathematical problems. First think the problem through step by step between <think> and </think>, "
+    "then give the final answer, and nothing else, between <answer> and </answer>. "
+    "Your whole reply has the form <think> reasoning </think> <answer> answer </answer>."
+)
+
+
+class ArithmeticTaskConfig(Section):
+    """Sums of two numbers of 10-99; held_out of the 8,100 problems are kept for evaluation."""
+
+    name: Literal["arithmetic"]
+    held_out: int = Field(default=400, ge=1, le=4000)
+
+
+class EvalSetConfig(Section):
+    """One data set: where it lies, and which of its columns are the question and the reference answer."""
+
+    path: str = Field(min_length=1)  # name on the Hugging Face hub, or a local .jsonl, .json or .parquet file
+    subset: str | None = None  # the hub's configuration of the set; a file has none
+    split: str = Field(default="test", min_length=1)  # of a hub set; a file is one split
+    question_column: str = Field(default="question", min_length=1)
+    answer_column: str = Field(default="answer", min_length=1)  # a|b: the first of them that the set has
+    # plain: the text as it stands; hashes: what follows the last `#### `; boxed: content of the last \boxed{};
+    # boxed_or_plain: the same where there is one, else the text as it stands
+    extraction: Literal["plain", "hashes", "boxed", "boxed_or_plain"] = "plain"
+    limit: int | None = Field(default=None, ge=1)  # rows used, from the first; null: all
+
+    @property
+    def is_file(self) -> bool:
+        return self.path.endswith(FILE_SUFFIXES)
+
+    @property
+    def answer_columns(self) -> tuple[str, ...]:
+        """In order of preference."""
+        return tuple(self.answer_column.split("|"))
+
+
+class TrainSetConfig(EvalSetConfig):
+    """A data set to train on."""
+
+    split: str = Field(default="train", min_length=1)
+    weight: float = Field(default=1.0, gt=0.0)  # its share of the prompts, relative to the other sets' weights
+
+
+class PromptConfig(Section):
+    """How a question becomes the text that the model reads."""
+
+    # chat: the tokenizer's chat template with system and user; plain: system, an empty line, the question
+    style: Literal["chat", "plain"] = "chat"
+    system: str = SYSTEM_PROMPT  # asks for the form that the format reward looks for; '': only the question
+
+
+def _without_null(sets: Any) -> Any:
+    """`task.eval.aime24=null` takes a set out that a YAML file lists."""
+    return {name: value for name, value in sets.items() if value is not None} if isinstance(sets, dict) else sets
+
+
+# The name stands in metrics (eval/<set>/...), which are lower-case, and in file names.
+SetName = Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")]
+TrainSets = Annotated[dict[SetName, TrainSetConfig], BeforeValidator(_without_null)]
+EvalSets = Annotated[dict[SetName, EvalSetConfig], BeforeValidator(_without_null)]
+
+
+class DataTaskConfig(Section):
+    """Questions with reference answers from data sets, under names of one's own: task.train.<name>.path=..."""
+
+    name: Literal["gsm8k", "deepmath", "gsm8k_deepmath", "custom"]
+    train: TrainSets = Field(default={})
+    eval: EvalSets = Field(default={})
+    max_prompt_tokens: int = Field(default=1536, ge=1)  # a problem whose prompt is longer is left out
+    drop_contaminated: bool = False  # leave out training problems that share 13 words in a row with an evaluation set
+    prompt: PromptConfig = PromptConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _every_set_has_a_path(cls, tree: Any) -> Any:
+        wrong = [
+            line
+            for part in ("train", "eval")
+            if isinstance(tree, dict) and isinstance(sets := tree.get(part), dict)
+            for line in _sets_without_path(f"task.{part}", sets)
+        ]
+        if wrong:
+            raise ValueError("\n".join(wrong))
+        return tree
+
+    @model_validator(mode="after")
+    def _sets_can_be_looked_up(self) -> "DataTaskConfig":
+        named = [(f"task.{part}.{name}", config) for part, name, config in self.sets()]
+        wrong = [
+            f"{key}.path={config.path}: must be a name on the hub, as openai/gsm8k, or a file that ends in "
+            f"{', '.join(FILE_SUFFIXES)}"
+            for key, config in named
+            if not config.is_file and not HUB_NAME.fullmatch(config.path)
+        ]
+        if not self.train:
+            wrong.append("task.train: names no data set to train on; give task.train.<name>.path=...")
+        if wrong:
+            raise ValueError("\n".join(wrong))
+        return self
+
+    def sets(self) -> Iterable[tuple[Literal["train", "eval"], str, EvalSetConfig]]:
+        """(part, name, section) of every data set, training first."""
+        yield from (("train", name, config) for name, config in self.train.items())
+        yield from (("eval", name, config) for name, config in self.eval.items())
+
+
+def _sets_without_path(key: str, sets: dict[Any, Any]) -> Iterable[str]:
+    """Where a name was mistyped, the settings make a second set, without a path."""
+    complete = [str(name) for name, value in sets.items() if isinstance(value, dict) and "path" in value]
+    for name, value in sets.items():
+        if isinstance(value, dict) and "path" not in value:
+            near = get_close_matches(str(name), complete, n=1)
+            hint = f", did you mean {key}.{near[0]}?" if near else f"; give {key}.{name}.path=..."
+            given = ", ".join(f"{key}.{name}.{setting}" for setting in value) or f"{key}.{name}"
+            yield f"{given}: the set {name} has no path{hint}"
+
+
+TaskConfig = Annotated[ArithmeticTaskConfig | DataTaskConfig, Field(discriminator="name")]

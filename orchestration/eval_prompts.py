@@ -1,0 +1,37 @@
+"""What an evaluation asks, and how its answers are drawn.
+
+In: the problems of a set and the section `eval`. Out: prompts whose index is the problem's, and the sampling of the
+set. Pure, and light enough to be decided before anything starts.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+from configs.evaluation import EvalConfig
+from configs.schema import RolloutConfig
+from rollout.contract import Prompt, SamplingSpec
+from rollout.prompts import Encode, Render, make_prompt
+from rollout.tasks import Problem
+
+
+def eval_prompts(problems: Sequence[Problem], config: EvalConfig, encode: Encode, render: Render) -> tuple[Prompt, ...]:
+    """The prompts of a set's problems, as many as the configuration asks for; their index is that of the problem."""
+    chosen = chosen_problems(problems, config)
+    return tuple(make_prompt(problem, encode, index=index, render=render) for index, problem in enumerate(chosen))
+
+
+def chosen_problems(problems: Sequence[Problem], config: EvalConfig) -> Sequence[Problem]:
+    """The first eval.num_prompts of a set."""
+    return problems if isinstance(config.num_prompts, str) else problems[: config.num_prompts]
+
+
+def eval_sampling(config: EvalConfig, rollout: RolloutConfig, *, name: str) -> SamplingSpec:
+    """How the samples of a set are drawn: each has a seed derived from (eval.seed, set, problem, sample)."""
+    mixed = hashlib.blake2b(f"{config.seed}/{name}".encode(), digest_size=8).digest()
+    return SamplingSpec(
+        num_completions=config.samples,
+        max_new_tokens=config.limit_new_tokens(rollout.max_new_tokens),
+        temperature=config.temperature,
+        top_p=config.top_p,
+        seed=int.from_bytes(mixed, "big"),
+    )

@@ -1,0 +1,71 @@
+"""The parts of a run that trains on recorded groups.
+
+In: the configuration, a cluster and a model folder. Out: a started learner, and stand-ins for what a replay does
+without: engines, graders and publishing. Whether the recording fits was decided before (recordings.py).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from configs.schema import RunConfig
+from learner.group import LearnerGroup
+from orchestration.cluster import Cluster
+from orchestration.eval_records import Evaluation
+from orchestration.parts import learner_spec, start_learner
+from orchestration.recorded_groups import ReplayStream
+from orchestration.recordings import refuse_other_vocabulary
+from rollout.prompts import load_tokenizer
+from rollout.recording import vocabulary_digest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NothingPublished:
+    """A publish without receivers."""
+
+    def metrics(self) -> dict[str, float]:
+        return {}
+
+
+class NoReceivers:
+    """Stands where a WeightChannel would: no engine waits for weights."""
+
+    def publish(self, version: int) -> NothingPublished:
+        return NothingPublished()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReplayParts:
+    """Everything that runs in a replay: the learner."""
+
+    learner: LearnerGroup
+    groups: ReplayStream
+    channel: NoReceivers
+
+    def evaluate(self) -> Evaluation:
+        """No engine is there to evaluate on."""
+        return Evaluation(metrics={}, samples={})
+
+    def standing_metrics(self) -> dict[str, float]:
+        return {"memory/peak_bytes": self.learner.peak_memory_bytes()}
+
+
+@contextmanager
+def build_replay_parts(config: RunConfig, cluster: Cluster, model_path: Path | str) -> Iterator[ReplayParts]:
+    """Starts the learner once the recording's token ids are known to be the model's; ends it on the way out."""
+    assert config.rollout.replay is not None, "a replay needs a recording"
+    folder = Path(config.rollout.replay)
+    tokenizer = load_tokenizer(str(model_path), trust_remote_code=config.model.trust_remote_code)
+    refuse_other_vocabulary(folder, vocabulary=vocabulary_digest(tokenizer.get_vocab()))
+    groups = ReplayStream(
+        folder,
+        prompts_per_iteration=config.rollout.prompts_per_iteration,
+        completions_per_prompt=config.rollout.completions_per_prompt,
+    )
+    spec = learner_spec(config, cluster, model_path)
+    learner = start_learner(spec, cluster, timeout_s=config.cluster.start_timeout_s)
+    try:
+        yield ReplayParts(learner=learner, groups=groups, channel=NoReceivers())
+    finally:
+        learner.shutdown()

@@ -1,0 +1,65 @@
+"""What the loop asks of the parts of a run, as protocols: live parts and those of a replay answer alike."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from learner.contract import StepReport, TrainBatch
+from orchestration.buffer import GradedGroup
+from orchestration.eval_records import Evaluation
+
+
+class GroupSource(Protocol):
+    """Graded batches, one iteration at a time."""
+
+    def admit(self, published_version: int) -> None: ...
+
+    def take(self, iteration: int) -> list[GradedGroup]: ...
+
+    def poll(self) -> None: ...
+
+    def summary(self) -> dict[str, float]: ...
+
+
+class Published(Protocol):
+    """One publish, done; metrics by their names in metrics.jsonl."""
+
+    def metrics(self) -> dict[str, float]: ...
+
+
+class Publisher(Protocol):
+    """Brings the learner's weights to those who sample."""
+
+    def publish(self, version: int) -> Published: ...
+
+
+class Learner(Protocol):
+    """Trains on the loaded batch and saves itself."""
+
+    def load(self, batch: TrainBatch, iteration: int) -> None: ...
+
+    def steps(self) -> Iterator[StepReport]: ...
+
+    def save(self, path: str) -> None: ...
+
+    def restore(self, path: str) -> None: ...
+
+    def save_pretrained(self, path: str) -> None: ...
+
+
+class RunParts(Protocol):
+    """Everything the loop calls, beside journal and checkpoint store."""
+
+    @property
+    def learner(self) -> Learner: ...
+
+    @property
+    def channel(self) -> Publisher: ...
+
+    @property
+    def groups(self) -> GroupSource: ...
+
+    def evaluate(self) -> Evaluation:
+        """Of the weights published last; without metrics where nothing can evaluate."""
+        ...
+
+    def standing_metrics(self) -> dict[str, float]: ...

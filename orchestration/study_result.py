@@ -1,0 +1,221 @@
+"""From the runs of a study to what can be said about its gates: means, differences, verdicts, curves.
+
+In: run records with their gate, seed and kind. Out: a frozen StudyResult. Pure: reads no file, draws nothing, and the
+same runs give the same result in whatever order and however often they were interrupted.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from analysis.seeds import SeedDifference, SeedMean, Verdict, judge, paired_difference, seed_mean
+from configs.study import Kind
+from orchestration.run_record import RunRecord
+
+LAST = 10  # iterations over which "at the end" is the mean
+KINDS: tuple[Kind, ...] = ("live", "replayed")
+BAND_METRICS = (
+    "reward/mean",
+    "reward/format",
+    "completion/length_mean",
+    "policy/entropy",
+    "gate/eur_pos",
+    "gate/eur_neg",
+    "ratio/variance",
+    "grad_norm",
+    "gate/tau_pos",
+    "gate/tau_neg",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudyArm:
+    """One run and its place in the study."""
+
+    gate: str
+    seed: int
+    kind: Kind
+    record: RunRecord
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measure:
+    """One number a run."""
+
+    key: str
+    label: str  # with its unit
+    scale: float  # from the number to the unit
+    digits: int
+    compared: bool  # whether pairs of gates are judged on it
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GateSummary:
+    """One row of the table: a gate over its seeds."""
+
+    gate: str
+    kind: Kind
+    values: Mapping[str, Mapping[int, float]]  # by measure, then seed; a measure that no run has is absent
+    means: Mapping[str, SeedMean]  # by measure
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pair:
+    """first minus second on one measure."""
+
+    measure: str
+    kind: Kind
+    first: str
+    second: str
+    difference: SeedDifference
+    verdict: Verdict  # corrected for all pairs of this measure and kind
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Band:
+    """One metric of one gate over the iterations that all its seeds have."""
+
+    metric: str
+    gate: str
+    kind: Kind
+    iterations: np.ndarray  # [N] int, from 1
+    mean: np.ndarray  # [N]
+    low: np.ndarray  # [N] smallest over the seeds
+    high: np.ndarray  # [N] largest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudyResult:
+    """Everything that the tables and pictures show."""
+
+    measures: tuple[Measure, ...]
+    untrained: Mapping[str, SeedMean]  # by measure: evaluations before training, over the seeds
+    gates: tuple[GateSummary, ...]
+    pairs: tuple[Pair, ...]
+    bands: tuple[Band, ...]
+
+    def measure(self, key: str) -> Measure:
+        return next(measure for measure in self.measures if measure.key == key)
+
+
+def summarize(arms: Sequence[StudyArm]) -> StudyResult:
+    """The result of finished runs; rows in the order in which gates first appear."""
+    measures = measures_of(arms)
+    gates = tuple(
+        _gate_summary(gate, kind, [arm for arm in arms if (arm.gate, arm.kind) == (gate, kind)], measures)
+        for kind in KINDS
+        for gate in dict.fromkeys(arm.gate for arm in arms if arm.kind == kind)
+    )
+    return StudyResult(
+        measures=measures,
+        untrained=_untrained(arms, measures),
+        gates=gates,
+        pairs=tuple(
+            pair for kind in KINDS for measure in measures if measure.compared for pair in _pairs(gates, kind, measure)
+        ),
+        bands=tuple(band for row in gates for metric in BAND_METRICS for band in _bands(row, metric, arms)),
+    )
+
+
+def measures_of(arms: Sequence[StudyArm]) -> tuple[Measure, ...]:
+    """One measure for each evaluation set, then those of the training itself."""
+    names = sorted({name for arm in arms for row in arm.record.evals.values() for name in row})
+    sets = [name for name in names if name.endswith("/pass@1")]
+    return (
+        *(
+            Measure(key=name, label=f"{name.split('/')[1]} pass@1, %", scale=100.0, digits=1, compared=True)
+            for name in sets
+        ),
+        Measure(key="reward", label="reward at the end, points", scale=1.0, digits=3, compared=True),
+        Measure(key="format", label="format reward at the end, points", scale=1.0, digits=3, compared=True),
+        Measure(key="entropy", label="entropy at the end, nats", scale=1.0, digits=4, compared=True),
+        Measure(key="eur", label="EUR, mean of the run, %", scale=100.0, digits=1, compared=True),
+        Measure(key="samples_per_s", label="samples/s", scale=1.0, digits=0, compared=False),
+    )
+
+
+def value_of(record: RunRecord, key: str) -> float | None:
+    """The measure of one run; None where the run does not have it."""
+    if key.startswith("eval/"):
+        return record.evals.get(record.config.num_iterations, {}).get(key)
+    metric, take = TRAINING_MEASURES[key]
+    series = list(record.series(metric).values())
+    return take(series) if series else None
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))
+
+
+def _mean_of_last(values: Sequence[float]) -> float:
+    return float(np.mean(values[-LAST:]))
+
+
+TRAINING_MEASURES: dict[str, tuple[str, Callable[[Sequence[float]], float]]] = {
+    "reward": ("reward/mean", _mean_of_last),
+    "format": ("reward/format", _mean_of_last),
+    "entropy": ("policy/entropy", _mean_of_last),
+    "eur": ("gate/eur", _mean),
+    "samples_per_s": ("throughput/samples_per_s", _mean),
+}
+
+
+def _gate_summary(gate: str, kind: Kind, arms: Sequence[StudyArm], measures: Sequence[Measure]) -> GateSummary:
+    values: dict[str, dict[int, float]] = {}
+    for measure in measures:
+        found = {arm.seed: value_of(arm.record, measure.key) for arm in sorted(arms, key=lambda arm: arm.seed)}
+        present = {seed: value for seed, value in found.items() if value is not None}
+        if present:
+            values[measure.key] = present
+    means = {key: seed_mean(list(by_seed.values())) for key, by_seed in values.items()}
+    return GateSummary(gate=gate, kind=kind, values=values, means=means)
+
+
+def _untrained(arms: Sequence[StudyArm], measures: Sequence[Measure]) -> dict[str, SeedMean]:
+    """All arms start from one model: an evaluation that depends on the seed counts once a seed."""
+    found = {}
+    for measure in measures:
+        by_seed = {
+            arm.seed: arm.record.evals[0][measure.key]
+            for arm in arms
+            if measure.key in arm.record.evals.get(0, {})  # replayed arms do not evaluate
+        }
+        if by_seed:
+            found[measure.key] = seed_mean([by_seed[seed] for seed in sorted(by_seed)])
+    return found
+
+
+def _pairs(gates: Sequence[GateSummary], kind: Kind, measure: Measure) -> list[Pair]:
+    rows = [row for row in gates if row.kind == kind and measure.key in row.values]
+    found = [
+        (first.gate, second.gate, difference)
+        for first, second in combinations(rows, 2)
+        if (difference := paired_difference(first.values[measure.key], second.values[measure.key])) is not None
+    ]
+    verdicts = judge([difference for _, _, difference in found])
+    return [
+        Pair(measure=measure.key, kind=kind, first=first, second=second, difference=difference, verdict=verdict)
+        for (first, second, difference), verdict in zip(found, verdicts, strict=True)
+    ]
+
+
+def _bands(row: GateSummary, metric: str, arms: Sequence[StudyArm]) -> list[Band]:
+    """One, or none where no run has the metric."""
+    series = [arm.record.series(metric) for arm in arms if (arm.gate, arm.kind) == (row.gate, row.kind)]
+    common = sorted(set.intersection(*(set(each) for each in series)))
+    if not common:
+        return []
+    values = np.array([[each[iteration] for iteration in common] for each in series])  # [seeds, N]
+    return [
+        Band(
+            metric=metric,
+            gate=row.gate,
+            kind=row.kind,
+            iterations=np.array(common) + 1,
+            mean=values.mean(axis=0),
+            low=values.min(axis=0),
+            high=values.max(axis=0),
+        )
+    ]

@@ -1,0 +1,122 @@
+"""The task of a run, in memory and measured against its model before anything starts.
+
+In: the configuration and where the model lies. Out: the task without what is not to be trained on, and lines that say
+what was left out and how many training problems share text with an evaluation set. ConfigError where a set, a column,
+the tokenizer or its chat template cannot be used.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from configs.loading import ConfigError
+from configs.schema import RunConfig
+from configs.tasks import DataTaskConfig
+from rollout.prompts import PromptStyleError, load_tokenizer, prompt_renderer, prompts_fit
+from rollout.tasks import Problem, Task, build_task
+from rollout.tasks.contamination import NGRAM_WORDS, contaminated
+from rollout.tasks.data_sets import DataSetError
+from rollout.tasks.data_task import DataTask, EmptiedSetError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadedTask:
+    """A task, and one line for each fact that a person should know of it."""
+
+    task: Task
+    notices: tuple[str, ...]
+
+
+def load_task(config: RunConfig, locate_model: Callable[[], Path | str]) -> LoadedTask:
+    """Reads data sets and tokenizer where the task has data sets; the arithmetic task needs neither."""
+    if not isinstance(config.task, DataTaskConfig):
+        return LoadedTask(task=build_task(config.task), notices=())
+    try:
+        task = DataTask.load(config.task)
+        tokenizer = _tokenizer(config, locate_model)
+        return prepare(task, config.task, tokenizer)
+    except (DataSetError, PromptStyleError) as error:
+        raise ConfigError(str(error).splitlines()) from error
+
+
+def prepare(task: DataTask, config: DataTaskConfig, tokenizer: Any) -> LoadedTask:
+    """Leaves out prompts that are too long and, if the configuration says so, contaminated training problems."""
+    render = prompt_renderer(config, tokenizer)
+
+    def fits(problems: Sequence[Problem]) -> list[bool]:
+        return prompts_fit(problems, tokenizer, render, max_tokens=config.max_prompt_tokens)
+
+    fitting = _selected(
+        task, fits, f"prompts over task.max_prompt_tokens={config.max_prompt_tokens}", evaluation_too=True
+    )
+    notices = [_counts(task, fitting, config), *_left_out(task, fitting, config)]
+    shared = contaminated(fitting.train, fitting.evaluation)
+    for name, indices in shared.items():
+        notices.append(
+            f"contamination {name}: {len(indices):,} of {len(fitting.train):,} training problems share "
+            f"{NGRAM_WORDS} words in a row with it{_fate(config) if indices else ''}"
+        )
+    if not config.drop_contaminated:
+        return LoadedTask(task=fitting, notices=tuple(notices))
+    dropped = {index for indices in shared.values() for index in indices}
+
+    def clean(problems: Sequence[Problem]) -> list[bool]:
+        return [index not in dropped for index in range(len(problems))]
+
+    cleaned = _selected(fitting, clean, "contaminated problems", evaluation_too=False)
+    return LoadedTask(task=cleaned, notices=(*notices, f"{len(cleaned.train):,} training problems remain"))
+
+
+def _tokenizer(config: RunConfig, locate_model: Callable[[], Path | str]) -> Any:
+    path = locate_model()
+    try:
+        return load_tokenizer(str(path), trust_remote_code=config.model.trust_remote_code)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise ConfigError(
+            [f"model.path={path}: its tokenizer cannot be loaded ({reason}); correct the path"]
+        ) from error
+
+
+def _selected(
+    task: DataTask, keep: Callable[[Sequence[Problem]], Sequence[bool]], what: str, *, evaluation_too: bool
+) -> DataTask:
+    try:
+        return task.select(keep, evaluation_too=evaluation_too)
+    except EmptiedSetError as error:
+        rule = f"nothing is left of it without {what}; change that setting or leave the set out"
+        raise ConfigError(f"{key}: {rule}: {key}=null" for key in error.keys) from error
+
+
+def _counts(task: DataTask, fitting: DataTask, config: DataTaskConfig) -> str:
+    counts, total = fitting.num_by_source(), _counted(len(fitting.train), "problem")
+    told = " + ".join(f"{name} {count:,}" for name, count in counts.items()) + " problems" if len(counts) > 1 else total
+    num_long = len(task.train) - len(fitting.train)
+    return (
+        f"task {config.name}: {told}, {_counted(task.num_duplicates, 'duplicate')} and "
+        f"{_counted(num_long, 'prompt')} over {config.max_prompt_tokens:,} tokens left out"
+    )
+
+
+def _left_out(task: DataTask, fitting: DataTask, config: DataTaskConfig) -> list[str]:
+    lines = [
+        f"task.{key}: {_counted(number, 'row')} without a question or an answer left out"
+        for key, number in task.num_without_answer.items()
+    ]
+    for name, problems in task.evaluation.items():
+        left = len(fitting.evaluation[name])
+        if left < len(problems):
+            number = _counted(len(problems) - left, "prompt")
+            lines.append(
+                f"task.eval.{name}: {number} over {config.max_prompt_tokens:,} tokens left out, {left:,} remain"
+            )
+    return lines
+
+
+def _fate(config: DataTaskConfig) -> str:
+    return " and are left out" if config.drop_contaminated else "; task.drop_contaminated=true leaves them out"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

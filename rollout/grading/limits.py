@@ -1,0 +1,130 @@
+"""What keeps a comparison of untrusted expressions short: which texts a parser may see, and a limit on time.
+
+In: a text, or a function to call. Out: whether it is harmless, or the function's result. The first keeps hostile
+answers from the parser and the algebra, the second ends what is slow nevertheless; a grader's process limit stands
+behind both. Knows no mathematics beyond the names of commands.
+"""
+
+import ctypes
+import re
+import threading
+import time
+from collections.abc import Callable
+
+MAX_CHARACTERS = 200  # of an expression; the longest reference of MATH500 has 60
+MAX_DEPTH = 6  # of brackets: the parser's time grows several-fold with each level
+MAX_POWERS = 12
+MAX_EXPONENT = 10_000  # product of all numbers in exponents: beyond, somebody's integer arithmetic would not return
+MAX_BARS = 4  # |x|: the parser's time doubles with each
+MAX_DIGITS = 15  # of one number in an expression; rational numbers alone may be longer
+MAX_ALGEBRA_DIGITS = 4  # where the algebra system may evaluate and simplify
+STOP_EVERY_S, STOP_ATTEMPTS = 0.05, 3  # a library may catch the first request
+
+_COMMANDS = frozenset(
+    r"frac sqrt pi infty cdot times div pm leq geq neq sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln "
+    r"log exp alpha beta gamma delta epsilon theta lambda mu nu rho sigma tau phi chi psi omega Gamma Delta Theta "
+    r"Lambda Sigma Phi Psi Omega lfloor rfloor lceil rceil".split()
+)
+_ALLOWED = re.compile(r"[-+*/^_=<>|'.,!()\[\]{}a-zA-Z0-9 \\]*")
+
+
+class TimeUpError(BaseException):
+    """Raised inside a thread whose time is up; no Exception, so that nobody catches it on the way."""
+
+
+def may_parse(text: str) -> bool:
+    """Whether the text is an expression that the parser reads in bounded time and to the letter.
+
+    A digit with an index, as in 52_8, is refused because the parser drops the base; factorials because they would have
+    to be computed.
+    """
+    if len(text) > MAX_CHARACTERS or not _ALLOWED.fullmatch(text) or "!" in text:
+        return False
+    if not set(re.findall(r"\\([a-zA-Z]+)", text)) <= _COMMANDS or re.search(r"\\[^a-zA-Z]|\\$|[0-9]_|\)_", text):
+        return False
+    if text.count("|") > MAX_BARS or re.search(rf"[0-9.]{{{MAX_DIGITS + 1}}}", text):
+        return False
+    return 0 <= _depth(text) <= MAX_DEPTH and _powers_are_small(text)
+
+
+def _powers_are_small(text: str) -> bool:
+    """No power of numbers in an exponent, and no large number there."""
+    closings: list[int] = []  # how many brackets are open around each exponent
+    depth, product = 0, 1
+    for found in re.finditer(r"[0-9]+|[({\[]|[)}\]]|\^", text):
+        token, start = found[0], found.start()
+        follows_power = text[max(0, start - 1)] == "^" and start > 0
+        if token in "({[":
+            if follows_power:
+                closings.append(depth)
+            depth += 1
+        elif token in ")}]":
+            depth -= 1
+            if closings and closings[-1] == depth:
+                closings.pop()
+        elif token == "^":
+            if closings and re.match(r"[0-9)}\]]\^[-({\[]*[0-9(]", text[max(0, start - 1) :]):
+                return False
+        elif closings or follows_power:
+            product *= max(1, int(token))
+    return product <= MAX_EXPONENT and text.count("^") <= MAX_POWERS and not re.search(r"\^[^({\\]\^", text)
+
+
+def may_simplify(text: str) -> bool:
+    """Whether the algebra system may also evaluate it: small numbers, no power of a power, no large exponent."""
+    if re.search(rf"[0-9]{{{MAX_ALGEBRA_DIGITS + 1}}}", text) or re.search(r"\^(?:[0-9a-zA-Z]\^|\{[^{}]*\^)", text):
+        return False
+    return not re.search(r"\^\{[^{}]*[0-9]{2}|\)\^", text)
+
+
+def _depth(text: str) -> int:
+    """Deepest nesting of brackets; -1 where they do not match."""
+    deepest = depth = 0
+    for character in text:
+        depth += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(character, 0)
+        if depth < 0:
+            return -1
+        deepest = max(deepest, depth)
+    return deepest if depth == 0 else -1
+
+
+class TimeLimit:
+    """Seconds that the calls of one comparison share; the clock starts with the first, so imports do not count."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._ends_at: float | None = None
+
+    def left_s(self) -> float:
+        """Seconds left, perhaps negative."""
+        if self._ends_at is None:
+            self._ends_at = time.monotonic() + self._seconds
+        return self._ends_at - time.monotonic()
+
+
+def run_within(limit: TimeLimit, function: Callable[[], bool]) -> bool:
+    """function(), or False if it raises or is not done in time.
+
+    It runs in a thread of its own and the caller only waits, so this works in any thread and leaves signals, which the
+    grader's child needs for its kernel timer, alone. When time is up the thread is asked to stop; Python code does.
+    """
+    left_s = limit.left_s()
+    if left_s <= 0:
+        return False
+    answers: list[bool] = []
+
+    def answer() -> None:
+        try:
+            answers.append(function())
+        except (Exception, TimeUpError):  # noqa: BLE001  whatever libraries raise on untrusted text is "not equal"
+            return
+
+    thread = threading.Thread(target=answer, daemon=True)
+    thread.start()
+    thread.join(left_s)
+    for _ in range(STOP_ATTEMPTS):
+        if not thread.is_alive() or thread.ident is None:
+            break
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(TimeUpError))
+        thread.join(STOP_EVERY_S)
+    return bool(answers and answers[0])

@@ -1,0 +1,197 @@
+"""The folder format of recorded groups: one file an iteration, complete or absent, beside one manifest.
+
+In: PromptGroups with their verdicts. Out: `iteration-000000.npz` and so on, and the same groups back, bit for bit.
+Arrays are plain numpy, all else is JSON; nothing is pickled. It knows nothing of runs: what a manifest says of how the
+groups were made is kept as it comes.
+"""
+
+import hashlib
+import io
+import json
+import os
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rollout.contract import Completion, Prompt, PromptGroup, RewardVerdict
+
+MANIFEST_FILE = "manifest.json"
+FORMAT_VERSION = 1
+REMEDY = "replay with the version of the program that recorded it, or record anew"
+
+RecordedGroup = tuple[PromptGroup, tuple[RewardVerdict, ...]]  # G completions, G verdicts
+
+
+class RecordingError(RuntimeError):
+    """A recording cannot be read or continued; the message names its folder or file."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """How the groups of a folder were made."""
+
+    settings: Mapping[str, Any]  # of the recording run, a tree of JSON values
+    vocabulary: str  # digest of the tokenizer's vocabulary: token ids mean something under this one only
+
+
+def vocabulary_digest(vocabulary: Mapping[str, int]) -> str:
+    """SHA-256 of a tokenizer's tokens and ids, whatever order they come in."""
+    pairs = sorted((index, token) for token, index in vocabulary.items())
+    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Into the folder, which is created if it is new."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"format_version": FORMAT_VERSION, **asdict(manifest)}
+    _write_durably(folder / MANIFEST_FILE, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Raises RecordingError where the folder is missing, holds no recording, or one of another format."""
+    path = folder / MANIFEST_FILE
+    if not folder.is_dir():
+        raise RecordingError(f"{folder}: there is no such folder; check the path")
+    if not path.is_file():
+        raise RecordingError(f"{folder}: holds no recording ({MANIFEST_FILE} is missing); check the path")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        version = content["format_version"]
+        if version == FORMAT_VERSION:
+            return Manifest(settings=dict(content["settings"]), vocabulary=str(content["vocabulary"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise RecordingError(f"{path}: is not readable ({type(error).__name__}: {error}); {REMEDY}") from error
+    raise RecordingError(f"{folder}: has format version {version}, this program reads {FORMAT_VERSION}; {REMEDY}")
+
+
+def num_recorded(folder: Path) -> int:
+    """How many iterations the folder holds, from 0 on without a gap."""
+    found = {iteration for iteration, _ in _iteration_files(folder)}
+    return next(count for count in range(len(found) + 1) if count not in found)
+
+
+def discard_from(folder: Path, iteration: int) -> None:
+    """Delete the iterations from `iteration` on."""
+    for number, path in _iteration_files(folder):
+        if number >= iteration:
+            path.unlink()
+
+
+def write_iteration(folder: Path, iteration: int, groups: Sequence[RecordedGroup]) -> None:
+    """The groups of an iteration, in place of what the folder had of it; durable once this returns."""
+    completions = [completion for group, _ in groups for completion in group.completions]
+    rows = [_row(group, verdicts) for group, verdicts in groups]
+    file = io.BytesIO()
+    np.savez(
+        file,
+        prompt_token_ids=_joined([group.prompt.token_ids for group, _ in groups], np.int32),  # [sum of P]
+        prompt_lengths=np.array([len(group.prompt.token_ids) for group, _ in groups], dtype=np.int64),  # [N]
+        token_ids=_joined([completion.token_ids for completion in completions], np.int32),  # [sum of C]
+        rollout_logprobs=_joined([completion.rollout_logprobs for completion in completions], np.float32),
+        completion_lengths=np.array([len(completion.token_ids) for completion in completions], dtype=np.int64),
+        rows=np.frombuffer(json.dumps(rows, allow_nan=False).encode(), dtype=np.uint8),  # [N] groups as JSON
+    )
+    _write_durably(_iteration_path(folder, iteration), file.getvalue())
+
+
+def read_iteration(folder: Path, iteration: int) -> list[RecordedGroup]:
+    """The groups of an iteration as they were written; RecordingError where its file is missing or damaged."""
+    path = _iteration_path(folder, iteration)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        return _groups(arrays)
+    except FileNotFoundError:
+        raise RecordingError(f"{path}: is missing; record the run anew") from None
+    except (zipfile.BadZipFile, EOFError, ValueError, KeyError, TypeError) as error:
+        raise RecordingError(f"{path}: is not readable ({type(error).__name__}: {error}); {REMEDY}") from error
+
+
+def _groups(arrays: Mapping[str, np.ndarray]) -> list[RecordedGroup]:
+    """Raises ValueError, KeyError or TypeError where the arrays are not those of write_iteration."""
+    rows = json.loads(arrays["rows"].tobytes())
+    prompts = _split(arrays["prompt_token_ids"], arrays["prompt_lengths"])
+    completions = list(
+        zip(
+            _split(arrays["token_ids"], arrays["completion_lengths"]),
+            _split(arrays["rollout_logprobs"], arrays["completion_lengths"]),
+            strict=True,
+        )
+    )
+    if len(completions) != sum(len(row["completions"]) for row in rows):
+        raise ValueError(f"{len(completions)} completions, of which the rows tell another number")
+    remaining = iter(completions)
+    return [
+        (
+            PromptGroup(
+                prompt=Prompt(token_ids=prompt_token_ids, **row["prompt"]),
+                completions=tuple(_completion(told, *next(remaining)) for told in row["completions"]),
+                engine_index=row["engine_index"],
+                generate_s=row["generate_s"],
+            ),
+            tuple(RewardVerdict(**verdict) for verdict in row["verdicts"]),
+        )
+        for row, prompt_token_ids in zip(rows, prompts, strict=True)
+    ]
+
+
+def _completion(told: dict[str, Any], token_ids: np.ndarray, rollout_logprobs: np.ndarray) -> Completion:
+    return Completion(token_ids=token_ids, rollout_logprobs=rollout_logprobs, **told)
+
+
+def _row(group: PromptGroup, verdicts: Sequence[RewardVerdict]) -> dict[str, Any]:
+    """Everything of a group that is not an array."""
+    assert len(verdicts) == len(group.completions), (len(verdicts), len(group.completions))
+    return {
+        "prompt": _plain_fields(group.prompt),
+        "engine_index": group.engine_index,
+        "generate_s": group.generate_s,
+        "completions": [_plain_fields(completion) for completion in group.completions],
+        "verdicts": [asdict(verdict) for verdict in verdicts],
+    }
+
+
+def _plain_fields(item: Prompt | Completion) -> dict[str, Any]:
+    values = {field.name: getattr(item, field.name) for field in fields(item)}
+    return {name: value for name, value in values.items() if not isinstance(value, np.ndarray)}
+
+
+def _joined(arrays: Sequence[np.ndarray], dtype: type[np.generic]) -> np.ndarray:
+    for array in arrays:
+        assert array.dtype == dtype, f"{array.dtype} would be converted to {dtype.__name__} and not come back exactly"
+    return np.concatenate(arrays)
+
+
+def _split(array: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+    if lengths.sum() != len(array):
+        raise ValueError(f"{len(array)} entries for lengths that add up to {lengths.sum()}")
+    return np.split(array, np.cumsum(lengths)[:-1])
+
+
+def _iteration_path(folder: Path, iteration: int) -> Path:
+    return folder / f"iteration-{iteration:06d}.npz"
+
+
+def _iteration_files(folder: Path) -> list[tuple[int, Path]]:
+    matches = ((re.fullmatch(r"iteration-(\d{6,})\.npz", path.name), path) for path in folder.glob("iteration-*.npz"))
+    return sorted((int(match[1]), path) for match, path in matches if match)
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    """A crash leaves the old file or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,154 @@
+"""Reading one data set: from the hub or from a file, rows to problems.
+
+In: a set's section of the configuration and its key (`task.train.gsm8k`). Out: its problems and how many rows have no
+answer, or a DataSetError of one line that names the setting, what was found and the remedy. The only file that imports
+`datasets`, and only when a set is read.
+"""
+
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from configs.mistakes import shown
+from configs.tasks import EvalSetConfig
+from rollout.tasks import Problem
+from rollout.tasks.extraction import extract_answer
+
+OFFLINE = "HF_HUB_OFFLINE"
+HUB_TIMEOUT_S = 4.0  # for the first answer of the hub; the library itself tries each set for 23 s
+EXPLANATIONS = {
+    "plain": "holds any text",
+    "hashes": "has `#### ` before its answer",
+    "boxed": r"has a balanced \boxed{}",
+    "boxed_or_plain": r"has a balanced \boxed{} or plain text",
+}
+
+
+class DataSetError(ValueError):
+    """A data set that cannot be used; the message is one line."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadedSet:
+    """One data set in memory, in the order of its rows."""
+
+    problems: tuple[Problem, ...]
+    num_without_answer: (
+        int  # rows left out because question or answer is empty, or the answer is not where it should be
+    )
+
+
+def load_set(name: str, config: EvalSetConfig, *, key: str) -> LoadedSet:
+    """Reads the set; `name` becomes the problems' source."""
+    rows = _read_file(config, key=key) if config.is_file else _read_hub(config, key=key)
+    if len(rows) == 0:
+        raise DataSetError(f"{key}.path={config.path}: has no rows; give a set that has some")
+    question_column = _column(rows, (config.question_column,), key=f"{key}.question_column", path=config.path)
+    answer_column = _column(rows, config.answer_columns, key=f"{key}.answer_column", path=config.path)
+    if config.limit is not None:
+        rows = rows.select(range(min(config.limit, len(rows))))
+    with _told(f"{key}.path={config.path}", remedy="must be UTF-8 throughout; mend the file"):
+        columns = [list(rows[column]) for column in (question_column, answer_column)]
+    questions = _texts(columns[0], key=f"{key}.question_column={question_column}")
+    answers = _texts(columns[1], key=f"{key}.answer_column={answer_column}")
+    problems = tuple(
+        Problem(text=question.strip(), reference_answer=extracted, source=name)
+        for question, answer in zip(questions, answers, strict=True)
+        if question.strip() and (extracted := extract_answer(answer, config.extraction)) is not None
+    )
+    if not problems:
+        raise DataSetError(
+            f"{key}.extraction={config.extraction}: no row of column {answer_column} "
+            f"{EXPLANATIONS[config.extraction]}, the first is {shown(answers[0])!r}; "
+            f"choose another extraction or {key}.answer_column"
+        )
+    return LoadedSet(problems=problems, num_without_answer=len(questions) - len(problems))
+
+
+def _read_file(config: EvalSetConfig, *, key: str) -> Any:
+    path = Path(config.path).expanduser()
+    setting = f"{key}.path={config.path}"
+    try:
+        with path.open("rb") as file:
+            is_empty = not file.read(1)
+    except FileNotFoundError:
+        raise DataSetError(f"{setting}: no such file, looked for {path.absolute()}; correct the path") from None
+    except OSError as error:
+        raise DataSetError(f"{setting}: cannot be read ({error.strerror}); give a readable file") from None
+    if is_empty:
+        raise DataSetError(f"{setting}: is an empty file; give a set that has rows")
+    kind = "parquet" if path.suffix == ".parquet" else "json"
+    with _told(setting, remedy=f"must be rows of {path.suffix.lstrip('.')}; mend the file"):
+        from datasets import load_dataset
+
+        return load_dataset(kind, data_files=str(path), split="train")
+
+
+def _read_hub(config: EvalSetConfig, *, key: str) -> Any:
+    setting = f"{key}.path={config.path}"
+    whole = f"{config.path} (subset {config.subset or 'none'}, split {config.split})"
+    if Path(config.path).is_file():
+        raise DataSetError(f"{setting}: is a file, and must end in .jsonl, .json or .parquet; rename or convert it")
+    remedy = (
+        f"{whole} is asked of the hub; give a local copy as {key}.path=<file>.jsonl, or leave the set out: {key}=null"
+    )
+    with _told(setting, remedy=remedy):
+        from datasets import load_dataset
+
+        return load_dataset(config.path, config.subset, split=config.split)
+
+
+@contextmanager
+def _told(setting: str, *, remedy: str) -> Iterator[None]:
+    """What goes wrong in the library, as a DataSetError of one line."""
+    from datasets.exceptions import DatasetsError
+
+    try:
+        yield
+    except (DatasetsError, OSError, ValueError, RuntimeError, TypeError, StopIteration) as error:
+        cause = error.__cause__ or error
+        reason = str(cause).strip().partition("\n")[0] or type(cause).__name__
+        raise DataSetError(f"{setting}: cannot be read ({_short(reason)}); {remedy}") from error
+
+
+def _short(reason: str) -> str:
+    """A library's message at the length of a line."""
+    text = " ".join(reason.split())
+    return text if len(text) <= 160 else f"{text[:157]}..."
+
+
+def _column(rows: Any, wanted: Sequence[str], *, key: str, path: str) -> str:
+    for column in wanted:
+        if column in rows.column_names:
+            return column
+    found = ", ".join(rows.column_names)
+    raise DataSetError(f"{key}={'|'.join(wanted)}: {path} has no such column, only {found}; name one of these")
+
+
+def _texts(values: Iterable[Any], *, key: str) -> list[str]:
+    """The values of a column as text: numbers as written, an absent value as ''."""
+    texts = []
+    for row, value in enumerate(values):
+        if not isinstance(value, str | int | float | None):
+            raise DataSetError(f"{key}: row {row} holds {shown(value)}; must be text or a number, name another column")
+        texts.append("" if value is None else str(value))
+    return texts
+
+
+def prepare_hub() -> None:
+    """Call before the first hub set is read: without a network, sets that were downloaded before are used at once."""
+    if os.environ.get(OFFLINE):
+        return
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    request = urllib.request.Request(endpoint, method="HEAD")
+    try:
+        urllib.request.urlopen(request, timeout=HUB_TIMEOUT_S).close()
+    except urllib.error.HTTPError:
+        return  # it answered
+    except OSError:
+        os.environ[OFFLINE] = "1"

@@ -1,0 +1,44 @@
+"""In which order several sources take turns.
+
+In: their weights and a position. Out: whose turn it is and how many turns it had before: a pure function of both, so a
+position is all there is to save. Each source keeps to its exact share over any stretch; nothing is drawn by chance.
+"""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from math import gcd, lcm
+
+
+class Interleave:
+    """At every position the source that lags its share most has its turn; of equals the first.
+
+    The order repeats after `period` positions: weights 1 and 1 give 0 1 0 1 ..., weights 3 and 1 give 0 0 1 0 ....
+    """
+
+    def __init__(self, weights: Sequence[float]) -> None:
+        if not weights or min(weights) <= 0:
+            raise ValueError(f"weights {list(weights)}: must be one or more positive numbers")
+        # As typed: 0.1 is a tenth here, so that shares are exact and the period short.
+        exact = [Fraction(str(weight)) for weight in weights]
+        common = lcm(*(weight.denominator for weight in exact))
+        parts = [int(weight * common) for weight in exact]
+        divisor = gcd(*parts)
+        self._parts = [part // divisor for part in parts]
+        self.period = sum(self._parts)
+        self._turns: list[tuple[int, int]] = []  # of the first positions, as far as anybody asked
+        self._counts = [0] * len(weights)
+
+    def turn(self, position: int) -> tuple[int, int]:
+        """(source, number of its earlier turns) at a position, counted from 0."""
+        cycle, place = divmod(position, self.period)
+        while len(self._turns) <= place:
+            self._extend()
+        source, earlier = self._turns[place]
+        return source, earlier + cycle * self._parts[source]
+
+    def _extend(self) -> None:
+        after = len(self._turns) + 1
+        lags = [part * after - self.period * count for part, count in zip(self._parts, self._counts, strict=True)]
+        source = lags.index(max(lags))
+        self._turns.append((source, self._counts[source]))
+        self._counts[source] += 1

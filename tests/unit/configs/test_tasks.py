@@ -1,0 +1,167 @@
+"""The sections of data tasks: the public sets, a set of one's own, and the answer to each mistake inside them."""
+
+import re
+
+import pytest
+import yaml
+from data_files import LONG_SEQUENCES, ROOT
+
+from configs.command import help_text
+from configs.loading import ConfigError, load_config
+from configs.tasks import SYSTEM_PROMPT, DataTaskConfig
+
+TRAIN_SETTINGS = "path, subset, split, question_column, answer_column, extraction, limit, weight"
+PUBLIC = {  # hub name, subset, split, question column, answer column, extraction
+    "train.gsm8k": ("openai/gsm8k", "main", "train", "question", "answer", "hashes"),
+    "train.deepmath": ("zwhe99/DeepMath-103K", None, "train", "question", "final_answer", "plain"),
+    "eval.gsm8k": ("openai/gsm8k", "main", "test", "question", "answer", "hashes"),
+    "eval.math500": ("HuggingFaceH4/MATH-500", None, "test", "problem", "answer", "plain"),
+    "eval.aime24": ("math-ai/aime24", None, "test", "problem", "answer|solution", "boxed_or_plain"),
+    "eval.aime25": ("math-ai/aime25", None, "test", "problem", "answer", "plain"),
+}
+
+
+def task_of(*settings: str) -> DataTaskConfig:
+    task = load_config([*LONG_SEQUENCES, *settings]).task
+    assert isinstance(task, DataTaskConfig)
+    return task
+
+
+def lines_of(*settings: str) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        load_config([*LONG_SEQUENCES, *settings])
+    return caught.value.lines
+
+
+@pytest.mark.parametrize(
+    ("choice", "trained"), [("gsm8k", ["gsm8k"]), ("deepmath", ["deepmath"]), ("gsm8k_deepmath", ["gsm8k", "deepmath"])]
+)
+def test_public_names_and_columns(choice: str, trained: list[str]) -> None:
+    task = task_of(f"task={choice}")
+    expected = {key: PUBLIC[key] for key in PUBLIC if key.startswith("eval.") or key.partition(".")[2] in trained}
+    assert {
+        f"{part}.{name}": (s.path, s.subset, s.split, s.question_column, s.answer_column, s.extraction)
+        for part, name, s in task.sets()
+    } == expected
+    assert {section.weight for section in task.train.values()} == {1.0}
+    assert (task.max_prompt_tokens, task.drop_contaminated) == (1536, False)
+    assert (task.prompt.style, task.prompt.system) == ("chat", SYSTEM_PROMPT)
+
+
+def test_one_set_is_replaced_and_the_others_stay() -> None:
+    task = task_of("task=gsm8k_deepmath", "task.train.gsm8k.path=/data/gsm8k.jsonl", "task.eval.aime24=null")
+    assert task.train["gsm8k"].path == "/data/gsm8k.jsonl"
+    assert task.train["gsm8k"].extraction == "hashes"
+    assert task.train["deepmath"].path == "zwhe99/DeepMath-103K"
+    assert list(task.eval) == ["gsm8k", "math500", "aime25"]
+
+
+def test_a_set_of_ones_own_by_settings_only() -> None:
+    mine = "task.train.mine"
+    settings = [f"{mine}.path=my.parquet", f"{mine}.question_column=prompt", f"{mine}.extraction=boxed"]
+    task = task_of("task=custom", *settings, "task.eval.held.path=org/held-out")
+    assert task.train["mine"].is_file
+    assert not task.eval["held"].is_file
+    assert (task.train["mine"].split, task.eval["held"].split) == ("train", "test")
+    assert task.train["mine"].answer_columns == ("answer",)
+    assert task_of("task=gsm8k", *settings).train.keys() == {"gsm8k", "mine"}
+
+
+@pytest.mark.parametrize(
+    ("setting", "line"),
+    [
+        ("task.train.gsm8k.pth=x", "task.train.gsm8k.pth=x: no such setting, did you mean task.train.gsm8k.path?"),
+        (
+            "task.trian.gsm8k.path=x.jsonl",
+            "task.trian.gsm8k.path=x.jsonl: no such setting, did you mean task.train.gsm8k.path?",
+        ),
+        (
+            "task.eval.gsm8k.weight=2",
+            "task.eval.gsm8k.weight=2: no such setting, did you mean task.train.gsm8k.weight?",
+        ),
+        ("task.train.gsm8k.weight=0", "task.train.gsm8k.weight=0: must be greater than 0"),
+        ("task.train.gsm8k.limit=0", "task.train.gsm8k.limit=0: must be greater than or equal to 1"),
+        (
+            "task.train.gsm8k.extraction=box",
+            "task.train.gsm8k.extraction=box: must be plain, hashes, boxed or boxed_or_plain",
+        ),
+        ("task.train.gsm8.limit=5", "task.train.gsm8.limit: the set gsm8 has no path, did you mean task.train.gsm8k?"),
+        ("task.eval.mine.limit=5", "task.eval.mine.limit: the set mine has no path; give task.eval.mine.path=..."),
+        (
+            "task.train.gsm8k=5",
+            "task.train.gsm8k=5: is a section and takes no value; set "
+            + ", ".join(f"task.train.gsm8k.{name}" for name in TRAIN_SETTINGS.split(", ")),
+        ),
+        (
+            "task.train=5",
+            "task.train=5: is a section and takes no value; set "
+            + ", ".join(f"task.train.<name>.{name}" for name in TRAIN_SETTINGS.split(", ")),
+        ),
+        (
+            "task.train.gsm8k=null",
+            "task.train: names no data set to train on; give task.train.<name>.path=...",
+        ),
+        ("task.promt.style=plain", "task.promt.style=plain: no such setting, did you mean task.prompt.style?"),
+        ("task.prompt.style=plan", "task.prompt.style=plan: must be chat or plain"),
+        (
+            "task.held_out=5",
+            "task.held_out=5: task=gsm8k has no such setting, only task.train, task.eval, task.max_prompt_tokens, "
+            "task.drop_contaminated, task.prompt",
+        ),
+        ("task.eval.Mine.path=x.jsonl", "task.eval.Mine=Mine: must match pattern ^[a-z0-9_-]+$"),
+        (
+            "task.train.gsm8k.path=/data/rows.csv",
+            "task.train.gsm8k.path=/data/rows.csv: must be a name on the hub, as openai/gsm8k, or a file that ends in "
+            ".jsonl, .json, .parquet",
+        ),
+    ],
+)
+def test_one_line_for_each_mistake_inside_a_data_task(setting: str, line: str) -> None:
+    assert lines_of("task=gsm8k", setting) == (line,)
+
+
+def test_a_custom_task_needs_a_set() -> None:
+    line = "task.train: names no data set to train on; give task.train.<name>.path=..."
+    assert lines_of("task=custom") == (line,)
+
+
+def test_prompt_and_completion_must_fit_the_model() -> None:
+    settings = ["task=gsm8k", "model.max_model_len=2000", "rollout.max_new_tokens=512"]
+    (line,) = lines_of(*settings)
+    assert line == (
+        "task.max_prompt_tokens=1536: with rollout.max_new_tokens=512 it must fit into model.max_model_len=2000; "
+        "lower it or raise that to at least 2048"
+    )
+    assert task_of(*settings, "task.max_prompt_tokens=1488").max_prompt_tokens == 1488
+
+
+def test_evaluation_prompts_are_bounded_by_held_out_for_sums_only() -> None:
+    assert load_config([*LONG_SEQUENCES, "task=gsm8k", "eval.num_prompts=5000"]).eval.num_prompts == 5000
+
+
+def test_help_lists_the_settings_of_a_set_under_a_name_of_ones_own() -> None:
+    lines = help_text().splitlines()
+    for line in (
+        "task.train.<name>.path=...",
+        "task.train.<name>.split=train",
+        "task.eval.<name>.split=test",
+        "task.train.<name>.weight=1.0",
+        "task.max_prompt_tokens=1536",
+        "task.prompt.style=chat",
+    ):
+        assert lines.count(f"  {line}") == 1, line
+    assert not any(line.startswith("  task.eval.<name>.weight") for line in lines)
+
+
+def test_the_examples_of_the_documentation_load() -> None:
+    text = (ROOT / "docs" / "data.md").read_text().replace("\\\n", " ")
+    (example,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    task = DataTaskConfig.model_validate(yaml.safe_load(example))
+    assert (list(task.train), task.train["mine"].weight, list(task.eval)) == (["mine", "gsm8k"], 2.0, ["held"])
+    commands = re.findall(r"^python orchestration/run\.py (.*)$", text, flags=re.MULTILINE)
+    assert len(commands) == 2
+    for command in commands:
+        settings = command.replace("...", "").split()
+        loaded = load_config([*LONG_SEQUENCES, *settings]).task
+        assert isinstance(loaded, DataTaskConfig)
+        assert all(section.is_file for _, _, section in loaded.sets())
