@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from learner.logprobs import OutputHead
+from learner.row_filling import RowCost
 
 HEAD_TOLERANCE = 1e-2  # nats; far above rounding in bfloat16, far below what a scaled or capped head would show
 
@@ -82,6 +83,21 @@ def attention_for(device: torch.device, dtype: torch.dtype) -> str:
     """Flash attention skips the masked blocks of a packed row, but has no float32; sdpa computes them all."""
     suits = device.type == "cuda" and dtype in (torch.bfloat16, torch.float16)
     return "flash_attention_2" if suits and find_spec("flash_attn") is not None else "sdpa"
+
+
+def row_cost_of(policy: Policy) -> RowCost:
+    """What the policy's rows cost, by counting products; before DeepSpeed takes its parameters apart.
+
+    A token passes 2 N operations outside attention, N the parameters but for looked-up embeddings. In each of L layers
+    of width H, a pair of tokens takes 4 H: 2 for the score, 2 for the value. Flash attention leaves out the half that
+    causality masks. A backward pass about doubles both, which cancels.
+    """
+    config, embedding = policy.model.config.get_text_config(), policy.model.get_input_embeddings().weight
+    looked_up = 0 if embedding is policy.model.get_output_embeddings().weight else embedding.numel()
+    num_parameters = sum(parameter.numel() for parameter in policy.parameters()) - looked_up
+    masked = config._attn_implementation != "flash_attention_2"
+    pair_operations = 4 * config.num_hidden_layers * config.hidden_size * (1.0 if masked else 0.5)
+    return RowCost(pair_cost=pair_operations / (2 * num_parameters), whole_row=masked)
 
 
 def checkpoint_parameters(policy: Policy) -> Iterator[tuple[str, nn.Parameter]]:

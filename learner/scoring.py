@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from learner.contract import MicroBatch, TrainBatch
 from learner.packing import pack_all
+from learner.row_filling import RowCost
 from learner.spec import LearnerSpec
 
 
@@ -26,10 +27,18 @@ class Scorer:
     """This rank's forward passes. Under ZeRO-3 each is collective: all ranks make the same calls in the same order."""
 
     def __init__(
-        self, engine: nn.Module, spec: LearnerSpec, *, rank: int, world_size: int, device: torch.device
+        self,
+        engine: nn.Module,
+        spec: LearnerSpec,
+        *,
+        row_cost: RowCost,
+        rank: int,
+        world_size: int,
+        device: torch.device,
     ) -> None:
-        """engine is called as the Policy that it wraps."""
+        """engine is called as the Policy that it wraps; row_cost balances what the ranks compute."""
         self._engine = engine
+        self._row_cost = row_cost
         self._rank = rank
         self._world_size = world_size
         self._device = device
@@ -57,7 +66,7 @@ class Scorer:
         lengths = [sample.completion_length for sample in batch.samples]
         starts = np.cumsum([0, *lengths])
         flat = torch.zeros(int(starts[-1]), dtype=torch.float32, device=self._device)
-        packed = pack_all(batch, max_tokens=self._max_tokens, num_ranks=self._world_size)
+        packed = pack_all(batch, max_tokens=self._max_tokens, num_ranks=self._world_size, row_cost=self._row_cost)
         with self._inference():
             for micro_batch in packed[self._rank]:
                 logprobs, _ = self.forward(micro_batch)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 from gates.audit import AuditTokens, audited_gates
@@ -26,7 +26,7 @@ from learner.engine_start import build_engine, build_reference, join_process_gro
 from learner.gate_builder import kernel_of
 from learner.optimizer import lr_at
 from learner.packing import pack_minibatch, split_minibatches, trained_samples
-from learner.policy import Policy, checkpoint_parameters
+from learner.policy import Policy, checkpoint_parameters, row_cost_of
 from learner.run_gate import RunGate
 from learner.run_objective import LossInputs, ObjectiveLoss, RunObjective
 from learner.scoring import Scorer, to_tensor
@@ -71,16 +71,26 @@ class LearnerWorker:
         )
         checkpointing = spec.learner.gradient_checkpointing
         self.policy = load_initial_model(spec, self.device, gradient_checkpointing=checkpointing)
+        self._row_cost = row_cost_of(self.policy)
         self.engine = build_engine(self.policy, spec)
-        self._scorer = Scorer(self.engine, spec, rank=rank, world_size=world_size, device=self.device)
+        self._scorer = self._scorer_of(self.engine)
         self._reference: Scorer | None = None
         if spec.objective.kl_coef > 0.0:
-            reference = build_reference(spec, self.device)
-            self._reference = Scorer(reference, spec, rank=rank, world_size=world_size, device=self.device)
+            self._reference = self._scorer_of(build_reference(spec, self.device))
         self._loaded: LoadedBatch | None = None
         self._layout = ShardLayout(num_ranks=world_size, zero_stage=spec.learner.zero_stage, dtype_name=spec.dtype_name)
         self._sender = WeightSender(
             checkpoint_parameters(self.policy), rank=rank, device=self.device, wire_dtype=spec.wire_dtype_name
+        )
+
+    def _scorer_of(self, engine: nn.Module) -> Scorer:
+        return Scorer(
+            engine,
+            self.spec,
+            row_cost=self._row_cost,
+            rank=self.rank,
+            world_size=self.world_size,
+            device=self.device,
         )
 
     def load(self, batch: TrainBatch, iteration: int) -> None:
@@ -116,6 +126,7 @@ class LearnerWorker:
             max_new_tokens=self.spec.max_new_tokens,
             max_tokens=learner.max_tokens_per_micro_batch,
             num_ranks=self.world_size,
+            row_cost=self._row_cost,
         )
         own = packed[self.rank]  # of as many micro-batches as every other rank has
 
