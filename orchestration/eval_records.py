@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from orchestration.json_lines import append_rows, keep_rows, read_rows
+from reports.json_lines import append_rows, keep_rows, read_rows
 from rollout.contract import Prompt
 from rollout.tasks import Problem
 

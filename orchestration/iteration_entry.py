@@ -14,7 +14,7 @@ from typing import Any
 
 from learner.contract import StepReport
 from orchestration.buffer import GradedGroup, group_metrics
-from orchestration.json_lines import append_rows
+from reports.json_lines import append_rows
 
 METRIC_NAME = re.compile(r"[a-z0-9_-]+(/[a-z0-9_@-]+)*")
 MAXIMUM_SUFFIXES = ("/max", "/peak_bytes")  # the largest step counts, not the mean over steps

@@ -19,13 +19,10 @@ from configs.schema import JournalConfig
 from orchestration.console import bar_fields, eval_lines, iteration_line, make_progress, print_line
 from orchestration.eval_records import EvalSample, write_samples
 from orchestration.iteration_entry import IterationEntry, JournalError, checked
-from orchestration.json_lines import append_rows, keep_rows, read_rows
 from orchestration.plots import TensorBoardLog, draw_curves
-from orchestration.run_dir import METRICS_FILE
+from reports.json_lines import append_rows, keep_rows, read_rows
+from reports.run_files import EVAL_FILE, METRICS_FILE, NOTICES_FILE, ROLLOUTS_FILE
 
-ROLLOUTS_FILE = "rollouts.jsonl"
-EVAL_FILE = "eval.jsonl"
-NOTICES_FILE = "notices.jsonl"
 EVALS_FOLDER = "evals"
 NO_SAMPLES: Mapping[str, Sequence[EvalSample]] = MappingProxyType({})
 LOG_FILE = "run.log"

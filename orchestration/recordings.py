@@ -6,9 +6,9 @@ for each mistake. Looks at manifests and at which iterations there are, not into
 
 from pathlib import Path
 
+from configs.differences import differences, shown
 from configs.loading import ConfigError, validate
 from configs.schema import RunConfig
-from orchestration.run_dir import differences, shown
 from rollout.recording import REMEDY, Manifest, RecordingError, num_recorded, read_manifest
 
 # What made the groups and still has a meaning when they are trained on: it must be as it was. Engines, graders and

@@ -4,11 +4,16 @@ In: folders. Out: report.html in each, for a study also Markdown, CSV and a pict
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from rich.console import Console
+
+from orchestration.console import print_line
 from orchestration.exit_status import exit_status, print_answer
-from orchestration.run_record import RecordError
+from reports.run_files import METRICS_FILE
+from reports.run_record import RecordError
 
 HELP_FLAGS = ("-h", "--help")
 USAGE = """\
@@ -37,12 +42,25 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
+@contextmanager
+def report_at_end(folder: Path, console: Console) -> Iterator[None]:
+    """Around a run: writes its report when the run has ended, well or not, if it has trained at all."""
+    try:
+        yield
+    finally:
+        if (folder / METRICS_FILE).exists():
+            try:
+                print_line(console, f"report: {_write(folder)[0]}")
+            except RecordError as error:  # must not hide how the run itself ended
+                print_line(console, f"no report: {error}")
+
+
 def _write(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise RecordError(f"{folder}: is not a folder; name that of a run or of a study")
     # Not before: matplotlib takes a second that --help need not.
-    from orchestration.run_report import write_run_report
-    from orchestration.study_report import is_study, write_study_report
+    from reports.run_report import write_run_report
+    from reports.study_report import is_study, write_study_report
 
     return write_study_report(folder) if is_study(folder) else [write_run_report(folder)]
 

@@ -6,16 +6,12 @@ journal and the checkpoint store.
 """
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+from configs.differences import differences, shown
 from configs.loading import ConfigError, read_yaml
 from configs.schema import RunConfig
-
-METRICS_FILE = "metrics.jsonl"
-CONFIG_FILE = "config.yaml"
-CHECKPOINT_FOLDER = "checkpoints"
+from reports.run_files import CHECKPOINT_FOLDER, CONFIG_FILE, METRICS_FILE
 
 # Where a run runs, how long it waits, what it writes down, how much memory it takes: no part of its mathematics.
 FREE_SECTIONS = ("graders", "publish", "checkpoint", "eval", "journal")
@@ -135,24 +131,3 @@ def _may_change(name: str, stored: RunConfig) -> bool:
     if name == "num_iterations":
         return stored.learner.lr_schedule == "constant"
     return name in FREE_SETTINGS or name.partition(".")[0] in FREE_SECTIONS
-
-
-def differences(before: RunConfig, now: RunConfig) -> Iterator[tuple[str, Any, Any]]:
-    """(name, value before, value now) of each setting both have; where only one has it, its section's name differs."""
-    old, new = _settings(before), _settings(now)
-    return ((name, old[name], new[name]) for name in old if name in new and old[name] != new[name])
-
-
-def _settings(config: RunConfig) -> dict[str, Any]:
-    """Every setting under its dotted name."""
-    tree = config.model_dump(mode="json")
-    sections = {name: value for name, value in tree.items() if isinstance(value, dict)}
-    inside = {f"{section}.{name}": value for section, fields in sections.items() for name, value in fields.items()}
-    return {name: value for name, value in tree.items() if name not in sections} | inside
-
-
-def shown(value: Any) -> str:
-    """As a person would type it."""
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -17,8 +17,10 @@ from orchestration.dry_run import ratio_warning
 from orchestration.embedded_model import ensure_embedded_model
 from orchestration.journal import LOG_FILE, Journal, RunResult
 from orchestration.recordings import refuse_gaps, refuse_recordings
-from orchestration.run_dir import CHECKPOINT_FOLDER, CONFIG_FILE, check_resumable, resolve_run_dir
+from orchestration.report import report_at_end
+from orchestration.run_dir import check_resumable, resolve_run_dir
 from orchestration.task_loading import load_task
+from reports.run_files import CHECKPOINT_FOLDER, CONFIG_FILE
 from rollout.reward_functions import unusable_extras
 
 MODEL_FOLDER = "model"
@@ -52,7 +54,6 @@ def train(config: RunConfig) -> RunResult:
             from orchestration.loop import iterate
             from orchestration.parts import build_parts
             from orchestration.replay import build_replay_parts
-            from orchestration.run_report import report_at_end
 
             building = (
                 build_parts(config, cluster, model_path, task=loaded.task, start_iteration=state.iteration)

@@ -38,10 +38,11 @@ def main(arguments: Sequence[str]) -> int:
         study, settings = split_settings(arguments)
         auto = study.study_dir == "auto"
         # Checked first in a folder of any name: nothing is written before all arms are accepted.
-        arms = plan_arms(study, settings, study_dir=(ROOT_FOLDER / STEM if auto else Path(study.study_dir)).resolve())
+        named = ROOT_FOLDER / f"{STEM}-NNN" if auto else Path(study.study_dir)
+        arms = plan_arms(study, settings, study_dir=named.resolve())
         _refuse_what_cannot_run(study, arms)
         if study.dry_run:
-            print_answer(_described(study, arms))
+            print_answer(_described(study, arms, named))
             return 0
         study_dir = next_free(ROOT_FOLDER, STEM) if auto else Path(study.study_dir).resolve()
         return run_study(study, plan_arms(study, settings, study_dir=study_dir), study_dir, arguments=arguments)
@@ -69,7 +70,7 @@ def run_study(study: StudyConfig, arms: Sequence[Arm], study_dir: Path, *, argum
         except KeyboardInterrupt:
             print_line(console, f"stopped; to go on: {_command(arguments, study_dir)}")
             raise
-        from orchestration.study_report import write_study_report  # matplotlib: not before it is needed
+        from reports.study_report import write_study_report  # matplotlib: not before it is needed
 
         for path in write_study_report(study_dir):
             print_line(console, f"report: {path}")
@@ -104,9 +105,8 @@ def _command(arguments: Sequence[str], study_dir: Path) -> str:
     return shlex.join(["python", "-m", "orchestration.study", *kept, f"study_dir={study_dir}"])
 
 
-def _described(study: StudyConfig, arms: Sequence[Arm]) -> str:
+def _described(study: StudyConfig, arms: Sequence[Arm], folder: Path) -> str:
     """What `dry_run=true` prints: the commands of the arms, and how much there is to train."""
-    folder = Path(study.study_dir if study.study_dir != "auto" else f"{ROOT_FOLDER}/{STEM}-NNN")
     iterations = sum(arm.config.num_iterations for arm in arms)
     total = f"{len(arms)} arms, {iterations} iterations in all, {study.parallel} arm(s) at once; their commands:"
     run = ["python", "orchestration/run.py"]

@@ -12,9 +12,9 @@ from typing import Literal
 from configs.loading import ConfigError, read_yaml
 from configs.study import Arm
 from orchestration.checkpoint import CheckpointStore
-from orchestration.journal import EVAL_FILE
-from orchestration.json_lines import read_rows
-from orchestration.run_dir import CHECKPOINT_FOLDER, CONFIG_FILE, METRICS_FILE, RunDirError, check_resumable
+from orchestration.run_dir import RunDirError, check_resumable
+from reports.json_lines import read_rows
+from reports.run_files import CHECKPOINT_FOLDER, CONFIG_FILE, EVAL_FILE, METRICS_FILE
 
 # new: nothing there; broken: a run that left no checkpoint; stopped: one that can be resumed
 State = Literal["new", "broken", "stopped", "finished"]
@@ -85,15 +85,6 @@ def clear_the_way(status: ArmStatus) -> Path | None:
         number += 1
     status.folder.rename(aside)
     return aside
-
-
-def last_lines(path: Path, count: int) -> list[str]:
-    """The last lines of a log, none where there is no log."""
-    if not path.exists():
-        return []
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 200 * count))
-        return file.read().decode("utf-8", errors="replace").splitlines()[-count:]
 
 
 def _state(arm: Arm, folder: Path, num_iterations: int) -> State:

@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from orchestration.console import duration, print_line
-from orchestration.json_lines import read_rows
-from orchestration.run_dir import METRICS_FILE
 from orchestration.study_arms import ArmStatus
 from orchestration.study_schedule import Failure
+from reports.json_lines import read_rows
+from reports.run_files import METRICS_FILE
 
 
 class StudyProgress:
@@ -112,4 +112,4 @@ def _result(status: ArmStatus) -> str:
     """The reward at the end, where the rows have one."""
     rows = read_rows(status.folder / METRICS_FILE)[-10:]
     rewards = [row["reward/mean"] for row in rows if "reward/mean" in row]
-    return f", reward {sum(rewards) / len(rewards):.2f} of 2 at the end" if rewards else ""
+    return f", reward {sum(rewards) / len(rewards):.2f} points at the end" if rewards else ""

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from orchestration.run_dir import METRICS_FILE
-from orchestration.study_arms import ArmStatus, arm_status, clear_the_way, last_lines, run_arguments
+from orchestration.study_arms import ArmStatus, arm_status, clear_the_way, run_arguments
 from orchestration.study_launch import Launched, Launcher
+from reports.run_files import LOG_FOLDER, METRICS_FILE, last_lines
 
-LOG_FOLDER = "logs"
 TOLD_LINES = 8  # of the log of an arm that failed
 POLL_S = 0.5
 

@@ -9,6 +9,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator
+from numbers import Real
 
 from configs.rewards import RewardConfig
 from rollout.contract import RewardVerdict
@@ -91,10 +92,10 @@ def _value(name: str, extra: ExtraReward, completion_text: str, reference_answer
     try:
         value = extra(completion_text, reference_answer)
     except MemoryError:
-        raise
-    except Exception as error:
+        raise  # a limit, which the child's exit tells
+    except (Exception, SystemExit) as error:
         told = " ".join(str(error).split())
         raise RewardError(f"reward.extra.{name} raised {type(error).__name__}: {told}") from error
-    if not isinstance(value, (int, float)) or not math.isfinite(value):
+    if not isinstance(value, Real) or not math.isfinite(value):
         raise RewardError(f"reward.extra.{name} gave {value!r}, not a finite number")
     return float(value)

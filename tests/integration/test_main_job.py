@@ -48,7 +48,7 @@ def test_a_run_leaves_its_trace(undisturbed: CommandRun) -> None:
         assert row["audit/softsign/eur"] == pytest.approx(row["gate/eur"], rel=1e-6)
     assert rows[0]["gate/tau_pos"] == 10.0
     assert len({row["gate/tau_neg"] for row in rows}) > 4, "the taus follow the target EUR"
-    for name in ("config.yaml", "curves.png", "run.log", "rollouts.jsonl", "model/model.safetensors"):
+    for name in ("config.yaml", "curves.png", "report.html", "run.log", "rollouts.jsonl", "model/model.safetensors"):
         assert (undisturbed.run_dir / name).stat().st_size > 0, name
     evaluations = undisturbed.rows("eval.jsonl")
     assert [row["iteration"] for row in evaluations] == [0, 8]

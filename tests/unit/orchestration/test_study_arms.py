@@ -19,10 +19,11 @@ from study_folders import write_run
 from configs.loading import ConfigError
 from configs.study import Arm, plan_arms, split_settings
 from orchestration.checkpoint import CheckpointStore, RunState
-from orchestration.study_arms import arm_status, clear_the_way, last_lines, refuse_other_settings, run_arguments
+from orchestration.study_arms import arm_status, clear_the_way, refuse_other_settings, run_arguments
 from orchestration.study_help import help_text
 from orchestration.study_launch import LaunchError, LocalLauncher
 from orchestration.study_schedule import Failure, RowCounter, run_arms
+from reports.run_files import last_lines
 
 ROOT = Path(__file__).resolve().parents[3]
 SHORT = ("experiment=separate_gates", "num_iterations=12")

@@ -9,10 +9,10 @@ import pytest
 from study_folders import HOSTILE, write_run, write_study
 
 import orchestration.report
-from orchestration.page import Table, Verbatim, html_page
-from orchestration.page_markdown import markdown_page
-from orchestration.run_report import eval_table, write_run_report
-from orchestration.study_report import ReportError, write_study_report
+from reports.page import Table, Verbatim, html_page
+from reports.page_markdown import markdown_page
+from reports.run_report import eval_table, write_run_report
+from reports.study_report import ReportError, write_study_report
 
 PANELS = 9  # curves of one kind of arm
 MEANS = 2  # pictures of means with intervals: pass@1 and reward

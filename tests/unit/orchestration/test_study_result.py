@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from study_folders import write_run, write_study
 
-from orchestration.run_record import RecordError, read_run
-from orchestration.study_claims import first_iteration_at, measure_claims
-from orchestration.study_report import read_arms
-from orchestration.study_result import StudyArm, StudyResult, summarize
+from reports.run_record import RecordError, read_run
+from reports.study_claims import first_iteration_at, measure_claims
+from reports.study_report import read_arms
+from reports.study_result import StudyArm, StudyResult, summarize
 
 
 def arms_in(study_dir: Path) -> list[StudyArm]:

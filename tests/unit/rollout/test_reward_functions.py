@@ -15,12 +15,18 @@ from rollout.reward_functions import RewardError, make_reward, unusable_extras
 ROOT = Path(__file__).resolve().parents[3]
 RIGHT, WRONG = "<think>a</think><answer>42</answer>", "<think>a</think><answer>41</answer>"
 MODULE = """
+import sys
+import numpy
 def length(completion_text, reference_answer):
     return len(completion_text)
 def defect(completion_text, reference_answer):
     return 1 / 0
 def infinite(completion_text, reference_answer):
     return float("inf")
+def leaves(completion_text, reference_answer):
+    sys.exit(3)
+def narrow(completion_text, reference_answer):
+    return numpy.float32(0.5)
 NUMBER = 3
 """
 
@@ -58,6 +64,10 @@ def test_extra_rewards_add_to_the_total_by_their_weights(own_rewards: None) -> N
     assert verdict.total == 2.0 + 0.5 * len(RIGHT)
 
 
+def test_a_number_of_numpy_is_a_number(own_rewards: None) -> None:
+    assert grade(config("narrow"), RIGHT).extra == {"narrow": 0.5}
+
+
 def test_each_extra_reward_is_announced_before_it_runs(own_rewards: None) -> None:
     announced: list[str] = []
     settings = config("length", "defect", on_error="zero").model_dump(mode="json")
@@ -67,7 +77,11 @@ def test_each_extra_reward_is_announced_before_it_runs(own_rewards: None) -> Non
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("defect", "reward.extra.defect raised ZeroDivisionError"), ("infinite", "reward.extra.infinite gave inf")],
+    [
+        ("defect", "reward.extra.defect raised ZeroDivisionError"),
+        ("infinite", "reward.extra.infinite gave inf"),
+        ("leaves", "reward.extra.leaves raised SystemExit: 3"),
+    ],
 )
 def test_a_failure_is_named_or_counts_as_zero(own_rewards: None, name: str, message: str) -> None:
     with pytest.raises(RewardError, match=re.escape(message)):

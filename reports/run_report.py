@@ -3,21 +3,17 @@
 In: a run's folder. Out: one HTML file in it. Reports a run that was interrupted too, as far as it came.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from configs.gates import CustomGateConfig
 from configs.loading import dump_yaml
-from orchestration.console import print_line
-from orchestration.figures import Line, Panel, panel_svg
-from orchestration.page import Block, Figure, Figures, Folded, Heading, Notice, Paragraph, Table, Verbatim, html_page
-from orchestration.run_dir import METRICS_FILE
-from orchestration.run_record import RecordError, RunRecord, SampleGroup, read_run
-from orchestration.study_result import LAST
+from reports.figures import Line, Panel, panel_svg
+from reports.page import Block, Figure, Figures, Folded, Heading, Notice, Paragraph, Table, Verbatim, html_page
+from reports.run_record import RunRecord, SampleGroup, read_run
+from reports.study_result import LAST
 
 REPORT_FILE = "report.html"
 MISSING = "–"
@@ -64,19 +60,6 @@ def write_run_report(folder: Path) -> Path:
     temporary.write_text(html_page(record.name, run_blocks(record)), encoding="utf-8")
     temporary.replace(path)
     return path
-
-
-@contextmanager
-def report_at_end(folder: Path, console: Console) -> Iterator[None]:
-    """Around a run: writes its report when the run has ended, well or not, if it has trained at all."""
-    try:
-        yield
-    finally:
-        if (folder / METRICS_FILE).exists():
-            try:
-                print_line(console, f"report: {write_run_report(folder)}")
-            except RecordError as error:  # must not hide how the run itself ended
-                print_line(console, f"no report: {error}")
 
 
 def run_blocks(record: RunRecord) -> list[Block]:

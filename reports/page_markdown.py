@@ -6,7 +6,7 @@ In: blocks. Out: text. Everything that Markdown would read as markup is escaped.
 import re
 from collections.abc import Sequence
 
-from orchestration.page import Block, Bullets, Figures, Folded, Heading, Notice, Paragraph, Table, Verbatim
+from reports.page import Block, Bullets, Figures, Folded, Heading, Notice, Paragraph, Table, Verbatim
 
 MARKUP = re.compile(r"([\\`*_\[\]<>|#])")
 

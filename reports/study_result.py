@@ -12,7 +12,7 @@ import numpy as np
 
 from analysis.seeds import SeedDifference, SeedMean, Verdict, judge, paired_difference, seed_mean
 from configs.study import Kind
-from orchestration.run_record import RunRecord
+from reports.run_record import RunRecord
 
 LAST = 10  # iterations over which "at the end" is the mean
 KINDS: tuple[Kind, ...] = ("live", "replayed")

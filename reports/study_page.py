@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 
 from analysis.seeds import SeedMean
 from configs.study import Kind
-from orchestration.page import Block, Bullets, Figures, Folded, Heading, Notice, Paragraph, Table, Verbatim
-from orchestration.study_claims import FORMAT_TARGET, Claims, FormatSpeed
-from orchestration.study_result import KINDS, LAST, GateSummary, Measure, Pair, StudyResult
+from reports.page import Block, Bullets, Figures, Folded, Heading, Notice, Paragraph, Table, Verbatim
+from reports.study_claims import FORMAT_TARGET, Claims, FormatSpeed
+from reports.study_result import KINDS, LAST, GateSummary, Measure, Pair, StudyResult
 
 MISSING = "–"
 KIND_TITLES: dict[Kind, str] = {

@@ -11,16 +11,14 @@ from pathlib import Path
 
 from configs.loading import dump_yaml
 from configs.study import Kind
-from orchestration.figures import Dots, Line, Panel, dots_svg, panel_svg, save_panels
-from orchestration.page import Figure, Figures, html_page
-from orchestration.page_markdown import markdown_page
-from orchestration.run_dir import CONFIG_FILE
-from orchestration.run_record import RunRecord, read_run
-from orchestration.study_arms import last_lines
-from orchestration.study_claims import measure_claims
-from orchestration.study_page import study_blocks
-from orchestration.study_result import KINDS, Measure, StudyArm, StudyResult, summarize
-from orchestration.study_schedule import LOG_FOLDER
+from reports.figures import Dots, Line, Panel, dots_svg, panel_svg, save_panels
+from reports.page import Figure, Figures, html_page
+from reports.page_markdown import markdown_page
+from reports.run_files import CONFIG_FILE, LOG_FOLDER, last_lines
+from reports.run_record import RunRecord, read_run
+from reports.study_claims import measure_claims
+from reports.study_page import study_blocks
+from reports.study_result import KINDS, Measure, StudyArm, StudyResult, summarize
 
 ARM_NAME = re.compile(r"(?P<gate>\w+)-seed(?P<seed>\d+)(?P<replayed>-replayed)?")
 HTML_FILE, MARKDOWN_FILE, CURVES_FILE = "report.html", "report.md", "curves.png"

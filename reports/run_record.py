@@ -13,9 +13,8 @@ from typing import Any
 
 from configs.loading import ConfigError, read_yaml
 from configs.schema import RunConfig
-from orchestration.journal import EVAL_FILE, NOTICES_FILE, ROLLOUTS_FILE
-from orchestration.json_lines import read_rows
-from orchestration.run_dir import CONFIG_FILE, METRICS_FILE
+from reports.json_lines import read_rows
+from reports.run_files import CONFIG_FILE, EVAL_FILE, METRICS_FILE, NOTICES_FILE, ROLLOUTS_FILE
 
 Row = Mapping[str, float]
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.seeds import SeedMean, correlation, seed_mean
+from configs.differences import differences
 from configs.gates import CustomGateConfig
 from configs.study import Kind
-from orchestration.run_dir import differences
-from orchestration.run_record import combined_digest
-from orchestration.study_result import KINDS, StudyArm
+from reports.run_record import combined_digest
+from reports.study_result import KINDS, StudyArm
 
 FORMAT_TARGET = 0.9
 RATIO_REACH = 0.01  # ratios that stay this close to 1 tell no gate from another

@@ -1,0 +1,30 @@
+"""In which settings two configurations differ.
+
+In: two RunConfigs. Out: dotted names with both values. Knows no reason why settings should agree.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from configs.schema import RunConfig
+
+
+def differences(before: RunConfig, now: RunConfig) -> Iterator[tuple[str, Any, Any]]:
+    """(name, value before, value now) of each setting both have; where only one has it, its section's name differs."""
+    old, new = _settings(before), _settings(now)
+    return ((name, old[name], new[name]) for name in old if name in new and old[name] != new[name])
+
+
+def _settings(config: RunConfig) -> dict[str, Any]:
+    """Every setting under its dotted name."""
+    tree = config.model_dump(mode="json")
+    sections = {name: value for name, value in tree.items() if isinstance(value, dict)}
+    inside = {f"{section}.{name}": value for section, fields in sections.items() for name, value in fields.items()}
+    return {name: value for name, value in tree.items() if name not in sections} | inside
+
+
+def shown(value: Any) -> str:
+    """As a person would type it."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)

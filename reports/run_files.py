@@ -1,0 +1,20 @@
+"""The files that a run and a study leave in their folders, by name; docs/metrics.md says what is in them."""
+
+from pathlib import Path
+
+METRICS_FILE = "metrics.jsonl"
+CONFIG_FILE = "config.yaml"
+ROLLOUTS_FILE = "rollouts.jsonl"
+EVAL_FILE = "eval.jsonl"
+NOTICES_FILE = "notices.jsonl"
+CHECKPOINT_FOLDER = "checkpoints"
+LOG_FOLDER = "logs"  # of a study: one log an arm
+
+
+def last_lines(path: Path, count: int) -> list[str]:
+    """The last lines of a log, none where there is no log."""
+    if not path.exists():
+        return []
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 200 * count))
+        return file.read().decode("utf-8", errors="replace").splitlines()[-count:]
