@@ -113,6 +113,10 @@ class BareLoop:
 class PaddedLoop(BareLoop):
     """The same on micro-batches of a few sequences, each padded to the longest of its micro-batch."""
 
+    def __init__(self, spec: LearnerSpec) -> None:
+        super().__init__(spec)
+        self._policy.model.set_attn_implementation("sdpa")
+
     def _accumulate(self, batch: TrainBatch, indices: np.ndarray) -> None:
         import torch
         from torch.nn.utils.rnn import pad_sequence

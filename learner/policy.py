@@ -6,14 +6,18 @@ positions only; logits of the others are never built. Knows nothing of advantage
 
 from collections.abc import Iterator
 from importlib.util import find_spec
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from learner.attention import BY_SEQUENCE
 from learner.logprobs import OutputHead
 from learner.row_filling import RowCost
 
+APART_TOLERANCE = 0.1  # relative; far above what bfloat16 rounds in kernels of another shape, below what mixing changes
 HEAD_TOLERANCE = 1e-2  # nats; far above rounding in bfloat16, far below what a scaled or capped head would show
 
 
@@ -39,11 +43,10 @@ class Policy(nn.Module):
         """Logprobs (with gradient) and entropies (nats) of `targets` predicted at `positions`; [K] float32.
 
         token_ids, position_ids: [1, T], several sequences in one row. position_ids restart at 0 for each, by which
-        transformers keeps them apart without an attention mask. positions, targets: [K]. temperature divides logits.
+        they are kept apart without an attention mask. positions, targets: [K]. temperature divides logits.
         entropy_gradient: entropies have a gradient too.
         """
-        backbone = self.model.base_model
-        hidden = backbone(input_ids=token_ids, position_ids=position_ids, use_cache=False).last_hidden_state[0]
+        hidden = _hidden_states(self.model, token_ids, position_ids)
         pair: tuple[Tensor, Tensor] = self.model.get_output_embeddings()(
             hidden[positions],
             targets,
@@ -65,13 +68,15 @@ def load_policy(
 ) -> Policy:
     """Load a model folder or hub name for training: dropout off, training mode on (checkpointing needs it).
 
-    Raises ValueError where the model's logits are not simply head(hidden), for example where they are scaled or capped.
+    Raises ValueError where the model's logits are not simply head(hidden), for example where they are scaled or capped,
+    or where sequences in one row are not kept apart.
     """
     model = AutoModelForCausalLM.from_pretrained(
         path, dtype=dtype, trust_remote_code=trust_remote_code, attn_implementation=attention_for(device, dtype)
     )
     model.to(device)
     _require_plain_head(model, path)
+    _require_sequences_apart(model, path)
     _remove_dropout(model)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -80,24 +85,22 @@ def load_policy(
 
 
 def attention_for(device: torch.device, dtype: torch.dtype) -> str:
-    """Flash attention skips the masked blocks of a packed row, but has no float32; sdpa computes them all."""
+    """Of those that leave out what a packed row would mask: flash attention has one call a row, but no float32."""
     suits = device.type == "cuda" and dtype in (torch.bfloat16, torch.float16)
-    return "flash_attention_2" if suits and find_spec("flash_attn") is not None else "sdpa"
+    return "flash_attention_2" if suits and find_spec("flash_attn") is not None else BY_SEQUENCE
 
 
 def row_cost_of(policy: Policy) -> RowCost:
     """What the policy's rows cost, by counting products; before DeepSpeed takes its parameters apart.
 
     A token passes 2 N operations outside attention, N the parameters but for looked-up embeddings. In each of L layers
-    of width H, a pair of tokens takes 4 H: 2 for the score, 2 for the value. Flash attention leaves out the half that
-    causality masks. A backward pass about doubles both, which cancels.
+    of width H, a pair of tokens takes 4 H, 2 for the score and 2 for the value; half of the pairs are causal. A
+    backward pass about doubles both, which cancels.
     """
     config, embedding = policy.model.config.get_text_config(), policy.model.get_input_embeddings().weight
     looked_up = 0 if embedding is policy.model.get_output_embeddings().weight else embedding.numel()
     num_parameters = sum(parameter.numel() for parameter in policy.parameters()) - looked_up
-    masked = config._attn_implementation != "flash_attention_2"
-    pair_operations = 4 * config.num_hidden_layers * config.hidden_size * (1.0 if masked else 0.5)
-    return RowCost(pair_cost=pair_operations / (2 * num_parameters), whole_row=masked)
+    return RowCost(pair_cost=config.num_hidden_layers * config.hidden_size / num_parameters)
 
 
 def checkpoint_parameters(policy: Policy) -> Iterator[tuple[str, nn.Parameter]]:
@@ -115,11 +118,38 @@ def _remove_dropout(model: nn.Module) -> None:
                 setattr(module, name, 0.0)
 
 
+def _hidden_states(model: PreTrainedModel, token_ids: Tensor, position_ids: Tensor) -> Tensor:
+    """[T, H] of a row [1, T]."""
+    hidden: Tensor = model.base_model(token_ids, **_row_arguments(model, position_ids)).last_hidden_state[0]
+    return hidden
+
+
+def _row_arguments(model: PreTrainedModel, position_ids: Tensor) -> dict[str, Any]:
+    arguments = {"position_ids": position_ids, "use_cache": False}
+    if model.config._attn_implementation != BY_SEQUENCE:
+        return arguments  # flash attention finds the sequences by position_ids
+    starts = (position_ids[0] == 0).nonzero().squeeze(-1).tolist()
+    return arguments | {"sequence_lengths": np.diff([*starts, position_ids.shape[1]]).tolist()}
+
+
+@torch.no_grad()
+def _require_sequences_apart(model: PreTrainedModel, path: str) -> None:
+    tokens, positions = (row[None].to(model.device) for row in (torch.arange(8), torch.arange(4).repeat(2)))
+    packed = _hidden_states(model, tokens, positions)[4:].float()
+    alone = _hidden_states(model, tokens[:, 4:], positions[:, 4:]).float()
+    difference = ((packed - alone).norm() / alone.norm()).item()
+    if not difference <= APART_TOLERANCE:
+        raise ValueError(
+            f"model.path={path}: a sequence changes with the one before it in a packed row (hidden states by "
+            f"{difference:.2g}); choose a model whose layers look at tokens by attention only"
+        )
+
+
 @torch.no_grad()
 def _require_plain_head(model: PreTrainedModel, path: str) -> None:
     tokens = torch.arange(4, device=model.device)[None]
-    whole = torch.log_softmax(model(input_ids=tokens, use_cache=False).logits[0].float(), dim=-1)
-    hidden = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state[0]
+    whole = torch.log_softmax(model(tokens, **_row_arguments(model, tokens)).logits[0].float(), dim=-1)
+    hidden = _hidden_states(model, tokens, tokens)
     plain = torch.log_softmax(model.get_output_embeddings()(hidden).float(), dim=-1)
     difference = (whole - plain).abs().max().item()
     if not difference <= HEAD_TOLERANCE:

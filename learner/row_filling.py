@@ -13,20 +13,17 @@ import numpy as np
 class RowCost:
     """Work of a row, in units of what a token costs outside attention.
 
-    Sequences of lengths l cost sum l + pair_cost * pairs. Pairs of tokens that attention compares: sum l^2 where it
-    knows of sequences, (sum l)^2 where it computes a whole row and masks what does not belong together.
+    Sequences of lengths l cost sum l + pair_cost * sum l^2: attention compares tokens of the same sequence.
     """
 
     pair_cost: float
-    whole_row: bool
 
     def of(self, tokens: np.ndarray, squares: np.ndarray) -> np.ndarray:
         """[R] float64 for rows of so many tokens, with such sums of squared lengths."""
-        pairs = np.square(tokens, dtype=np.float64) if self.whole_row else squares
-        return tokens + self.pair_cost * pairs
+        return tokens + self.pair_cost * squares
 
 
-BY_TOKENS = RowCost(pair_cost=0.0, whole_row=False)
+BY_TOKENS = RowCost(pair_cost=0.0)
 
 
 def fill_rows(lengths: np.ndarray, *, max_tokens: int, multiple_of: int, row_cost: RowCost) -> list[list[int]]:
@@ -38,7 +35,7 @@ def fill_rows(lengths: np.ndarray, *, max_tokens: int, multiple_of: int, row_cos
     row_of = _first_fit(lengths, longest_first, max_tokens)
     num_rows = -(-(int(row_of.max()) + 1) // multiple_of) * multiple_of
     even = _evenly(lengths, longest_first, num_rows, max_tokens, row_cost)
-    if even is None and not row_cost.whole_row and row_cost.pair_cost > 0.0:
+    if even is None:
         even = _evenly(lengths, longest_first, num_rows, max_tokens, BY_TOKENS)
     if even is not None:
         row_of = even

@@ -18,7 +18,7 @@ from learner.row_filling import BY_TOKENS, RowCost
 
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=60)
 VOCABULARY, MAX_LENGTH = 11, 24
-ROW_COSTS = [BY_TOKENS, RowCost(pair_cost=0.1, whole_row=True), RowCost(pair_cost=0.5, whole_row=False)]
+ROW_COSTS = [BY_TOKENS, RowCost(pair_cost=0.02), RowCost(pair_cost=0.5)]
 shapes = st.lists(st.tuples(st.integers(1, 8), st.integers(1, 16)), min_size=1, max_size=20)
 
 

@@ -12,9 +12,9 @@ from learner.policy import Policy, attention_for, checkpoint_parameters, row_cos
     ("device", "dtype", "installed", "expected"),
     [
         ("cuda", torch.bfloat16, True, "flash_attention_2"),
-        ("cuda", torch.bfloat16, False, "sdpa"),
-        ("cuda", torch.float32, True, "sdpa"),
-        ("cpu", torch.bfloat16, True, "sdpa"),
+        ("cuda", torch.bfloat16, False, "by_sequence"),
+        ("cuda", torch.float32, True, "by_sequence"),
+        ("cpu", torch.bfloat16, True, "by_sequence"),
     ],
 )
 def test_flash_attention_only_where_it_computes(
@@ -42,14 +42,7 @@ def test_row_cost_counts_the_models_operations(tied: bool) -> None:
     policy = tiny_policy(tied=tied)
     attention = 16 * 16 + 16 + 2 * (16 * 8 + 8) + 16 * 16  # query, keys, values, output
     num_parameters = 2 * (attention + 3 * 16 * 24 + 2 * 16) + 16 + 32 * 16  # layers, last norm, the head
-    policy.model.config._attn_implementation = "sdpa"
-    masked = row_cost_of(policy)
-    assert masked.whole_row
-    assert masked.pair_cost == pytest.approx(4 * 2 * 16 / (2 * num_parameters))
-    policy.model.config._attn_implementation = "flash_attention_2"
-    flash = row_cost_of(policy)
-    assert not flash.whole_row
-    assert flash.pair_cost == pytest.approx(masked.pair_cost / 2)
+    assert row_cost_of(policy).pair_cost == pytest.approx(0.5 * 4 * 2 * 16 / (2 * num_parameters))
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from learner.row_filling import BY_TOKENS, RowCost, deal_rows, fill_rows
 
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=60)
-FLASH = RowCost(pair_cost=1e-4, whole_row=False)
-MASKED = RowCost(pair_cost=1e-4, whole_row=True)
+BY_ATTENTION = RowCost(pair_cost=1e-4)
 MAX_TOKENS = 16_384
 
 
@@ -20,8 +19,7 @@ def heavy_tailed(num_sequences: int, seed: int) -> np.ndarray:
 
 
 def cost_of(row: list[int], lengths: np.ndarray, row_cost: RowCost) -> float:
-    pairs = sum(lengths[row]) ** 2 if row_cost.whole_row else sum(lengths[row] ** 2)
-    return float(sum(lengths[row]) + row_cost.pair_cost * pairs)
+    return float(sum(lengths[row]) + row_cost.pair_cost * sum(lengths[row] ** 2))
 
 
 def costs_of_ranks(lengths: np.ndarray, *, packed_by: RowCost, true_cost: RowCost, num_ranks: int) -> np.ndarray:
@@ -46,8 +44,7 @@ def first_fit_decreasing(lengths: list[int], max_tokens: int) -> int:
 
 def test_cost_of_a_row() -> None:
     tokens, squares = np.array([7]), np.array([3**2 + 4**2])
-    assert RowCost(pair_cost=0.5, whole_row=False).of(tokens, squares).tolist() == [7 + 0.5 * 25]
-    assert RowCost(pair_cost=0.5, whole_row=True).of(tokens, squares).tolist() == [7 + 0.5 * 49]
+    assert RowCost(pair_cost=0.5).of(tokens, squares).tolist() == [7 + 0.5 * 25]
     assert BY_TOKENS.of(tokens, squares).tolist() == [7]
 
 
@@ -56,9 +53,7 @@ def test_cost_of_a_row() -> None:
     lengths=st.lists(st.integers(1, 30), min_size=1, max_size=40),
     slack=st.integers(0, 40),
     multiple_of=st.integers(1, 4),
-    row_cost=st.sampled_from(
-        [BY_TOKENS, RowCost(pair_cost=0.2, whole_row=True), RowCost(pair_cost=1, whole_row=False)]
-    ),
+    row_cost=st.sampled_from([BY_TOKENS, RowCost(pair_cost=0.2), RowCost(pair_cost=3.0)]),
 )
 def test_each_sequence_once_in_as_few_rows_as_first_fit_decreasing(
     lengths: list[int], slack: int, multiple_of: int, row_cost: RowCost
@@ -79,8 +74,8 @@ def test_ranks_are_balanced_by_cost_where_balancing_by_tokens_is_not_enough(num_
     waits = {"tokens": [], "cost": []}
     for seed in range(10):
         lengths = heavy_tailed(num_sequences, seed)
-        for name, packed_by in (("tokens", BY_TOKENS), ("cost", FLASH)):
-            costs = costs_of_ranks(lengths, packed_by=packed_by, true_cost=FLASH, num_ranks=8)
+        for name, packed_by in (("tokens", BY_TOKENS), ("cost", BY_ATTENTION)):
+            costs = costs_of_ranks(lengths, packed_by=packed_by, true_cost=BY_ATTENTION, num_ranks=8)
             waits[name].append(costs.max(axis=0).sum() / costs.mean(axis=0).sum())
             if name == "cost":
                 assert costs.sum(axis=1).max() / costs.sum(axis=1).mean() < 1.2
@@ -89,26 +84,13 @@ def test_ranks_are_balanced_by_cost_where_balancing_by_tokens_is_not_enough(num_
     assert all(by_cost <= by_tokens for by_cost, by_tokens in zip(waits["cost"], waits["tokens"], strict=True))
 
 
-def test_a_row_that_attention_computes_whole_costs_by_its_tokens_alone() -> None:
-    lengths = heavy_tailed(256, seed=0)
-    by_cost, by_tokens = (
-        fill_rows(lengths, max_tokens=MAX_TOKENS, multiple_of=8, row_cost=row_cost) for row_cost in (MASKED, BY_TOKENS)
-    )
-    assert by_cost == by_tokens
-    assert deal_rows(by_cost, lengths, num_ranks=1, row_cost=MASKED) == deal_rows(
-        by_tokens, lengths, num_ranks=1, row_cost=BY_TOKENS
-    )
-    costs = costs_of_ranks(lengths, packed_by=MASKED, true_cost=MASKED, num_ranks=8)
-    assert costs.max(axis=0).sum() / costs.mean(axis=0).sum() < 1.05
-
-
 def test_rows_side_by_side_are_neighbours_by_cost() -> None:
-    costs = costs_of_ranks(heavy_tailed(256, seed=3), packed_by=FLASH, true_cost=FLASH, num_ranks=4)
+    costs = costs_of_ranks(heavy_tailed(256, seed=3), packed_by=BY_ATTENTION, true_cost=BY_ATTENTION, num_ranks=4)
     assert (costs.min(axis=0)[:-1] >= costs.max(axis=0)[1:]).all()
 
 
 def test_even_rows_are_not_bought_with_a_budget_that_is_exceeded() -> None:
     """By cost the short ones would all go beside each other, where they have no room."""
     lengths = np.array([100, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10])
-    rows = fill_rows(lengths, max_tokens=100, multiple_of=1, row_cost=RowCost(pair_cost=10.0, whole_row=False))
+    rows = fill_rows(lengths, max_tokens=100, multiple_of=1, row_cost=RowCost(pair_cost=10.0))
     assert sorted(map(len, rows)) == [1, 10]
