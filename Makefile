@@ -18,7 +18,7 @@ setup: ## make .venv, or nothing if it is up to date (PYTHON=python3.12, EXTRA=c
 train: setup ## train, by default the embedded model on arithmetic (ARGS="gate=clip num_iterations=20")
 	@$(VENV_PYTHON) orchestration/run.py $(ARGS)
 
-study: setup ## compare 5 gates on 3 seeds where they differ, 15 minutes (ARGS="gates=[softsign,clip] seeds=[0,1]")
+study: setup ## compare 5 gates on 3 seeds where they differ, 15 to 20 minutes (ARGS="gates=[softsign,clip] seeds=[0,1]")
 	@$(VENV_PYTHON) -m orchestration.study experiment=separate_gates $(ARGS)
 
 test: setup ## every test but those that need a GPU (ARGS="-k loop")

@@ -5,7 +5,7 @@ measure is roughly normal over seeds; nothing here knows what was measured.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,6 +28,11 @@ class SeedMean:
     low: float | None
     high: float | None
     num_seeds: int
+
+    def transformed(self, function: Callable[[float], float]) -> "SeedMean":
+        """Mean and ends through an increasing function, such as a change of unit."""
+        low, high = (None if end is None else function(end) for end in (self.low, self.high))
+        return replace(self, mean=function(self.mean), low=low, high=high)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -23,8 +23,8 @@ def _settings(config: RunConfig) -> dict[str, Any]:
     return {name: value for name, value in tree.items() if name not in sections} | inside
 
 
-def shown(value: Any) -> str:
-    """As a person would type it."""
+def typed(value: object) -> str:
+    """A value as one would type it on the command line, whole."""
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)

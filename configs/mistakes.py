@@ -13,6 +13,7 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from configs.differences import typed
 from configs.schema import RunConfig
 
 NEAR_ENOUGH = 0.6  # similarity above which a name is proposed; below it the proposals are mostly noise
@@ -75,10 +76,8 @@ def keys_inside(key: str, annotation: Any) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as one would type it on the command line."""
-    if value is None:
-        return "null"
-    text = str(value).lower() if isinstance(value, bool) else " ".join(str(value).split())
+    """A value as one would type it on the command line, on one line and cut where it is long."""
+    text = " ".join(typed(value).split())
     return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
 
 

@@ -64,9 +64,9 @@ def reference_loss(
     dtype = torch.promote_types(logprobs.dtype, torch.float32)
     trained = loss_weights != 0
     weights = loss_weights.detach().to(dtype)
-    current = _where_trained(trained, logprobs, dtype)
-    old = _where_trained(trained, old_logprobs.detach(), dtype)
-    advantage = _where_trained(trained, advantages.detach(), dtype)
+    current = where_trained(trained, logprobs, dtype)
+    old = where_trained(trained, old_logprobs.detach(), dtype)
+    advantage = where_trained(trained, advantages.detach(), dtype)
     positive = advantage > 0
 
     log_ratio = (current - old).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
@@ -90,7 +90,7 @@ def effective_update_ratio(slope_sums: Tensor, token_counts: Tensor) -> float:
     return float((slope_sums[present] / token_counts[present]).mean())
 
 
-def _where_trained(trained: Tensor, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+def where_trained(trained: Tensor, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """Zero where not trained, chosen before any arithmetic: nan * 0 would be nan, in the gradient as well."""
     return torch.where(trained, tensor, torch.zeros_like(tensor)).to(dtype)
 

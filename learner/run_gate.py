@@ -49,6 +49,11 @@ class RunGate:
                 sign: TauController(target, tau=taus[f"tau_{sign}"], num_steps=num_steps) for sign in SIGNS
             }
 
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether the temperatures follow a target."""
+        return self._target is not None
+
     def metrics(self) -> dict[str, float]:
         """The temperatures in force by metric name; none for a gate without."""
         return {f"gate/{name}": tau for name, tau in self._taus().items()}

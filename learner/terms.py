@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gates.loss import LOG_RATIO_LIMIT
+from gates.loss import LOG_RATIO_LIMIT, where_trained
 
 KlEstimator = Literal["k1", "k2", "k3"]
 Correction = Literal["tis", "mis"]
@@ -48,8 +48,7 @@ def token_kl(logprobs: Tensor, reference_logprobs: Tensor, *, estimator: KlEstim
 
 def weighted_sum(values: Tensor, loss_weights: Tensor) -> Tensor:
     """Sum of loss weight * value over the tokens whose weight is not 0, a scalar; gradient into values only."""
-    trained = loss_weights != 0
-    return (loss_weights.detach() * torch.where(trained, values, torch.zeros_like(values))).sum()
+    return (loss_weights.detach() * where_trained(loss_weights != 0, values, values.dtype)).sum()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,7 +78,6 @@ def correction_weights(
 
 
 def _difference(first: Tensor, second: Tensor, trained: Tensor) -> Tensor:
-    """first - second in float32 or wider; 0 where not trained, chosen before any arithmetic, as nan * 0 is nan."""
+    """first - second in float32 or wider; 0 where not trained."""
     dtype = torch.promote_types(first.dtype, torch.float32)
-    zero = torch.zeros((), dtype=dtype, device=first.device)
-    return torch.where(trained, first.to(dtype), zero) - torch.where(trained, second.to(dtype), zero)
+    return where_trained(trained, first, dtype) - where_trained(trained, second, dtype)

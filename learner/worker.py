@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 
-from gates.audit import AuditTokens, audited_gates
+from gates.audit import audited_gates
 from gates.kernels import loss_function_for
 from learner.audit import StepAudit, step_tokens
 from learner.checkpoint import load_engine, save_engine, save_model
@@ -27,7 +27,7 @@ from learner.gate_builder import kernel_of
 from learner.optimizer import lr_at
 from learner.packing import pack_minibatch, split_minibatches, trained_samples
 from learner.policy import Policy, checkpoint_parameters, row_cost_of
-from learner.run_gate import RunGate
+from learner.run_gate import RunGate, StepCurves
 from learner.run_objective import LossInputs, ObjectiveLoss, RunObjective
 from learner.scoring import Scorer, to_tensor
 from learner.sender import SendReport, WeightSender
@@ -137,9 +137,7 @@ class LearnerWorker:
             self._accumulate(micro_batch, loaded, index, statistics, is_last=place == len(own) - 1)
             for place, micro_batch in enumerate(own)
         ]
-        tokens = step_tokens(loaded.batch, own, outs)
-        audit = self._audit(loaded.batch, tokens) if learner.audit else None
-        curves = self._gate.measure(tokens, num_groups=loaded.batch.num_groups)
+        audit, curves = self._look_at_tokens(loaded.batch, own, outs)
         where = f"iteration {loaded.iteration}, step {index}"
         sums = [part.sums for part in (statistics, audit, curves) if part is not None]
         self._merge(sums, statistics.maxima, torch.stack([out.loss for out in outs]).sum(), where)
@@ -210,9 +208,20 @@ class LearnerWorker:
         """[K] on the device, from one [C] array a sample of the batch."""
         return self._tensor(np.concatenate([by_sample[index] for index in micro_batch.sample_indices]))
 
-    def _audit(self, batch: TrainBatch, tokens: AuditTokens) -> StepAudit:
-        """What every gate would have done with this rank's tokens of the step, under the taus now in force."""
-        return StepAudit(audited_gates(self._gate.gate), batch=batch, tokens=tokens)
+    def _look_at_tokens(
+        self, batch: TrainBatch, micro_batches: Sequence[MicroBatch], outs: Sequence[ObjectiveLoss]
+    ) -> tuple[StepAudit | None, StepCurves | None]:
+        """What every gate, and the own one at every tau, would have done with this rank's tokens of the step.
+
+        Under the taus now in force. None for what was not asked for; gathering the tokens costs time.
+        """
+        if not (self.spec.learner.audit or self._gate.is_adaptive):
+            return None, None
+        tokens = step_tokens(batch, micro_batches, outs)
+        audit = None
+        if self.spec.learner.audit:
+            audit = StepAudit(audited_gates(self._gate.gate), batch=batch, tokens=tokens)
+        return audit, self._gate.measure(tokens, num_groups=batch.num_groups)
 
     def _merge(self, parts: Sequence[Tensor], step_maxima: Tensor, loss: Tensor, where: str) -> None:
         """Sum and maximum over ranks, in place; NonFiniteError on all ranks if the loss of one is nan or inf."""

@@ -22,8 +22,9 @@ from orchestration.eval_settings import default_folder, settings_of
 from orchestration.eval_summary import summarize
 from orchestration.eval_tables import summary_table
 from orchestration.session import locate_model
+from orchestration.task_loading import model_tokenizer
 from rollout.contract import Prompt
-from rollout.prompts import PromptStyleError, load_tokenizer, prompt_encoder, prompt_renderer
+from rollout.prompts import PromptStyleError, prompt_encoder, prompt_renderer
 from rollout.tasks import Problem, build_task
 from rollout.tasks.data_sets import DataSetError
 from rollout.tasks.data_task import load_eval_sets
@@ -109,11 +110,7 @@ def _prompts(
     config: RunConfig, model_path: Path | str, problems: Mapping[str, Sequence[Problem]]
 ) -> dict[str, tuple[Prompt, ...]]:
     """ConfigError where the tokenizer does not fit the prompt style, or a prompt leaves too little room."""
-    try:
-        tokenizer = load_tokenizer(str(model_path), trust_remote_code=config.model.trust_remote_code)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise ConfigError([f"model.path={model_path}: its tokenizer cannot be loaded ({reason})"]) from error
+    tokenizer = model_tokenizer(config, model_path)
     try:
         render = prompt_renderer(config.task, tokenizer)
     except PromptStyleError as error:

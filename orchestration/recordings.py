@@ -6,7 +6,7 @@ for each mistake. Looks at manifests and at which iterations there are, not into
 
 from pathlib import Path
 
-from configs.differences import differences, shown
+from configs.differences import differences, typed
 from configs.loading import ConfigError, validate
 from configs.schema import RunConfig
 from rollout.recording import REMEDY, Manifest, RecordingError, num_recorded, read_manifest
@@ -76,7 +76,7 @@ def _refuse_replay(config: RunConfig, folder: Path) -> None:
         raise ConfigError([f"rollout.replay: {told}{hint}"]) from None
     lines = []
     changed = [
-        f"{name}={shown(before)}, now {name}={shown(now)}"
+        f"{name}={typed(before)}, now {name}={typed(now)}"
         for name, before, now in differences(recorded, config)
         if name in SAME_SETTINGS or name.partition(".")[0] in SAME_SECTIONS
     ]

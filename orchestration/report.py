@@ -49,8 +49,10 @@ def report_at_end(folder: Path, console: Console) -> Iterator[None]:
         yield
     finally:
         if (folder / METRICS_FILE).exists():
+            from reports.run_report import write_run_report  # matplotlib, as below
+
             try:
-                print_line(console, f"report: {_write(folder)[0]}")
+                print_line(console, f"report: {write_run_report(folder)}")
             except RecordError as error:  # must not hide how the run itself ended
                 print_line(console, f"no report: {error}")
 

@@ -8,7 +8,7 @@ journal and the checkpoint store.
 import re
 from pathlib import Path
 
-from configs.differences import differences, shown
+from configs.differences import differences, typed
 from configs.loading import ConfigError, read_yaml
 from configs.schema import RunConfig
 from reports.run_files import CHECKPOINT_FOLDER, CONFIG_FILE, METRICS_FILE
@@ -72,7 +72,7 @@ def check_resumable(config: RunConfig, run_dir: Path) -> None:
             f"{path}: {'; '.join(error.lines)}; resume with the version of the program that wrote it"
         ) from None
     changed = [
-        f"{name}={shown(before)}, now {name}={shown(now)}"
+        f"{name}={typed(before)}, now {name}={typed(now)}"
         for name, before, now in differences(stored, config)
         if not _may_change(name, stored)
     ]

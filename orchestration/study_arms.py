@@ -15,6 +15,7 @@ from orchestration.checkpoint import CheckpointStore
 from orchestration.run_dir import RunDirError, check_resumable
 from reports.json_lines import read_rows
 from reports.run_files import CHECKPOINT_FOLDER, CONFIG_FILE, EVAL_FILE, METRICS_FILE
+from reports.run_record import is_complete
 
 # new: nothing there; broken: a run that left no checkpoint; stopped: one that can be resumed
 State = Literal["new", "broken", "stopped", "finished"]
@@ -35,11 +36,6 @@ def arm_status(arm: Arm, study_dir: Path) -> ArmStatus:
     folder = study_dir / arm.name
     num_iterations = len(read_rows(folder / METRICS_FILE))
     return ArmStatus(arm=arm, folder=folder, state=_state(arm, folder, num_iterations), num_iterations=num_iterations)
-
-
-def is_complete(*, num_iterations: int, wanted: int, evals: Sequence[int], evaluates: bool) -> bool:
-    """Whether a run with these rows and evaluations has nothing left to do; a replayed one does not evaluate."""
-    return num_iterations >= wanted and (not evaluates or wanted in evals)
 
 
 def refuse_other_settings(statuses: Sequence[ArmStatus]) -> None:
@@ -91,9 +87,7 @@ def _state(arm: Arm, folder: Path, num_iterations: int) -> State:
     if not folder.is_dir() or not any(folder.iterdir()):
         return "new"
     evals = [int(row["iteration"]) for row in read_rows(folder / EVAL_FILE)]
-    evaluates = arm.kind == "live"
-    wanted = arm.config.num_iterations
-    if is_complete(num_iterations=num_iterations, wanted=wanted, evals=evals, evaluates=evaluates):
+    if is_complete(arm.config, num_iterations=num_iterations, evals=evals):
         return "finished"
     has_checkpoint = CheckpointStore(folder / CHECKPOINT_FOLDER, keep=1).latest() is not None
     return "stopped" if has_checkpoint else "broken"

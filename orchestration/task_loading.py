@@ -34,7 +34,7 @@ def load_task(config: RunConfig, locate_model: Callable[[], Path | str]) -> Load
         return LoadedTask(task=build_task(config.task), notices=())
     try:
         task = DataTask.load(config.task)
-        tokenizer = _tokenizer(config, locate_model)
+        tokenizer = model_tokenizer(config, locate_model())
         return prepare(task, config.task, tokenizer)
     except (DataSetError, PromptStyleError) as error:
         raise ConfigError(str(error).splitlines()) from error
@@ -68,14 +68,14 @@ def prepare(task: DataTask, config: DataTaskConfig, tokenizer: Any) -> LoadedTas
     return LoadedTask(task=cleaned, notices=(*notices, f"{len(cleaned.train):,} training problems remain"))
 
 
-def _tokenizer(config: RunConfig, locate_model: Callable[[], Path | str]) -> Any:
-    path = locate_model()
+def model_tokenizer(config: RunConfig, model_path: Path | str) -> Any:
+    """ConfigError where it cannot be loaded."""
     try:
-        return load_tokenizer(str(path), trust_remote_code=config.model.trust_remote_code)
+        return load_tokenizer(str(model_path), trust_remote_code=config.model.trust_remote_code)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
         raise ConfigError(
-            [f"model.path={path}: its tokenizer cannot be loaded ({reason}); correct the path"]
+            [f"model.path={model_path}: its tokenizer cannot be loaded ({reason}); correct the path"]
         ) from error
 
 

@@ -77,6 +77,8 @@ class Folded:
     blocks: "tuple[Block, ...]"
 
 
+MISSING = "–"  # in a cell without a value
+
 Block = Heading | Paragraph | Notice | Bullets | Table | Figures | Verbatim | Folded
 
 STYLE = """

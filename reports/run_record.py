@@ -6,7 +6,7 @@ the files that docs/metrics.md describes and nothing else; computes no statistic
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,13 +62,17 @@ class RunRecord:
 
     @property
     def is_finished(self) -> bool:
-        evaluates = self.config.rollout.replay is None
-        wanted = self.config.num_iterations
-        return len(self.rows) >= wanted and (not evaluates or wanted in self.evals)
+        return is_complete(self.config, num_iterations=len(self.rows), evals=self.evals)
 
     def series(self, metric: str) -> dict[int, float]:
         """The metric by iteration, where rows have it."""
         return {int(row["iteration"]): row[metric] for row in self.rows if metric in row}
+
+
+def is_complete(config: RunConfig, *, num_iterations: int, evals: Container[int]) -> bool:
+    """Whether a run with so many rows and these evaluations has nothing left to do; a replay does not evaluate."""
+    wanted = config.num_iterations
+    return num_iterations >= wanted and (config.rollout.replay is not None or wanted in evals)
 
 
 def read_run(folder: Path) -> RunRecord:

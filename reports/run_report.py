@@ -11,12 +11,23 @@ import numpy as np
 from configs.gates import CustomGateConfig
 from configs.loading import dump_yaml
 from reports.figures import Line, Panel, panel_svg
-from reports.page import Block, Figure, Figures, Folded, Heading, Notice, Paragraph, Table, Verbatim, html_page
+from reports.page import (
+    MISSING,
+    Block,
+    Figure,
+    Figures,
+    Folded,
+    Heading,
+    Notice,
+    Paragraph,
+    Table,
+    Verbatim,
+    html_page,
+)
 from reports.run_record import RunRecord, SampleGroup, read_run
 from reports.study_result import LAST
 
 REPORT_FILE = "report.html"
-MISSING = "–"
 INTERVAL_ENDS = ("_low", "_high")
 TEXT_LIMIT = 4000  # characters of a completion that are shown
 # Title, unit, logarithmic, then (metric, name in the legend).

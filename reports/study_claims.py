@@ -15,7 +15,7 @@ from configs.differences import differences
 from configs.gates import CustomGateConfig
 from configs.study import Kind
 from reports.run_record import combined_digest
-from reports.study_result import KINDS, StudyArm
+from reports.study_result import KINDS, StudyArm, by_gate
 
 FORMAT_TARGET = 0.9
 RATIO_REACH = 0.01  # ratios that stay this close to 1 tell no gate from another
@@ -82,11 +82,7 @@ class Claims:
 
 def measure_claims(arms: Sequence[StudyArm]) -> Claims:
     """The claims of finished arms, gates in the order in which they first appear."""
-    groups = {
-        (gate, kind): sorted((arm for arm in arms if (arm.gate, arm.kind) == (gate, kind)), key=lambda arm: arm.seed)
-        for kind in KINDS
-        for gate in dict.fromkeys(arm.gate for arm in arms if arm.kind == kind)
-    }
+    groups = by_gate(arms)
     baseline = next((arm.gate for arm in arms if arm.record.config.gate.name == "clip"), None)
     reached = {key: {arm.seed: first_iteration_at(arm, FORMAT_TARGET) for arm in each} for key, each in groups.items()}
     prompts = tuple(_prompts_of(seed, arms) for seed in sorted({arm.seed for arm in arms}))
@@ -118,15 +114,7 @@ def stayed_at_one(arm: StudyArm) -> bool:
 def _speed(gate: str, kind: Kind, reached: Mapping[int, int | None], baseline: Mapping[int, int | None]) -> FormatSpeed:
     found = {seed: iteration for seed, iteration in reached.items() if iteration is not None}
     logs = [math.log(other / found[seed]) for seed, other in baseline.items() if seed in found and other is not None]
-    times_sooner = None
-    if logs and reached != baseline:
-        mean = seed_mean(logs)
-        times_sooner = SeedMean(
-            mean=math.exp(mean.mean),
-            low=None if mean.low is None else math.exp(mean.low),
-            high=None if mean.high is None else math.exp(mean.high),
-            num_seeds=mean.num_seeds,
-        )
+    times_sooner = seed_mean(logs).transformed(math.exp) if logs and reached != baseline else None
     iteration = seed_mean(list(found.values())) if found else None
     return FormatSpeed(gate=gate, kind=kind, reached=reached, iteration=iteration, times_sooner=times_sooner)
 

@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 
 from analysis.seeds import SeedMean
 from configs.study import Kind
-from reports.page import Block, Bullets, Figures, Folded, Heading, Notice, Paragraph, Table, Verbatim
+from reports.page import MISSING, Block, Bullets, Figures, Folded, Heading, Notice, Paragraph, Table, Verbatim
 from reports.study_claims import FORMAT_TARGET, Claims, FormatSpeed
 from reports.study_result import KINDS, LAST, GateSummary, Measure, Pair, StudyResult
 
-MISSING = "–"
 KIND_TITLES: dict[Kind, str] = {
     "live": "Live runs: every gate trains on what it samples itself",
     "replayed": "Replayed runs: every gate trains on the same recorded groups",

@@ -18,7 +18,7 @@ from reports.run_files import CONFIG_FILE, LOG_FOLDER, last_lines
 from reports.run_record import RunRecord, read_run
 from reports.study_claims import measure_claims
 from reports.study_page import study_blocks
-from reports.study_result import KINDS, Measure, StudyArm, StudyResult, summarize
+from reports.study_result import KINDS, GateSummary, Measure, StudyArm, StudyResult, summarize
 
 ARM_NAME = re.compile(r"(?P<gate>\w+)-seed(?P<seed>\d+)(?P<replayed>-replayed)?")
 HTML_FILE, MARKDOWN_FILE, CURVES_FILE = "report.html", "report.md", "curves.png"
@@ -116,7 +116,7 @@ def _figures(result: StudyResult, kind: Kind) -> Figures:
     rows = [row for row in result.gates if row.kind == kind]
     found = []
     for measure in (each for each in result.measures if each.compared):
-        dots = [_dots(row.gate, measure, result, kind) for row in rows if measure.key in row.means]
+        dots = [_dots(row, measure) for row in rows if measure.key in row.means]
         if dots and (measure.key.startswith("eval/") or measure.key == "reward"):
             name = re.sub(r"\W+", "-", measure.key)
             title = measure.label.rpartition(",")[0]
@@ -135,18 +135,12 @@ def _figures(result: StudyResult, kind: Kind) -> Figures:
     return Figures(items=tuple(found))
 
 
-def _dots(gate: str, measure: Measure, result: StudyResult, kind: Kind) -> Dots:
-    row = next(row for row in result.gates if (row.gate, row.kind) == (gate, kind))
-    mean = row.means[measure.key]
-    scaled = type(mean)(
-        mean=measure.scale * mean.mean,
-        low=None if mean.low is None else measure.scale * mean.low,
-        high=None if mean.high is None else measure.scale * mean.high,
-        num_seeds=mean.num_seeds,
-    )
-    return Dots(
-        name=gate, mean=scaled, values=tuple(measure.scale * value for value in row.values[measure.key].values())
-    )
+def _dots(row: GateSummary, measure: Measure) -> Dots:
+    def scaled(value: float) -> float:
+        return measure.scale * value
+
+    values = row.values[measure.key].values()
+    return Dots(name=row.gate, mean=row.means[measure.key].transformed(scaled), values=tuple(map(scaled, values)))
 
 
 def _panels(result: StudyResult, kind: Kind) -> list[Panel]:

@@ -96,18 +96,11 @@ class StudyResult:
     pairs: tuple[Pair, ...]
     bands: tuple[Band, ...]
 
-    def measure(self, key: str) -> Measure:
-        return next(measure for measure in self.measures if measure.key == key)
-
 
 def summarize(arms: Sequence[StudyArm]) -> StudyResult:
     """The result of finished runs; rows in the order in which gates first appear."""
-    measures = measures_of(arms)
-    gates = tuple(
-        _gate_summary(gate, kind, [arm for arm in arms if (arm.gate, arm.kind) == (gate, kind)], measures)
-        for kind in KINDS
-        for gate in dict.fromkeys(arm.gate for arm in arms if arm.kind == kind)
-    )
+    measures, groups = measures_of(arms), by_gate(arms)
+    gates = tuple(_gate_summary(gate, kind, group, measures) for (gate, kind), group in groups.items())
     return StudyResult(
         measures=measures,
         untrained=_untrained(arms, measures),
@@ -115,8 +108,22 @@ def summarize(arms: Sequence[StudyArm]) -> StudyResult:
         pairs=tuple(
             pair for kind in KINDS for measure in measures if measure.compared for pair in _pairs(gates, kind, measure)
         ),
-        bands=tuple(band for row in gates for metric in BAND_METRICS for band in _bands(row, metric, arms)),
+        bands=tuple(
+            band
+            for (gate, kind), group in groups.items()
+            for metric in BAND_METRICS
+            for band in _bands(gate, kind, metric, group)
+        ),
     )
+
+
+def by_gate(arms: Sequence[StudyArm]) -> dict[tuple[str, Kind], list[StudyArm]]:
+    """The arms of each gate and kind, by seed; live ones first, gates in the order in which they first appear."""
+    return {
+        (gate, kind): sorted((arm for arm in arms if (arm.gate, arm.kind) == (gate, kind)), key=lambda arm: arm.seed)
+        for kind in KINDS
+        for gate in dict.fromkeys(arm.gate for arm in arms if arm.kind == kind)
+    }
 
 
 def measures_of(arms: Sequence[StudyArm]) -> tuple[Measure, ...]:
@@ -165,7 +172,7 @@ TRAINING_MEASURES: dict[str, tuple[str, Callable[[Sequence[float]], float]]] = {
 def _gate_summary(gate: str, kind: Kind, arms: Sequence[StudyArm], measures: Sequence[Measure]) -> GateSummary:
     values: dict[str, dict[int, float]] = {}
     for measure in measures:
-        found = {arm.seed: value_of(arm.record, measure.key) for arm in sorted(arms, key=lambda arm: arm.seed)}
+        found = {arm.seed: value_of(arm.record, measure.key) for arm in arms}
         present = {seed: value for seed, value in found.items() if value is not None}
         if present:
             values[measure.key] = present
@@ -201,9 +208,9 @@ def _pairs(gates: Sequence[GateSummary], kind: Kind, measure: Measure) -> list[P
     ]
 
 
-def _bands(row: GateSummary, metric: str, arms: Sequence[StudyArm]) -> list[Band]:
-    """One, or none where no run has the metric."""
-    series = [arm.record.series(metric) for arm in arms if (arm.gate, arm.kind) == (row.gate, row.kind)]
+def _bands(gate: str, kind: Kind, metric: str, arms: Sequence[StudyArm]) -> list[Band]:
+    """One, or none where no run of the gate has the metric."""
+    series = [arm.record.series(metric) for arm in arms]
     common = sorted(set.intersection(*(set(each) for each in series)))
     if not common:
         return []
@@ -211,8 +218,8 @@ def _bands(row: GateSummary, metric: str, arms: Sequence[StudyArm]) -> list[Band
     return [
         Band(
             metric=metric,
-            gate=row.gate,
-            kind=row.kind,
+            gate=gate,
+            kind=kind,
             iterations=np.array(common) + 1,
             mean=values.mean(axis=0),
             low=values.min(axis=0),

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from multiprocessing.connection import Connection
 
-from rollout.reward_functions import Announce, RewardError, RewardFunction, prepare_for
+from rollout.grading import prepare
+from rollout.reward_functions import Announce, RewardError, RewardFunction
 
 MEMORY_LIMIT_BYTES = 4 * 2**30  # of address space; a completion that needs more is not an answer
 OUT_OF_MEMORY_STATUS = 77  # exit status that tells a limit from a defect
@@ -43,7 +44,7 @@ def serve(connection: Connection, reward_function: RewardFunction, *, timeout_s:
             message = json.loads(connection.recv_bytes())
         except EOFError:
             return
-        prepare_for(message["reference"])
+        prepare(message["reference"])
         send(connection, {"prepared": True})
         for text in message["texts"]:
             signal.setitimer(signal.ITIMER_REAL, timeout_s)

@@ -13,7 +13,6 @@ from numbers import Real
 
 from configs.rewards import RewardConfig
 from rollout.contract import RewardVerdict
-from rollout.grading import prepare
 from rollout.rewards import grade_completion
 
 ExtraReward = Callable[[str, str], float]  # (completion text, reference answer)
@@ -29,7 +28,7 @@ def load_extra(name: str, function: str) -> ExtraReward:
     """The function at the import path; ValueError, one line with the remedy, where there is none."""
     module_name, _, attribute = function.partition(":")
     setting = f"reward.extra.{name}.function={function}"
-    if os.getcwd() not in sys.path:  # where one's own modules lie, as for gate.factory
+    if os.getcwd() not in sys.path:  # where one's own modules lie
         sys.path.append(os.getcwd())
     try:
         module = importlib.import_module(module_name)
@@ -81,11 +80,6 @@ def make_reward(settings: dict[str, object], announce: Announce) -> RewardFuncti
         )
 
     return grade
-
-
-def prepare_for(reference_answer: str) -> None:
-    """Before the clock of a completion runs: loads what its comparison is likely to need."""
-    prepare(reference_answer)
 
 
 def _value(name: str, extra: ExtraReward, completion_text: str, reference_answer: str) -> float:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
+from rollout.grading.limits import bracket_depth
 from rollout.grading.rationals import exact_value, is_calculation
 from rollout.grading.spelling import ROW_MARK
 from rollout.grading.units import split_unit
@@ -187,7 +188,7 @@ def _bracketed(text: str, depth: int) -> Form | None:
     for opening, closing in ((r"\{", r"\}"), ("(", ")"), ("(", "]"), ("[", ")"), ("[", "]")):
         if text.startswith(opening) and text.endswith(closing) and len(text) >= len(opening + closing):
             inner = text[len(opening) : -len(closing)]
-            if not _is_balanced(inner):
+            if bracket_depth(inner) < 0:
                 return None
             pieces = _split(inner, re.compile("([,;])"))[::2]
             if opening == r"\{":
@@ -241,12 +242,3 @@ def _split(text: str, separator: re.Pattern[str]) -> list[str]:
         depth += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(text[position], 0)
         position += 1
     return [*pieces, text[start:]]
-
-
-def _is_balanced(text: str) -> bool:
-    depth = 0
-    for character in text:
-        depth += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(character, 0)
-        if depth < 0:
-            return False
-    return depth == 0

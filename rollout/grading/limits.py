@@ -44,7 +44,7 @@ def may_parse(text: str) -> bool:
         return False
     if text.count("|") > MAX_BARS or re.search(rf"[0-9.]{{{MAX_DIGITS + 1}}}", text):
         return False
-    return 0 <= _depth(text) <= MAX_DEPTH and _powers_are_small(text)
+    return 0 <= bracket_depth(text) <= MAX_DEPTH and _powers_are_small(text)
 
 
 def _powers_are_small(text: str) -> bool:
@@ -77,7 +77,7 @@ def may_simplify(text: str) -> bool:
     return not re.search(r"\^\{[^{}]*[0-9]{2}|\)\^", text)
 
 
-def _depth(text: str) -> int:
+def bracket_depth(text: str) -> int:
     """Deepest nesting of brackets; -1 where they do not match."""
     deepest = depth = 0
     for character in text:

@@ -138,16 +138,9 @@ def _argument(text: str, position: int, *, root: bool) -> tuple[int, str]:
         position += 1
     if position == len(text):
         return position, ""
-    if text[position] == "{":
-        end = closing_brace(text, position)
-        if end < 0:
-            return position, ""
-        return end + 1, "{" + _with_braces(text[position + 1 : end]) + "}"
-    if root and text[position] == "(":
-        end = _closing_parenthesis(text, position)
-        if end < 0:
-            return position, ""
-        return end + 1, "{" + _with_braces(text[position + 1 : end]) + "}"
+    if text[position] == "{" or (root and text[position] == "("):
+        end = closing_brace(text, position) if text[position] == "{" else _closing_parenthesis(text, position)
+        return (end + 1, "{" + _with_braces(text[position + 1 : end]) + "}") if end >= 0 else (position, "")
     command = _COMMAND.match(text, position)
     if command:
         return (command.end(), f"{{{command[0]}}}") if command[1] not in ("frac", "sqrt", "text") else (position, "")

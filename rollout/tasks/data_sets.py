@@ -38,9 +38,8 @@ class LoadedSet:
     """One data set in memory, in the order of its rows."""
 
     problems: tuple[Problem, ...]
-    num_without_answer: (
-        int  # rows left out because question or answer is empty, or the answer is not where it should be
-    )
+    # rows left out because question or answer is empty, or the answer is not where it should be
+    num_without_answer: int
 
 
 def load_set(name: str, config: EvalSetConfig, *, key: str) -> LoadedSet:

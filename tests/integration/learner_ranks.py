@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from learner_specs import softsign_spec
 
-from learner.contract import TrainBatch, TrainSample
+from learner.contract import StepReport, TrainBatch, TrainSample
 from learner.spec import LearnerSpec
 
 ANSWER_TIMEOUT_S = 240.0
@@ -117,3 +117,14 @@ def random_batch(*, num_groups: int, group_size: int, seed: int) -> TrainBatch:
                 )
             )
     return TrainBatch(samples=tuple(samples), num_groups=num_groups)
+
+
+def all_steps(join: dict[str, Any], spec: LearnerSpec, batch: TrainBatch) -> list[StepReport]:
+    """In a rank: the steps of one iteration."""
+    from learner.worker import LearnerWorker
+
+    worker = LearnerWorker(spec, **join)
+    worker.load(batch, 0)
+    reports = [worker.step(index) for index in range(spec.num_steps)]
+    worker.engine.destroy()
+    return reports

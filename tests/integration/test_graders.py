@@ -7,12 +7,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import ray
 
+from benchmarks.grading import ungraded_group
 from configs.rewards import ExtraRewardConfig, RewardConfig
-from rollout.contract import Completion, GroupVerdicts, Prompt, PromptGroup, RewardVerdict
+from rollout.contract import GroupVerdicts, PromptGroup, RewardVerdict
 from rollout.graders import GraderChild, GraderPool, GradingError, await_verdicts
 from rollout.rewards import grade_completion
 
@@ -22,20 +22,8 @@ TRAPS = "grader_traps:make"
 RIGHT, WRONG = "<think>a</think><answer>42</answer>", "<think>a</think><answer>41</answer>"
 
 
-def group(*texts: str, reference: str = "42") -> PromptGroup:
-    prompt = Prompt(index=0, token_ids=np.array([1], dtype=np.int32), text="?", reference_answer=reference, source="")
-    completions = tuple(
-        Completion(
-            token_ids=np.array([2], dtype=np.int32),
-            rollout_logprobs=np.zeros(1, dtype=np.float32),
-            text=text,
-            finished=True,
-            min_policy_version=0,
-            max_policy_version=0,
-        )
-        for text in texts
-    )
-    return PromptGroup(prompt=prompt, completions=completions, engine_index=0, generate_s=0.0)
+def group(*texts: str) -> PromptGroup:
+    return ungraded_group(*texts, reference="42")
 
 
 def is_running(process_id: int) -> bool:

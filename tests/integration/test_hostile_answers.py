@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import ray
-from test_graders import group
 
+from benchmarks.grading import ungraded_group as group
 from configs.rewards import RewardConfig
 from rollout.graders import GraderPool, await_verdicts
 
@@ -102,4 +102,7 @@ def test_thousand_hostile_answers_are_graded_in_time_and_none_is_right(pool: Gra
     print(f"{NUM_ANSWERS} hostile answers in {taken_s:.1f} s, {sum(one.timed_out for one in graded)} without a verdict")
     assert len(verdicts) == NUM_ANSWERS
     assert right == []
-    assert await_verdicts([pool.grade(group(completion("42")))], timeout_s=LIMIT_S)[0].verdicts[0].answer == 1.0
+    assert (
+        await_verdicts([pool.grade(group(completion("42"), reference="42"))], timeout_s=LIMIT_S)[0].verdicts[0].answer
+        == 1.0
+    )

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import ray
 import torch
-from learner_ranks import random_batch, rank_pool, save_tiny_model, tiny_spec
+from learner_ranks import all_steps, random_batch, rank_pool, save_tiny_model, tiny_spec
 from ray.util.placement_group import PlacementGroup, placement_group
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -262,17 +262,6 @@ def test_metrics_are_the_same_on_one_rank_and_on_two_and_the_audit_can_be_left_o
     for report, expected in zip(bare, alone, strict=True):
         assert set(report.metrics) == set(expected.metrics) - audited
     assert bare[-1].metrics["loss"] == pytest.approx(alone[-1].metrics["loss"], rel=1e-3)
-
-
-def all_steps(join: dict[str, Any], spec: LearnerSpec, batch: TrainBatch) -> list[StepReport]:
-    """In a rank: the steps of one iteration."""
-    from learner.worker import LearnerWorker
-
-    worker = LearnerWorker(spec, **join)
-    worker.load(batch, 0)
-    reports = [worker.step(index) for index in range(spec.num_steps)]
-    worker.engine.destroy()
-    return reports
 
 
 def test_learning_rate_falls_linearly_over_all_steps_of_the_run(model_path: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from learner_ranks import random_batch, rank_pool, save_tiny_model, tiny_spec
+from learner_ranks import all_steps, random_batch, rank_pool, save_tiny_model, tiny_spec
 from transformers import Qwen2ForCausalLM
 
 from configs.objective import ObjectiveConfig
@@ -283,13 +283,3 @@ def test_an_iteration_of_truncated_completions_only_moves_nothing_and_ends_well(
     for report in itertools.chain(*rank_pool(2).run(all_steps, spec, truncated)):
         assert (report.num_tokens, report.num_sequences, report.grad_norm) == (0, 0, 0.0)
         assert set(report.metrics) == {"gate/tau_pos", "gate/tau_neg"}
-
-
-def all_steps(join: dict[str, Any], spec: LearnerSpec, batch: TrainBatch) -> list[StepReport]:
-    from learner.worker import LearnerWorker
-
-    worker = LearnerWorker(spec, **join)
-    worker.load(batch, 0)
-    reports = [worker.step(index) for index in range(spec.num_steps)]
-    worker.engine.destroy()
-    return reports

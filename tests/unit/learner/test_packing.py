@@ -7,7 +7,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from tiny_language_model import TinyModel
+from torch import Tensor
 
 from gates import GATES, Gate, get_gate
 from learner.contract import MicroBatch, TrainBatch, TrainSample
@@ -178,23 +179,6 @@ def test_pack_all_holds_every_sample_with_weight_one() -> None:
     assert all((m.loss_weights == 1).all() for m in held)
 
 
-class TinyModel(nn.Module):
-    """A language model whose hidden state mixes a token, its position and the mean of its sequence so far."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tokens = nn.Embedding(VOCABULARY, 6)
-        self.positions = nn.Embedding(MAX_LENGTH, 6)
-        self.head = nn.Linear(6, VOCABULARY)
-
-    def forward(self, token_ids: Tensor, position_ids: Tensor, sequence_lengths: list[int]) -> Tensor:
-        embedded = torch.tanh(self.tokens(token_ids) + self.positions(position_ids))
-        means = [
-            part.cumsum(0) / torch.arange(1, len(part) + 1).unsqueeze(-1) for part in embedded.split(sequence_lengths)
-        ]
-        return embedded + torch.cat(means)
-
-
 def backward_packed(model: TinyModel, micro_batch: MicroBatch, gate_name: str) -> float:
     hidden = model(
         torch.from_numpy(micro_batch.token_ids),
@@ -228,7 +212,7 @@ def make_gate(name: str) -> Gate:
 def gradient_by_sequence(batch: TrainBatch, indices: list[int], gate_name: str) -> tuple[float, Tensor]:
     """Loss and gradient with one unpacked sequence at a time, sequence mean written out."""
     torch.manual_seed(0)
-    model = TinyModel()
+    model = TinyModel(vocabulary=VOCABULARY, max_length=MAX_LENGTH)
     total = torch.zeros(())
     for index in indices:
         sample = batch.samples[index]
@@ -255,7 +239,7 @@ def test_gradient_does_not_depend_on_packing(
     expected_loss, expected_gradient = gradient_by_sequence(batch, indices, gate_name)
 
     torch.manual_seed(0)
-    model = TinyModel()
+    model = TinyModel(vocabulary=VOCABULARY, max_length=MAX_LENGTH)
     ranks = pack_minibatch(
         batch,
         np.array(indices),
@@ -277,7 +261,7 @@ def test_other_aggregations_do_not_depend_on_packing_either(aggregation: Aggrega
     gradients = []
     for max_tokens, num_ranks in ((24, 1), (1000, 1), (24, 4)):
         torch.manual_seed(0)
-        model = TinyModel()
+        model = TinyModel(vocabulary=VOCABULARY, max_length=MAX_LENGTH)
         ranks = pack_minibatch(
             batch,
             np.arange(5),

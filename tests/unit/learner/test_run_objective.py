@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from tiny_language_model import TinyModel
+from torch import Tensor
 
 from configs.objective import ObjectiveConfig
 from gates import GATES, Gate, get_gate
@@ -47,22 +48,9 @@ AGGREGATIONS: tuple[Aggregation, ...] = ("sequence_mean", "token_mean", "constan
 PACKINGS = [(24, 1), (40, 1), (1000, 1), (24, 2), (64, 3), (1000, 19)]
 
 
-class TinyModel(nn.Module):
-    """Hidden state: a token, its position and the mean of its sequence so far; no dependence on other sequences."""
-
-    def __init__(self, seed: int) -> None:
-        super().__init__()
-        torch.manual_seed(seed)
-        self.tokens = nn.Embedding(VOCABULARY, 6)
-        self.positions = nn.Embedding(32, 6)
-        self.head = nn.Linear(6, VOCABULARY)
-
-    def forward(self, token_ids: Tensor, position_ids: Tensor, sequence_lengths: list[int]) -> Tensor:
-        embedded = torch.tanh(self.tokens(token_ids) + self.positions(position_ids))
-        means = [
-            part.cumsum(0) / torch.arange(1, len(part) + 1).unsqueeze(-1) for part in embedded.split(sequence_lengths)
-        ]
-        return embedded + torch.cat(means)
+def tiny_model(seed: int) -> TinyModel:
+    torch.manual_seed(seed)
+    return TinyModel(vocabulary=VOCABULARY, max_length=32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +73,7 @@ class Data:
 @pytest.fixture(scope="module")
 def data() -> Data:
     """Logprobs about the model's: ratios near 1 for the old, further away for engine and reference."""
-    rng, model = np.random.default_rng(7), TinyModel(0).double()
+    rng, model = np.random.default_rng(7), tiny_model(0).double()
     samples, old, reference = [], [], []
     for place in range(16):
         prompt, completion = int(rng.integers(1, 8)), int(rng.integers(1, MAX_NEW_TOKENS + 1))
@@ -135,7 +123,7 @@ def by_hand(
     data: Data, config: ObjectiveConfig, aggregation: str, gate: Gate
 ) -> tuple[float, Tensor, dict[str, float]]:
     """(loss, gradient, metrics) from the equations of docs/objective.md."""
-    model = TinyModel(0).double()
+    model = tiny_model(0).double()
     kept = [i for i, sample in enumerate(data.batch.samples) if sample.finished or config.overlong != "mask"]
     lengths = [data.batch.samples[i].completion_length for i in kept]
     total = torch.zeros((), dtype=torch.float64)
@@ -190,7 +178,7 @@ def packed(
     data: Data, config: ObjectiveConfig, aggregation: Aggregation, gate: Gate, *, max_tokens: int, num_ranks: int
 ) -> tuple[float, Tensor, StepStatistics]:
     """The same through the learner's own parts."""
-    model = TinyModel(0)
+    model = tiny_model(0)
     objective = RunObjective(config, loss_function=loss_function_for(gate, kernel="auto", device=torch.device("cpu")))
     statistics = StepStatistics(num_groups=NUM_GROUPS, token_means=objective.token_means)
     indices = np.arange(len(data.batch.samples))

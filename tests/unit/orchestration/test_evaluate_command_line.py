@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from orchestration import evaluate, evaluation_session
+from orchestration import evaluate, evaluation_session, task_loading
 from orchestration.eval_records import EvalSample
 from rollout.contract import Prompt, SamplingSpec
 
@@ -80,7 +80,7 @@ def engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> PlayedEngines:
     monkeypatch.setitem(sys.modules, "orchestration.rollout_parts", parts)
     monkeypatch.setattr(evaluation_session, "start_cluster", lambda *arguments: nullcontext(cluster))
     monkeypatch.setattr(evaluation_session, "locate_model", lambda *arguments: Path("model"))
-    monkeypatch.setattr(evaluation_session, "load_tokenizer", lambda *arguments, **others: Tokenizer())
+    monkeypatch.setattr(task_loading, "load_tokenizer", lambda *arguments, **others: Tokenizer())
     drawing = ModuleType("orchestration.evaluation")
     drawing.graded_samples = played.graded_samples  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "orchestration.evaluation", drawing)
