@@ -36,17 +36,25 @@ def attend_by_sequence(
     name = type(module).__name__
     if sequence_lengths is None:
         raise ValueError(f"{name}: does not hand sequence_lengths to its attention; choose another model")
-    wanted = [option for option in UNSUPPORTED if rest.get(option) is not None]
-    if wanted or (sliding_window is not None and sliding_window < max(sequence_lengths)):
-        kind = wanted[0] if wanted else f"a sliding window of {sliding_window} tokens"
-        raise ValueError(f"{name}: asks for {kind}, which needs flash-attn on a GPU; choose another model")
+    for option in UNSUPPORTED:
+        if rest.get(option) is not None:
+            raise ValueError(f"{name}: asks for {option}, which needs flash-attn on a GPU; choose another model")
     lengths = list(sequence_lengths)
     parts = zip(query.split(lengths, dim=2), key.split(lengths, dim=2), value.split(lengths, dim=2), strict=True)
-    attended = [
-        functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True)
-        for q, k, v in parts
-    ]
+    attended = [_attend(*part, scaling=scaling, sliding_window=sliding_window) for part in parts]
     return torch.cat(attended, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, *, scaling: float | None, sliding_window: int | None) -> Tensor:
+    """Causal attention [1, heads, L, D] of a sequence; a token sees itself and the sliding_window - 1 before it."""
+    places = torch.arange(query.shape[2], device=query.device)
+    seen = None  # all up to the token itself, for which kernels need no mask
+    if sliding_window is not None and sliding_window < len(places):
+        distance = places[:, None] - places
+        seen = (distance >= 0) & (distance < sliding_window)
+    return functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=seen, is_causal=seen is None, scale=scaling, enable_gqa=True
+    )
 
 
 AttentionInterface.register(BY_SEQUENCE, attend_by_sequence)

@@ -72,9 +72,10 @@ def softmax_sums(hidden: Tensor, targets: Tensor, projection: Projection, grid: 
     for columns in grid.columns(len(projection.weight)):
         for row, part in zip(rows, running, strict=True):
             part.add(projection.logits(hidden[row], columns), columns)
-    target, maximum, total, shifted = (
-        torch.cat([getattr(part, name) for part in running]) for name in ("target", "maximum", "total", "shifted")
-    )
+    target = torch.cat([part.target for part in running])
+    maximum = torch.cat([part.maximum for part in running])
+    total = torch.cat([part.total for part in running])
+    shifted = torch.cat([part.shifted for part in running])
     log_total = total.log()
     sums = SoftmaxSums(maximum=maximum, total=total, entropy=log_total - shifted / total)
     return target - maximum - log_total, sums

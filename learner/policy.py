@@ -4,20 +4,20 @@ In: one packed row of sequences and the positions to look at. Out: float32 log-p
 positions only; logits of the others are never built. Knows nothing of advantages, gates or DeepSpeed.
 """
 
+import math
 from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from learner.attention import BY_SEQUENCE
 from learner.logprobs import OutputHead
 from learner.row_filling import RowCost
 
-APART_TOLERANCE = 0.1  # relative; far above what bfloat16 rounds in kernels of another shape, below what mixing changes
 HEAD_TOLERANCE = 1e-2  # nats; far above rounding in bfloat16, far below what a scaled or capped head would show
 
 
@@ -68,12 +68,16 @@ def load_policy(
 ) -> Policy:
     """Load a model folder or hub name for training: dropout off, training mode on (checkpointing needs it).
 
-    Raises ValueError where the model's logits are not simply head(hidden), for example where they are scaled or capped,
-    or where sequences in one row are not kept apart.
+    Raises ValueError for a model that cannot be trained on packed rows or without logits, and says why: an attention
+    that cannot be told where sequences start, sequences that see each other, logits that are not simply head(hidden).
     """
-    model = AutoModelForCausalLM.from_pretrained(
-        path, dtype=dtype, trust_remote_code=trust_remote_code, attn_implementation=attention_for(device, dtype)
-    )
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=trust_remote_code)
+    if not model.is_backend_compatible():
+        raise ValueError(
+            f"model.path={path}: {type(model).__name__} does not use transformers' AttentionInterface, which "
+            "tells where the sequences of a packed row start; choose another model"
+        )
+    model.set_attn_implementation(attention_for(device, dtype))
     model.to(device)
     _require_plain_head(model, path)
     _require_sequences_apart(model, path)
@@ -125,20 +129,35 @@ def _hidden_states(model: PreTrainedModel, token_ids: Tensor, position_ids: Tens
 
 
 def _row_arguments(model: PreTrainedModel, position_ids: Tensor) -> dict[str, Any]:
+    """What a model's forward pass takes beside the tokens [1, T].
+
+    Where sequences start is read from position_ids here, once a pass: each layer would do it again, and wait for the
+    GPU each time.
+    """
     arguments = {"position_ids": position_ids, "use_cache": False}
-    if model.config._attn_implementation != BY_SEQUENCE:
-        return arguments  # flash attention finds the sequences by position_ids
-    starts = (position_ids[0] == 0).nonzero().squeeze(-1).tolist()
-    return arguments | {"sequence_lengths": np.diff([*starts, position_ids.shape[1]]).tolist()}
+    starts = (position_ids[0] == 0).nonzero().squeeze(-1)
+    bounds = functional.pad(starts, (0, 1), value=position_ids.shape[1])
+    lengths = bounds.diff().tolist()
+    if model.config._attn_implementation == BY_SEQUENCE:
+        return arguments | {"sequence_lengths": lengths}
+    bounds, longest = bounds.to(torch.int32), max(lengths)
+    return arguments | {
+        "cu_seq_lens_q": bounds,
+        "cu_seq_lens_k": bounds,
+        "max_length_q": longest,
+        "max_length_k": longest,
+    }
 
 
 @torch.no_grad()
 def _require_sequences_apart(model: PreTrainedModel, path: str) -> None:
     tokens, positions = (row[None].to(model.device) for row in (torch.arange(8), torch.arange(4).repeat(2)))
-    packed = _hidden_states(model, tokens, positions)[4:].float()
-    alone = _hidden_states(model, tokens[:, 4:], positions[:, 4:]).float()
-    difference = ((packed - alone).norm() / alone.norm()).item()
-    if not difference <= APART_TOLERANCE:
+    packed = _hidden_states(model, tokens, positions)[4:]
+    alone = _hidden_states(model, tokens[:, 4:], positions[:, 4:])
+    difference = ((packed.float() - alone.float()).norm() / alone.float().norm()).item()
+    # far above what kernels of another shape round in this dtype, far below what mixing changes
+    tolerance = math.sqrt(torch.finfo(alone.dtype).eps)
+    if not difference <= tolerance:
         raise ValueError(
             f"model.path={path}: a sequence changes with the one before it in a packed row (hidden states by "
             f"{difference:.2g}); choose a model whose layers look at tokens by attention only"
