@@ -1,10 +1,10 @@
 """Token logprobs from hidden states at a vocabulary of 152k: time and peak extra memory, ours against all logits.
 
 In: nothing but sizes. Out: one LogprobFigure for each implementation and pass; `scoring` is a forward pass without
-gradients, `training` forward and backward. The peers are what one would write: log_softmax of all logits, the same by
-chunks of positions that are computed again, and on a GPU Liger's fused linear loss where it is installed. That
-one makes its gradients in the forward pass, for a cross entropy whose weights are known before; a gated objective's
-depend on the logprobs. All are checked to agree before they are timed.
+gradients (that of old logprobs), `training` forward and backward. The peers are what one would write: log_softmax of
+all logits, the same by chunks of positions that are computed again, and, asked for, Liger's fused linear loss on a GPU.
+That one makes its gradients in the forward pass, for a cross entropy whose weights are known before; a gated
+objective's depend on the logprobs. All are checked to agree before they are timed.
 """
 
 import time
@@ -49,7 +49,7 @@ class Problem:
     hidden: Tensor
     head: nn.Linear
     targets: Tensor
-    upstream: Tensor  # how a loss moves with each logprob; 1 for all, which is what cross entropy can do
+    upstream: Tensor  # how a loss moves with each logprob; -1 for all, which is what cross entropy can do
 
     @classmethod
     def random(cls, device: torch.device) -> "Problem":
@@ -59,7 +59,7 @@ class Problem:
             hidden=torch.randn(NUM_POSITIONS, HIDDEN, device=device, dtype=dtype).requires_grad_(),
             head=nn.Linear(HIDDEN, VOCABULARY, bias=False, device=device, dtype=dtype),
             targets=torch.randint(VOCABULARY, (NUM_POSITIONS,), device=device),
-            upstream=torch.ones(NUM_POSITIONS, device=device),
+            upstream=-torch.ones(NUM_POSITIONS, device=device),
         )
 
     def ours(self) -> Tensor:
@@ -74,14 +74,16 @@ class Problem:
         return torch.cat([checkpoint(self._gathered, *part, use_reentrant=False) for part in parts])
 
     def liger(self) -> Tensor:
+        """The loss, which is all that it gives."""
         from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
 
         loss: Tensor = liger_fused_linear_cross_entropy(self.hidden, self.head.weight, self.targets, reduction="sum")
-        return -loss
+        return loss
 
-    def gradients(self, logprobs: Tensor) -> Gradients:
-        upstream = self.upstream if logprobs.ndim else None
-        of_hidden, of_weight = torch.autograd.grad(logprobs, (self.hidden, self.head.weight), upstream)
+    def gradients(self, result: Tensor) -> Gradients:
+        """Of minus the sum of logprobs; result is these, or that sum."""
+        upstream = self.upstream if result.ndim else None
+        of_hidden, of_weight = torch.autograd.grad(result, (self.hidden, self.head.weight), upstream)
         return of_hidden, of_weight
 
     def _gathered(self, hidden: Tensor, targets: Tensor) -> Tensor:
@@ -89,13 +91,22 @@ class Problem:
         return log_softmax.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
 
 
-def benchmark_logprobs(*, repeats: int) -> list[LogprobFigure]:
-    """One thread on a CPU, like a learner rank; on a GPU if there is one."""
+def require_liger() -> None:
+    """RuntimeError that says what is missing, where Liger cannot be measured."""
+    if not torch.cuda.is_available():
+        raise RuntimeError("Liger's kernels are Triton only and no GPU is visible: run this on a machine with one")
+    if find_spec("liger_kernel") is None:
+        raise RuntimeError("Liger is not installed: pip install liger-kernel")
+
+
+def benchmark_logprobs(*, repeats: int, with_liger: bool) -> list[LogprobFigure]:
+    """One thread on a CPU, like a learner rank; on a GPU if there is one. with_liger: see require_liger."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     problem = Problem.random(device)
     logprobs = {OURS: problem.ours, ALL_LOGITS: problem.all_logits, CHECKPOINTED: problem.checkpointed}
     training = dict(logprobs)
-    if device.type == "cuda" and find_spec("liger_kernel") is not None:
+    if with_liger:
+        require_liger()
         training[LIGER] = problem.liger
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -146,7 +157,7 @@ def _require_agreement(problem: Problem, logprobs: Mapping[str, Callable[[], Ten
     tolerance = 1e-5 if problem.hidden.dtype == torch.float32 else 2e-2
     for name, make in logprobs.items():
         found = make()
-        same = expected.sum() if found.ndim == 0 else expected
+        same = expected if found.ndim else -expected.sum()
         pairs = zip((found, *problem.gradients(found)), (same, *gradients), strict=True)
         for tensor, reference in pairs:
             difference = ((tensor.float() - reference.float()).norm() / reference.float().norm()).item()
