@@ -24,6 +24,7 @@ from orchestration.study_launch import JobLauncher, Launcher, LocalLauncher
 from orchestration.study_lock import hold_study
 from orchestration.study_progress import StudyProgress
 from orchestration.study_schedule import run_arms
+from orchestration.user_code import refuse_unusable_code
 
 HELP_FLAGS = ("-h", "--help")
 ROOT_FOLDER, STEM = Path("runs"), "study"
@@ -82,10 +83,7 @@ def run_study(study: StudyConfig, arms: Sequence[Arm], study_dir: Path, *, argum
 
 
 def _refuse_what_cannot_run(study: StudyConfig, arms: Sequence[Arm]) -> None:
-    if any(arm.config.gate.name == "custom" for arm in arms):
-        from orchestration.gate_notices import refuse_inadmissible  # torch
-
-        refuse_inadmissible([arm.config for arm in arms])
+    refuse_unusable_code([arm.config for arm in arms])
     if study.launcher == "jobs" and any(arm.config.cluster.address == "local" for arm in arms):
         raise ConfigError(["cluster.address=local: would start a Ray of its own in each job; leave it out"])
 
