@@ -89,7 +89,8 @@ def measure_claims(arms: Sequence[StudyArm]) -> Claims:
     return Claims(
         baseline=baseline,
         speeds=tuple(
-            _speed(gate, kind, reached[gate, kind], reached.get((baseline or "", kind), {})) for gate, kind in groups
+            _speed(gate, kind, reached[gate, kind], {} if gate == baseline else reached.get((baseline or "", kind), {}))
+            for gate, kind in groups
         ),
         couplings=tuple(_coupling(gate, kind, group) for (gate, kind), group in groups.items()),
         reaches=tuple(_reach(gate, kind, group) for (gate, kind), group in groups.items()),
@@ -114,7 +115,7 @@ def stayed_at_one(arm: StudyArm) -> bool:
 def _speed(gate: str, kind: Kind, reached: Mapping[int, int | None], baseline: Mapping[int, int | None]) -> FormatSpeed:
     found = {seed: iteration for seed, iteration in reached.items() if iteration is not None}
     logs = [math.log(other / found[seed]) for seed, other in baseline.items() if seed in found and other is not None]
-    times_sooner = seed_mean(logs).transformed(math.exp) if logs and reached != baseline else None
+    times_sooner = seed_mean(logs).transformed(math.exp) if logs else None
     iteration = seed_mean(list(found.values())) if found else None
     return FormatSpeed(gate=gate, kind=kind, reached=reached, iteration=iteration, times_sooner=times_sooner)
 
