@@ -15,6 +15,7 @@ from rich.console import Console
 
 from configs.loading import ConfigError
 from configs.study import Arm, StudyConfig, plan_arms, split_settings
+from configs.tasks import DataTaskConfig
 from orchestration.console import print_line
 from orchestration.exit_status import FAILED, exit_status, print_answer
 from orchestration.run_dir import next_free
@@ -45,7 +46,10 @@ def main(arguments: Sequence[str]) -> int:
             print_answer(_described(study, arms, named))
             return 0
         study_dir = next_free(ROOT_FOLDER, STEM) if auto else Path(study.study_dir).resolve()
-        return run_study(study, plan_arms(study, settings, study_dir=study_dir), study_dir, arguments=arguments)
+        arms = plan_arms(study, settings, study_dir=study_dir)
+        if study.launcher == "local":  # a cluster's nodes may see other files
+            _refuse_unreadable_data([arm for arm in arms if arm_status(arm, study_dir).state != "finished"])
+        return run_study(study, arms, study_dir, arguments=arguments)
     except (ValueError, RuntimeError, KeyboardInterrupt) as error:
         return exit_status(error)
 
@@ -88,6 +92,19 @@ def _refuse_what_cannot_run(study: StudyConfig, arms: Sequence[Arm]) -> None:
         refuse_inadmissible([arm.config for arm in arms])
     if study.launcher == "jobs" and any(arm.config.cluster.address == "local" for arm in arms):
         raise ConfigError(["cluster.address=local: would start a Ray of its own in each job; leave it out"])
+
+
+def _refuse_unreadable_data(arms: Sequence[Arm]) -> None:
+    """Reads the data sets that all arms share, so that they are refused once and not by every arm after its start."""
+    task = arms[0].config.task if arms else None
+    if isinstance(task, DataTaskConfig):
+        from rollout.tasks.data_sets import DataSetError
+        from rollout.tasks.data_task import DataTask
+
+        try:
+            DataTask.load(task)
+        except DataSetError as error:
+            raise ConfigError(str(error).splitlines()) from error
 
 
 def _launcher(study: StudyConfig, lock: int) -> Launcher:
