@@ -45,11 +45,10 @@ def main(arguments: Sequence[str]) -> int:
         if study.dry_run:
             print_answer(_described(study, arms, named))
             return 0
-        study_dir = next_free(ROOT_FOLDER, STEM) if auto else Path(study.study_dir).resolve()
-        arms = plan_arms(study, settings, study_dir=study_dir)
         if study.launcher == "local":  # a cluster's nodes may see other files
-            _refuse_unreadable_data([arm for arm in arms if arm_status(arm, study_dir).state != "finished"])
-        return run_study(study, arms, study_dir, arguments=arguments)
+            _refuse_unreadable_data([arm for arm in arms if arm_status(arm, named).state != "finished"])
+        study_dir = next_free(ROOT_FOLDER, STEM) if auto else Path(study.study_dir).resolve()
+        return run_study(study, plan_arms(study, settings, study_dir=study_dir), study_dir, arguments=arguments)
     except (ValueError, RuntimeError, KeyboardInterrupt) as error:
         return exit_status(error)
 

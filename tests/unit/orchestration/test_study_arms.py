@@ -232,7 +232,7 @@ def test_a_data_set_that_cannot_be_read_is_refused_once_and_before_any_arm(tmp_p
     assert (ended.returncode, ended.stdout) == (2, "")
     (line,) = ended.stderr.splitlines()
     assert line.startswith(f"{missing}: no such file")
-    assert not (tmp_path / "new").exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_dry_run_prints_the_command_of_every_arm_and_writes_nothing(tmp_path: Path) -> None:
