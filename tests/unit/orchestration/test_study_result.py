@@ -139,8 +139,8 @@ def test_the_findings_are_sentences_for_every_gate(tmp_path: Path) -> None:
         write_run(tmp_path / f"erf-seed{seed}", "gate=erf", f"seed={seed}", quality=0.36)
     told = statements(arms_in(tmp_path))
     assert told[:4] == [
-        "erf reaches a format reward of 0.9 at iteration 2.0 ± 0.0 (mean of 2 of 2 seed(s)), 4.00 times as soon as clip "
-        "(mean of 1 seed(s) in which both do).",
+        "erf reaches a format reward of 0.9 at iteration 2.0 ± 0.0 (mean of 2 of 2 seed(s)), 4.00 times as soon as "
+        "clip (mean of 1 seed(s) in which both do).",
         "softsign does not reach a format reward of 0.9.",
         "clip reaches a format reward of 0.9 at iteration 8.0 (mean of 1 of 2 seed(s)).",
         "Entropy and EUR move against each other in 3 of 3 gates (erf, softsign, clip).",
@@ -197,7 +197,7 @@ def test_warnings(tmp_path: Path, settings: list[str], ratio_max: float, told: s
     ("largest", "variance", "stayed"),
     [(1.01, 1e-4, True), (1.011, 1e-9, False), (1.0, 1.1e-4, False)],  # the last: ratios below 1 only
 )
-def test_ratios_leave_one_upwards_or_downwards(tmp_path: Path, largest: float, variance: float, *, stayed: bool) -> None:
+def test_ratios_leave_one_up_or_down(tmp_path: Path, largest: float, variance: float, *, stayed: bool) -> None:
     write_run(tmp_path / "clip-seed0", "gate=clip", ratio_max=1.0)
     (arm,) = arms_in(tmp_path)
     moved = {**arm.record.rows[5], "ratio/max": largest, "ratio/variance": variance}
