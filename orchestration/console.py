@@ -21,7 +21,7 @@ from rich.text import Text
 
 # Name in metrics.jsonl and how its value reads in the line of an iteration; what a row lacks is left out.
 ITERATION_COLUMNS = (
-    ("reward/mean", "reward {:.2f} of 2"),
+    ("reward/mean", "reward {:.2f} points"),
     ("reward/answer", "right {:.0%}"),
     ("gate/eur", "EUR {:.1%}"),
     ("policy/entropy", "entropy {:.3f} nats"),

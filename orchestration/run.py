@@ -12,6 +12,7 @@ if not __package__:  # run as a script: sys.path[0] is orchestration/, where our
 from configs.command import help_text, read_command
 from orchestration.dry_run import describe
 from orchestration.exit_status import exit_status, print_answer
+from orchestration.user_code import refuse_unusable_code
 
 
 def main(arguments: list[str]) -> int:
@@ -19,10 +20,7 @@ def main(arguments: list[str]) -> int:
         command = read_command(arguments)
         if command.wants_help:
             print_answer(help_text())
-        if any(config.gate.name == "custom" for config in command.configs):
-            from orchestration.gate_notices import refuse_inadmissible
-
-            refuse_inadmissible(command.configs)
+        refuse_unusable_code(command.configs)
         for config in command.configs:
             if config.dry_run:
                 print_answer(describe(config))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from configs.loading import ConfigError, dump_yaml
+from configs.loading import dump_yaml
 from configs.schema import ModelConfig, RunConfig
 from orchestration.checkpoint import CheckpointStore, RunState
 from orchestration.cluster import start_cluster
@@ -21,7 +21,6 @@ from orchestration.report import report_at_end
 from orchestration.run_dir import check_resumable, resolve_run_dir
 from orchestration.task_loading import load_task
 from reports.run_files import CHECKPOINT_FOLDER, CONFIG_FILE
-from rollout.reward_functions import unusable_extras
 
 MODEL_FOLDER = "model"
 
@@ -29,7 +28,6 @@ MODEL_FOLDER = "model"
 def train(config: RunConfig) -> RunResult:
     """Trains from a fresh start or from the run's newest checkpoint. Whatever ends it, no process stays behind."""
     refuse_recordings(config)
-    refuse_unusable_rewards(config)
     run_dir = resolve_run_dir(config)
     store = CheckpointStore(run_dir / CHECKPOINT_FOLDER, keep=config.checkpoint.keep)
     checkpoint, state = None, RunState.fresh(seed=config.seed)
@@ -85,12 +83,6 @@ def train(config: RunConfig) -> RunResult:
                 parts.learner.save_pretrained(str(model_folder))
                 journal.log(f"final model in {model_folder}")
                 return journal.result()
-
-
-def refuse_unusable_rewards(config: RunConfig) -> None:
-    """ConfigError with one line for each extra reward that cannot be loaded."""
-    if lines := list(unusable_extras(config.reward)):
-        raise ConfigError(lines)
 
 
 def locate_model(model: ModelConfig, console: Console) -> Path | str:

@@ -25,6 +25,7 @@ from orchestration.study_launch import JobLauncher, Launcher, LocalLauncher
 from orchestration.study_lock import hold_study
 from orchestration.study_progress import StudyProgress
 from orchestration.study_schedule import run_arms
+from orchestration.user_code import refuse_unusable_code
 
 HELP_FLAGS = ("-h", "--help")
 ROOT_FOLDER, STEM = Path("runs"), "study"
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
             print_answer(_described(study, arms, named))
             return 0
         if study.launcher == "local":  # a cluster's nodes may see other files
-            _refuse_unreadable_data([arm for arm in arms if arm_status(arm, named).state != "finished"])
+            _refuse_unreadable_data([arm for arm in arms if _is_to_read_data(arm, named)])
         study_dir = next_free(ROOT_FOLDER, STEM) if auto else Path(study.study_dir).resolve()
         return run_study(study, plan_arms(study, settings, study_dir=study_dir), study_dir, arguments=arguments)
     except (ValueError, RuntimeError, KeyboardInterrupt) as error:
@@ -85,12 +86,14 @@ def run_study(study: StudyConfig, arms: Sequence[Arm], study_dir: Path, *, argum
 
 
 def _refuse_what_cannot_run(study: StudyConfig, arms: Sequence[Arm]) -> None:
-    if any(arm.config.gate.name == "custom" for arm in arms):
-        from orchestration.gate_notices import refuse_inadmissible  # torch
-
-        refuse_inadmissible([arm.config for arm in arms])
+    refuse_unusable_code([arm.config for arm in arms])
     if study.launcher == "jobs" and any(arm.config.cluster.address == "local" for arm in arms):
         raise ConfigError(["cluster.address=local: would start a Ray of its own in each job; leave it out"])
+
+
+def _is_to_read_data(arm: Arm, study_dir: Path) -> bool:
+    """A replay has its prompts in the recording."""
+    return arm.kind == "live" and arm_status(arm, study_dir).state != "finished"
 
 
 def _refuse_unreadable_data(arms: Sequence[Arm]) -> None:

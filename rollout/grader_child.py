@@ -1,9 +1,9 @@
 """The process in which untrusted completions are graded; an actor of rollout/graders.py starts, feeds and kills it.
 
 In: JSON messages over an inherited pipe, {"texts": [...], "reference": "..."}. Out: {"prepared": true} once the group's
-clock may run, then for each completion {"running": name} before each extra reward, and {"verdict": {...}} or {"error":
-"..."}. Ends by itself when the pipe closes, and by a kernel timer when one completion takes too long, so it never
-outlives its actor for long.
+clock may run, then for each completion {"running": name, "otherwise": {...}} before each extra reward, with the verdict
+in case it does not return, and {"verdict": {...}} or {"error": "..."}. Ends by itself when the pipe closes, and by a
+kernel timer when one completion takes too long, so it never outlives its actor for long.
 """
 
 import argparse
@@ -69,7 +69,10 @@ def main() -> None:
     arguments = parser.parse_args()
     connection = Connection(arguments.descriptor)
     make = import_factory(arguments.reward)
-    reward_function = make(arguments.settings, lambda name: send(connection, {"running": name}))
+    reward_function = make(
+        arguments.settings,
+        lambda name, verdict: send(connection, {"running": name, "otherwise": asdict(verdict)}),
+    )
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
     try:
         serve(connection, reward_function, timeout_s=arguments.timeout_s)

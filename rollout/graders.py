@@ -45,7 +45,8 @@ class GraderChild:
     def grade(self, texts: list[str], *, reference_answer: str) -> list[RewardVerdict | None]:
         """Verdicts in order; None for a completion that met a limit, which costs the child its life.
 
-        GradingError where an extra reward fails and reward.on_error is raise.
+        Where an extra reward met it, that reward and those after it count as 0. GradingError where an extra reward
+        fails and reward.on_error is raise.
         """
         if self._process.poll() is not None:  # it died between groups, without any of this group's doing
             self._replace()
@@ -55,22 +56,22 @@ class GraderChild:
         return verdicts
 
     def _grade_until_limit(self, texts: list[str], reference_answer: str) -> list[RewardVerdict | None]:
-        """As many verdicts as the child gives; after the completion that met a limit a None, and a new child."""
+        """As many verdicts as the child gives; then that of the completion that met a limit, and a new child."""
         verdicts: list[RewardVerdict | None] = []
-        running = ""  # the extra reward at work
+        running: dict[str, Any] = {}  # the child's message before the extra reward at work
         try:
             self._connection.send_bytes(json.dumps({"texts": texts, "reference": reference_answer}).encode())
             if not self._message(CHILD_START_TIMEOUT_S):
                 self.close()
                 raise GradingError(f"a grader did not get ready for a group within {CHILD_START_TIMEOUT_S:.0f} s")
             while len(verdicts) < len(texts):
-                running, deadline = "", time.monotonic() + self._timeout_s
+                running, deadline = {}, time.monotonic() + self._timeout_s
                 while "verdict" not in (message := self._message(deadline - time.monotonic())):
                     if not message:
                         raise TimeoutError
                     if "error" in message:
                         raise GradingError(message["error"])
-                    running = message["running"]
+                    running = message
                 verdicts.append(RewardVerdict(**message["verdict"]))
         except (TimeoutError, EOFError, ConnectionError) as error:
             if not isinstance(error, TimeoutError):
@@ -78,10 +79,10 @@ class GraderChild:
             self._replace()
             if running and self._reward.on_error == "raise":
                 raise GradingError(
-                    f"reward.extra.{running} met its limit of graders.timeout_s={self._timeout_s:g} s or of memory; "
-                    f"make it cheaper, raise the limit or set reward.on_error=zero"
+                    f"reward.extra.{running['running']} met its limit of graders.timeout_s={self._timeout_s:g} s or of "
+                    f"memory; make it cheaper, raise the limit or set reward.on_error=zero"
                 ) from error
-            verdicts.append(None)
+            verdicts.append(RewardVerdict(**running["otherwise"]) if running else None)
         return verdicts
 
     def _message(self, timeout_s: float) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from numbers import Real
 
 from configs.rewards import RewardConfig
@@ -17,7 +18,8 @@ from rollout.rewards import grade_completion
 
 ExtraReward = Callable[[str, str], float]  # (completion text, reference answer)
 RewardFunction = Callable[[str, str], RewardVerdict]
-Announce = Callable[[str], None]  # told the name of each extra reward before it runs
+# Told, before each extra reward runs, its name and the verdict in which it and those after it have failed.
+Announce = Callable[[str, RewardVerdict], None]
 
 
 class RewardError(RuntimeError):
@@ -58,26 +60,24 @@ def make_reward(settings: dict[str, object], announce: Announce) -> RewardFuncti
     weights = {name: extra.weight for name, extra in config.extra.items()}
 
     def grade(completion_text: str, reference_answer: str) -> RewardVerdict:
-        base = grade_completion(completion_text, reference_answer)
-        values, num_failed = {}, 0
-        for name, extra in extras.items():
-            announce(name)
-            try:
-                values[name] = _value(name, extra, completion_text, reference_answer)
-            except RewardError:
-                if config.on_error == "raise":
-                    raise
-                values[name] = 0.0
-                num_failed += 1
-        return RewardVerdict(
-            format=base.format,
-            answer=base.answer,
-            extra=values,
+        verdict = replace(
+            grade_completion(completion_text, reference_answer),
+            extra=dict.fromkeys(extras, 0.0),
             format_weight=config.format_weight,
             answer_weight=config.answer_weight,
             extra_weights=weights,
-            num_failed=num_failed,
+            num_failed=len(extras),
         )
+        for name, extra in extras.items():
+            announce(name, verdict)
+            try:
+                value = _value(name, extra, completion_text, reference_answer)
+            except RewardError:
+                if config.on_error == "raise":
+                    raise
+            else:
+                verdict = replace(verdict, extra=verdict.extra | {name: value}, num_failed=verdict.num_failed - 1)
+        return verdict
 
     return grade
 

@@ -33,6 +33,12 @@ def faulty(completion_text: str, reference_answer: str) -> object:
     return 1.0
 
 
+def hanging(completion_text: str, reference_answer: str) -> float:
+    """An extra reward that never returns."""
+    time.sleep(3600)
+    return 0.0
+
+
 def grade_or_misbehave(completion_text: str, reference_answer: str) -> RewardVerdict:
     """Grades, except for texts that ask for a hang, a hang inside C code, memory, a defect, or the process id."""
     match completion_text:

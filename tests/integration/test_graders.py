@@ -176,9 +176,19 @@ def test_failing_extra_reward_is_a_counted_zero_where_asked(cluster: None) -> No
         {"fine": 0.5, "own": 1.0},
         {"fine": 0.5, "own": 0.0},
         {"fine": 0.5, "own": 0.0},
-        {},
+        {"fine": 0.5, "own": 0.0},
         {"fine": 0.5, "own": 1.0},
     ]
-    assert [verdict.total for verdict in result.verdicts] == [5.0, 1.0, 1.0, 0.0, 4.0]
-    assert (result.num_failed, result.timed_out) == (2, 1)
+    assert [verdict.total for verdict in result.verdicts] == [5.0, 1.0, 1.0, 1.0, 4.0]
+    assert (result.num_failed, result.timed_out) == (3, 0)
+    pool.close()
+
+
+@pytest.mark.timeout(300)
+def test_an_extra_reward_that_hangs_costs_neither_format_nor_answer(cluster: None) -> None:
+    pool = GraderPool(1, 1.0, reward=extras(on_error="zero", fine="half", own="hanging", last="half"))
+    (result,) = await_verdicts([pool.grade(group(RIGHT, WRONG))], timeout_s=120.0)
+    assert [(verdict.format, verdict.answer) for verdict in result.verdicts] == [(1.0, 1.0), (1.0, 0.0)]
+    assert [verdict.extra for verdict in result.verdicts] == [{"fine": 0.5, "own": 0.0, "last": 0.0}] * 2
+    assert (result.num_failed, result.timed_out) == (4, 0)
     pool.close()

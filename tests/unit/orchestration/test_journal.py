@@ -314,7 +314,7 @@ def test_one_console_line_an_iteration_with_units(tmp_path: Path) -> None:
     lines = out.getvalue().splitlines()
     assert len(lines) == 5  # the last names the curves
     pattern = (
-        r"iteration 2/4  reward 1\.25 of 2  right 50%  EUR 85\.0%  entropy 0\.450 nats  [\d,]+ tokens/s  "
+        r"iteration 2/4  reward 1\.25 points  right 50%  EUR 85\.0%  entropy 0\.450 nats  [\d,]+ tokens/s  "
         r"length 5\.0 tokens  staleness 1\.0 versions  \d+\.\d\d s  left \d+ s"
     )
     assert re.fullmatch(pattern, lines[1])
@@ -328,7 +328,7 @@ def test_absent_metrics_are_left_out_of_the_line(tmp_path: Path) -> None:
     out = io.StringIO()
     with open_journal(tmp_path, console=Console(file=out)) as journal, journal.iteration(0) as entry:
         entry.record({"reward/mean": 0.5})
-    assert re.fullmatch(r"iteration 1/4  reward 0\.50 of 2  \d+\.\d\d s  left \d+ s\n", out.getvalue())
+    assert re.fullmatch(r"iteration 1/4  reward 0\.50 points  \d+\.\d\d s  left \d+ s\n", out.getvalue())
 
 
 def terminal(out: io.StringIO) -> Console:
@@ -352,11 +352,11 @@ def test_the_bar_carries_the_last_numbers_and_the_time_left(tmp_path: Path, monk
                 clock[0] += 40.0
         frame = shown(out)[shown(out).rindex("softsign") :]
     assert re.match(r"softsign [^\n]+ 2/4 iterations 0:00:\d\d gone, 1 min 20 s left *\n", frame)
-    assert "\nreward 1.25 of 2  EUR 80.0%  entropy 0.500 nats  0 tokens/s" in frame
+    assert "\nreward 1.25 points  EUR 80.0%  entropy 0.500 nats  0 tokens/s" in frame
     assert max(len(line.rstrip()) for line in frame.splitlines()) <= 80
 
     with open_journal(tmp_path, console=terminal(out := io.StringIO()), start_iteration=2):
-        assert "\nreward 1.25 of 2  EUR 80.0%" in shown(out)
+        assert "\nreward 1.25 points  EUR 80.0%" in shown(out)
 
 
 def test_tensorboard_shows_the_same_numbers(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from configs.loading import ConfigError, load_config
 from configs.rewards import RewardConfig
-from orchestration.session import train
+from orchestration import run, study
+from orchestration.exit_status import MISCONFIGURED
 from rollout.contract import RewardVerdict
 from rollout.reward_functions import RewardError, make_reward, unusable_extras
 
@@ -44,7 +45,7 @@ def config(*functions: str, **fields: object) -> RewardConfig:
 
 
 def grade(reward: RewardConfig, text: str) -> RewardVerdict:
-    return make_reward(reward.model_dump(mode="json"), lambda name: None)(text, "42")
+    return make_reward(reward.model_dump(mode="json"), lambda name, verdict: None)(text, "42")
 
 
 def test_the_default_is_format_plus_answer() -> None:
@@ -69,10 +70,11 @@ def test_a_number_of_numpy_is_a_number(own_rewards: None) -> None:
 
 
 def test_each_extra_reward_is_announced_before_it_runs(own_rewards: None) -> None:
-    announced: list[str] = []
+    announced: list[tuple[str, RewardVerdict]] = []
     settings = config("length", "defect", on_error="zero").model_dump(mode="json")
-    make_reward(settings, announced.append)(RIGHT, "42")
-    assert announced == ["length", "defect"]
+    make_reward(settings, lambda name, verdict: announced.append((name, verdict)))(RIGHT, "42")
+    assert [name for name, _ in announced] == ["length", "defect"]
+    assert [(verdict.total, verdict.num_failed) for _, verdict in announced] == [(2.0, 2), (2.0 + len(RIGHT) / 2, 1)]
 
 
 @pytest.mark.parametrize(
@@ -100,16 +102,22 @@ def test_a_failure_is_named_or_counts_as_zero(own_rewards: None, name: str, mess
     ],
 )
 def test_what_cannot_be_loaded_is_refused_before_anything_starts(
-    own_rewards: None, tmp_path: Path, function: str, message: str
+    own_rewards: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], function: str, message: str
 ) -> None:
     extra = RewardConfig.model_validate({"extra": {"own": {"function": function}}})
     (line,) = unusable_extras(extra)
     assert message in line
-    run_dir = tmp_path / "run"
-    settings = load_config([f'reward.extra.own.function="{function}"', f"run_dir={run_dir}"])
-    with pytest.raises(ConfigError, match=re.escape(message)):
-        train(settings)
-    assert not run_dir.exists()
+    setting, folder = f'reward.extra.own.function="{function}"', tmp_path / "run"
+    commands = [
+        lambda: run.main([setting, f"run_dir={folder}"]),
+        lambda: run.main([setting, "dry_run=true"]),
+        lambda: run.main(["-m", setting, "seed=0,1"]),
+        lambda: study.main([setting, "gates=[clip]", "seeds=[0,1]", f"study_dir={folder}"]),
+    ]
+    for command in commands:
+        assert command() == MISCONFIGURED
+        assert capsys.readouterr().err.count(message) == 1
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize(
