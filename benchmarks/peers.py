@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -88,7 +89,7 @@ def train_ours(contest: Contest, mode: str) -> list[Iteration]:
     """One run of the public command."""
     with TemporaryDirectory() as folder:
         settings = [*_settings(contest), mode, f"run_dir={folder}/run"]
-        _run(["python", "orchestration/run.py", *settings], executable=ROOT / ".venv" / "bin" / "python")
+        _run([sys.executable, "orchestration/run.py", *settings])
         rows = read_rows(Path(folder) / "run" / "metrics.jsonl")
     samples = _samples(load_config(settings))
     return [Iteration(seconds=row["time/iteration_s"], samples=samples, reward=row["reward/mean"]) for row in rows]
@@ -100,7 +101,7 @@ def train_peer(contest: Contest) -> list[Iteration]:
     with TemporaryDirectory() as folder:
         out = Path(folder) / "rows.jsonl"
         job = json.dumps(_job(contest, config, folder=folder, out=out))
-        _run(["python", "-m", "benchmarks.peer_trl"], executable=peer_python(), text=job, threads=contest.num_threads)
+        _run([str(peer_python()), "-m", "benchmarks.peer_trl"], text=job, threads=contest.num_threads)
         rows = read_rows(out)
     return [Iteration(seconds=row["seconds"], samples=int(row["samples"]), reward=row["reward"]) for row in rows]
 
@@ -148,13 +149,12 @@ def _job(contest: Contest, config: RunConfig, *, folder: str, out: Path) -> dict
     }
 
 
-def _run(command: list[str], *, executable: Path, text: str | None = None, threads: int | None = None) -> None:
+def _run(command: list[str], *, text: str | None = None, threads: int | None = None) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     if threads is not None:
         environment["OMP_NUM_THREADS"] = str(threads)
     done = subprocess.run(
         command,
-        executable=executable,
         input=text,
         capture_output=True,
         text=True,
