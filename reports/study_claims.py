@@ -106,10 +106,9 @@ def first_iteration_at(arm: StudyArm, target: float) -> int | None:
 
 
 def stayed_at_one(arm: StudyArm) -> bool:
-    """Whether no ratio left 1 +- RATIO_REACH, as far as its largest value and its variance tell."""
-    largest = arm.record.series("ratio/max").values()
-    variance = arm.record.series("ratio/variance").values()
-    return bool(largest) and max(largest) <= 1.0 + RATIO_REACH and max(variance, default=0.0) <= RATIO_REACH**2
+    """Whether no ratio left 1 +- RATIO_REACH."""
+    largest, smallest = (arm.record.series(f"ratio/{end}").values() for end in ("max", "min"))
+    return bool(largest) and max(largest) <= 1.0 + RATIO_REACH and min(smallest, default=1.0) >= 1.0 - RATIO_REACH
 
 
 def _speed(gate: str, kind: Kind, reached: Mapping[int, int | None], baseline: Mapping[int, int | None]) -> FormatSpeed:

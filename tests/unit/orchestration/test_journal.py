@@ -104,12 +104,27 @@ def test_an_iteration_becomes_one_row(tmp_path: Path) -> None:
 def test_steps_are_weighted_by_their_tokens() -> None:
     row = summarize_steps(
         [
-            step(num_tokens=30, grad_norm=1.0, lr=2e-4, policy__entropy=1.0, ratio__max=5.0, gate__eur_pos=0.5),
-            step(num_tokens=10, grad_norm=3.0, lr=1e-4, policy__entropy=2.0, ratio__max=2.0),
+            step(
+                num_tokens=30,
+                grad_norm=1.0,
+                lr=2e-4,
+                policy__entropy=1.0,
+                ratio__max=5.0,
+                ratio__min=0.5,
+                gate__eur_pos=0.5,
+            ),
+            step(num_tokens=10, grad_norm=3.0, lr=1e-4, policy__entropy=2.0, ratio__max=2.0, ratio__min=0.25),
         ]
     )
     assert row == pytest.approx(
-        {"policy/entropy": 1.25, "ratio/max": 5.0, "gate/eur_pos": 0.5, "grad_norm": 2.0, "lr": 1e-4}
+        {
+            "policy/entropy": 1.25,
+            "ratio/max": 5.0,
+            "ratio/min": 0.25,
+            "gate/eur_pos": 0.5,
+            "grad_norm": 2.0,
+            "lr": 1e-4,
+        }
     )
     assert summarize_steps([]) == {}
 
