@@ -83,13 +83,14 @@ def test_the_trace_tells_what_every_process_did(undisturbed: CommandRun) -> None
     assert count["engine 0", "publish"] == 9
     assert count["engine 0", "generate"] >= 10, "in each iteration and each evaluation"
     assert count["grader 0", "grade"] >= 1
-    begin = {name: sorted(s.start_s for s in spans if s.name == name) for name in ("wait", "update")}
-    end = {name: sorted(s.end_s for s in spans if s.name == name) for name in ("wait", "update")}
-    for k in range(8):
-        generating = [s for s in spans if s.name == "generate" and begin["wait"][k] <= s.start_s < end["wait"][k]]
-        steps = [s for s in spans if s.name == "step" and begin["update"][k] <= s.start_s < end["update"][k]]
-        assert generating, f"iteration {k}: an engine generates while the driver waits"
-        assert len(steps) == 2, f"iteration {k}: learner ranks step while the driver updates"
+    stage = {name: [span for span in spans if span.name == name] for name in ("iteration", "wait", "update")}
+    for iteration, wait, update in zip(*stage.values(), strict=True):
+        generating = [
+            s for s in spans if s.name == "generate" and iteration.start_s <= s.start_s <= s.end_s < wait.end_s
+        ]
+        steps = [s for s in spans if s.name == "step" and update.start_s <= s.start_s <= s.end_s <= update.end_s]
+        assert generating, "the driver waits for an engine that generates"
+        assert len(steps) == 2, "and updates while the rank steps"
     assert "Where time goes" in (undisturbed.run_dir / "report.html").read_text()
 
 
