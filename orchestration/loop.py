@@ -36,7 +36,7 @@ def iterate(config: RunConfig, parts: RunParts, journal: Journal, store: Checkpo
                 for report in parts.learner.steps():
                     entry.record_step(report)
                     parts.groups.poll()
-            state = state.advance(num_prompts=len(groups))
+            state = state.advance(num_prompts=len(groups), positions=parts.groups.positions())
             published = parts.channel.publish(state.policy_version)
             entry.record(parts.groups.summary() | published.metrics() | parts.standing_metrics())
 

@@ -6,6 +6,7 @@ from typing import Protocol
 from learner.contract import StepReport, TrainBatch
 from orchestration.buffer import GradedGroup
 from orchestration.eval_records import Evaluation
+from orchestration.positions import StreamPositions
 
 
 class GroupSource(Protocol):
@@ -16,6 +17,8 @@ class GroupSource(Protocol):
     def take(self, iteration: int) -> list[GradedGroup]: ...
 
     def poll(self) -> None: ...
+
+    def positions(self) -> StreamPositions: ...
 
     def summary(self) -> dict[str, float]: ...
 

@@ -36,14 +36,28 @@ class RolloutEngine:
     """One vLLM engine; an async actor, so that many prompts are in flight at once."""
 
     def __init__(
-        self, index: int, *, model: ModelConfig, model_path: str, rollout: RolloutConfig, device: str, dtype: str
+        self,
+        index: int,
+        *,
+        model: ModelConfig,
+        model_path: str,
+        rollout: RolloutConfig,
+        device: str,
+        dtype: str,
+        publishes_inflight: bool,
     ) -> None:
-        """dtype: of weights and activations, "float32" or the like. Returns once vLLM is ready."""
+        """dtype: of weights and activations, "float32" or the like. Returns once vLLM is ready.
+
+        publishes_inflight: a publish freezes the completions in flight; otherwise they are finished before it.
+        """
         self._index = index
+        self._publishes_inflight = publishes_inflight
         self._version = -1  # nothing published yet; generate() refuses until version 0 has arrived
         self._settled = asyncio.Event()  # clear while a publish is under way
         self._settled.set()
         self._num_generating = 0  # requests inside vLLM
+        self._idle = asyncio.Event()  # set while there are none
+        self._idle.set()
         own_children()
         is_inline = runs_inline(rollout.frontend, device)
         _prepare_environment(device, is_inline=is_inline, eager=rollout.enforce_eager)
@@ -56,7 +70,7 @@ class RolloutEngine:
 
     async def serve_loaded_weights(self) -> None:
         """Version 0 is what vLLM loaded from the model folder: for an evaluation, where nobody publishes."""
-        self._version = 0
+        await self._set_version(0)
 
     async def generate(self, prompt: Prompt, sampling: SamplingSpec) -> tuple[PromptGroup, GroupSummary]:
         """Samples the group of one prompt; raises RuntimeError before version 0 was published.
@@ -66,15 +80,18 @@ class RolloutEngine:
         await self._settled.wait()
         if self._version < 0:
             raise RuntimeError(f"engine {self._index}: generate() before the first publish")
-        started, first_version = time.perf_counter(), self._version
+        started, first_version = time.perf_counter(), self._version  # it may wait in vLLM until there is a newer one
         # The salt keeps cached prefixes of older weights from being found: with requests frozen in flight vLLM cannot
         # empty the cache.
         tokens = {"prompt_token_ids": prompt.token_ids.tolist(), "cache_salt": str(first_version)}
         self._num_generating += 1
+        self._idle.clear()
         try:
             final = await self._finished(tokens, sampling_params(prompt, sampling), f"{prompt.index}-{started}")
         finally:
             self._num_generating -= 1
+            if self._num_generating == 0:
+                self._idle.set()
         outputs = sorted(final.outputs, key=lambda output: output.index)
         texts = self._tokenizer.batch_decode([list(o.token_ids) for o in outputs], skip_special_tokens=True)
         completions = tuple(
@@ -83,8 +100,7 @@ class RolloutEngine:
                 rollout_logprobs=_sampled_logprobs(output),
                 text=text,
                 finished=output.finish_reason == "stop",
-                min_policy_version=first_version,
-                max_policy_version=self._version,
+                version_starts=_version_starts(output, first_version),
             )
             for output, text in zip(outputs, texts, strict=True)
         )
@@ -104,7 +120,7 @@ class RolloutEngine:
         await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=info))
 
     async def receive(self, version: int, groups: list[ParameterGroup], *, verify: bool) -> EngineReceipt:
-        """Takes one publish: freezes requests in flight, loads the weights, resumes."""
+        """Takes one publish: freezes requests in flight or waits for their end, loads the weights, resumes."""
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
         described = [
@@ -112,6 +128,9 @@ class RolloutEngine:
             for g in groups
         ]
         self._settled.clear()
+        if not self._publishes_inflight:
+            await self._idle.wait()  # vLLM finishes what it has; the publish's time-out, in the channel, bounds it
+        paused_at = time.perf_counter()
         # Pausing costs AsyncLLM 20 ms of waiting; without requests in flight there is nothing to freeze; new ones wait.
         is_busy = self._num_generating > 0
         if is_busy:
@@ -121,11 +140,17 @@ class RolloutEngine:
         await self._llm.update_weights(update)
         await self._llm.finish_weight_update()
         digests = await self._llm.collective_rpc("publish_digests")
-        self._version = version
+        await self._set_version(version)
         if is_busy:
             await self._llm.resume_generation()
         self._settled.set()
-        return EngineReceipt(engine_index=self._index, version=version, digests=tuple(digests))
+        paused_s = time.perf_counter() - paused_at
+        return EngineReceipt(engine_index=self._index, version=version, digests=tuple(digests), paused_s=paused_s)
+
+    async def _set_version(self, version: int) -> None:
+        self._version = version
+        if hasattr(self._llm, "update_weight_version"):  # vLLM 0.26 has no such call
+            await self._llm.update_weight_version(str(version))
 
     async def score(self, token_ids: np.ndarray, prompt_length: int) -> np.ndarray:
         """Logprobs [C] of the tokens after prompt_length under the engine's weights at temperature 1, for the probe."""
@@ -233,6 +258,14 @@ def sampling_params(prompt: Prompt, sampling: SamplingSpec) -> Any:
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,  # the cumulative stream returns incomplete groups when n > 1
     )
+
+
+def _version_starts(output: Any, first_version: int) -> tuple[tuple[int, int], ...]:
+    """Completion.version_starts, as vLLM labels tokens; a vLLM without labels counts all as the oldest possible."""
+    spans = getattr(output, "weight_versions", None)
+    if spans is None:
+        return ((first_version, 0),)
+    return tuple((int(span.version), span.start) for span in spans)
 
 
 def _sampled_logprobs(output: Any) -> np.ndarray:

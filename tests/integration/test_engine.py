@@ -47,6 +47,7 @@ def engine(tied_model: Path) -> Iterator[Any]:
         rollout=RolloutConfig(enforce_eager=True),
         device="cpu",
         dtype="float32",
+        publishes_inflight=True,
     )
     try:
         yield built

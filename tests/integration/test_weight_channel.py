@@ -38,7 +38,7 @@ def answer(value: Any, delay_s: float = 0.0) -> Any:
 
 
 def receipt(index: int, version: int, digests: dict[str, str] | None = None) -> EngineReceipt:
-    return EngineReceipt(engine_index=index, version=version, digests=(digests or SENT,))
+    return EngineReceipt(engine_index=index, version=version, digests=(digests or SENT,), paused_s=0.0)
 
 
 def channel(

@@ -33,8 +33,7 @@ def graded(index: int, *, rewards: Sequence[tuple[float, float]] = ((1.0, 1.0), 
         rollout_logprobs=np.zeros(5, dtype=np.float32),
         text="<think>é</think>",
         finished=True,
-        min_policy_version=0,
-        max_policy_version=0,
+        version_starts=((0, 0),),
     )
     prompt = Prompt(index=index, token_ids=np.zeros(2, dtype=np.int32), text="1+1=", reference_answer="2", source="")
     group = PromptGroup(prompt=prompt, completions=(completion,) * len(rewards), engine_index=0, generate_s=0.5)
