@@ -43,7 +43,8 @@ class Completion:
     rollout_logprobs: np.ndarray  # [C] float32, of the sampled tokens under the distribution they were drawn from
     text: str  # decoded, tags kept, end token left out
     finished: bool  # False where max_new_tokens cut it off
-    version_starts: tuple[tuple[int, int], ...]  # (policy version, index of its first token), both ascending
+    # (policy version, index of its first token), both ascending; the first is the version at which the prompt came
+    version_starts: tuple[tuple[int, int], ...]
 
     def __post_init__(self) -> None:
         versions, starts = zip(*self.version_starts, strict=True) if self.version_starts else ((), ())

@@ -80,7 +80,7 @@ class RolloutEngine:
         await self._settled.wait()
         if self._version < 0:
             raise RuntimeError(f"engine {self._index}: generate() before the first publish")
-        started, first_version = time.perf_counter(), self._version  # it may wait in vLLM until there is a newer one
+        started, first_version = time.perf_counter(), self._version
         # The salt keeps cached prefixes of older weights from being found: with requests frozen in flight vLLM cannot
         # empty the cache.
         tokens = {"prompt_token_ids": prompt.token_ids.tolist(), "cache_salt": str(first_version)}
@@ -100,7 +100,7 @@ class RolloutEngine:
                 rollout_logprobs=_sampled_logprobs(output),
                 text=text,
                 finished=output.finish_reason == "stop",
-                version_starts=_version_starts(output, first_version),
+                version_starts=version_starts(output, first_version),
             )
             for output, text in zip(outputs, texts, strict=True)
         )
@@ -260,12 +260,17 @@ def sampling_params(prompt: Prompt, sampling: SamplingSpec) -> Any:
     )
 
 
-def _version_starts(output: Any, first_version: int) -> tuple[tuple[int, int], ...]:
-    """Completion.version_starts, as vLLM labels tokens; a vLLM without labels counts all as the oldest possible."""
-    spans = getattr(output, "weight_versions", None)
-    if spans is None:
-        return ((first_version, 0),)
-    return tuple((int(span.version), span.start) for span in spans)
+def version_starts(output: Any, first_version: int) -> tuple[tuple[int, int], ...]:
+    """Completion.version_starts, as vLLM labels tokens; without labels all count as of first_version.
+
+    first_version, at which the prompt came, counts as the version of the first token in any case: while a completion
+    waits for its turn, others of its group may have computed the keys of the prompt with it.
+    """
+    starts = {0: first_version}
+    for span in getattr(output, "weight_versions", None) or ():  # vLLM 0.26 has no such field
+        if int(span.version) > first_version and len(output.token_ids) > 1:
+            starts[max(span.start, 1)] = int(span.version)
+    return tuple((version, start) for start, version in starts.items())
 
 
 def _sampled_logprobs(output: Any) -> np.ndarray:
