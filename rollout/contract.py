@@ -8,6 +8,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from actors.spans import Span
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prompt:
@@ -138,6 +140,7 @@ class EngineReceipt:
     version: int
     digests: tuple[dict[str, str], ...]  # one dict a worker: parameter group label -> digest; empty if not verified
     paused_s: float  # for how long it sampled nothing because of the publish
+    spans: tuple[Span, ...] = ()  # what the engine did since its last receipt
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

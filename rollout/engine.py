@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from actors.spans import Span, SpanLog
 from configs.schema import ModelConfig, RolloutConfig
 from rollout.contract import Completion, EngineReceipt, GroupSummary, Prompt, PromptGroup, SamplingSpec
 from rollout.orphans import own_children
@@ -58,6 +59,7 @@ class RolloutEngine:
         self._num_generating = 0  # requests inside vLLM
         self._idle = asyncio.Event()  # set while there are none
         self._idle.set()
+        self._spans = SpanLog("engine", index)
         own_children()
         is_inline = runs_inline(rollout.frontend, device)
         _prepare_environment(device, is_inline=is_inline, eager=rollout.enforce_eager)
@@ -87,7 +89,8 @@ class RolloutEngine:
         self._num_generating += 1
         self._idle.clear()
         try:
-            final = await self._finished(tokens, sampling_params(prompt, sampling), f"{prompt.index}-{started}")
+            with self._spans.span("generate"):
+                final = await self._finished(tokens, sampling_params(prompt, sampling), f"{prompt.index}-{started}")
         finally:
             self._num_generating -= 1
             if self._num_generating == 0:
@@ -130,7 +133,7 @@ class RolloutEngine:
         self._settled.clear()
         if not self._publishes_inflight:
             await self._idle.wait()  # vLLM finishes what it has; the publish's time-out, in the channel, bounds it
-        paused_at = time.perf_counter()
+        started_s = self._spans.now()
         # Pausing costs AsyncLLM 20 ms of waiting; without requests in flight there is nothing to freeze; new ones wait.
         is_busy = self._num_generating > 0
         if is_busy:
@@ -144,13 +147,23 @@ class RolloutEngine:
         if is_busy:
             await self._llm.resume_generation()
         self._settled.set()
-        paused_s = time.perf_counter() - paused_at
-        return EngineReceipt(engine_index=self._index, version=version, digests=tuple(digests), paused_s=paused_s)
+        self._spans.add("publish", started_s)
+        return EngineReceipt(
+            engine_index=self._index,
+            version=version,
+            digests=tuple(digests),
+            paused_s=self._spans.now() - started_s,
+            spans=self._spans.drain(),
+        )
 
     async def _set_version(self, version: int) -> None:
         self._version = version
         if hasattr(self._llm, "update_weight_version"):  # vLLM 0.26 has no such call
             await self._llm.update_weight_version(str(version))
+
+    async def drain_spans(self) -> tuple[Span, ...]:
+        """What the engine did since it told last, with a receipt or here."""
+        return self._spans.drain()
 
     async def score(self, token_ids: np.ndarray, prompt_length: int) -> np.ndarray:
         """Logprobs [C] of the tokens after prompt_length under the engine's weights at temperature 1, for the probe."""

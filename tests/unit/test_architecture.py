@@ -27,7 +27,7 @@ ALLOWED_OURS = {
     "transfer": (),
     "rollout": ("actors", "configs", "transfer"),
     "learner": ("actors", "configs", "gates", "transfer", "rollout.contract"),
-    "reports": ("analysis", "configs"),
+    "reports": ("actors.spans", "analysis", "configs"),
     "orchestration": ("actors", "analysis", "configs", "gates", "transfer", "rollout", "learner", "reports"),
 }
 # Packages that may import nothing from outside but this (and the standard library).
