@@ -153,7 +153,8 @@ class GroupStream:
         self._in_flight[position] = Submission(
             place=place, is_replacement=is_replacement, submitted_at=time.perf_counter()
         )
-        self._fleet.submit(self._prompts.prompt_at(position), self._sampling)
+        due = place // self._admission.prompts_per_iteration
+        self._fleet.submit(self._prompts.prompt_at(position), self._sampling, due=due)
         return position
 
     def _pass_on(self, groups: list[FinishedGroup]) -> None:

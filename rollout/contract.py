@@ -133,6 +133,42 @@ class GroupSummary:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class GroupRequest:
+    """A prompt on its way to an engine."""
+
+    ticket: int  # the fleet's number for it: a prompt of the training and one of an evaluation may share an index
+    prompt: Prompt
+    sampling: SamplingSpec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineRoom:
+    """What an engine holds at most, from its start on."""
+
+    num_sequences: int  # completions sampled at once
+    kv_tokens: int  # of its key/value cache
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineLoad:
+    """How full an engine is, by vLLM's own count."""
+
+    num_running: int  # completions
+    num_waiting: int  # completions
+    kv_usage: float  # share of the key/value cache, 0..1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupChunk:
+    """What goes with finished groups on their way back: they travel beside it, one Ray object each."""
+
+    tickets: tuple[int, ...]  # of the requests; empty where only the load is told
+    summaries: tuple[GroupSummary, ...]  # in the same order
+    load: EngineLoad
+    num_entered: int  # requests, counted from the start, that the load includes for certain
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EngineReceipt:
     """An engine's answer to a publish: the version it now serves and what each of its workers received."""
 

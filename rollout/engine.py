@@ -8,7 +8,9 @@ import asyncio
 import hashlib
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,9 +18,22 @@ import numpy as np
 
 from actors.spans import Span, SpanLog
 from configs.schema import ModelConfig, RolloutConfig
-from rollout.contract import Completion, EngineReceipt, GroupSummary, Prompt, PromptGroup, SamplingSpec
+from rollout.contract import (
+    Completion,
+    EngineLoad,
+    EngineReceipt,
+    EngineRoom,
+    GroupChunk,
+    GroupRequest,
+    GroupSummary,
+    Prompt,
+    PromptGroup,
+    SamplingSpec,
+)
 from rollout.orphans import own_children
+from rollout.outbox import Outbox
 from rollout.prompts import load_tokenizer
+from rollout.room_watch import RoomWatch
 from transfer.communicator import Rendezvous
 from transfer.wire import ParameterGroup
 
@@ -59,12 +74,18 @@ class RolloutEngine:
         self._num_generating = 0  # requests inside vLLM
         self._idle = asyncio.Event()  # set while there are none
         self._idle.set()
+        self._num_entered = 0  # requests that vLLM was given, since the start
+        self._loop: asyncio.AbstractEventLoop | None = None  # the actor's, known from the first prompts on
+        self._outbox = Outbox()
+        self._producing: set[asyncio.Task[tuple[PromptGroup, GroupSummary]]] = set()
         self._spans = SpanLog("engine", index)
         own_children()
         is_inline = runs_inline(rollout.frontend, device)
         _prepare_environment(device, is_inline=is_inline, eager=rollout.enforce_eager)
         self._tokenizer = load_tokenizer(model_path, trust_remote_code=model.trust_remote_code)
-        self._llm = _build_llm(_engine_args(model, model_path, rollout, device=device, dtype=dtype), inline=is_inline)
+        arguments = _engine_args(model, model_path, rollout, device=device, dtype=dtype)
+        self._llm = _build_llm(arguments, inline=is_inline, after_step=self._note_load)
+        self._watch = RoomWatch(_room_of(self._llm.vllm_config))
 
     async def ready(self) -> int:
         """Answers once the engine is up; its process id."""
@@ -73,6 +94,50 @@ class RolloutEngine:
     async def serve_loaded_weights(self) -> None:
         """Version 0 is what vLLM loaded from the model folder: for an evaluation, where nobody publishes."""
         await self._set_version(0)
+
+    async def room(self) -> EngineRoom:
+        """Answers once the engine is up; what it holds at most."""
+        return self._watch.room
+
+    async def start(self, requests: list[GroupRequest], *, holds_back: bool) -> None:
+        """Begins to sample groups, which collect() gives out; holds_back: the fleet has more for whoever has room."""
+        self._loop = asyncio.get_running_loop()
+        self._watch.is_wanted = holds_back
+        self._outbox.expect(len(requests))
+        for request in requests:
+            task = asyncio.create_task(self.generate(request.prompt, request.sampling))
+            self._producing.add(task)
+            task.add_done_callback(partial(self._produced, request.ticket))
+
+    async def collect(self, limit: int, *, holds_back: bool) -> tuple[Any, ...]:
+        """A GroupChunk and then `limit` objects: its groups, filled up with None. Raises what a request raised.
+
+        Waits until groups finish (rollout/outbox.py), or until there is room if the fleet holds prompts back.
+        """
+        self._watch.is_wanted = holds_back
+        taken = await self._outbox.take(limit)
+        self._watch.told()
+        chunk = GroupChunk(
+            tickets=tuple(ticket for ticket, _, _ in taken),
+            summaries=tuple(summary for _, _, summary in taken),
+            load=self._watch.load,
+            num_entered=self._watch.num_counted,
+        )
+        return (chunk, *(group for _, group, _ in taken), *[None] * (limit - len(taken)))
+
+    def _produced(self, ticket: int, task: "asyncio.Task[tuple[PromptGroup, GroupSummary]]") -> None:
+        self._producing.discard(task)
+        error = task.exception()
+        if error is None:
+            self._outbox.deliver((ticket, *task.result()))
+        else:
+            self._outbox.fail(error)
+
+    def _note_load(self, load: EngineLoad) -> None:
+        """After each step of vLLM, on whatever thread."""
+        if self._watch.stepped(load, self._num_entered) and self._loop is not None:
+            self._watch.is_wanted = False  # told once; the fleet's next call says whether it still has some
+            self._loop.call_soon_threadsafe(self._outbox.hurry)
 
     async def generate(self, prompt: Prompt, sampling: SamplingSpec) -> tuple[PromptGroup, GroupSummary]:
         """Samples the group of one prompt; raises RuntimeError before version 0 was published.
@@ -88,6 +153,7 @@ class RolloutEngine:
         tokens = {"prompt_token_ids": prompt.token_ids.tolist(), "cache_salt": str(first_version)}
         self._num_generating += 1
         self._idle.clear()
+        self._num_entered += 1
         try:
             with self._spans.span("generate"):
                 final = await self._finished(tokens, sampling_params(prompt, sampling), f"{prompt.index}-{started}")
@@ -196,14 +262,21 @@ def runs_inline(frontend: Literal["auto", "async", "inline"], device: str) -> bo
     return frontend == "inline" or (frontend == "auto" and device == "cpu")
 
 
-def _build_llm(arguments: Any, *, inline: bool) -> Any:
+def _build_llm(arguments: Any, *, inline: bool, after_step: Callable[[EngineLoad], None]) -> Any:
     if inline:
         from rollout.inline_llm import InlineLLM
 
-        return InlineLLM(arguments)
-    from vllm.v1.engine.async_llm import AsyncLLM
+        return InlineLLM(arguments, after_step)
+    from rollout.async_llm import start_async_llm
 
-    return AsyncLLM.from_engine_args(arguments)
+    return start_async_llm(arguments, after_step)
+
+
+def _room_of(vllm_config: Any) -> EngineRoom:
+    cache = vllm_config.cache_config
+    return EngineRoom(
+        num_sequences=vllm_config.scheduler_config.max_num_seqs, kv_tokens=cache.num_gpu_blocks * cache.block_size
+    )
 
 
 def _prepare_environment(device: str, *, is_inline: bool, eager: bool) -> None:
