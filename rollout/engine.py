@@ -52,14 +52,28 @@ class RolloutEngine:
     """One vLLM engine; an async actor, so that many prompts are in flight at once."""
 
     def __init__(
-        self, index: int, *, model: ModelConfig, model_path: str, rollout: RolloutConfig, device: str, dtype: str
+        self,
+        index: int,
+        *,
+        model: ModelConfig,
+        model_path: str,
+        rollout: RolloutConfig,
+        device: str,
+        dtype: str,
+        publishes_inflight: bool,
     ) -> None:
-        """dtype: of weights and activations, "float32" or the like. Returns once vLLM is ready."""
+        """dtype: of weights and activations, "float32" or the like. Returns once vLLM is ready.
+
+        publishes_inflight: a publish freezes the completions in flight; otherwise they are finished before it.
+        """
         self._index = index
+        self._publishes_inflight = publishes_inflight
         self._version = -1  # nothing published yet; generate() refuses until version 0 has arrived
         self._settled = asyncio.Event()  # clear while a publish is under way
         self._settled.set()
         self._num_generating = 0  # requests inside vLLM
+        self._idle = asyncio.Event()  # set while there are none
+        self._idle.set()
         self._num_entered = 0  # requests that vLLM was given, since the start
         self._loop: asyncio.AbstractEventLoop | None = None  # the actor's, known from the first prompts on
         self._outbox = Outbox()
@@ -79,7 +93,7 @@ class RolloutEngine:
 
     async def serve_loaded_weights(self) -> None:
         """Version 0 is what vLLM loaded from the model folder: for an evaluation, where nobody publishes."""
-        self._version = 0
+        await self._set_version(0)
 
     async def room(self) -> EngineRoom:
         """Answers once the engine is up; what it holds at most."""
@@ -138,12 +152,15 @@ class RolloutEngine:
         # empty the cache.
         tokens = {"prompt_token_ids": prompt.token_ids.tolist(), "cache_salt": str(first_version)}
         self._num_generating += 1
+        self._idle.clear()
         self._num_entered += 1
         try:
             with self._spans.span("generate"):
                 final = await self._finished(tokens, sampling_params(prompt, sampling), f"{prompt.index}-{started}")
         finally:
             self._num_generating -= 1
+            if self._num_generating == 0:
+                self._idle.set()
         outputs = sorted(final.outputs, key=lambda output: output.index)
         texts = self._tokenizer.batch_decode([list(o.token_ids) for o in outputs], skip_special_tokens=True)
         completions = tuple(
@@ -152,8 +169,7 @@ class RolloutEngine:
                 rollout_logprobs=_sampled_logprobs(output),
                 text=text,
                 finished=output.finish_reason == "stop",
-                min_policy_version=first_version,
-                max_policy_version=self._version,
+                version_starts=version_starts(output, first_version),
             )
             for output, text in zip(outputs, texts, strict=True)
         )
@@ -173,7 +189,7 @@ class RolloutEngine:
         await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=info))
 
     async def receive(self, version: int, groups: list[ParameterGroup], *, verify: bool) -> EngineReceipt:
-        """Takes one publish: freezes requests in flight, loads the weights, resumes."""
+        """Takes one publish: freezes requests in flight or waits for their end, loads the weights, resumes."""
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
         described = [
@@ -181,6 +197,8 @@ class RolloutEngine:
             for g in groups
         ]
         self._settled.clear()
+        if not self._publishes_inflight:
+            await self._idle.wait()  # vLLM finishes what it has; the publish's time-out, in the channel, bounds it
         started_s = self._spans.now()
         # Pausing costs AsyncLLM 20 ms of waiting; without requests in flight there is nothing to freeze; new ones wait.
         is_busy = self._num_generating > 0
@@ -191,14 +209,23 @@ class RolloutEngine:
         await self._llm.update_weights(update)
         await self._llm.finish_weight_update()
         digests = await self._llm.collective_rpc("publish_digests")
-        self._version = version
+        await self._set_version(version)
         if is_busy:
             await self._llm.resume_generation()
         self._settled.set()
         self._spans.add("publish", started_s)
         return EngineReceipt(
-            engine_index=self._index, version=version, digests=tuple(digests), spans=self._spans.drain()
+            engine_index=self._index,
+            version=version,
+            digests=tuple(digests),
+            paused_s=self._spans.now() - started_s,
+            spans=self._spans.drain(),
         )
+
+    async def _set_version(self, version: int) -> None:
+        self._version = version
+        if hasattr(self._llm, "update_weight_version"):  # vLLM 0.26 has no such call
+            await self._llm.update_weight_version(str(version))
 
     async def drain_spans(self) -> tuple[Span, ...]:
         """What the engine did since it told last, with a receipt or here."""
@@ -317,6 +344,19 @@ def sampling_params(prompt: Prompt, sampling: SamplingSpec) -> Any:
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,  # the cumulative stream returns incomplete groups when n > 1
     )
+
+
+def version_starts(output: Any, first_version: int) -> tuple[tuple[int, int], ...]:
+    """Completion.version_starts, as vLLM labels tokens; without labels all count as of first_version.
+
+    first_version, at which the prompt came, counts as the version of the first token in any case: while a completion
+    waits for its turn, others of its group may have computed the keys of the prompt with it.
+    """
+    starts = {0: first_version}
+    for span in getattr(output, "weight_versions", None) or ():  # vLLM 0.26 has no such field
+        if int(span.version) > first_version and len(output.token_ids) > 1:
+            starts[max(span.start, 1)] = int(span.version)
+    return tuple((version, start) for start, version in starts.items())
 
 
 def _sampled_logprobs(output: Any) -> np.ndarray:

@@ -75,6 +75,12 @@ class InlineLLM:
     async def finish_weight_update(self) -> None:
         await self.collective_rpc("finish_weight_update")
 
+    async def update_weight_version(self, new_version: str) -> None:
+        """The label of the tokens sampled from now on."""
+        core = self._engine.engine_core
+        if hasattr(core, "set_weight_version"):  # vLLM 0.26 has no labels
+            await self._run(core.set_weight_version, new_version)
+
     async def collective_rpc(self, method: str, *, kwargs: dict[str, Any] | None = None) -> list[Any]:
         """Calls a method of vLLM's workers between two steps: results by worker."""
         return await self._run(partial(self._engine.collective_rpc, method, kwargs=kwargs))

@@ -1,5 +1,6 @@
 """RolloutEngine on real vLLM: what a request that fails does to the others, what a group shares, and how it is fed."""
 
+import asyncio
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import ray
 
 from configs.schema import ModelConfig, RolloutConfig
-from rollout.contract import Prompt, PromptGroup, SamplingSpec
+from rollout.contract import EngineReceipt, Prompt, PromptGroup, SamplingSpec
 from rollout.engine import RolloutEngine
 from rollout.fleet import EngineError, RolloutFleet
 
@@ -29,10 +30,26 @@ class TestableEngine(RolloutEngine):
     __test__ = False
 
     async def pretend_published(self) -> None:
-        self._version = 0
+        await self._set_version(0)
+
+    async def receive_nothing(self, version: int, *, inflight: bool) -> EngineReceipt:
+        """A publish without bytes, once a completion is under way."""
+
+        async def nothing(*_: Any) -> None:
+            await asyncio.sleep(0.05)
+
+        self._publishes_inflight = inflight
+        for step in ("start_weight_update", "update_weights", "finish_weight_update"):
+            setattr(self._llm, step, nothing)
+        while not any(state.detokenizer.num_output_tokens() for state in self._states()):
+            await asyncio.sleep(0.001)
+        return await self.receive(version, [], verify=False)
+
+    def _states(self) -> list[Any]:
+        return list(self._llm._engine.output_processor.request_states.values())
 
     async def pretend_version(self, version: int) -> None:
-        self._version = version
+        await self._set_version(version)
 
     async def num_cached_tokens(self, prompt: Prompt, sampling: SamplingSpec) -> int:
         """Prompt tokens that the last completion of the group found in the cache, by vLLM's account."""
@@ -83,6 +100,7 @@ def start_engine(model: Path, *, max_model_len: int = MAX_MODEL_LEN, max_num_seq
         rollout=RolloutConfig(enforce_eager=True, max_num_seqs=max_num_seqs),
         device="cpu",
         dtype="float32",
+        publishes_inflight=True,
     )
 
 
@@ -122,6 +140,35 @@ def test_a_failed_request_is_its_own_and_a_failed_step_is_everybodys(engine: Any
             ray.get(answer, timeout=60)
     with pytest.raises(RuntimeError, match="has failed before"):
         ray.get(engine.generate.remote(prompt_of(4), SAMPLING), timeout=60)
+
+
+def test_a_completion_tells_which_version_made_which_tokens(engine: Any) -> None:
+    ray.get(engine.pretend_published.remote())
+    sampling = SamplingSpec(num_completions=8, max_new_tokens=56, temperature=1.0, seed=1)
+    undisturbed, _ = ray.get(engine.generate.remote(prompt_of(4), sampling))
+    assert {completion.version_starts for completion in undisturbed.completions} == {((0, 0),)}
+
+    frozen = engine.generate.remote(prompt_of(4), sampling)
+    receipt = ray.get(engine.receive_nothing.remote(1, inflight=True))
+    group, summary = ray.get(frozen)
+    assert 0.15 <= receipt.paused_s < 5
+    assert (summary.min_policy_version, summary.max_policy_version) == (0, 1)
+    continued = [completion for completion in group.completions if completion.max_policy_version == 1]
+    assert continued
+    assert {completion.version_starts for completion in continued} == {((0, 0), continued[0].version_starts[1])}
+    assert all(0 < completion.tokens_by_version()[0] < len(completion.token_ids) for completion in continued)
+    for completion, expected in zip(group.completions, undisturbed.completions, strict=True):
+        np.testing.assert_array_equal(completion.token_ids, expected.token_ids)  # the weights are the same
+
+    before = engine.generate.remote(prompt_of(4), sampling)
+    publish = engine.receive_nothing.remote(2, inflight=False)
+    after = engine.generate.remote(prompt_of(5), sampling)
+    receipt, (finished, _), (waited, _) = ray.get([publish, before, after])
+    assert receipt.paused_s < 5
+    assert {completion.version_starts for completion in finished.completions} == {((1, 0),)}, "nothing was frozen"
+    # What came while the engine was still on its way to the publish belongs to the old version, all else to the new.
+    assert {completion.version_starts for completion in waited.completions} <= {((1, 0),), ((2, 0),)}
+    assert ray.get(engine.generate.remote(prompt_of(6), sampling))[1].min_policy_version == 2
 
 
 def test_a_group_computes_its_prompt_once_and_older_weights_share_nothing(tied_model: Path, local_ray: None) -> None:

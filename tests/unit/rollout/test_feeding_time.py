@@ -79,7 +79,7 @@ def fed_steps(lengths: np.ndarray, expected: np.ndarray) -> int:
             engines[engine].enter(group, lengths[group])
 
     hand_over()
-    left = {group: lengths.shape[1] for group in range(len(lengths))}
+    left: dict[int, int] = dict.fromkeys(range(len(lengths)), lengths.shape[1])
     steps = 0
     while left:
         steps += 1
