@@ -79,17 +79,15 @@ def fed_steps(lengths: np.ndarray, expected: np.ndarray) -> int:
             engines[engine].enter(group, lengths[group])
 
     hand_over()
-    left: dict[int, int] = dict.fromkeys(range(len(lengths)), lengths.shape[1])
+    left = np.full(len(lengths), lengths.shape[1])  # completions of each group that have not ended
     steps = 0
-    while left:
+    while left.any():
         steps += 1
         for number, engine in enumerate(engines):
             ended = engine.step()
             for group in ended:
                 left[group] -= 1
             finished = tuple(group for group in dict.fromkeys(ended) if left[group] == 0)
-            for group in finished:
-                del left[group]
             if finished or (ended and wants_more(engine.load(), ROOM)):
                 feeder.report(number, finished=finished, load=engine.load(), num_entered=engine.num_entered)
                 hand_over()
