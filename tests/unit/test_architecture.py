@@ -44,6 +44,7 @@ OWNERS = {
     "sympy": ("rollout/grading/symbolic.py",),
     "datasets": ("rollout/tasks/data_sets.py",),
     "vllm": ("rollout/engine.py", "rollout/inline_llm.py", "rollout/receiver.py", "transfer/communicator.py"),
+    "peft": ("learner/lora.py",),
     "deepspeed": ("learner/engine_start.py", "learner/checkpoint.py", "learner/zero.py"),
     "ray": (
         "actors/",
