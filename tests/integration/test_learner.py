@@ -18,6 +18,7 @@ from learner_ranks import all_steps, random_batch, rank_pool, save_tiny_model, t
 from ray.util.placement_group import PlacementGroup, placement_group
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from configs.lora import LoraConfig
 from learner.contract import StepReport, TrainBatch
 from learner.group import LearnerError, LearnerGroup
 from learner.spec import LearnerSpec
@@ -37,11 +38,13 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> str:
     return save_tiny_model(tmp_path_factory.mktemp("model"), tied=True)
 
 
+@pytest.mark.parametrize("rank", [0, 2], ids=["whole", "lora"])
 @pytest.mark.parametrize(("num_ranks", "zero_stage"), [(1, 0), (1, 2), (2, 2), (2, 3)])
 def test_a_restored_learner_continues_bit_for_bit(
-    either_model: str, tmp_path: Path, num_ranks: int, zero_stage: int
+    either_model: str, tmp_path: Path, num_ranks: int, zero_stage: int, rank: int
 ) -> None:
-    spec = tiny_spec(either_model, zero_stage=zero_stage, max_tokens_per_micro_batch=24, weight_decay=0.1)
+    lora = LoraConfig(rank=rank)
+    spec = tiny_spec(either_model, zero_stage=zero_stage, max_tokens_per_micro_batch=24, weight_decay=0.1, lora=lora)
     batches = [random_batch(num_groups=2, group_size=4, seed=seed) for seed in (1, 2)]
     for undisturbed, restored in rank_pool(num_ranks).run(save_and_continue, spec, batches, str(tmp_path)):
         assert restored[0] == undisturbed[0]
