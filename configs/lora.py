@@ -14,7 +14,7 @@ class LoraConfig(Section):
     """Low-rank adapters on linear modules, trained in place of the weights they are added to; see docs/lora.md."""
 
     rank: int = Field(default=0, ge=0)  # 0: no adapters, every weight is trained
-    alpha: float = Field(default=32.0, gt=0.0)  # what an adapter computes is scaled by alpha / rank
+    alpha: int = Field(default=32, ge=1)  # what an adapter computes is scaled by alpha / rank
     # last parts of module names, as in [q_proj,v_proj]; all-linear: every linear module but the output head
     target_modules: tuple[str, ...] = Field(default=(ALL_LINEAR,), min_length=1, strict=False)  # YAML has lists only
 
@@ -30,7 +30,7 @@ class LoraConfig(Section):
         fields = type(self).model_fields
         without_effect = [
             shown
-            for name, shown in (("alpha", f"learner.lora.alpha={self.alpha:g}"), ("target_modules", named))
+            for name, shown in (("alpha", f"learner.lora.alpha={self.alpha}"), ("target_modules", named))
             if not self.is_on and getattr(self, name) != fields[name].default
         ]
         if without_effect:

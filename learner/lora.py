@@ -47,7 +47,9 @@ class Adapters:
         """By the checkpoint name of the weight that each changes."""
         return {
             f"{name}.weight": Factors(
-                a=layer.lora_A[ADAPTER].weight, b=layer.lora_B[ADAPTER].weight, scale=layer.scaling[ADAPTER]
+                a=layer.lora_A[ADAPTER].get_parameter("weight"),
+                b=layer.lora_B[ADAPTER].get_parameter("weight"),
+                scale=layer.scaling[ADAPTER],
             )
             for name, layer in _adapted(self._model.get_base_model())
         }

@@ -24,7 +24,7 @@ RELATIVE_TOLERANCE = 1e-5
 TAU_POS, TAU_NEG = 10.0, 12.0
 EPS = 1e-4  # AdamW's: gradients far below it do not turn rounding into a whole step of lr
 LR = 1e-3
-LORA_RANK, LORA_SCALE = 3, 2.0
+LORA_RANK, LORA_SCALE = 3, 2
 MAX_GRAD_NORM = 0.05  # well below the norm, so that clipping is part of the comparison
 Arrays = dict[str, np.ndarray]
 

@@ -55,7 +55,7 @@ def plain(folder: Path) -> Policy:
 
 
 def adapted(folder: Path, target_modules: Targets = ALL) -> Policy:
-    return load(folder, LoraConfig(rank=4, alpha=6.0, target_modules=target_modules))
+    return load(folder, LoraConfig(rank=4, alpha=6, target_modules=target_modules))
 
 
 def trained(policy: Policy) -> Policy:
