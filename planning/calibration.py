@@ -9,11 +9,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from planning.costs import Costs, EngineCosts, LearnerCosts, PublishCosts, WireCosts
+from planning.costs import Costs, EngineCosts, LearnerCosts, PublishCosts, WireCosts, generation_counts
 from planning.fitting import fit_seconds, relative_error
 from planning.model_shape import ModelShape
 from planning.simulation import Workload, predict
@@ -64,7 +63,6 @@ class Measurements:
     learner: tuple[LearnerRun, ...]
     publishes: tuple[PublishRun, ...]
     grade_s: float  # of a completion in one process
-    block_tokens: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,20 +119,9 @@ def with_sharing(costs: Costs, workload: Workload, *, iteration_s: float) -> Cos
     return replace(costs, rates=(1.0, round(high, 4)))
 
 
-def generation_counts(run: GenerationRun, *, block_tokens: int) -> list[float]:
-    """Steps, sequences in them, tokens they look back at, prompt tokens read, groups, bursts: what EngineCosts prices."""
-    lengths = np.array([length for group in run.lengths for length in group], dtype=np.float64)
-    looked_back = float((run.prompt_length * lengths + lengths * (lengths - 1) / 2).sum())
-    shared = EngineCosts(
-        step_s=0, sequence_s=0, context_token_s=0, prompt_token_s=0, group_s=0, burst_s=0, block_tokens=block_tokens
-    )
-    read = sum(shared.prompt_tokens(run.prompt_length, len(group)) for group in run.lengths)
-    return [float(lengths.max()), float(lengths.sum()), looked_back, float(read), float(len(run.lengths)), 1.0]
-
-
 def _fit_engine(measured: Measurements) -> tuple[EngineCosts, float]:
-    runs, block_tokens = measured.generation, measured.block_tokens
-    counts = np.array([generation_counts(run, block_tokens=block_tokens) for run in runs])
+    runs = measured.generation
+    counts = np.array([generation_counts(run.lengths, prompt_length=run.prompt_length) for run in runs])
     seconds = np.array([run.seconds for run in runs])
     found = fit_seconds(counts, seconds)
     step_s, sequence_s, context_token_s, prompt_token_s, group_s, burst_s = found.tolist()
@@ -145,7 +132,6 @@ def _fit_engine(measured: Measurements) -> tuple[EngineCosts, float]:
         prompt_token_s=prompt_token_s,
         group_s=group_s,
         burst_s=burst_s,
-        block_tokens=block_tokens,
     )
     return costs, relative_error(counts, seconds, found)
 
@@ -161,7 +147,7 @@ def _fit_learner(measured: Measurements, *, recomputes_logprobs: bool) -> tuple[
     loads = np.array([run.load_s for run in runs])
     share = 0.0
     if recomputes_logprobs:
-        load_counts = np.column_stack([load_counts, (counts[:, 1:] @ found[1:]) * _epoch_share(runs)])
+        load_counts = np.column_stack([load_counts, counts[:, 1:] @ found[1:]])
         load_s, sample_s, share = fit_seconds(load_counts, loads).tolist()
     else:
         load_s, sample_s = fit_seconds(load_counts, loads).tolist()
@@ -183,11 +169,6 @@ def _learner_counts(run: LearnerRun) -> list[float]:
     lengths = np.array(run.lengths, dtype=np.float64)
     rows = run.num_steps * np.ceil(lengths.sum() / run.num_steps / run.max_tokens)
     return [float(run.num_steps), float(rows), float(len(lengths)), lengths.sum(), np.square(lengths).sum()]
-
-
-def _epoch_share(runs: Sequence[LearnerRun]) -> float:
-    """Of a run's passes, those that a scoring pass makes once."""
-    return 1.0
 
 
 def default_path(shape: ModelShape, device: str) -> Path:
@@ -227,7 +208,9 @@ def load_calibration(path: Path) -> Calibration:
     except FileNotFoundError as error:
         raise CalibrationError(f"calibration={path}: no such file; measure this machine with --calibrate") from error
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise CalibrationError(f"calibration={path}: not a calibration ({error}); measure again (--calibrate)") from error
+        raise CalibrationError(
+            f"calibration={path}: not a calibration ({error}); measure again (--calibrate)"
+        ) from error
 
 
 def require_model(calibration: Calibration, shape: ModelShape, path: Path) -> None:
@@ -247,7 +230,3 @@ def require_model(calibration: Calibration, shape: ModelShape, path: Path) -> No
 def limited(lengths: Sequence[int], max_new_tokens: int) -> tuple[int, ...]:
     """A sample of completion lengths where completions are cut off at max_new_tokens."""
     return tuple(min(length, max_new_tokens) for length in lengths)
-
-
-def machine_in_words(device: str, details: dict[str, Any]) -> str:
-    return ", ".join([device.upper(), *(f"{name} {value}" for name, value in details.items())])

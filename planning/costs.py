@@ -10,6 +10,8 @@ from math import ceil, log2
 
 import numpy as np
 
+KV_BLOCK_TOKENS = 16  # vLLM's: only whole blocks of a prompt are shared by its group
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineCosts:
@@ -21,12 +23,6 @@ class EngineCosts:
     prompt_token_s: float
     group_s: float  # of a group whatever its size: request and result
     burst_s: float  # from a submission to an idle engine until its first step begins
-    block_tokens: int  # only whole blocks of a prompt are shared by its group
-
-    def prompt_tokens(self, prompt_length: int, group_size: int) -> int:
-        """That are read for a group: the last token always is, a shared block once."""
-        shared = (prompt_length - 1) // self.block_tokens * self.block_tokens
-        return shared + group_size * (prompt_length - shared)
 
     def decoding_s(self, num_steps: float, num_sequences: int, context_tokens: float) -> float:
         """Of steps with the same sequences, which look back at context_tokens in the first."""
@@ -84,9 +80,10 @@ class PublishCosts:
     fixed_s: float
     by_tree: bool  # gloo sends the whole buffer once a level of a binary tree; nccl passes pieces from one to the next
 
-    def seconds(self, num_bytes: float, num_workers: int, wire: WireCosts) -> float:
+    def seconds(self, num_bytes: float, num_workers: int, wire: WireCosts, *, num_devices: int) -> float:
+        """num_devices: of the run, by which it lies on one node or on several."""
         hops = ceil(log2(1 + num_workers)) if self.by_tree else 1
-        return self.fixed_s + hops * wire.seconds(num_bytes, 1 + num_workers)
+        return self.fixed_s + hops * wire.seconds(num_bytes, num_devices)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,7 +107,9 @@ class Costs:
         return self.rates[-1] * len(self.rates) / num_busy
 
 
-def collective_bytes(num_parameters: float, *, zero_stage: int, num_ranks: int, num_rows: int, weight_bytes: int) -> float:
+def collective_bytes(
+    num_parameters: float, *, zero_stage: int, num_ranks: int, num_rows: int, weight_bytes: int
+) -> float:
     """Sent by a rank in one optimizer step of num_rows micro-batches: gradients summed, weights gathered again.
 
     Stages 0 to 2 do it once a step, the sum of gradients and the gathering of weights each passing N * (R-1)/R
@@ -123,5 +122,15 @@ def collective_bytes(num_parameters: float, *, zero_stage: int, num_ranks: int, 
     return once * (3 * num_rows if zero_stage == 3 else 2)
 
 
-def mean_length(lengths: Sequence[int]) -> float:
-    return sum(lengths) / len(lengths)
+def prompt_tokens(prompt_length: int, group_size: int) -> int:
+    """That are read for a group: whole blocks of the prompt once, the rest, its last token at least, for each."""
+    shared = (prompt_length - 1) // KV_BLOCK_TOKENS * KV_BLOCK_TOKENS
+    return shared + group_size * (prompt_length - shared)
+
+
+def generation_counts(groups: Sequence[Sequence[int]], *, prompt_length: int) -> list[float]:
+    """What groups with completions of these lengths ask of an idle engine, in the order of EngineCosts' fields."""
+    lengths = np.array([length for group in groups for length in group], dtype=np.float64)
+    looked_back = float((prompt_length * lengths + lengths * (lengths - 1) / 2).sum())
+    read = sum(prompt_tokens(prompt_length, len(group)) for group in groups)
+    return [float(lengths.max()), float(lengths.sum()), looked_back, float(read), float(len(groups)), 1.0]

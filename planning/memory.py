@@ -12,7 +12,9 @@ from planning.model_shape import ModelShape
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 FLOAT32_BYTES = 4
 MAX_BUCKET_ELEMENTS = 50_000_000  # as in learner/deepspeed_config.py
-TILE_COPIES = 2.5  # float32 arrays of the size of a logit tile at a time: logits, their exponentials, part of a gradient
+TILE_COPIES = (
+    2.5  # float32 arrays of the size of a logit tile at a time: logits, their exponentials, part of a gradient
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -111,7 +111,7 @@ class ModelShape:
 
 def shape_of(config: Mapping[str, Any], *, name: str) -> ModelShape:
     """The shape that a config.json describes; ModelShapeError where its parameters cannot be counted."""
-    kind = config.get("model_type")
+    kind = str(config.get("model_type"))
     if kind not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise ModelShapeError(f"model.path={name}: parameters of model_type={kind} cannot be counted, only of {known}")

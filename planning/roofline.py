@@ -9,7 +9,6 @@ from planning.hardware import Hardware
 from planning.memory import DTYPE_BYTES, FLOAT32_BYTES
 from planning.model_shape import ModelShape
 
-BLOCK_TOKENS = 16  # of vLLM's key/value cache on a GPU
 ADAMW_ARRAYS = 7  # float32 arrays that a step reads or writes: gradient; weight and two moments, each read and written
 BACKWARD = 2  # a backward pass takes twice the operations of a forward pass
 
@@ -38,7 +37,6 @@ def costs_from_hardware(
             prompt_token_s=shape.token_operations / engine_operations_per_s,
             group_s=0.0,
             burst_s=0.0,
-            block_tokens=BLOCK_TOKENS,
         ),
         learner=LearnerCosts(
             load_s=0.0,

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from planning.costs import EngineCosts
+from planning.costs import EngineCosts, prompt_tokens
 from planning.fake_clock import FakeClock
 
 
@@ -145,7 +145,7 @@ class SimulatedEngine:
             self._waiting.popleft()
             if group.min_policy_version < 0:
                 group.min_policy_version = self.version
-                read = self.costs.prompt_tokens(group.prompt_length, len(group.lengths))
+                read = prompt_tokens(group.prompt_length, len(group.lengths))
                 self._overhead_s += self.costs.prompt_token_s * read
             self._num_started += 1
             heapq.heappush(self._running, (self._step + length, self._num_started, group, room))

@@ -42,6 +42,11 @@ class Workload:
     learner_weight_bytes: int  # of one weight
     wire_weight_bytes: int
 
+    @property
+    def num_devices(self) -> int:
+        """Each engine worker and each rank with one of its own."""
+        return self.num_engines * self.workers_per_engine + self.num_ranks
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SimulatedIteration:
@@ -227,6 +232,7 @@ class SimulatedRun:
             workload.num_parameters * workload.wire_weight_bytes,
             workload.num_engines * workload.workers_per_engine,
             self._costs.wire,
+            num_devices=workload.num_devices,
         )
         # Measured between one rank and one engine, at the rate of two parts; more engines load at the same time.
         yield Work(seconds=seconds * self._costs.rate(2), num_busy=1 + workload.num_engines)

@@ -3,53 +3,12 @@
 from dataclasses import replace
 
 import pytest
+from plan_fixtures import COSTS, LENGTH, SEQUENCE_S, STEP_S, WORKLOAD
 
-from planning.costs import Costs, EngineCosts, LearnerCosts, PublishCosts, WireCosts
+from planning.fake_clock import FakeClock
+from planning.simulated_engine import SimulatedEngine, SimulatedGroup
 from planning.simulation import SimulatedRun, Workload, predict
 
-STEP_S, SEQUENCE_S, LENGTH = 0.01, 0.001, 20
-WORKLOAD = Workload(
-    prompts_per_iteration=4,
-    completions_per_prompt=2,
-    prompt_length=5,
-    lengths=(LENGTH,),
-    max_staleness=0,
-    publishes_inflight=True,
-    num_engines=1,
-    workers_per_engine=1,
-    max_sequences=64,
-    kv_tokens=10**6,
-    num_ranks=1,
-    num_minibatches=2,
-    num_epochs=1,
-    max_tokens=1024,
-    zero_stage=0,
-    recomputes_logprobs=False,
-    keeps_reference=False,
-    num_graders=1,
-    num_parameters=1000,
-    learner_weight_bytes=4,
-    wire_weight_bytes=4,
-)
-COSTS = Costs(
-    engine=EngineCosts(
-        step_s=STEP_S,
-        sequence_s=SEQUENCE_S,
-        context_token_s=0.0,
-        prompt_token_s=0.0,
-        group_s=0.0,
-        burst_s=0.0,
-        block_tokens=16,
-    ),
-    learner=LearnerCosts(
-        load_s=0.02, sample_s=0.0, step_s=0.1, row_s=0.0, sequence_s=0.0, token_s=1e-3, pair_s=0.0, scoring_share=0.3
-    ),
-    wire=WireCosts(byte_s=1e-5, network_byte_s=1e-4, devices_per_node=8),
-    publish=PublishCosts(fixed_s=0.03, by_tree=False),
-    grade_s=0.0,
-    iteration_s=0.005,
-    rates=(),
-)
 NUM_SEQUENCES = 8
 GENERATE_S = LENGTH * (STEP_S + NUM_SEQUENCES * SEQUENCE_S)
 LEARN_S = 0.02 + 2 * 0.1 + NUM_SEQUENCES * (5 + LENGTH) * 1e-3
@@ -115,12 +74,49 @@ def test_grading_one_group_at_a_time_delays_the_batch() -> None:
     assert predict(replace(WORKLOAD, num_graders=4), graded).generate_s == pytest.approx(GENERATE_S + 2 * 0.5)
 
 
-def test_long_completions_keep_the_batch_waiting_at_small_batches() -> None:
-    # 8 sequences of 1 token, then those of 100 alone: two closed-form segments
-    workload = with_lengths(1, prompts_per_iteration=1)
-    run = SimulatedRun(workload, COSTS, num_iterations=1, seed=0)
-    iterations, _ = run.simulate(counted_from=0)
-    assert iterations[0].generate_s == pytest.approx(STEP_S + 2 * SEQUENCE_S)
+def engine_times(*lengths: int, freeze: tuple[float, float] | None = None, context_token_s: float = 0.0) -> list[float]:
+    """When each of the groups of one completion, all submitted at 0, is done; freeze: from and for how long."""
+    clock, done = FakeClock(lambda num_busy: 1.0), {}
+    engine = SimulatedEngine(
+        costs=replace(COSTS.engine, context_token_s=context_token_s),
+        clock=clock,
+        max_sequences=8,
+        kv_tokens=10**6,
+        on_finished=lambda group: done.__setitem__(group.prompt_index, clock.now),
+        version=0,
+    )
+    for index, length in enumerate(lengths):
+        engine.submit(SimulatedGroup(prompt_index=index, prompt_length=5, lengths=(length,)))
+    if freeze is not None:
+        began, lasted = freeze
+        clock.after(began, engine.freeze)
+        clock.after(began + lasted, lambda: engine.resume(1))
+    clock.run()
+    return [done[index] for index in range(len(lengths))]
+
+
+def test_a_batch_that_shrinks_takes_the_time_of_each_of_its_sizes() -> None:
+    one_left = 60 * (STEP_S + SEQUENCE_S)
+    two_left = 30 * (STEP_S + 2 * SEQUENCE_S)
+    three = 10 * (STEP_S + 3 * SEQUENCE_S)
+    expected = [three, three + two_left, three + two_left + one_left]
+    assert engine_times(10, 40, 100) == pytest.approx(expected)
+
+
+def test_looking_back_costs_more_with_every_token() -> None:
+    context_token_s = 1e-4
+    looked_back = sum(5 + place for place in range(30))
+    assert engine_times(30, context_token_s=context_token_s) == pytest.approx(
+        [30 * (STEP_S + SEQUENCE_S) + context_token_s * looked_back]
+    )
+
+
+@pytest.mark.parametrize("began", [0.003, 0.1234, 0.33])
+def test_a_publish_delays_completions_by_its_duration_and_loses_no_step(began: float) -> None:
+    undisturbed = engine_times(10, 40, 100, context_token_s=1e-5)
+    delayed = engine_times(10, 40, 100, freeze=(began, 0.5), context_token_s=1e-5)
+    expected = [time + (0.5 if time > began else 0.0) for time in undisturbed]
+    assert delayed == pytest.approx(expected)
 
 
 def test_seats_and_cache_limit_the_batch() -> None:
