@@ -7,7 +7,7 @@ VENV_PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup train test test-fast check study bench bench-gates plots clean
+.PHONY: help setup train test test-fast check study bench bench-gates bench-peers plots clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -37,6 +37,9 @@ bench: setup ## measure each part against its bare counterpart
 
 bench-gates: setup ## measure the gated loss, by gate and implementation (ARGS="--no-compile --full")
 	@$(VENV_PYTHON) -m gates.benchmark $(ARGS)
+
+bench-peers: setup ## train the same with TRL, in an environment of its own: samples/s side by side (ARGS="--repeats 1")
+	@$(VENV_PYTHON) -m benchmarks.peers $(ARGS)
 
 plots: setup ## draw the gates for docs/gates.md
 	@$(VENV_PYTHON) -m gates.plots $(ARGS)

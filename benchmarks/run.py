@@ -19,6 +19,7 @@ from benchmarks.iteration import benchmark_iteration
 from benchmarks.learner import benchmark_learner
 from benchmarks.pairs import PairedRate
 from benchmarks.publish import benchmark_publish
+from benchmarks.rates_table import rates_table
 from orchestration.console import redirect_output
 
 PAIRED = {"fleet": benchmark_fleet, "learner": benchmark_learner, "publish": benchmark_publish}
@@ -50,7 +51,7 @@ def measure(wanted: list[str], console: Console, target: Path, *, repeats: int) 
             console.print(f"measuring {name} ({repeats} pairs) ...")
             rates.extend(benchmark(repeats=repeats))
     if rates:
-        console.print(_rates_table(rates))
+        console.print(rates_table(rates))
         results["pairs"] = [rate.to_json() for rate in rates]
     if "grading" in wanted:
         console.print("measuring grading ...")
@@ -64,26 +65,6 @@ def measure(wanted: list[str], console: Console, target: Path, *, repeats: int) 
         results["iteration"] = stages
     target.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     console.print(f"figures in {target}")
-
-
-def _rates_table(rates: list[PairedRate]) -> Table:
-    table = Table(title="Ours against a peer, medians of pairs")
-    for column in ("part", "ours", "peer", "unit", "ratio", "min - max", "target", ""):
-        table.add_column(column, justify="left" if column in ("part", "peer", "unit") else "right")
-    for rate in rates:
-        ours, peers = sorted(rate.ours), sorted(rate.peers)
-        table.add_row(
-            rate.name,
-            f"{ours[len(ours) // 2]:,.3g}" if ours[0] < 100 else f"{ours[len(ours) // 2]:,.0f}",
-            f"{rate.peer}: "
-            + (f"{peers[len(peers) // 2]:,.3g}" if peers[0] < 100 else f"{peers[len(peers) // 2]:,.0f}"),
-            rate.unit,
-            f"{rate.ratio:.2f}",
-            f"{min(rate.ratios):.2f} - {max(rate.ratios):.2f}",
-            f"{rate.target:.2f}",
-            "met" if rate.ratio >= rate.target else "missed",
-        )
-    return table
 
 
 def _stages_table(stages: dict[str, float]) -> Table:

@@ -92,9 +92,9 @@ def read_yaml(text: str) -> RunConfig:
 
 @cache
 def config_groups() -> dict[str, list[str]]:
-    """The choices of each Hydra group, from the YAML files beside this module."""
+    """The choices of each Hydra group, from the YAML files beside this module; a part, `_name`, is no choice."""
     groups: dict[str, list[str]] = {}
-    for path in sorted(CONFIG_DIR.rglob("*/*.yaml")):
+    for path in sorted(CONFIG_DIR.rglob("*/[!_]*.yaml")):
         group, *inside = path.relative_to(CONFIG_DIR).with_suffix("").parts
         groups.setdefault(group, []).append("/".join(inside))
     return groups

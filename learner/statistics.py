@@ -15,7 +15,7 @@ from gates.loss import LOG_RATIO_LIMIT, TOTALS, GateMetrics, effective_update_ra
 
 _SCALARS = (*TOTALS, "loss", "entropy", "mismatch_tokens", "mismatch_k3")
 _BY_GROUP = ("slope_pos", "tokens_pos", "slope_neg", "tokens_neg")
-_MAXIMA = ("log_ratio", "mismatch")
+_MAXIMA = ("log_ratio", "negative_log_ratio", "mismatch")
 
 
 class StepStatistics:
@@ -65,6 +65,7 @@ class StepStatistics:
         }
         maxima = {
             "log_ratio": metrics.largest_log_ratio,
+            "negative_log_ratio": _maximum(trained, -metrics.log_ratio),
             "mismatch": _maximum(comparable, mismatch_log_ratio.abs()),
         }
         for name, value in scalars.items():
@@ -104,6 +105,7 @@ class StepStatistics:
             "ratio/mean": 1.0 + mean_excess,
             "ratio/variance": max(self._scalar("ratio_excess_squared") / tokens - mean_excess**2, 0.0),
             "ratio/max": exp(self._maximum("log_ratio")),
+            "ratio/min": exp(-self._maximum("negative_log_ratio")),
         }
         slope_pos, tokens_pos, slope_neg, tokens_neg = (self._groups(name) for name in _BY_GROUP)
         summary["gate/eur"] = effective_update_ratio(slope_pos + slope_neg, tokens_pos + tokens_neg)

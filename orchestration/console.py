@@ -164,19 +164,19 @@ def eval_lines(iteration: int, metrics: Mapping[str, float]) -> list[str]:
         name, _, metric = key.removeprefix("eval/").rpartition("/")
         sets.setdefault(name, {})[metric] = value
     return [
-        "  ".join([f"evaluation after {iteration} iterations", *_eval_parts(name, numbers)])
+        "  ".join([f"evaluation after {iteration} iterations", name, *_eval_parts(numbers)])
         for name, numbers in sets.items()
     ]
 
 
-def _eval_parts(name: str, numbers: Mapping[str, float]) -> Iterator[str]:
+def _eval_parts(numbers: Mapping[str, float]) -> Iterator[str]:
     for metric, value in numbers.items():
         if metric.endswith(("_low", "_high")):  # told with the metric they bound
             continue
         text = f"{value:.1f} tokens" if metric == "length" else f"{value:.1%}"
         if f"{metric}_low" in numbers:
             text += f" [{numbers[f'{metric}_low']:.1%}, {numbers[f'{metric}_high']:.1%}]"
-        yield f"{name}/{metric} {text}"
+        yield f"{metric} {text}"
 
 
 def duration(seconds: float) -> str:

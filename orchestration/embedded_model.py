@@ -16,9 +16,9 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from rollout.tasks.arithmetic import DemonstrationFlaws, demonstration_sums, poor_demonstration
+from rollout.tasks.arithmetic import DemonstrationFlaws, Sum, demonstration_sums, poor_demonstration
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +30,12 @@ TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 VOCABULARY = (*CONTROL_TOKENS, *TAGS, *"0123456789", *"+=,")
 IGNORED = -100  # label of a position without loss
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
+
+
+class Demonstrate(Protocol):
+    """One completion to imitate, end token left out."""
+
+    def __call__(self, item: Sum, rng: random.Random, *, flaws: DemonstrationFlaws) -> str: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -172,8 +178,14 @@ def new_model(recipe: EmbeddedRecipe) -> "Qwen2ForCausalLM":
     return model
 
 
-def warm_start(model: "Qwen2ForCausalLM", recipe: EmbeddedRecipe, *, progress: Progress | None = None) -> None:
-    """Supervised steps on poor demonstrations, in place; the loss is the mean over completion tokens."""
+def warm_start(
+    model: "Qwen2ForCausalLM",
+    recipe: EmbeddedRecipe,
+    *,
+    progress: Progress | None = None,
+    demonstrate: Demonstrate = poor_demonstration,
+) -> None:
+    """Supervised steps on demonstrations, in place; the loss is the mean over completion tokens."""
     import torch
 
     tokenizer = new_tokenizer(recipe)
@@ -185,7 +197,8 @@ def warm_start(model: "Qwen2ForCausalLM", recipe: EmbeddedRecipe, *, progress: P
     for step in range(recipe.num_steps):
         for group in optimizer.param_groups:
             group["lr"] = recipe.lr_at(step)
-        sequences = draw_demonstrations(tokenizer, rng, batch_size=recipe.batch_size, flaws=recipe.flaws_at(step))
+        flaws = recipe.flaws_at(step)
+        sequences = draw_demonstrations(tokenizer, rng, demonstrate, batch_size=recipe.batch_size, flaws=flaws)
         num_targets = sum(len(tokens) - prompt_length for tokens, prompt_length in sequences)
         for tokens, labels in similar_length_rows(sequences, pad_id=recipe.vocabulary.index(PAD)):
             logits = model(input_ids=tokens, use_cache=False).logits
@@ -202,13 +215,18 @@ def warm_start(model: "Qwen2ForCausalLM", recipe: EmbeddedRecipe, *, progress: P
 
 
 def draw_demonstrations(
-    tokenizer: "PreTrainedTokenizerFast", rng: random.Random, *, batch_size: int, flaws: DemonstrationFlaws
+    tokenizer: "PreTrainedTokenizerFast",
+    rng: random.Random,
+    demonstrate: Demonstrate = poor_demonstration,
+    *,
+    batch_size: int,
+    flaws: DemonstrationFlaws,
 ) -> list[tuple[list[int], int]]:
     """The demonstrations of one step: (tokens of prompt, completion and end; prompt length), shortest first."""
     sums = demonstration_sums()
     chosen = [sums[rng.randrange(len(sums))] for _ in range(batch_size)]
     prompts = tokenizer([item.problem().text for item in chosen])["input_ids"]
-    completions = tokenizer([poor_demonstration(item, rng, flaws=flaws) + END for item in chosen])["input_ids"]
+    completions = tokenizer([demonstrate(item, rng, flaws=flaws) + END for item in chosen])["input_ids"]
     sequences = [(prompt + completion, len(prompt)) for prompt, completion in zip(prompts, completions, strict=True)]
     return sorted(sequences, key=lambda sequence: len(sequence[0]))
 

@@ -18,6 +18,7 @@ from reports.json_lines import append_rows
 
 METRIC_NAME = re.compile(r"[a-z0-9_-]+(/[a-z0-9_@-]+)*")
 MAXIMUM_SUFFIXES = ("/max", "/peak_bytes")  # the largest step counts, not the mean over steps
+MINIMUM_SUFFIX = "/min"
 
 
 class JournalError(RuntimeError):
@@ -91,7 +92,7 @@ def summarize_steps(reports: Sequence[StepReport]) -> dict[str, float]:
     """The steps of one iteration as one row; empty without steps.
 
     The mean weighted by completion tokens over the steps that have the metric, the maximum for names ending in
-    MAXIMUM_SUFFIXES, the plain mean of grad_norm, the last lr.
+    MAXIMUM_SUFFIXES, the minimum for /min, the plain mean of grad_norm, the last lr.
     """
     if not reports:
         return {}
@@ -100,6 +101,8 @@ def summarize_steps(reports: Sequence[StepReport]) -> dict[str, float]:
         having = [report for report in reports if name in report.metrics]
         if name.endswith(MAXIMUM_SUFFIXES):
             row[name] = max(report.metrics[name] for report in having)
+        elif name.endswith(MINIMUM_SUFFIX):
+            row[name] = min(report.metrics[name] for report in having)
         else:
             weights = [report.num_tokens for report in having]
             if not any(weights):  # steps whose completions were all masked: the gate's temperatures are still there

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from configs.loading import ConfigError
 from configs.study import Arm, StudyConfig, plan_arms, split_settings
+from configs.tasks import DataTaskConfig
 from orchestration.console import print_line
 from orchestration.exit_status import FAILED, exit_status, print_answer
 from orchestration.run_dir import next_free
@@ -45,6 +46,8 @@ def main(arguments: Sequence[str]) -> int:
         if study.dry_run:
             print_answer(_described(study, arms, named))
             return 0
+        if study.launcher == "local":  # a cluster's nodes may see other files
+            _refuse_unreadable_data([arm for arm in arms if _is_to_read_data(arm, named)])
         study_dir = next_free(ROOT_FOLDER, STEM) if auto else Path(study.study_dir).resolve()
         return run_study(study, plan_arms(study, settings, study_dir=study_dir), study_dir, arguments=arguments)
     except (ValueError, RuntimeError, KeyboardInterrupt) as error:
@@ -86,6 +89,24 @@ def _refuse_what_cannot_run(study: StudyConfig, arms: Sequence[Arm]) -> None:
     refuse_unusable_code([arm.config for arm in arms])
     if study.launcher == "jobs" and any(arm.config.cluster.address == "local" for arm in arms):
         raise ConfigError(["cluster.address=local: would start a Ray of its own in each job; leave it out"])
+
+
+def _is_to_read_data(arm: Arm, study_dir: Path) -> bool:
+    """A replay has its prompts in the recording."""
+    return arm.kind == "live" and arm_status(arm, study_dir).state != "finished"
+
+
+def _refuse_unreadable_data(arms: Sequence[Arm]) -> None:
+    """Reads the data sets that all arms share, so that they are refused once and not by every arm after its start."""
+    task = arms[0].config.task if arms else None
+    if isinstance(task, DataTaskConfig):
+        from rollout.tasks.data_sets import DataSetError
+        from rollout.tasks.data_task import DataTask
+
+        try:
+            DataTask.load(task)
+        except DataSetError as error:
+            raise ConfigError(str(error).splitlines()) from error
 
 
 def _launcher(study: StudyConfig, lock: int) -> Launcher:

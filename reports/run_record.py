@@ -13,6 +13,7 @@ from typing import Any
 
 from configs.loading import ConfigError, read_yaml
 from configs.schema import RunConfig
+from configs.tasks import DataTaskConfig
 from reports.json_lines import read_rows
 from reports.run_files import CONFIG_FILE, EVAL_FILE, METRICS_FILE, NOTICES_FILE, ROLLOUTS_FILE
 
@@ -70,9 +71,13 @@ class RunRecord:
 
 
 def is_complete(config: RunConfig, *, num_iterations: int, evals: Container[int]) -> bool:
-    """Whether a run with so many rows and these evaluations has nothing left to do; a replay does not evaluate."""
+    """Whether a run with so many rows and these evaluations has nothing left to do.
+
+    A replay does not evaluate, nor does a task without evaluation sets.
+    """
     wanted = config.num_iterations
-    return num_iterations >= wanted and (config.rollout.replay is not None or wanted in evals)
+    evaluates = config.rollout.replay is None and not (isinstance(config.task, DataTaskConfig) and not config.task.eval)
+    return num_iterations >= wanted and (wanted in evals or not evaluates)
 
 
 def read_run(folder: Path) -> RunRecord:

@@ -89,7 +89,8 @@ def measure_claims(arms: Sequence[StudyArm]) -> Claims:
     return Claims(
         baseline=baseline,
         speeds=tuple(
-            _speed(gate, kind, reached[gate, kind], reached.get((baseline or "", kind), {})) for gate, kind in groups
+            _speed(gate, kind, reached[gate, kind], {} if gate == baseline else reached.get((baseline or "", kind), {}))
+            for gate, kind in groups
         ),
         couplings=tuple(_coupling(gate, kind, group) for (gate, kind), group in groups.items()),
         reaches=tuple(_reach(gate, kind, group) for (gate, kind), group in groups.items()),
@@ -105,16 +106,15 @@ def first_iteration_at(arm: StudyArm, target: float) -> int | None:
 
 
 def stayed_at_one(arm: StudyArm) -> bool:
-    """Whether no ratio left 1 +- RATIO_REACH, as far as its largest value and its variance tell."""
-    largest = arm.record.series("ratio/max").values()
-    variance = arm.record.series("ratio/variance").values()
-    return bool(largest) and max(largest) <= 1.0 + RATIO_REACH and max(variance, default=0.0) <= RATIO_REACH**2
+    """Whether no ratio left 1 +- RATIO_REACH."""
+    largest, smallest = (arm.record.series(f"ratio/{end}").values() for end in ("max", "min"))
+    return bool(largest) and max(largest) <= 1.0 + RATIO_REACH and min(smallest, default=1.0) >= 1.0 - RATIO_REACH
 
 
 def _speed(gate: str, kind: Kind, reached: Mapping[int, int | None], baseline: Mapping[int, int | None]) -> FormatSpeed:
     found = {seed: iteration for seed, iteration in reached.items() if iteration is not None}
     logs = [math.log(other / found[seed]) for seed, other in baseline.items() if seed in found and other is not None]
-    times_sooner = seed_mean(logs).transformed(math.exp) if logs and reached != baseline else None
+    times_sooner = seed_mean(logs).transformed(math.exp) if logs else None
     iteration = seed_mean(list(found.values())) if found else None
     return FormatSpeed(gate=gate, kind=kind, reached=reached, iteration=iteration, times_sooner=times_sooner)
 

@@ -46,6 +46,7 @@ def study_blocks(
             blocks += [Heading(text=KIND_TITLES[kind], level=2), result_table(result, rows), Paragraph(text=READING)]
             blocks += [Heading(text="Which gates can be told apart", level=3), Paragraph(text=VERDICTS)]
             blocks += _pair_blocks(result, kind)
+            blocks += [Folded(title="Throughput of each arm, completions/s", blocks=(throughput_table(rows),))]
             blocks += [Heading(text="What the paper found, measured here", level=3)]
             blocks += [Bullets(items=tuple(_statements(claims, kind)))]
             blocks += [speed_table(claims, kind), coupling_table(claims, kind), reach_table(claims, kind)]
@@ -65,6 +66,17 @@ def result_table(result: StudyResult, rows: Sequence[GateSummary]) -> Table:
         rows=(*([("before training", *untrained)] if set(untrained) != {MISSING} else []), *body),
         numeric=frozenset(range(1, len(measures) + 1)),
     )
+
+
+def throughput_table(rows: Sequence[GateSummary]) -> Table:
+    """One row a gate, one column a seed: mean of the run."""
+    seeds = sorted({seed for row in rows for seed in row.values.get("samples_per_s", {})})
+    body = []
+    for row in rows:
+        found = row.values.get("samples_per_s", {})
+        body.append((row.gate, *(f"{found[seed]:.0f}" if seed in found else MISSING for seed in seeds)))
+    columns = ("gate", *(f"seed {seed}" for seed in seeds))
+    return Table(columns=columns, rows=tuple(body), numeric=frozenset(range(1, len(columns))))
 
 
 def pair_table(measure: Measure, pairs: Sequence[Pair]) -> Table:
@@ -156,17 +168,7 @@ def _pair_blocks(result: StudyResult, kind: Kind) -> list[Block]:
 
 
 def _statements(claims: Claims, kind: Kind) -> list[str]:
-    found = []
-    for speed in (each for each in claims.speeds if each.kind == kind and each.gate != claims.baseline):
-        if speed.times_sooner is not None:
-            seeds = f"mean of {speed.times_sooner.num_seeds} seed(s)"
-            iteration = _number(speed.iteration, 1)
-            found.append(
-                f"{speed.gate} reaches a format reward of {FORMAT_TARGET} at iteration {iteration}, "
-                f"{_times(speed)} times as soon as {claims.baseline} ({seeds})."
-            )
-        elif speed.iteration is None:
-            found.append(f"{speed.gate} does not reach a format reward of {FORMAT_TARGET}.")
+    found = [_speed_statement(speed, claims.baseline) for speed in claims.speeds if speed.kind == kind]
     couplings = [each for each in claims.couplings if each.kind == kind and each.levels is not None]
     opposite = [each.gate for each in couplings if each.levels is not None and each.levels.mean < 0]
     if couplings:
@@ -178,6 +180,19 @@ def _statements(claims: Claims, kind: Kind) -> list[str]:
         told = ", ".join(f"{each.gate} {each.largest_ratio:.2f}" for each in order)
         found.append(f"Largest ratio of all seeds, from the gate that holds it most: {told}.")
     return found
+
+
+def _speed_statement(speed: FormatSpeed, baseline: str | None) -> str:
+    if speed.iteration is None:
+        return f"{speed.gate} does not reach a format reward of {FORMAT_TARGET}."
+    seeds = f"mean of {speed.iteration.num_seeds} of {len(speed.reached)} seed(s)"
+    told = (
+        f"{speed.gate} reaches a format reward of {FORMAT_TARGET} at iteration {_number(speed.iteration, 1)} ({seeds})"
+    )
+    if speed.times_sooner is not None:
+        both = f"{speed.times_sooner.num_seeds} seed(s) in which both do"
+        return f"{told}, {_times(speed)} times as soon as {baseline} (mean of {both})."
+    return f"{told}."
 
 
 def _unfinished(unfinished: Sequence[tuple[str, Sequence[str]]]) -> list[Block]:

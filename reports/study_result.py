@@ -16,6 +16,8 @@ from reports.run_record import RunRecord
 
 LAST = 10  # iterations over which "at the end" is the mean
 KINDS: tuple[Kind, ...] = ("live", "replayed")
+AIME = ("eval/aime24/pass@1", "eval/aime25/pass@1")
+AIME_TOGETHER = "eval/aime24-25/pass@1"  # as in the paper's table 1; the sets are of one size
 BAND_METRICS = (
     "reward/mean",
     "reward/format",
@@ -135,6 +137,11 @@ def measures_of(arms: Sequence[StudyArm]) -> tuple[Measure, ...]:
             Measure(key=name, label=f"{name.split('/')[1]} pass@1, %", scale=100.0, digits=1, compared=True)
             for name in sets
         ),
+        *(
+            [Measure(key=AIME_TOGETHER, label="AIME 24 and 25 pass@1, %", scale=100.0, digits=1, compared=True)]
+            if set(AIME) <= set(sets)
+            else []
+        ),
         Measure(key="reward", label="reward at the end, points", scale=1.0, digits=3, compared=True),
         Measure(key="format", label="format reward at the end, points", scale=1.0, digits=3, compared=True),
         Measure(key="entropy", label="entropy at the end, nats", scale=1.0, digits=4, compared=True),
@@ -146,10 +153,17 @@ def measures_of(arms: Sequence[StudyArm]) -> tuple[Measure, ...]:
 def value_of(record: RunRecord, key: str) -> float | None:
     """The measure of one run; None where the run does not have it."""
     if key.startswith("eval/"):
-        return record.evals.get(record.config.num_iterations, {}).get(key)
+        return _evaluated(record, record.config.num_iterations, key)
     metric, take = TRAINING_MEASURES[key]
     series = list(record.series(metric).values())
     return take(series) if series else None
+
+
+def _evaluated(record: RunRecord, iteration: int, key: str) -> float | None:
+    row = record.evals.get(iteration, {})
+    if key == AIME_TOGETHER:
+        return _mean([row[name] for name in AIME]) if all(name in row for name in AIME) else None
+    return row.get(key)
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -185,9 +199,9 @@ def _untrained(arms: Sequence[StudyArm], measures: Sequence[Measure]) -> dict[st
     found = {}
     for measure in measures:
         by_seed = {
-            arm.seed: arm.record.evals[0][measure.key]
+            arm.seed: value
             for arm in arms
-            if measure.key in arm.record.evals.get(0, {})  # replayed arms do not evaluate
+            if (value := _evaluated(arm.record, 0, measure.key)) is not None  # replayed arms do not evaluate
         }
         if by_seed:
             found[measure.key] = seed_mean([by_seed[seed] for seed in sorted(by_seed)])

@@ -62,6 +62,7 @@ def _row(iteration: int, quality: float, seed: int, gate: str, ratio_max: float)
         "gate/eur_neg": 0.6 + 0.02 * iteration,
         "ratio/variance": 0.1 / (iteration + 1) if ratio_max > 1.01 else 1e-6,
         "ratio/max": ratio_max,
+        "ratio/min": 1.0 / ratio_max,
         "grad_norm": 1.0 - quality,
         "throughput/samples_per_s": 300.0 + seed,
         "time/iteration_s": 0.4,

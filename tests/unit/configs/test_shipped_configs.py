@@ -30,8 +30,10 @@ def test_every_choice_loads_and_survives_a_round_trip(group: str, choice: str) -
 
 
 def test_the_choices_are_the_files() -> None:
-    files = {path.relative_to(CONFIG_DIR).with_suffix("") for path in CONFIG_DIR.rglob("*.yaml")}
-    assert len(files) == 1 + len(CHOICES)  # 1: config.yaml
+    files = {str(path.relative_to(CONFIG_DIR).with_suffix("")) for path in CONFIG_DIR.rglob("*.yaml")}
+    parts = {"config", "task/_evaluation"}  # that choices are made of
+    assert files - parts == {f"{group}/{choice}" for group, choice in CHOICES}
+    assert parts < files
     assert set(config_groups()) == {"gate", "model", "task", "rollout", "learner", "cluster", "experiment"}
 
 

@@ -88,3 +88,20 @@ def test_a_mistake_is_told_once_for_all_arms() -> None:
 def test_mistakes_are_one_line_each(argument: str, told: str) -> None:
     (line,) = mistakes(argument)
     assert line.startswith(told)
+
+
+def test_live_replayed_and_both_kinds_of_arms() -> None:
+    grid = ("experiment=separate_gates", "gates=[erf,clip]", "seeds=[0]", "eval.every=5")
+    live, replayed, both = (arms_of(*grid, f"arms={kind}") for kind in ("live", "replayed", "both"))
+    recorder, *others = both
+    assert [arm.name for arm in live] == ["erf-seed0", "clip-seed0"]
+    assert [arm.name for arm in replayed] == ["erf-seed0", "erf-seed0-replayed", "clip-seed0-replayed"]
+    assert [arm.name for arm in both] == ["erf-seed0", "clip-seed0", "erf-seed0-replayed", "clip-seed0-replayed"]
+    assert {(arm.records, arm.replays) for arm in live} == {(None, None)}
+    assert recorder.records is not None
+    assert recorder.config.rollout.record == str(recorder.records)
+    assert [arm.replays for arm in others] == [None, recorder.records, recorder.records]
+    for arm in others[1:]:
+        assert arm.config.rollout.replay == str(recorder.records)
+        assert (arm.config.rollout.record, arm.config.eval.every) == (None, 0), "no engine that could evaluate"
+        assert arm.config.learner == recorder.config.learner

@@ -86,6 +86,7 @@ def direct(parts: list[Tokens]) -> dict[str, float]:
         "ratio/mean": ratio.mean(),
         "ratio/variance": ratio.var(),
         "ratio/max": ratio.max(),
+        "ratio/min": ratio.min(),
         "gate/eur": eur(np.ones(len(ratio), dtype=bool)),
         "gate/eur_pos": eur(advantages > 0),
         "gate/eur_neg": eur(advantages <= 0),

@@ -59,3 +59,20 @@ def test_overlong_completions_are_punished_before_advantages_are_made() -> None:
     assert [sample.advantage for sample in batch.samples] == pytest.approx([0.5, 0.0, -0.5])  # rewards 1, 0.5, 0
     masked = to_train_batch(groups, policy_version=0, objective=ObjectiveConfig(overlong="mask"), max_new_tokens=3)
     assert [sample.advantage for sample in masked.samples] == [0.0, 0.0, 0.0], "masking leaves the rewards alone"
+
+
+@pytest.mark.parametrize("overlong", ["keep", "mask", "punish"])
+@pytest.mark.parametrize("advantage", ["group_std", "group_mean", "leave_one_out"])
+def test_a_group_has_its_advantages_whatever_stands_beside_it(advantage: str, overlong: str) -> None:
+    settings = {"advantage": advantage, "overlong": overlong, "overlong_buffer": 2 if overlong == "punish" else 0}
+    objective = ObjectiveConfig.model_validate(settings)
+    groups = [graded(place, rewards, min_version=0) for place, rewards in enumerate(([1.0, 0.0, 2.0], [0.5, 2.0]))]
+
+    def advantages(groups: list[GradedGroup]) -> list[float]:
+        batch = to_train_batch(groups, policy_version=0, objective=objective, max_new_tokens=4)
+        return [sample.advantage for sample in batch.samples]
+
+    first, second = advantages(groups[:1]), advantages(groups[1:])
+    assert all(value != 0.0 for value in second)
+    assert advantages(groups) == first + second
+    assert advantages(groups[::-1]) == second + first

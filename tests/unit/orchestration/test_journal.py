@@ -104,12 +104,27 @@ def test_an_iteration_becomes_one_row(tmp_path: Path) -> None:
 def test_steps_are_weighted_by_their_tokens() -> None:
     row = summarize_steps(
         [
-            step(num_tokens=30, grad_norm=1.0, lr=2e-4, policy__entropy=1.0, ratio__max=5.0, gate__eur_pos=0.5),
-            step(num_tokens=10, grad_norm=3.0, lr=1e-4, policy__entropy=2.0, ratio__max=2.0),
+            step(
+                num_tokens=30,
+                grad_norm=1.0,
+                lr=2e-4,
+                policy__entropy=1.0,
+                ratio__max=5.0,
+                ratio__min=0.5,
+                gate__eur_pos=0.5,
+            ),
+            step(num_tokens=10, grad_norm=3.0, lr=1e-4, policy__entropy=2.0, ratio__max=2.0, ratio__min=0.25),
         ]
     )
     assert row == pytest.approx(
-        {"policy/entropy": 1.25, "ratio/max": 5.0, "gate/eur_pos": 0.5, "grad_norm": 2.0, "lr": 1e-4}
+        {
+            "policy/entropy": 1.25,
+            "ratio/max": 5.0,
+            "ratio/min": 0.25,
+            "gate/eur_pos": 0.5,
+            "grad_norm": 2.0,
+            "lr": 1e-4,
+        }
     )
     assert summarize_steps([]) == {}
 
@@ -273,8 +288,8 @@ def test_an_evaluation_is_one_line_a_set_with_its_interval(tmp_path: Path) -> No
     with open_journal(tmp_path, console=Console(file=out, width=60)) as journal:
         journal.record_eval(2, metrics)
     assert out.getvalue().splitlines() == [
-        "evaluation after 2 iterations  gsm8k/pass@1 50.0% [45.1%, 55.0%]  gsm8k/pass@8 75.0%  gsm8k/length 9.3 tokens",
-        "evaluation after 2 iterations  aime24/pass@1 0.0%",
+        "evaluation after 2 iterations  gsm8k  pass@1 50.0% [45.1%, 55.0%]  pass@8 75.0%  length 9.3 tokens",
+        "evaluation after 2 iterations  aime24  pass@1 0.0%",
     ]
 
 
@@ -318,7 +333,7 @@ def test_one_console_line_an_iteration_with_units(tmp_path: Path) -> None:
         r"length 5\.0 tokens  staleness 1\.0 versions  \d+\.\d\d s  left \d+ s"
     )
     assert re.fullmatch(pattern, lines[1])
-    assert lines[2] == "evaluation after 2 iterations  arithmetic/pass@1 97.5%  arithmetic/length 21.0 tokens"
+    assert lines[2] == "evaluation after 2 iterations  arithmetic  pass@1 97.5%  length 21.0 tokens"
     assert lines[3] == "note [not markup]"
     logged = (tmp_path / "run.log").read_text().splitlines()
     assert [line[len("2000-01-01 00:00:00 ") :] for line in logged] == lines

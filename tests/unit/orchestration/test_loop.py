@@ -85,8 +85,8 @@ def graded(index: int, version: int) -> GradedGroup:
     return GradedGroup(group=group, verdicts=(RewardVerdict(format=0.25, answer=1.0),) * 2)
 
 
-def run(parts: RecordedParts, run_dir: Path, *, resume: bool = False) -> None:
-    config = load_config([*CONFIG, "journal.tensorboard=false", "journal.progress=false"])
+def run(parts: RecordedParts, run_dir: Path, *settings: str, resume: bool = False) -> None:
+    config = load_config([*CONFIG, *settings, "journal.tensorboard=false", "journal.progress=false"])
     store = CheckpointStore(run_dir / "checkpoints", keep=2)
     found = store.latest() if resume else None
     state = found[1] if found else RunState.fresh(seed=0)
@@ -105,6 +105,13 @@ def test_stages_come_in_order_and_versions_rise_by_one(tmp_path: Path) -> None:
         expected += [event.format(k, k + 1) for event in iteration]
         expected += {0: [], 1: ["save"], 2: ["evaluate 3", "save"]}[k]
     assert parts.events == expected
+
+
+@pytest.mark.parametrize(("every", "expected"), [(1, [0, 1, 2, 3]), (2, [0, 2, 3]), (3, [0, 3]), (0, [0, 3])])
+def test_evaluations_come_at_either_end_and_as_often_as_asked(tmp_path: Path, every: int, expected: list[int]) -> None:
+    parts = RecordedParts()
+    run(parts, tmp_path, f"eval.every={every}")
+    assert [event for event in parts.events if "evaluate" in event] == [f"evaluate {k}" for k in expected]
 
 
 def test_a_resume_publishes_the_checkpoints_version_first_and_repeats_nothing(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from configs.loading import ConfigError, load_config
+from configs.objective import ObjectiveConfig
 from configs.schema import RunConfig
 from configs.tasks import DataTaskConfig
 from orchestration.dry_run import describe
@@ -75,6 +76,12 @@ ROWS: list[tuple[str, Callable[[RunConfig], object], object, str]] = [
         lambda c: (getattr(c.task, "eval", {}).keys(), c.eval.num_prompts, c.eval.temperature),
         ({"gsm8k", "math500", "aime24", "aime25"}, "all", 0.7),
         r"evaluation +gsm8k, math500, aime24, aime25: all problems, 1 sample at temperature 0\.7",
+    ),
+    (
+        "objective (2): the mean over completions of their token means, no KL and no entropy term",
+        lambda c: (c.objective, c.learner.loss_aggregation, c.max_staleness),
+        (ObjectiveConfig(), "sequence_mean", 0),
+        r"ratio by token, advantage group_std, loss sequence_mean, KL coefficient 0, entropy coefficient 0",
     ),
     (
         "temperatures",

@@ -225,6 +225,16 @@ def test_mistakes_end_with_status_2_and_nothing_written(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
+def test_a_data_set_that_cannot_be_read_is_refused_once_and_before_any_arm(tmp_path: Path) -> None:
+    missing = f"task.train.mine.path={tmp_path}/mine.jsonl"
+    words = ("task=custom", missing, "task.max_prompt_tokens=32", "gates=[clip,erf]", "seeds=[0,1]")
+    ended = command(f"study_dir={tmp_path / 'new'}", *words)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith(f"{missing}: no such file")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_dry_run_prints_the_command_of_every_arm_and_writes_nothing(tmp_path: Path) -> None:
     ended = command(f"study_dir={tmp_path / 'new'}", "gates=[clip,erf]", "seeds=[0,1]", "dry_run=true", *SHORT)
     assert (ended.returncode, ended.stderr) == (0, "")

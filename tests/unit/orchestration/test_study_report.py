@@ -2,18 +2,22 @@
 
 import csv
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from study_folders import HOSTILE, write_run, write_study
 
 import orchestration.report
+from reports.figures import Line, Panel, panel_svg
 from reports.page import Table, Verbatim, html_page
 from reports.page_markdown import markdown_page
 from reports.run_report import eval_table, write_run_report
 from reports.study_report import ReportError, write_study_report
 
+BAND = b"fill-opacity: 0.15"
 PANELS = 9  # curves of one kind of arm
 MEANS = 2  # pictures of means with intervals: pass@1 and reward
 
@@ -87,6 +91,20 @@ def test_markdown_has_the_same_tables(study: Path) -> None:
     pictures = re.findall(r"!\[.*\]\((.*)\)", "\n".join(lines))
     assert len(set(pictures)) == PANELS + MEANS
     assert all((study / picture).stat().st_size > 0 for picture in pictures)
+
+
+def test_throughput_is_told_of_every_arm(study: Path) -> None:
+    lines = (study / "report.md").read_text().splitlines()
+    place = lines.index("| gate | seed 0 | seed 1 | seed 2 |")
+    assert lines[place + 2 : place + 5] == [f"| {gate} | 300 | 301 | 302 |" for gate in ("arctan", "softsign", "clip")]
+
+
+def test_a_curve_has_a_band_where_seeds_differ() -> None:
+    x = np.arange(4.0)
+    line = Line(name="erf", style=0, x=x, y=x, low=x, high=x)
+    panel = Panel(title="t", unit="u", log=False, lines=(line,))
+    banded = replace(panel, lines=(replace(line, low=x - 1.0, high=x + 1.0),))
+    assert [BAND in panel_svg(each) for each in (panel, banded)] == [False, True]
 
 
 def test_csv_has_one_row_an_iteration_and_one_a_pair(study: Path) -> None:

@@ -1,0 +1,229 @@
+"""`python -m benchmarks.peers`: softgate against TRL's GRPOTrainer on the same model, prompts, batch, gate and reward.
+
+Both train the same iterations in turn, each in processes of its own; a run's rate is the median over its iterations,
+start-up and the first iterations left out. Two tasks: the arithmetic experiment, and completions of 16 to 512 tokens.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from rich.console import Console
+
+from benchmarks.pairs import PairedRate, measure_pairs
+from benchmarks.peer_environment import ROOT, peer_python
+from benchmarks.rates_table import rates_table
+from benchmarks.wordy_model import LONGEST, ensure_wordy_model
+from configs.loading import load_config
+from configs.schema import RunConfig
+from orchestration.console import redirect_output
+from orchestration.embedded_model import ensure_embedded_model
+from reports.figures import Line, Panel, save_panels
+from reports.json_lines import read_rows
+from rollout.prompts import PromptStream, load_tokenizer, prompt_encoder
+from rollout.tasks import build_task
+
+WARMUP_ITERATIONS = 3
+TAU_POS, TAU_NEG = 10.0, 12.0
+COMMON = ("gate=sigmoid", f"gate.tau_pos={TAU_POS}", f"gate.tau_neg={TAU_NEG}", "checkpoint.every=1000000",
+          "journal.tensorboard=false", "eval.num_prompts=1", "learner.lr_schedule=constant")  # fmt: skip
+MODES = {"synchronous": "max_staleness=0", "one version ahead": "max_staleness=1"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contest:
+    """One task for both sides."""
+
+    name: str
+    model: Path
+    settings: tuple[str, ...]
+    num_iterations: int
+    num_threads: int  # of TRL, whichever is faster for it
+    micro_batch: int  # completions a forward pass of TRL, likewise
+    target: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Iteration:
+    """What one iteration of either side took and brought."""
+
+    seconds: float
+    samples: int
+    reward: float  # mean over the completions, points
+
+
+def contests() -> list[Contest]:
+    """The tasks, their models built."""
+    wordy = (f"rollout.max_new_tokens={LONGEST}", "model.max_model_len=640", "learner.lr=1e-6")
+    return [
+        Contest(
+            name="arithmetic",
+            model=ensure_embedded_model(),
+            settings=(),
+            num_iterations=20,
+            num_threads=1,
+            micro_batch=64,
+            target=1.2,
+        ),
+        Contest(
+            name="16 to 512 tokens",
+            model=ensure_wordy_model(),
+            settings=wordy,
+            num_iterations=WARMUP_ITERATIONS + 4,
+            num_threads=1,
+            micro_batch=16,
+            target=3.0,
+        ),
+    ]
+
+
+def train_ours(contest: Contest, mode: str) -> list[Iteration]:
+    """One run of the public command."""
+    with TemporaryDirectory() as folder:
+        settings = [*_settings(contest), mode, f"run_dir={folder}/run"]
+        _run([sys.executable, "orchestration/run.py", *settings])
+        rows = read_rows(Path(folder) / "run" / "metrics.jsonl")
+    samples = _samples(load_config(settings))
+    return [Iteration(seconds=row["time/iteration_s"], samples=samples, reward=row["reward/mean"]) for row in rows]
+
+
+def train_peer(contest: Contest) -> list[Iteration]:
+    """The same with TRL, in its own environment."""
+    config = load_config(_settings(contest))
+    with TemporaryDirectory() as folder:
+        out = Path(folder) / "rows.jsonl"
+        job = json.dumps(_job(contest, config, folder=folder, out=out))
+        _run([str(peer_python()), "-m", "benchmarks.peer_trl"], text=job, threads=contest.num_threads)
+        rows = read_rows(out)
+    return [Iteration(seconds=row["seconds"], samples=int(row["samples"]), reward=row["reward"]) for row in rows]
+
+
+def rate(iterations: Sequence[Iteration]) -> float:
+    """Samples a second, median over the iterations after the warm-up."""
+    return median(item.samples / item.seconds for item in iterations[WARMUP_ITERATIONS:])
+
+
+def _settings(contest: Contest) -> list[str]:
+    return [
+        *COMMON,
+        *contest.settings,
+        f"num_iterations={contest.num_iterations}",
+        f"model.path={contest.model}",
+    ]
+
+
+def _samples(config: RunConfig) -> int:
+    return config.rollout.prompts_per_iteration * config.rollout.completions_per_prompt
+
+
+def _job(contest: Contest, config: RunConfig, *, folder: str, out: Path) -> dict[str, object]:
+    """What benchmarks/peer_trl.py is told."""
+    encode = prompt_encoder(load_tokenizer(str(contest.model), trust_remote_code=False))
+    stream = PromptStream(build_task(config.task).train_problems(), encode, seed=config.seed)
+    prompts = [stream.prompt_at(index) for index in range(config.rollout.prompts_per_iteration * config.num_iterations)]
+    return {
+        "model": str(contest.model),
+        "prompts": [{"prompt": prompt.text, "answer": prompt.reference_answer} for prompt in prompts],
+        "prompts_per_iteration": config.rollout.prompts_per_iteration,
+        "completions_per_prompt": config.rollout.completions_per_prompt,
+        "num_minibatches": config.learner.num_minibatches,
+        "num_iterations": config.num_iterations,
+        "max_new_tokens": config.rollout.max_new_tokens,
+        "lr": config.learner.lr,
+        "max_grad_norm": config.learner.max_grad_norm,
+        "tau_pos": TAU_POS,
+        "tau_neg": TAU_NEG,
+        "seed": config.seed,
+        "num_threads": contest.num_threads,
+        "micro_batch": contest.micro_batch,
+        "folder": folder,
+        "out": str(out),
+    }
+
+
+def _run(command: list[str], *, text: str | None = None, threads: int | None = None) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    if threads is not None:
+        environment["OMP_NUM_THREADS"] = str(threads)
+    done = subprocess.run(
+        command,
+        input=text,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} failed: {' '.join(done.stderr.split()[-80:])}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
+    parser.add_argument("--repeats", type=int, default=5, help="counted runs of each side of a pair (default 5)")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/peers"), help="folder of figures and plot")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    with redirect_output(arguments.out / "peers.log") as console:
+        compare(console, arguments.out, repeats=arguments.repeats)
+
+
+def compare(console: Console, out: Path, *, repeats: int) -> None:
+    """Runs every contest in both modes, prints the table, writes figures and reward curves."""
+    rates: list[PairedRate] = []
+    curves: dict[str, dict[str, list[Iteration]]] = {}
+    console.print("preparing TRL's environment and the models ...")
+    peer_python()
+    for contest in contests():
+        curves[contest.name] = {}
+        for label, mode in MODES.items():
+            console.print(f"measuring {contest.name}, {label} ({repeats} pairs) ...")
+
+            def ours(contest: Contest = contest, label: str = label, mode: str = mode) -> float:
+                curves[contest.name][f"softgate, {label}"] = train_ours(contest, mode)
+                return rate(curves[contest.name][f"softgate, {label}"])
+
+            def peer(contest: Contest = contest) -> float:
+                curves[contest.name]["TRL"] = train_peer(contest)
+                return rate(curves[contest.name]["TRL"])
+
+            own, other = measure_pairs(ours, peer, repeats=repeats, warmups=0)
+            rates.append(
+                PairedRate(
+                    name=f"{contest.name}, {label}",
+                    peer="TRL GRPOTrainer, sapo",
+                    unit="samples/s",
+                    ours=own,
+                    peers=other,
+                    target=contest.target,
+                )
+            )
+    console.print(rates_table(rates))
+    figures = {"pairs": [item.to_json() for item in rates],
+               "curves": {name: {side: [asdict(item) for item in items] for side, items in sides.items()}
+                          for name, sides in curves.items()}}  # fmt: skip
+    (out / "peers.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    save_panels([_reward_panel(name, sides) for name, sides in curves.items()], out / "peers.png", title="Reward")
+    console.print(f"figures in {out / 'peers.json'}, reward curves in {out / 'peers.png'}")
+
+
+def _reward_panel(name: str, sides: Mapping[str, Sequence[Iteration]]) -> Panel:
+    """Reward against iterations, a line a side; both see the same prompts."""
+    lines = []
+    for style, (side, iterations) in enumerate(sides.items()):
+        rewards = np.array([item.reward for item in iterations])
+        places = np.arange(1, len(rewards) + 1)
+        lines.append(Line(name=side, style=style, x=places, y=rewards, low=rewards, high=rewards))
+    return Panel(title=name, unit="points", log=False, lines=tuple(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""A model whose completions run from about 16 to 512 tokens, heavy-tailed, on the arithmetic task's prompts.
+
+It is the embedded model warm-started on other demonstrations: a scratchpad of random digits, whose mean length grows
+with the first addend's tens digit, then an answer that is right half of the time. Trained once and cached. It exists to
+be hard to batch, not to be good.
+"""
+
+import random
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from orchestration.embedded_model import (
+    EmbeddedRecipe,
+    default_cache_dir,
+    new_model,
+    new_tokenizer,
+    warm_start,
+)
+from rollout.tasks.arithmetic import DemonstrationFlaws, Sum
+
+LONGEST = 512  # tokens of a completion
+SHORTEST_SCRATCHPAD = 9  # with four tags, two digits of an answer and the end token 16 tokens in all
+SHORTEST_MEAN, GROWTH = 6.0, 1.75  # of what is longer than that: by the tens digit, 6, 10, 18, ... 530 tokens
+RECIPE = replace(EmbeddedRecipe(), max_position_embeddings=640, num_steps=300, batch_size=32, num_scratchpad_steps=0)
+REVISION = 1  # raised when what is below changes what comes out
+
+
+def wordy_demonstration(item: Sum, rng: random.Random, *, flaws: DemonstrationFlaws) -> str:
+    """A completion with a scratchpad of digits that say nothing."""
+    mean = SHORTEST_MEAN * GROWTH ** (item.first // 10 - 1)
+    room = LONGEST - SHORTEST_SCRATCHPAD - 8
+    length = SHORTEST_SCRATCHPAD + min(room, int(rng.expovariate(1.0 / mean)))
+    scratchpad = "".join(rng.choices("0123456789", k=length))
+    answer = item.total + rng.choice((0, 0, 1, -1))
+    return f"<think>{scratchpad}</think><answer>{answer}</answer>"
+
+
+def ensure_wordy_model() -> Path:
+    """The model's folder, built first (a few minutes on one core) if the cache does not have it."""
+    import torch
+
+    target = default_cache_dir() / f"wordy-{REVISION}-{RECIPE.hash()}"
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        torch.manual_seed(RECIPE.seed)
+        model = new_model(RECIPE)
+        warm_start(model, RECIPE, demonstrate=wordy_demonstration)
+        model.save_pretrained(building)
+        new_tokenizer(RECIPE).save_pretrained(building)
+        building.chmod(0o755)
+        building.rename(target)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return target
