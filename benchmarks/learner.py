@@ -1,26 +1,37 @@
-"""Learner against a bare torch loop: the same packed rows, gate and optimizer, completion tokens/s of each.
+"""Learner against bare torch loops: the same sequences, gate and optimizer, completion tokens/s of each.
 
-The peer is what one would write by hand: forward, objective, backward, clip, AdamW; no DeepSpeed, Ray or statistics.
+The peers are what one would write by hand: forward, objective, backward, clip, AdamW; no DeepSpeed, Ray or statistics.
+One runs the learner's packed rows; the other pads, on completions of 16 to 512 tokens with a heavy tail.
 """
 
 import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import ray
 
 from benchmarks.pairs import PairedRate, measure_pairs
-from benchmarks.parts import running_parts
-from learner.contract import TrainBatch
+from benchmarks.parts import running_learner, running_parts, save_long_model
+from learner.contract import TrainBatch, TrainSample
+from learner.group import LearnerGroup
 from learner.spec import LearnerSpec
 from orchestration.batches import to_train_batch
-from orchestration.parts import Parts
 
-TARGET = 0.85
+BARE_TARGET, PADDED_TARGET = 0.9, 1.5
+PADDED_SEQUENCES = 8  # of a padded micro-batch; TRL's default
+PROMPT_LENGTH, SHORTEST, LONGEST, VOCABULARY = 8, 16, 512, 20  # tokens; of completions; token ids drawn
+MAX_ROW_TOKENS = 1024  # of the varied lengths
+VARIED = (
+    f"model.max_model_len={PROMPT_LENGTH + LONGEST}",
+    f"rollout.max_new_tokens={LONGEST - 1}",
+    f"learner.max_tokens_per_micro_batch={MAX_ROW_TOKENS}",
+)
 
 
 class BareLoop:
-    """One process with a plain model and a plain optimizer."""
+    """One process with a plain model and a plain optimizer, on the learner's packed rows."""
 
     def __init__(self, spec: LearnerSpec) -> None:
         import torch
@@ -36,42 +47,52 @@ class BareLoop:
             device=torch.device("cpu"),
             trust_remote_code=False,
             gradient_checkpointing=False,
+            max_logits=spec.learner.max_logits,
         )
         self._optimizer = torch.optim.AdamW(self._policy.parameters(), lr=spec.learner.lr, weight_decay=0.0, fused=True)
 
     def update(self, batch: TrainBatch) -> float:
         """One iteration's optimizer steps; completion tokens a second."""
-        from learner.packing import pack_minibatch, split_minibatches
+        from learner.packing import split_minibatches
 
-        learner, started, num_tokens = self._spec.learner, time.perf_counter(), 0
-        splits = split_minibatches(len(batch.samples), learner.num_minibatches, seed=0, iteration=0, epoch=0)
-        for indices in splits:
-            rows = pack_minibatch(
-                batch,
-                indices,
-                aggregation=learner.loss_aggregation,
-                max_new_tokens=self._spec.max_new_tokens,
-                max_tokens=learner.max_tokens_per_micro_batch,
-                num_ranks=1,
-            )[0]
-            for row in rows:
-                self._backward(row)
-                num_tokens += len(row.targets)
+        started, num_tokens = time.perf_counter(), 0
+        num_minibatches = self._spec.learner.num_minibatches
+        for indices in split_minibatches(len(batch.samples), num_minibatches, seed=0, iteration=0, epoch=0):
+            num_tokens += sum(batch.samples[index].completion_length for index in indices)
+            self._accumulate(batch, indices)
             self._step()
         return num_tokens / (time.perf_counter() - started)
 
-    def _backward(self, row: Any) -> None:
+    def _accumulate(self, batch: TrainBatch, indices: np.ndarray) -> None:
+        from torch import from_numpy
+
+        for row in self._rows(batch, indices, max_tokens=self._spec.learner.max_tokens_per_micro_batch):
+            logprobs, _ = self._policy(
+                from_numpy(row.token_ids)[None],
+                from_numpy(row.position_ids)[None],
+                from_numpy(row.positions),
+                from_numpy(row.targets),
+                self._spec.temperature,
+            )
+            self._backward(logprobs, row)
+
+    def _rows(self, batch: TrainBatch, indices: np.ndarray, *, max_tokens: int) -> list[Any]:
+        from learner.packing import pack_minibatch
+
+        return pack_minibatch(
+            batch,
+            indices,
+            aggregation=self._spec.learner.loss_aggregation,
+            max_new_tokens=self._spec.max_new_tokens,
+            max_tokens=max_tokens,
+            num_ranks=1,
+        )[0]
+
+    def _backward(self, logprobs: Any, row: Any) -> None:
         from torch import from_numpy
 
         from learner.objective import gated_objective
 
-        logprobs, _ = self._policy(
-            from_numpy(row.token_ids)[None],
-            from_numpy(row.position_ids)[None],
-            from_numpy(row.positions),
-            from_numpy(row.targets),
-            self._spec.temperature,
-        )
         out = gated_objective(
             logprobs=logprobs,
             old_logprobs=from_numpy(row.rollout_logprobs),
@@ -89,11 +110,74 @@ class BareLoop:
         self._optimizer.zero_grad()
 
 
-def learner_rate(parts: Parts, batch: TrainBatch) -> float:
+class PaddedLoop(BareLoop):
+    """The same on micro-batches of a few sequences, each padded to the longest of its micro-batch."""
+
+    def __init__(self, spec: LearnerSpec) -> None:
+        super().__init__(spec)
+        self._policy.model.set_attn_implementation("sdpa")
+
+    def _accumulate(self, batch: TrainBatch, indices: np.ndarray) -> None:
+        import torch
+        from torch.nn.utils.rnn import pad_sequence
+
+        (row,) = self._rows(batch, indices, max_tokens=1 << 30)  # for the loss weights, which do not depend on rows
+        token_ids = torch.from_numpy(row.token_ids).split(row.sequence_lengths.tolist())
+        for first in range(0, len(token_ids), PADDED_SEQUENCES):
+            part = token_ids[first : first + PADDED_SEQUENCES]
+            tokens = pad_sequence(part, batch_first=True)
+            mask = pad_sequence([torch.ones_like(ids) for ids in part], batch_first=True)
+            hidden = self._policy.model.base_model(tokens, attention_mask=mask, use_cache=False).last_hidden_state
+            chosen = _tokens_of(row, range(first, first + len(part)))
+            starts = np.cumsum(row.sequence_lengths) - row.sequence_lengths
+            sequences = row.sequence_index[chosen]
+            logprobs, _ = self._policy.model.get_output_embeddings()(
+                hidden[sequences - first, row.positions[chosen] - starts[sequences]],
+                torch.from_numpy(row.targets[chosen]),
+                temperature=self._spec.temperature,
+                max_logits=self._spec.learner.max_logits,
+                entropy_gradient=False,
+            )
+            self._backward(logprobs, _Columns(row, chosen))
+
+
+class _Columns:
+    """What the objective asks for, of some of a row's tokens."""
+
+    def __init__(self, row: Any, chosen: np.ndarray) -> None:
+        self.rollout_logprobs = row.rollout_logprobs[chosen]
+        self.advantages = row.advantages[chosen]
+        self.loss_weights = row.loss_weights[chosen]
+
+
+def _tokens_of(row: Any, sequences: range) -> np.ndarray:
+    return np.flatnonzero((row.sequence_index >= sequences.start) & (row.sequence_index < sequences.stop))
+
+
+def varied_batch(*, num_groups: int = 32, group_size: int = 8) -> TrainBatch:
+    """Random tokens; most completions are a few dozen tokens long, some cut off at LONGEST - 1."""
+    random = np.random.default_rng(0)
+    lengths = np.minimum(SHORTEST * (1 + random.pareto(1.0, num_groups * group_size)), LONGEST - 1).astype(int)
+    samples = tuple(
+        TrainSample(
+            group_index=place // group_size,
+            token_ids=random.integers(VOCABULARY, size=PROMPT_LENGTH + length).astype(np.int32),
+            prompt_length=PROMPT_LENGTH,
+            rollout_logprobs=random.normal(-3.0, 0.1, length).astype(np.float32),
+            advantage=float(random.normal()),
+            staleness=0,
+            finished=True,
+        )
+        for place, length in enumerate(lengths)
+    )
+    return TrainBatch(samples=samples, num_groups=num_groups)
+
+
+def learner_rate(learner: LearnerGroup, batch: TrainBatch) -> float:
     """Completion tokens a second of load and all steps, as the loop does them."""
     started = time.perf_counter()
-    parts.learner.load(batch, 0)
-    num_tokens = sum(report.num_tokens for report in parts.learner.steps())
+    learner.load(batch, 0)
+    num_tokens = sum(report.num_tokens for report in learner.steps())
     return num_tokens / (time.perf_counter() - started)
 
 
@@ -108,13 +192,31 @@ def benchmark_learner(*, repeats: int) -> list[PairedRate]:
             max_new_tokens=parts.config.rollout.max_new_tokens,
         )
         assert np.sum([sample.completion_length for sample in batch.samples]) > 0
-        peer = ray.remote(BareLoop).options(num_cpus=0, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
-        bare = peer.remote(parts.learner.spec)
-        ours, peers = measure_pairs(
-            lambda: learner_rate(parts, batch),
-            lambda: ray.get(bare.update.remote(batch)),
-            repeats=repeats,
-            warmups=2,
-        )
-        ray.kill(bare)
-    return [PairedRate(name="learner", peer="bare torch loop", unit="tokens/s", ours=ours, peers=peers, target=TARGET)]
+        rates = [_against(BareLoop, parts.learner, batch, "learner", "bare torch loop", BARE_TARGET, repeats)]
+    batch = varied_batch()
+    with TemporaryDirectory() as folder, running_learner(*VARIED, model_path=save_long_model(Path(folder))) as learner:
+        name = "learner, varied lengths"
+        rates.append(_against(BareLoop, learner, batch, name, "bare torch loop", BARE_TARGET, repeats))
+        rates.append(_against(PaddedLoop, learner, batch, name, "bare loop, padded", PADDED_TARGET, repeats))
+    return rates
+
+
+def _against(
+    peer: type[BareLoop],
+    learner: LearnerGroup,
+    batch: TrainBatch,
+    name: str,
+    peer_name: str,
+    target: float,
+    repeats: int,
+) -> PairedRate:
+    actor = ray.remote(peer).options(num_cpus=0, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
+    bare = actor.remote(learner.spec)
+    ours, peers = measure_pairs(
+        lambda: learner_rate(learner, batch),
+        lambda: ray.get(bare.update.remote(batch)),
+        repeats=repeats,
+        warmups=2,
+    )
+    ray.kill(bare)
+    return PairedRate(name=name, peer=peer_name, unit="tokens/s", ours=ours, peers=peers, target=target)

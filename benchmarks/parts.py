@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from configs.loading import load_config
+from learner.group import LearnerGroup
 from orchestration.cluster import start_cluster
 from orchestration.embedded_model import EmbeddedRecipe, ensure_embedded_model, new_model, new_tokenizer
-from orchestration.parts import Parts, build_parts
+from orchestration.parts import Parts, build_parts, learner_spec, start_learner
 from rollout.tasks import build_task
 
 BATCH = ("rollout.prompts_per_iteration=32", "rollout.completions_per_prompt=8")
@@ -25,6 +26,27 @@ def running_parts(*overrides: str, model_path: Path | None = None) -> Iterator[P
     ):
         parts.channel.publish(0)
         yield parts
+
+
+@contextmanager
+def running_learner(*overrides: str, model_path: Path) -> Iterator[LearnerGroup]:
+    """The learner of the default experiment alone."""
+    config = load_config([*BATCH, *overrides])
+    with start_cluster(config.cluster, config.rollout, config.learner) as cluster:
+        spec = learner_spec(config, cluster, model_path)
+        learner = start_learner(spec, cluster, timeout_s=config.cluster.start_timeout_s)
+        try:
+            yield learner
+        finally:
+            learner.shutdown()
+
+
+def save_long_model(folder: Path) -> Path:
+    """The embedded model's architecture at random, with room for 1,024 tokens."""
+    recipe = replace(EmbeddedRecipe(), max_position_embeddings=1024)
+    new_model(recipe).save_pretrained(folder)
+    new_tokenizer(recipe).save_pretrained(folder)
+    return folder
 
 
 def save_wide_model(folder: Path) -> Path:

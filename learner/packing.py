@@ -1,16 +1,16 @@
 """From the samples of an iteration to micro-batches: minibatches, loss weights, packed rows.
 
-In: a TrainBatch and numbers. Out: numpy MicroBatches, a pure function of the arguments. Knows nothing of torch, models
-or ranks' communication. Loss weights are fixed over the global minibatch, so that loss and gradient do not depend on
-how its sequences are split, packed or spread.
+In: a TrainBatch and numbers. Out: numpy MicroBatches, a pure function of the arguments; which sequences share a row,
+and which rank gets it, is row_filling.py's. Knows nothing of torch, models or ranks' communication. Loss weights are
+fixed over the global minibatch, so that loss and gradient do not depend on how sequences are split, packed or spread.
 """
 
-from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
 from learner.contract import MicroBatch, TrainBatch, TrainSample
+from learner.row_filling import BY_TOKENS, RowCost, deal_rows, fill_rows
 
 Aggregation = Literal["sequence_mean", "token_mean", "constant_length"]
 
@@ -61,29 +61,39 @@ def pack_minibatch(
     max_new_tokens: int,
     max_tokens: int,
     num_ranks: int,
+    row_cost: RowCost = BY_TOKENS,
 ) -> list[list[MicroBatch]]:
     """The micro-batches of one optimizer step: one list a rank, each sequence of indices exactly once.
 
-    All lists have the same length. A micro-batch holds at most max_tokens tokens (prompt + completion). Where there are
-    fewer sequences than micro-batches, ranks are kept in step by fillers: the shortest sequence with loss weights 0.
-    Empty indices give a filler a rank. Raises ValueError for a sequence longer than max_tokens.
+    All lists have the same length, and cost the ranks about the same by row_cost. A micro-batch holds at most
+    max_tokens tokens (prompt + completion). Where there are fewer sequences than micro-batches, ranks are kept in step
+    by fillers: the shortest sequence with loss weights 0. Empty indices give a filler a rank. Raises ValueError for a
+    sequence longer than max_tokens.
     """
     if len(indices) == 0:
         shortest = min(range(len(batch.samples)), key=lambda index: len(batch.samples[index].token_ids))
         return [[_micro_batch(batch, np.array([shortest]), np.zeros(1))] for _ in range(num_ranks)]
     lengths = np.array([batch.samples[index].completion_length for index in indices])
     weights = token_loss_weights(lengths, aggregation=aggregation, max_new_tokens=max_new_tokens)
-    return _pack(batch, indices, weights, max_tokens=max_tokens, num_ranks=num_ranks)
+    return _pack(batch, indices, weights, max_tokens=max_tokens, num_ranks=num_ranks, row_cost=row_cost)
 
 
-def pack_all(batch: TrainBatch, *, max_tokens: int, num_ranks: int) -> list[list[MicroBatch]]:
+def pack_all(
+    batch: TrainBatch, *, max_tokens: int, num_ranks: int, row_cost: RowCost = BY_TOKENS
+) -> list[list[MicroBatch]]:
     """All sequences packed like a minibatch, for passes without a loss: loss weights are 1, and 0 in fillers."""
     indices = np.arange(len(batch.samples))
-    return _pack(batch, indices, np.ones(len(indices)), max_tokens=max_tokens, num_ranks=num_ranks)
+    return _pack(batch, indices, np.ones(len(indices)), max_tokens=max_tokens, num_ranks=num_ranks, row_cost=row_cost)
 
 
 def _pack(
-    batch: TrainBatch, indices: np.ndarray, weights: np.ndarray, *, max_tokens: int, num_ranks: int
+    batch: TrainBatch,
+    indices: np.ndarray,
+    weights: np.ndarray,
+    *,
+    max_tokens: int,
+    num_ranks: int,
+    row_cost: RowCost,
 ) -> list[list[MicroBatch]]:
     lengths = np.array([len(batch.samples[index].token_ids) for index in indices])
     if lengths.max() > max_tokens:
@@ -92,58 +102,12 @@ def _pack(
             f"sample {longest} has {lengths.max()} tokens: more than max_tokens_per_micro_batch={max_tokens}; "
             f"raise learner.max_tokens_per_micro_batch or lower rollout.max_new_tokens"
         )
-    rows = _fill_rows(lengths, max_tokens=max_tokens, multiple_of=num_ranks)
-    dealt = _deal_rows(rows, lengths, num_ranks=num_ranks)
+    rows = fill_rows(lengths, max_tokens=max_tokens, multiple_of=num_ranks, row_cost=row_cost)
+    dealt = deal_rows(rows, lengths, num_ranks=num_ranks, row_cost=row_cost)
     filler = _micro_batch(batch, indices[[lengths.argmin()]], np.zeros(1))
     return [
         [_micro_batch(batch, indices[row], weights[row]) if row else filler for row in rank_rows] for rank_rows in dealt
     ]
-
-
-def _fill_rows(lengths: np.ndarray, *, max_tokens: int, multiple_of: int) -> list[list[int]]:
-    """As few rows as first-fit-decreasing needs, rounded up to a multiple, tokens spread evenly.
-
-    A row may be empty.
-    """
-    longest_first = np.argsort(-lengths, kind="stable").tolist()
-    rows: list[list[int]] = []
-    loads: list[int] = []
-    for place in longest_first:
-        fitting = (row for row, load in enumerate(loads) if load + lengths[place] <= max_tokens)
-        row = next(fitting, len(rows))
-        if row == len(rows):
-            rows.append([])
-            loads.append(0)
-        rows[row].append(place)
-        loads[row] += int(lengths[place])
-    num_rows = -(-len(rows) // multiple_of) * multiple_of
-    empty: list[list[int]] = [[] for _ in range(num_rows - len(rows))]
-    return _fill_evenly(lengths, longest_first, num_rows, max_tokens) or rows + empty
-
-
-def _fill_evenly(
-    lengths: np.ndarray, longest_first: Sequence[int], num_rows: int, max_tokens: int
-) -> list[list[int]] | None:
-    """Each sequence into the row with the fewest tokens so far; None where one does not fit that way."""
-    rows: list[list[int]] = [[] for _ in range(num_rows)]
-    loads = np.zeros(num_rows, dtype=np.int64)
-    for place in longest_first:
-        row = int(loads.argmin())
-        rows[row].append(place)
-        loads[row] += lengths[place]
-    return rows if loads.max() <= max_tokens else None
-
-
-def _deal_rows(rows: list[list[int]], lengths: np.ndarray, *, num_ranks: int) -> list[list[list[int]]]:
-    """The same number of rows to each rank, the fullest first, each to the rank with the fewest tokens so far."""
-    per_rank = len(rows) // num_ranks
-    dealt: list[list[list[int]]] = [[] for _ in range(num_ranks)]
-    loads = [0] * num_ranks
-    for row in sorted(rows, key=lambda row: -int(lengths[row].sum())):
-        rank = min((rank for rank in range(num_ranks) if len(dealt[rank]) < per_rank), key=lambda rank: loads[rank])
-        dealt[rank].append(sorted(row))
-        loads[rank] += int(lengths[row].sum())
-    return dealt
 
 
 def _micro_batch(batch: TrainBatch, indices: np.ndarray, weights: np.ndarray) -> MicroBatch:

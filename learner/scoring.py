@@ -4,7 +4,7 @@ In: the engine that holds the policy, and packed rows or whole sequences. Out: l
 micro-batch, as numpy for a sequence or a batch. Knows nothing of objectives, optimizers or which engine it is given.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from learner.contract import MicroBatch, TrainBatch
 from learner.packing import pack_all
+from learner.row_filling import RowCost
 from learner.spec import LearnerSpec
 
 
@@ -26,50 +27,49 @@ class Scorer:
     """This rank's forward passes. Under ZeRO-3 each is collective: all ranks make the same calls in the same order."""
 
     def __init__(
-        self, engine: nn.Module, spec: LearnerSpec, *, rank: int, world_size: int, device: torch.device
+        self,
+        engine: nn.Module,
+        spec: LearnerSpec,
+        *,
+        row_cost: RowCost,
+        rank: int,
+        world_size: int,
+        device: torch.device,
     ) -> None:
-        """engine is called as the Policy that it wraps."""
+        """engine is called as the Policy that it wraps; row_cost balances what the ranks compute."""
         self._engine = engine
+        self._row_cost = row_cost
         self._rank = rank
         self._world_size = world_size
         self._device = device
         self._temperature = spec.temperature
         self._max_tokens = spec.learner.max_tokens_per_micro_batch
-        self._partitions_weights = spec.learner.zero_stage == 3
         self._entropy_gradient = spec.objective.entropy_coef > 0.0
 
-    def forward(self, side_by_side: Sequence[MicroBatch]) -> tuple[Tensor, Tensor]:
-        """Logprobs and entropies [K] of this rank's micro-batch among those that the ranks run side by side.
+    def forward(self, micro_batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        """Logprobs and entropies [K] of a micro-batch.
 
         Entropies carry a gradient where the objective has an entropy bonus.
-
-        Logits are made in chunks of positions, and under ZeRO-3 every chunk gathers the head, which all ranks must do
-        equally often. So all look at as many positions: at the row's first again where their own run out.
         """
-        micro_batch = side_by_side[self._rank]
-        num_positions = len(micro_batch.positions)
-        most = max(len(peer.positions) for peer in side_by_side) if self._partitions_weights else num_positions
-        filling = (0, most - num_positions)
-        logprobs, entropy = self._engine(
+        pair: tuple[Tensor, Tensor] = self._engine(
             self._tensor(micro_batch.token_ids)[None],
             self._tensor(micro_batch.position_ids)[None],
-            self._tensor(np.pad(micro_batch.positions, filling)),
-            self._tensor(np.pad(micro_batch.targets, filling)),
+            self._tensor(micro_batch.positions),
+            self._tensor(micro_batch.targets),
             self._temperature,
             self._entropy_gradient,
         )
-        return logprobs[:num_positions], entropy[:num_positions]
+        return pair
 
     def batch_logprobs(self, batch: TrainBatch) -> tuple[np.ndarray, ...]:
         """Logprobs of every completion token, one [C] float32 array a sample; each rank computes its share."""
         lengths = [sample.completion_length for sample in batch.samples]
         starts = np.cumsum([0, *lengths])
         flat = torch.zeros(int(starts[-1]), dtype=torch.float32, device=self._device)
-        packed = pack_all(batch, max_tokens=self._max_tokens, num_ranks=self._world_size)
+        packed = pack_all(batch, max_tokens=self._max_tokens, num_ranks=self._world_size, row_cost=self._row_cost)
         with self._inference():
-            for side_by_side in zip(*packed, strict=True):
-                micro_batch = side_by_side[self._rank]
-                logprobs, _ = self.forward(side_by_side)
+            for micro_batch in packed[self._rank]:
+                logprobs, _ = self.forward(micro_batch)
                 if micro_batch.loss_weights.any():  # a filler repeats a sequence that another row holds
                     places = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in micro_batch.sample_indices])
                     flat[self._tensor(places)] = logprobs

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 from gates.audit import audited_gates
@@ -26,7 +26,7 @@ from learner.engine_start import build_engine, build_reference, join_process_gro
 from learner.gate_builder import kernel_of
 from learner.optimizer import lr_at
 from learner.packing import pack_minibatch, split_minibatches, trained_samples
-from learner.policy import Policy, checkpoint_parameters
+from learner.policy import Policy, checkpoint_parameters, row_cost_of
 from learner.run_gate import RunGate, StepCurves
 from learner.run_objective import LossInputs, ObjectiveLoss, RunObjective
 from learner.scoring import Scorer, to_tensor
@@ -71,16 +71,26 @@ class LearnerWorker:
         )
         checkpointing = spec.learner.gradient_checkpointing
         self.policy = load_initial_model(spec, self.device, gradient_checkpointing=checkpointing)
+        self._row_cost = row_cost_of(self.policy)
         self.engine = build_engine(self.policy, spec)
-        self._scorer = Scorer(self.engine, spec, rank=rank, world_size=world_size, device=self.device)
+        self._scorer = self._scorer_of(self.engine)
         self._reference: Scorer | None = None
         if spec.objective.kl_coef > 0.0:
-            reference = build_reference(spec, self.device)
-            self._reference = Scorer(reference, spec, rank=rank, world_size=world_size, device=self.device)
+            self._reference = self._scorer_of(build_reference(spec, self.device))
         self._loaded: LoadedBatch | None = None
         self._layout = ShardLayout(num_ranks=world_size, zero_stage=spec.learner.zero_stage, dtype_name=spec.dtype_name)
         self._sender = WeightSender(
             checkpoint_parameters(self.policy), rank=rank, device=self.device, wire_dtype=spec.wire_dtype_name
+        )
+
+    def _scorer_of(self, engine: nn.Module) -> Scorer:
+        return Scorer(
+            engine,
+            self.spec,
+            row_cost=self._row_cost,
+            rank=self.rank,
+            world_size=self.world_size,
+            device=self.device,
         )
 
     def load(self, batch: TrainBatch, iteration: int) -> None:
@@ -116,17 +126,18 @@ class LearnerWorker:
             max_new_tokens=self.spec.max_new_tokens,
             max_tokens=learner.max_tokens_per_micro_batch,
             num_ranks=self.world_size,
+            row_cost=self._row_cost,
         )
-        places = list(zip(*packed, strict=True))  # one a micro-batch; holds those that the ranks run side by side
+        own = packed[self.rank]  # of as many micro-batches as every other rank has
 
         statistics = StepStatistics(
             num_groups=loaded.batch.num_groups, device=self.device, token_means=self._objective.token_means
         )
         outs = [
-            self._accumulate(side_by_side, loaded, index, statistics, is_last=place == len(places) - 1)
-            for place, side_by_side in enumerate(places)
+            self._accumulate(micro_batch, loaded, index, statistics, is_last=place == len(own) - 1)
+            for place, micro_batch in enumerate(own)
         ]
-        audit, curves = self._look_at_tokens(loaded.batch, packed[self.rank], outs)
+        audit, curves = self._look_at_tokens(loaded.batch, own, outs)
         where = f"iteration {loaded.iteration}, step {index}"
         sums = [part.sums for part in (statistics, audit, curves) if part is not None]
         self._merge(sums, statistics.maxima, torch.stack([out.loss for out in outs]).sum(), where)
@@ -148,7 +159,7 @@ class LearnerWorker:
 
     def _accumulate(
         self,
-        side_by_side: Sequence[MicroBatch],
+        micro_batch: MicroBatch,
         loaded: LoadedBatch,
         index: int,
         statistics: StepStatistics,
@@ -159,8 +170,7 @@ class LearnerWorker:
 
         Gradients add up until is_last.
         """
-        micro_batch = side_by_side[self.rank]
-        inputs = self._inputs(side_by_side, loaded)
+        inputs = self._inputs(micro_batch, loaded)
         out = self._objective(inputs, self._gate.gate)
         self.engine.set_gradient_accumulation_boundary(is_last)
         # DeepSpeed averages gradients over ranks, but with our loss_weights their sum is the gradient: undone here only
@@ -179,10 +189,9 @@ class LearnerWorker:
             self.engine.step()  # counts the micro-batch; moves nothing before the boundary
         return replace(out, loss=out.loss.detach())
 
-    def _inputs(self, side_by_side: Sequence[MicroBatch], loaded: LoadedBatch) -> LossInputs:
-        """The forward pass of this rank's micro-batch, and what is known of its tokens."""
-        micro_batch = side_by_side[self.rank]
-        logprobs, entropy = self._scorer.forward(side_by_side)
+    def _inputs(self, micro_batch: MicroBatch, loaded: LoadedBatch) -> LossInputs:
+        """The forward pass of a micro-batch, and what is known of its tokens."""
+        logprobs, entropy = self._scorer.forward(micro_batch)
         reference = loaded.reference_logprobs
         return LossInputs(
             logprobs=logprobs,

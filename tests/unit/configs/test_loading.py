@@ -147,7 +147,11 @@ def test_a_parameter_of_another_gate() -> None:
     [
         (["learner.num_workers=100"], "learner.num_minibatches=2: needs 200 completions", "there are 128"),
         (["rollout.max_new_tokens=64"], "rollout.max_new_tokens=64: must be less than", "model.max_model_len=64"),
-        (["model.max_model_len=513"], "learner.max_tokens_per_micro_batch=512: must be at least", "max_model_len=513"),
+        (
+            ["model.max_model_len=2049"],
+            "learner.max_tokens_per_micro_batch=2048: must be at least",
+            "max_model_len=2049",
+        ),
         (["task.held_out=10"], "eval.num_prompts=400: must be at most", "task.held_out=10"),
         (
             ["objective.overlong=punish", "objective.overlong_buffer=33"],

@@ -62,7 +62,7 @@ def test_plain_command_is_the_arithmetic_experiment() -> None:
     assert (config.rollout.max_new_tokens, config.rollout.temperature) == (32, 1.0)
     learner = config.learner
     assert (learner.lr, learner.lr_schedule, learner.num_minibatches) == (2e-4, "linear", 2)
-    assert (learner.weight_decay, learner.max_grad_norm, learner.max_tokens_per_micro_batch) == (0.0, 1.0, 512)
+    assert (learner.weight_decay, learner.max_grad_norm, learner.max_tokens_per_micro_batch) == (0.0, 1.0, 2048)
     assert (config.num_iterations, config.max_staleness) == (80, 0)
     cluster = config.cluster
     assert (cluster.address, cluster.cpus_per_engine, cluster.cpus_per_learner) == ("auto", 0.5, 0.5)

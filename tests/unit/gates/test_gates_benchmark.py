@@ -72,7 +72,7 @@ def test_peak_memory_counts_what_is_held_at_once() -> None:
         second = torch.ones(2000)
         return second + 1
 
-    assert gates_benchmark._peak_extra_bytes(work, torch.device("cpu")) == pytest.approx(16_000, abs=64)
+    assert gates_benchmark.peak_extra_bytes(work, torch.device("cpu")) == pytest.approx(16_000, abs=64)
 
 
 def test_implementations_are_measured_in_turn() -> None:

@@ -15,9 +15,11 @@ from learner.contract import MicroBatch, TrainBatch, TrainSample
 from learner.logprobs import token_logprobs
 from learner.objective import gated_objective
 from learner.packing import Aggregation, pack_all, pack_minibatch, split_minibatches, token_loss_weights
+from learner.row_filling import BY_TOKENS, RowCost
 
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=60)
 VOCABULARY, MAX_LENGTH = 11, 24
+ROW_COSTS = [BY_TOKENS, RowCost(pair_cost=0.02), RowCost(pair_cost=0.5)]
 shapes = st.lists(st.tuples(st.integers(1, 8), st.integers(1, 16)), min_size=1, max_size=20)
 
 
@@ -87,9 +89,9 @@ def test_loss_weights_refuse_what_has_no_mean() -> None:
 
 
 @PROPERTY
-@given(lengths=shapes, slack=st.integers(0, 60), num_ranks=st.integers(1, 4))
+@given(lengths=shapes, slack=st.integers(0, 60), num_ranks=st.integers(1, 4), row_cost=st.sampled_from(ROW_COSTS))
 def test_each_sequence_once_within_the_budget_and_ranks_in_step(
-    lengths: list[tuple[int, int]], slack: int, num_ranks: int
+    lengths: list[tuple[int, int]], slack: int, num_ranks: int, row_cost: RowCost
 ) -> None:
     batch = make_batch(lengths)
     max_tokens = max(map(sum, lengths)) + slack
@@ -100,6 +102,7 @@ def test_each_sequence_once_within_the_budget_and_ranks_in_step(
         max_new_tokens=16,
         max_tokens=max_tokens,
         num_ranks=num_ranks,
+        row_cost=row_cost,
     )
     assert len(ranks) == num_ranks
     assert len({len(rank) for rank in ranks}) == 1
@@ -183,7 +186,7 @@ def backward_packed(model: TinyModel, micro_batch: MicroBatch, gate_name: str) -
         micro_batch.sequence_lengths.tolist(),
     )
     positions, targets = torch.from_numpy(micro_batch.positions), torch.from_numpy(micro_batch.targets)
-    logprobs, _ = token_logprobs(hidden[positions], targets, model.head, temperature=1.0, chunk_size=7)
+    logprobs, _ = token_logprobs(hidden[positions], targets, model.head, temperature=1.0, max_logits=77)
     loss = gated_objective(
         logprobs=logprobs,
         old_logprobs=torch.from_numpy(micro_batch.rollout_logprobs),
@@ -226,7 +229,10 @@ def gradient_by_sequence(batch: TrainBatch, indices: list[int], gate_name: str) 
 
 @pytest.mark.parametrize("gate_name", GATES)
 @pytest.mark.parametrize(("max_tokens", "num_ranks"), [(24, 1), (40, 1), (1000, 1), (24, 2), (64, 3), (1000, 13)])
-def test_gradient_does_not_depend_on_packing(gate_name: str, max_tokens: int, num_ranks: int) -> None:
+@pytest.mark.parametrize("row_cost", ROW_COSTS)
+def test_gradient_does_not_depend_on_packing(
+    gate_name: str, max_tokens: int, num_ranks: int, row_cost: RowCost
+) -> None:
     rng = np.random.default_rng(7)
     batch = make_batch([(int(rng.integers(1, 8)), int(rng.integers(1, 16))) for _ in range(16)])
     indices = [0, 1, 3, 4, 6, 8, 9, 10, 11, 13, 15]
@@ -241,6 +247,7 @@ def test_gradient_does_not_depend_on_packing(gate_name: str, max_tokens: int, nu
         max_new_tokens=16,
         max_tokens=max_tokens,
         num_ranks=num_ranks,
+        row_cost=row_cost,
     )
     loss = sum(backward_packed(model, micro_batch, gate_name) for rank in reversed(ranks) for micro_batch in rank)
     gradient = gradient_of(model)

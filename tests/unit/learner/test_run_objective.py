@@ -212,7 +212,7 @@ def backward(
         torch.from_numpy(row.targets),
         model.head,
         temperature=TEMPERATURE,
-        chunk_size=7,
+        max_logits=7 * VOCABULARY,
         entropy_gradient=config.entropy_coef > 0,
     )
     inputs = LossInputs(

@@ -1,0 +1,164 @@
+"""Token logprobs from hidden states at a vocabulary of 152k: time and peak extra memory, ours against all logits.
+
+In: nothing but sizes. Out: one LogprobFigure for each implementation and pass; `scoring` is a forward pass without
+gradients (that of old logprobs), `training` forward and backward. The peers are what one would write: log_softmax of
+all logits, the same by chunks of positions that are computed again, and, asked for, Liger's fused linear loss on a GPU.
+That one makes its gradients in the forward pass, for a cross entropy whose weights are known before; a gated
+objective's depend on the logprobs. All are checked to agree before they are timed.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from configs.schema import LearnerConfig
+from gates.benchmark import peak_extra_bytes
+from learner.logprobs import token_logprobs
+
+NUM_POSITIONS, HIDDEN, VOCABULARY = 1024, 896, 151_936  # Qwen2.5-0.5B's
+CHUNK = 256  # positions of a chunk of the checkpointed peer
+OURS, ALL_LOGITS, CHECKPOINTED, LIGER = "ours", "all logits", "chunks, checkpointed", "Liger, cross entropy"
+Gradients = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LogprobFigure:
+    """What one pass over all positions took, beside the same of all logits."""
+
+    name: str
+    phase: str  # scoring or training
+    seconds: tuple[float, ...]
+    time_ratio: float  # to all logits, median over the pairs
+    peak_bytes: int  # most that was held above the inputs, gradients included
+    gradient_bytes: int  # the gradients of hidden states and weight, which every implementation must return
+    memory_ratio: float  # to all logits, gradients subtracted on both sides
+
+    def to_json(self) -> dict[str, object]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    hidden: Tensor
+    head: nn.Linear
+    targets: Tensor
+    upstream: Tensor  # how a loss moves with each logprob; -1 for all, which is what cross entropy can do
+
+    @classmethod
+    def random(cls, device: torch.device) -> "Problem":
+        torch.manual_seed(0)
+        dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+        return cls(
+            hidden=torch.randn(NUM_POSITIONS, HIDDEN, device=device, dtype=dtype).requires_grad_(),
+            head=nn.Linear(HIDDEN, VOCABULARY, bias=False, device=device, dtype=dtype),
+            targets=torch.randint(VOCABULARY, (NUM_POSITIONS,), device=device),
+            upstream=-torch.ones(NUM_POSITIONS, device=device),
+        )
+
+    def ours(self) -> Tensor:
+        max_logits = LearnerConfig().max_logits
+        return token_logprobs(self.hidden, self.targets, self.head, temperature=1.0, max_logits=max_logits)[0]
+
+    def all_logits(self) -> Tensor:
+        return self._gathered(self.hidden, self.targets)
+
+    def checkpointed(self) -> Tensor:
+        parts = zip(self.hidden.split(CHUNK), self.targets.split(CHUNK), strict=True)
+        return torch.cat([checkpoint(self._gathered, *part, use_reentrant=False) for part in parts])
+
+    def liger(self) -> Tensor:
+        """The loss, which is all that it gives."""
+        from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
+
+        loss: Tensor = liger_fused_linear_cross_entropy(self.hidden, self.head.weight, self.targets, reduction="sum")
+        return loss
+
+    def gradients(self, result: Tensor) -> Gradients:
+        """Of minus the sum of logprobs; result is these, or that sum."""
+        upstream = self.upstream if result.ndim else None
+        of_hidden, of_weight = torch.autograd.grad(result, (self.hidden, self.head.weight), upstream)
+        return of_hidden, of_weight
+
+    def _gathered(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        log_softmax = torch.log_softmax(functional.linear(hidden, self.head.weight).float(), dim=-1)
+        return log_softmax.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+
+
+def require_liger() -> None:
+    """RuntimeError that says what is missing, where Liger cannot be measured."""
+    if not torch.cuda.is_available():
+        raise RuntimeError("Liger's kernels are Triton only and no GPU is visible: run this on a machine with one")
+    if find_spec("liger_kernel") is None:
+        raise RuntimeError("Liger is not installed: pip install liger-kernel")
+
+
+def benchmark_logprobs(*, repeats: int, with_liger: bool) -> list[LogprobFigure]:
+    """One thread on a CPU, like a learner rank; on a GPU if there is one. with_liger: see require_liger."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    problem = Problem.random(device)
+    logprobs = {OURS: problem.ours, ALL_LOGITS: problem.all_logits, CHECKPOINTED: problem.checkpointed}
+    training = dict(logprobs)
+    if with_liger:
+        require_liger()
+        training[LIGER] = problem.liger
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        _require_agreement(problem, training)
+        with torch.no_grad():
+            scoring = {OURS: problem.ours, ALL_LOGITS: problem.all_logits}
+            figures = _figures("scoring", scoring, repeats=repeats, device=device, gradient_bytes=0)
+        works = {name: lambda make=make: problem.gradients(make()) for name, make in training.items()}
+        num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in (problem.hidden, problem.head.weight))
+        return figures + _figures("training", works, repeats=repeats, device=device, gradient_bytes=num_bytes)
+    finally:
+        torch.set_num_threads(num_threads)
+
+
+def _figures(
+    phase: str, works: Mapping[str, Callable[[], object]], *, repeats: int, device: torch.device, gradient_bytes: int
+) -> list[LogprobFigure]:
+    peaks = {name: peak_extra_bytes(work, device) for name, work in works.items()}  # warms up, too
+    samples = [{name: _seconds(work, device) for name, work in works.items()} for _ in range(repeats)]
+    return [
+        LogprobFigure(
+            name=name,
+            phase=phase,
+            seconds=tuple(sample[name] for sample in samples),
+            time_ratio=median(sample[name] / sample[ALL_LOGITS] for sample in samples),
+            peak_bytes=peaks[name],
+            gradient_bytes=gradient_bytes,
+            memory_ratio=(peaks[name] - gradient_bytes) / (peaks[ALL_LOGITS] - gradient_bytes),
+        )
+        for name in works
+    ]
+
+
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+def _require_agreement(problem: Problem, logprobs: Mapping[str, Callable[[], Tensor]]) -> None:
+    expected = problem.all_logits()
+    gradients = problem.gradients(expected)
+    tolerance = 1e-5 if problem.hidden.dtype == torch.float32 else 2e-2
+    for name, make in logprobs.items():
+        found = make()
+        same = expected if found.ndim else -expected.sum()
+        pairs = zip((found, *problem.gradients(found)), (same, *gradients), strict=True)
+        for tensor, reference in pairs:
+            difference = ((tensor.float() - reference.float()).norm() / reference.float().norm()).item()
+            assert difference <= tolerance, f"{name}: off by {difference:.2g}"
