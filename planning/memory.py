@@ -92,7 +92,8 @@ def activation_bytes(shape: ModelShape, *, dtype: str, num_tokens: int, checkpoi
     """
     # Norms compute in float32 and keep a float32 copy of their input where that is bfloat16: two elements more each.
     norm_copies = 0 if dtype == "float32" else 1
-    layer = (6 + 2 * norm_copies) * shape.hidden + 2 * (shape.query_width + shape.kv_width) + 4 * shape.intermediate
+    attention = 3 * shape.query_width + 2 * shape.kv_width  # as learner/attention.py computes it
+    layer = (6 + 2 * norm_copies) * shape.hidden + attention + 4 * shape.intermediate
     ends = (2 + norm_copies) * shape.hidden + 2 * shape.head_size  # the last norm, and the places' sines and cosines
     kept = layer + shape.layers * shape.hidden if checkpointing else layer * shape.layers
     return float(num_tokens * DTYPE_BYTES[dtype] * (kept + ends))

@@ -12,7 +12,6 @@ from planning.memory import DTYPE_BYTES, EngineMemory, LearnerMemory, engine_mem
 from planning.model_shape import ModelShape
 from planning.simulation import Workload
 
-MAX_LOGITS = 4_194_304  # positions x vocabulary whose logits exist at a time
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +44,7 @@ class Scenario:
             self.config.learner,
             dtype=self.learner_dtype,
             num_ranks=num_ranks,
-            max_logits=MAX_LOGITS,
+            max_logits=self.config.learner.max_logits,
             keeps_reference=self.config.objective.kl_coef > 0.0,
         )
 

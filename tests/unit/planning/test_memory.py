@@ -7,6 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from configs.schema import LearnerConfig
+from learner.attention import BY_SEQUENCE
 from learner.optimizer import build_adamw
 from planning.memory import DTYPE_BYTES, activation_bytes, engine_memory, learner_memory
 from planning.model_shape import KNOWN_CONFIGS, ModelShapeError, shape_of
@@ -78,6 +79,7 @@ def test_plain_optimizer_holds_what_is_counted() -> None:
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_activations_are_those_that_autograd_keeps(dtype: str, checkpointing: bool) -> None:
     model = tiny("qwen2", tie_word_embeddings=True).to(getattr(torch, dtype)).train()
+    model.set_attn_implementation(BY_SEQUENCE)
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     shape = shape_of(model.config.to_dict(), name="tiny")
@@ -101,8 +103,9 @@ def kept_bytes(model: PreTrainedModel) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        places = torch.arange(NUM_TOKENS)[None]
-        model.base_model(input_ids=places % 23, position_ids=places, use_cache=False)
+        half = NUM_TOKENS // 2
+        places = torch.arange(half).repeat(2)[None]
+        model.base_model(places % 23, position_ids=places, use_cache=False, sequence_lengths=[half, half])
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
