@@ -7,6 +7,7 @@ an iteration of a whole run takes. Starts what a run starts and ends it again. F
 import json
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path
 from statistics import median
@@ -31,19 +32,21 @@ from rollout.tasks import Task
 
 PROMPT_FACTORS = (0.25, 1.0, 2.0)  # of rollout.prompts_per_iteration
 LENGTH_FACTORS = (0.25, 1.0)  # of rollout.max_new_tokens
-BATCH_FACTORS = (0.25, 0.5, 1.0, 2.0)
+# Of a batch: of rollout.prompts_per_iteration, and of its completions' lengths.
+BATCH_FACTORS = ((0.25, 1.0), (0.5, 2.0), (1.0, 0.5), (1.0, 1.0), (1.0, 2.0), (2.0, 1.0), (2.0, 2.0))
 WARMUP_ITERATIONS = 3
 GRADING_TIMEOUT_S = 600.0
 
 
-def one_of_each(config: RunConfig, **changes: object) -> RunConfig:
+def one_of_each(config: RunConfig, *, prompts_factor: float = 1.0, max_staleness: int = 0) -> RunConfig:
     """The configuration with one engine, one rank and one epoch, by which both can be timed alone."""
     tree = config.model_dump()
-    tree["rollout"] |= {"num_engines": 1, "record": None}
+    prompts = max(1, round(prompts_factor * config.rollout.prompts_per_iteration))
+    tree["rollout"] |= {"num_engines": 1, "record": None, "prompts_per_iteration": prompts}
     tree["learner"] |= {"num_workers": 1, "num_epochs": 1}
     tree["eval"] |= {"every": 0, "num_prompts": 1}
     tree["journal"] |= {"tensorboard": False, "progress": False}
-    tree |= {"max_staleness": 0, "resume": False, "dry_run": False, **changes}
+    tree |= {"max_staleness": max_staleness, "resume": False, "dry_run": False}
     return RunConfig.model_validate(tree)
 
 
@@ -154,21 +157,28 @@ def _measure_grading(parts: Parts, group_refs: Sequence[object]) -> tuple[float,
 
 
 def _measure_learner(parts: Parts, graded: Sequence[GradedGroup], *, repeats: int) -> tuple[LearnerRun, ...]:
+    """A run for each size: batches of other numbers of groups, and of sequences made shorter or longer."""
     config = parts.config
     runs: list[LearnerRun] = []
     least = -(-config.learner.num_minibatches // config.rollout.completions_per_prompt)  # a completion a minibatch
-    for factor in BATCH_FACTORS:
-        size = max(least, round(factor * config.rollout.prompts_per_iteration))
+    for groups_factor, length_factor in BATCH_FACTORS:
+        size = max(least, round(groups_factor * config.rollout.prompts_per_iteration))
         chosen = [graded[index % len(graded)] for index in range(size)]
-        batch = _batch(parts, chosen)
-        timed = [_train(parts, batch) for _ in range(1 + repeats)][1:]
+        timed = []
+        for _ in range(1 + repeats):
+            started = time.perf_counter()
+            batch = _batch(parts, chosen)
+            batching_s = time.perf_counter() - started
+            batch = _stretched(batch, length_factor, max_tokens=config.model.max_model_len)
+            load_s, update_s = _train(parts, batch)
+            timed.append((batching_s + load_s, update_s))
         runs.append(
             LearnerRun(
                 lengths=tuple(len(sample.token_ids) for sample in batch.samples),
                 num_steps=config.learner.num_minibatches,
                 max_tokens=config.learner.max_tokens_per_micro_batch,
-                load_s=median(load_s for load_s, _ in timed),
-                update_s=median(update_s for _, update_s in timed),
+                load_s=median(load_s for load_s, _ in timed[1:]),
+                update_s=median(update_s for _, update_s in timed[1:]),
             )
         )
     return tuple(runs)
@@ -183,6 +193,23 @@ def _batch(parts: Parts, graded: Sequence[GradedGroup]) -> TrainBatch:
         objective=parts.config.objective,
         max_new_tokens=parts.config.rollout.max_new_tokens,
     )
+
+
+def _stretched(batch: TrainBatch, factor: float, *, max_tokens: int) -> TrainBatch:
+    """Completions cut short or said again, to so many times their length; what they say does not cost time."""
+    samples = []
+    for sample in batch.samples:
+        start = sample.prompt_length
+        length = max(1, min(max_tokens - start, round(factor * sample.completion_length)))
+        completion = np.resize(sample.token_ids[start:], length)
+        samples.append(
+            replace(
+                sample,
+                token_ids=np.concatenate([sample.token_ids[:start], completion]),
+                rollout_logprobs=np.resize(sample.rollout_logprobs, length),
+            )
+        )
+    return replace(batch, samples=tuple(samples))
 
 
 def _train(parts: Parts, batch: TrainBatch) -> tuple[float, float]:

@@ -20,6 +20,8 @@ from planning.simulation import Workload, predict
 FORMAT = 1  # of the file; raised when what is in it changes its meaning
 FORWARD_SHARE = 1 / 3  # of forward and backward, by operations; used where recomputing was not measured
 LOWEST_RATE = 0.3  # of two parts at once, below which a measurement is disbelieved
+NUM_BISECTIONS = 12  # to 0.0002
+NUM_ROUNDS = 3
 
 
 class CalibrationError(ValueError):
@@ -56,6 +58,14 @@ class PublishRun:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class MeasuredRun:
+    """A short run of the whole loop."""
+
+    workload: Workload
+    iteration_s: float  # median
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Measurements:
     """Everything that was measured, part by part."""
 
@@ -81,7 +91,7 @@ class Calibration:
 
 
 def fit_costs(measured: Measurements, *, recomputes_logprobs: bool) -> tuple[Costs, dict[str, float]]:
-    """Costs without what only whole runs show (iteration_s, rates), and the mean relative error of each fit."""
+    """Costs without what only whole runs show, and the mean relative error of each fit."""
     engine, engine_error = _fit_engine(measured)
     learner, learner_error = _fit_learner(measured, recomputes_logprobs=recomputes_logprobs)
     byte_s = float(np.median([run.send_s / run.num_bytes for run in measured.publishes]))
@@ -93,30 +103,56 @@ def fit_costs(measured: Measurements, *, recomputes_logprobs: bool) -> tuple[Cos
         publish=PublishCosts(fixed_s=fixed_s, by_tree=True),
         grade_s=measured.grade_s,
         iteration_s=0.0,
+        completion_s=0.0,
         rates=(),
     )
     return costs, {"generation": engine_error, "learner": learner_error}
 
 
-def with_overhead(costs: Costs, workload: Workload, *, iteration_s: float) -> Costs:
-    """Charges the driver what a whole synchronous run took beyond its parts."""
-    missing_s = iteration_s - predict(workload, costs).iteration_s
-    return replace(costs, iteration_s=costs.iteration_s + max(0.0, missing_s))
+def fit_runs(costs: Costs, runs: Sequence[MeasuredRun]) -> Costs:
+    """What only whole runs show: the driver's time, from synchronous runs; the speed of parts that share cores.
+
+    Without an asynchronous run nothing is shared. Each of the two depends a little on the other, so both are found
+    again until they agree.
+    """
+    synchronous = [run for run in runs if run.workload.max_staleness == 0]
+    overlapping = [run for run in runs if run.workload.max_staleness > 0]
+    for _ in range(NUM_ROUNDS):
+        costs = _with_driver(costs, synchronous)
+        if overlapping:
+            costs = _with_sharing(costs, overlapping)
+    return costs
 
 
-def with_sharing(costs: Costs, workload: Workload, *, iteration_s: float) -> Costs:
-    """The speed of two parts that compute at once, by which an asynchronous run takes as long as was measured.
+def _with_driver(costs: Costs, runs: Sequence[MeasuredRun]) -> Costs:
+    """Charges the driver what runs take beyond their parts: a constant, and a share that grows with the batch."""
+    parts = replace(costs, iteration_s=0.0, completion_s=0.0)
+    sizes = [float(run.workload.prompts_per_iteration * run.workload.completions_per_prompt) for run in runs]
+    missing = [max(0.0, run.iteration_s - predict(run.workload, parts).iteration_s) for run in runs]
+    if len(set(sizes)) < 2:
+        return replace(parts, iteration_s=sum(missing) / len(missing))
+    slope = max(0.0, float(np.polyfit(sizes, missing, deg=1)[0]))
+    constant = float(np.mean(missing)) - slope * float(np.mean(sizes))
+    if constant < 0.0:
+        constant, slope = 0.0, float(np.mean(missing) / np.mean(sizes))
+    return replace(parts, iteration_s=constant, completion_s=slope)
+
+
+def _with_sharing(costs: Costs, runs: Sequence[MeasuredRun]) -> Costs:
+    """The speed of two parts that compute at once, by which asynchronous runs take as long as was measured.
 
     Three or more share what two have. A measurement outside [LOWEST_RATE, 1] gives the nearer end.
     """
+    measured_s = sum(run.iteration_s for run in runs)
     low, high = LOWEST_RATE, 1.0
-    for _ in range(20):
+    for _ in range(NUM_BISECTIONS):
         middle = (low + high) / 2
-        if predict(workload, replace(costs, rates=(1.0, middle))).iteration_s > iteration_s:
+        shared = replace(costs, rates=(1.0, middle))
+        if sum(predict(run.workload, shared).iteration_s for run in runs) > measured_s:
             low = middle
         else:
             high = middle
-    return replace(costs, rates=(1.0, round(high, 4)))
+    return replace(costs, rates=(1.0, (low + high) / 2))
 
 
 def _fit_engine(measured: Measurements) -> tuple[EngineCosts, float]:

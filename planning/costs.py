@@ -95,7 +95,8 @@ class Costs:
     wire: WireCosts
     publish: PublishCosts
     grade_s: float  # of one completion, in one process
-    iteration_s: float  # of the driver between a publish and the next admission
+    iteration_s: float  # of the driver between a publish and the next admission, whatever the batch
+    completion_s: float  # of the driver, for each completion of the batch
     rates: tuple[float, ...]  # speed of each of n+1 parts that compute at once, n = 0, 1, ...; () where none is shared
 
     def rate(self, num_busy: int) -> float:

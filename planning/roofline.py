@@ -56,5 +56,6 @@ def costs_from_hardware(
         publish=PublishCosts(fixed_s=0.0, by_tree=hardware.device == "cpu"),
         grade_s=0.0,
         iteration_s=0.0,
+        completion_s=0.0,
         rates=(),
     )

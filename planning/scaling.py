@@ -112,10 +112,10 @@ def closed_form_s(workload: Workload, costs: Costs) -> float:
     scoring_s = (int(workload.recomputes_logprobs) + int(workload.keeps_reference)) * learner.scoring_share * passes_s
     learn_s = learner.load_s + learner.sample_s * len(sequences) + scoring_s + workload.num_epochs * passes_s
     learn_s += workload.num_minibatches * workload.num_epochs * (learner.step_s + _collective_s(workload, costs))
-    publish_s = _publish_s(workload, costs)
+    publish_s, driver_s = _publish_s(workload, costs), costs.iteration_s + costs.completion_s * len(sequences)
     if workload.max_staleness == 0:
-        return generate_s + learn_s + publish_s + costs.iteration_s
-    return max(generate_s, learn_s + costs.iteration_s) + publish_s
+        return generate_s + learn_s + publish_s + driver_s
+    return max(generate_s, learn_s + driver_s) + publish_s
 
 
 def floors_s(workload: Workload, costs: Costs) -> dict[str, float]:
@@ -132,7 +132,7 @@ def floors_s(workload: Workload, costs: Costs) -> dict[str, float]:
         "collectives": num_steps * _collective_s(workload, costs),
         "longest sequence": num_steps * learner.pass_s(sequence, num_ranks=1, max_tokens=workload.max_tokens),
         "loading": learner.load_s + learner.sample_s * completions,
-        "driver": costs.iteration_s,
+        "driver": costs.iteration_s + costs.completion_s * completions,
     }
     both = {"publish": _publish_s(workload, costs)}
     if workload.max_staleness == 0:

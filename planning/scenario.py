@@ -13,7 +13,6 @@ from planning.model_shape import ModelShape
 from planning.simulation import Workload
 
 
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scenario:
     """One run on one kind of device."""

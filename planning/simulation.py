@@ -155,7 +155,7 @@ class SimulatedRun:
             updated = self._clock.now
             yield from self._publish(iteration + 1)
             published = self._clock.now
-            yield Work(seconds=self._costs.iteration_s, num_busy=1)
+            yield Work(seconds=self._costs.iteration_s + self._costs.completion_s * len(lengths), num_busy=1)
             self._iterations.append(
                 SimulatedIteration(
                     total_s=self._clock.now - began,

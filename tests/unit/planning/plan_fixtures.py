@@ -43,5 +43,6 @@ COSTS = Costs(
     publish=PublishCosts(fixed_s=0.03, by_tree=False),
     grade_s=0.0,
     iteration_s=0.005,
+    completion_s=0.0,
     rates=(),
 )

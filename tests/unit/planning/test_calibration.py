@@ -13,18 +13,18 @@ from planning.calibration import (
     CalibrationError,
     GenerationRun,
     LearnerRun,
+    MeasuredRun,
     Measurements,
     PublishRun,
     default_path,
     fit_costs,
+    fit_runs,
     limited,
     load_calibration,
     require_model,
     save_calibration,
-    with_overhead,
-    with_sharing,
 )
-from planning.costs import EngineCosts, LearnerCosts, generation_counts
+from planning.costs import Costs, EngineCosts, LearnerCosts, generation_counts
 from planning.fitting import fit_seconds, relative_error
 from planning.model_shape import shape_of
 from planning.simulation import predict
@@ -132,21 +132,36 @@ def test_no_coefficient_is_negative_and_unused_counts_cost_nothing() -> None:
     assert relative_error(counts, counts @ [2.0, 1.0, 0.0], fit_seconds(counts, counts @ [2.0, 1.0, 0.0])) < 1e-9
 
 
-def test_what_a_whole_run_takes_beyond_its_parts_is_the_drivers() -> None:
-    without = replace(COSTS, iteration_s=0.0)
-    measured_s = predict(WORKLOAD, COSTS).iteration_s
-    assert with_overhead(without, WORKLOAD, iteration_s=measured_s).iteration_s == pytest.approx(COSTS.iteration_s)
-    assert with_overhead(without, WORKLOAD, iteration_s=0.01).iteration_s == 0.0
+def whole_run(costs: Costs, **changes: object) -> MeasuredRun:
+    workload = replace(WORKLOAD, **changes)  # type: ignore[arg-type]
+    return MeasuredRun(workload=workload, iteration_s=predict(workload, costs).iteration_s)
+
+
+@pytest.mark.parametrize(("iteration_s", "completion_s"), [(0.05, 0.002), (0.05, 0.0), (0.0, 0.01)])
+def test_what_whole_runs_take_beyond_their_parts_is_the_drivers(iteration_s: float, completion_s: float) -> None:
+    true = replace(COSTS, iteration_s=iteration_s, completion_s=completion_s)
+    found = fit_runs(COSTS, [whole_run(true, prompts_per_iteration=size) for size in (2, 8)])
+    assert (found.iteration_s, found.completion_s) == pytest.approx((iteration_s, completion_s), abs=1e-9)
+
+
+def test_runs_that_are_faster_than_their_parts_leave_the_driver_nothing() -> None:
+    fast = replace(COSTS, engine=replace(COSTS.engine, step_s=1e-4), iteration_s=0.0)
+    found = fit_runs(COSTS, [whole_run(fast, prompts_per_iteration=size) for size in (2, 8)])
+    assert (found.iteration_s, found.completion_s) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("rate", [0.5, 0.8, 1.0])
-def test_sharing_is_found_from_an_asynchronous_iteration(rate: float) -> None:
-    workload = replace(WORKLOAD, max_staleness=1)
-    measured_s = predict(workload, replace(COSTS, rates=(1.0, rate))).iteration_s
-    found = with_sharing(COSTS, workload, iteration_s=measured_s)
-    assert predict(workload, found).iteration_s == pytest.approx(measured_s, rel=0.01)
+def test_sharing_and_the_driver_are_found_together(rate: float) -> None:
+    # grading overlaps with generation in synchronous runs too
+    true = replace(COSTS, iteration_s=0.05, completion_s=0.001, grade_s=0.01, rates=(1.0, rate))
+    synchronous = [whole_run(true, prompts_per_iteration=size) for size in (2, 8)]
+    overlapping = whole_run(true, max_staleness=1)
+    found = fit_runs(replace(true, iteration_s=0.0, completion_s=0.0, rates=()), [*synchronous, overlapping])
+    assert found.rate(2) == pytest.approx(rate, abs=0.03)
     assert found.rate(1) == 1.0
     assert found.rate(4) == pytest.approx(found.rate(2) / 2)
+    other = replace(WORKLOAD, max_staleness=2, prompts_per_iteration=6)
+    assert predict(other, found).iteration_s == pytest.approx(predict(other, true).iteration_s, rel=0.02)
 
 
 def calibration() -> Calibration:
