@@ -80,7 +80,11 @@ def print_plan(basis: Basis, num_devices: tuple[int, ...], console: Console) -> 
     points = best_splits(scenario, num_devices, _unshared(basis.costs_of))
     console.print()
     if not points:
-        misfit = scenario.misfit(scenario.most_ranks()) or "no split has an engine and a rank"
+        most_ranks = max(num_devices) - scenario.config.rollout.tensor_parallel_size
+        misfit = scenario.misfit(most_ranks) if most_ranks > 0 else None
+        misfit = (
+            misfit or f"an engine takes {scenario.config.rollout.tensor_parallel_size}, and none is left for a rank"
+        )
         print_line(console, f"scaling: none of {', '.join(map(str, num_devices))} devices hold the run: {misfit}")
         return
     console.print(scaling_table(points))
