@@ -1,1 +1,1 @@
-"""What every caller of Ray actors shares: waiting for several at once, and telling what went wrong in one."""
+"""What every caller of Ray actors shares: waiting for several, what went wrong in one, and spans of what they did."""

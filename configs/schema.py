@@ -131,6 +131,7 @@ class JournalConfig(Section):
 
     rollouts_per_iteration: int = Field(default=2, ge=0)  # groups written in full to rollouts.jsonl
     tensorboard: bool = True
+    trace: bool = True  # what every actor did when, in trace.json
     progress: bool = True
 
 

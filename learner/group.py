@@ -7,6 +7,7 @@ that names the rank. Refuses to know what a call computes; DeepSpeed lives in th
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,16 +18,26 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.answers import await_answers, reason
+from actors.spans import Span, SpanLog
 from learner.contract import StepReport, TrainBatch
 from learner.shards import SHARED_FOLDER_REMEDY, missing_shards
 from learner.spec import LearnerSpec
 from transfer.wire import ParameterGroup
 
+SPAN_NAMES = {"load": "load", "step": "step", "send_weights": "send"}  # of the calls that an iteration is made of
 MODEL_CONFIG_FILE = "config.json"  # what every Hugging Face folder has
 
 
 class LearnerError(RuntimeError):
     """A rank failed, died or did not answer; the message names it. The group is shut down and must be built again."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RankStanding:
+    """What one rank tells of itself."""
+
+    peak_memory_bytes: float
+    spans: tuple[Span, ...]  # of the calls since it told last
 
 
 class RankProcess:
@@ -42,12 +53,19 @@ class RankProcess:
     def start(self, spec: LearnerSpec, rank: int, world_size: int, master_address: str, master_port: int) -> None:
         from learner.worker import LearnerWorker  # imports torch and DeepSpeed: in this process only
 
+        self._spans = SpanLog("learner", rank)
         self._worker = LearnerWorker(
             spec, rank=rank, world_size=world_size, master_address=master_address, master_port=master_port
         )
 
     def call(self, method: str, *args: Any) -> Any:
-        return getattr(self._worker, method)(*args)
+        if method not in SPAN_NAMES:
+            return getattr(self._worker, method)(*args)
+        with self._spans.span(SPAN_NAMES[method]):
+            return getattr(self._worker, method)(*args)
+
+    def standing(self) -> RankStanding:
+        return RankStanding(peak_memory_bytes=self._worker.peak_memory_bytes(), spans=self._spans.drain())
 
     def apply(self, function: Callable[..., Any], *args: Any) -> Any:
         return function(self._worker, *args)
@@ -126,9 +144,9 @@ class LearnerGroup:
         if not (Path(path) / MODEL_CONFIG_FILE).is_file():
             self._fail(f"save_pretrained: learner rank 0 wrote to another {path}; {SHARED_FOLDER_REMEDY}")
 
-    def peak_memory_bytes(self) -> float:
-        """The most memory a rank has held so far, maximum over ranks."""
-        return max(self.call("peak_memory_bytes"))
+    def standing(self) -> list[RankStanding]:
+        """What every rank tells of itself, by rank: the most memory it has held, and its spans since the last call."""
+        return self._run("standing", lambda actor: actor.standing.remote())
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """What a publish sends, in wire order."""

@@ -1,18 +1,21 @@
 """What one iteration measured, collected into one row of metrics.jsonl.
 
-In: timers, numbers under their metric names, reports of optimizer steps, the batch of graded groups. Out: one flat row
-of finite numbers. It writes sample completions as they come; when and whether the row is written is the journal's part.
+In: timers, numbers under their metric names, reports of optimizer steps, the batch of graded groups, spans of actors.
+Out: one flat row of finite numbers, and the spans. It writes sample completions as they come; when and whether the row
+is written is the journal's part.
 """
 
 import math
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from actors.spans import Span, SpanLog
 from learner.contract import StepReport
+from orchestration.balance import idle_shares
 from orchestration.buffer import GradedGroup, group_metrics
 from reports.json_lines import append_rows
 
@@ -31,8 +34,12 @@ class IterationEntry:
     Where a name is recorded more than once the last value holds; times of one name add up.
     """
 
-    def __init__(self, iteration: int, *, rollouts_path: Path, rollouts_limit: int) -> None:
+    def __init__(self, iteration: int, *, rollouts_path: Path, rollouts_limit: int, log: SpanLog) -> None:
+        """log: of the driver."""
         self._iteration = iteration
+        self._log = log
+        self._started_s = self._last_stage_end_s = log.now()
+        self.spans: list[Span] = []  # of actors
         self._rollouts_path = rollouts_path
         self._rollouts_left = rollouts_limit
         self._metrics: dict[str, float] = {}
@@ -44,11 +51,25 @@ class IterationEntry:
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Adds the seconds spent in the block to time/<name>_s."""
+        """Adds the seconds spent in the block to time/<name>_s, and a span to the driver's."""
         start = time.perf_counter()
-        yield
+        with self.span(name):
+            yield
         key = f"time/{name}_s"
         self._times[key] = self._times.get(key, 0.0) + time.perf_counter() - start
+
+    @contextmanager
+    def span(self, name: str) -> Iterator[None]:
+        """Adds a span to the driver's: for a stage that tells its time by itself."""
+        try:
+            with self._log.span(name):
+                yield
+        finally:
+            self._last_stage_end_s = self._log.now()
+
+    def record_spans(self, spans: Iterable[Span]) -> None:
+        """What actors did since the last iteration; when the last stage has ended, they must cover it."""
+        self.spans.extend(spans)
 
     def record(self, metrics: Mapping[str, float]) -> None:
         """Numbers under their names of metrics.jsonl. Raises JournalError for one that is not finite."""
@@ -77,7 +98,9 @@ class IterationEntry:
     def row(self) -> dict[str, float]:
         """The finished row: iteration first, then by name."""
         elapsed_s = time.perf_counter() - self._start
-        metrics = {**summarize_steps(self._steps), "time/iteration_s": elapsed_s, **self._times}
+        # Not up to now: what actors did since they told of themselves, at the end of the last stage, is not known yet.
+        idle = idle_shares(self.spans, start_s=self._started_s, end_s=self._last_stage_end_s)
+        metrics = {**summarize_steps(self._steps), **idle, "time/iteration_s": elapsed_s, **self._times}
         if self._num_samples:
             metrics["throughput/samples_per_s"] = self._num_samples / elapsed_s
             metrics["throughput/tokens_per_s"] = self._num_tokens / elapsed_s

@@ -1,4 +1,4 @@
-"""The trace of a run: metrics, sample completions, evaluations, timers, console lines, TensorBoard, the plot.
+"""The trace of a run: metrics, sample completions, evaluations, timers, spans, console lines, TensorBoard, the plot.
 
 In: what the stages of an iteration measured. Out: files in the run's folder (docs/metrics.md lists names and units) and
 one console line an iteration. A row is written when its iteration ended well, or not at all. The journal knows nothing
@@ -7,7 +7,7 @@ of Ray, torch or how numbers arise.
 
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +15,16 @@ from types import MappingProxyType, TracebackType
 
 from rich.console import Console
 
+from actors.spans import Span, SpanLog
 from configs.schema import JournalConfig
+from orchestration.balance import Adviser
 from orchestration.console import bar_fields, eval_lines, iteration_line, make_progress, print_line
 from orchestration.eval_records import EvalSample, write_samples
 from orchestration.iteration_entry import IterationEntry, JournalError, checked
 from orchestration.plots import TensorBoardLog, draw_curves
 from reports.json_lines import append_rows, keep_rows, read_rows
-from reports.run_files import EVAL_FILE, METRICS_FILE, NOTICES_FILE, ROLLOUTS_FILE
+from reports.run_files import EVAL_FILE, METRICS_FILE, NOTICES_FILE, ROLLOUTS_FILE, TRACE_FILE
+from reports.trace import TraceFile
 
 EVALS_FOLDER = "evals"
 NO_SAMPLES: Mapping[str, Sequence[EvalSample]] = MappingProxyType({})
@@ -66,6 +69,7 @@ class Journal:
         gate_name: str,
         start_iteration: int = 0,
         console: Console | None = None,
+        adviser: Adviser | None = None,
     ) -> None:
         self._run_dir = run_dir
         self._config = config
@@ -73,7 +77,9 @@ class Journal:
         self._gate_name = gate_name
         self._next_iteration = start_iteration
         self._console = console if console is not None else Console()
+        self._adviser = adviser
         self._durations_s: deque[float] = deque(maxlen=10)
+        self._log = SpanLog("driver")
 
         keep_rows(run_dir / METRICS_FILE, lambda row: row["iteration"] < start_iteration)
         keep_rows(run_dir / ROLLOUTS_FILE, lambda row: row["iteration"] < start_iteration)
@@ -88,6 +94,7 @@ class Journal:
         self._tensorboard: TensorBoardLog | None = None
         if config.tensorboard:
             self._tensorboard = TensorBoardLog(run_dir / "tensorboard", start_iteration=start_iteration)
+        self._trace = TraceFile(run_dir / TRACE_FILE) if config.trace else None
         self._progress = make_progress(self._console, enabled=config.progress)
         shown = bar_fields(self._rows[-1] if self._rows else {}, left_s=None)
         self._task = self._progress.add_task(gate_name, total=num_iterations, completed=start_iteration, **shown)
@@ -103,6 +110,11 @@ class Journal:
         self._progress.stop()
         if self._tensorboard is not None:
             self._tensorboard.close()
+        self.record_spans(())
+        if self._trace is not None:
+            self._trace.close()
+        if kind is None and self._adviser is not None and (advice := self._adviser.conclude()) is not None:
+            self.log(advice)
         if len(self._rows) >= 2:
             progress = f"{len(self._rows)} of {self._num_iterations} iterations"
             title = f"{self._run_dir.name}: gate {self._gate_name}, {progress}"
@@ -116,13 +128,16 @@ class Journal:
         Its row, scalars and console line are written if the block ends well.
         """
         assert iteration == self._next_iteration, f"iteration {iteration} out of turn; next is {self._next_iteration}"
-        entry = IterationEntry(
-            iteration,
-            rollouts_path=self._run_dir / ROLLOUTS_FILE,
-            rollouts_limit=self._config.rollouts_per_iteration,
-        )
-        yield entry
+        with self.span("iteration"):
+            entry = IterationEntry(
+                iteration,
+                rollouts_path=self._run_dir / ROLLOUTS_FILE,
+                rollouts_limit=self._config.rollouts_per_iteration,
+                log=self._log,
+            )
+            yield entry
         row = entry.row()
+        self.record_spans(entry.spans)
         append_rows(self._run_dir / METRICS_FILE, [row])
         self._rows.append(row)
         self._next_iteration += 1
@@ -133,7 +148,21 @@ class Journal:
         self._last_end = now
         left_s = (self._num_iterations - iteration - 1) * sum(self._durations_s) / len(self._durations_s)
         self.log(iteration_line(row, num_iterations=self._num_iterations, left_s=left_s))
+        if self._adviser is not None and (advice := self._adviser.observe(row)) is not None:
+            self.log(advice)
         self._progress.update(self._task, advance=1, refresh=True, **bar_fields(row, left_s=left_s))
+
+    @contextmanager
+    def span(self, name: str) -> Iterator[None]:
+        """A span of the driver around work outside the stages of an iteration."""
+        with self._log.span(name):
+            yield
+
+    def record_spans(self, spans: Iterable[Span]) -> None:
+        """Appends spans of actors, and those of the driver that have ended, to the trace."""
+        own = self._log.drain()
+        if self._trace is not None:
+            self._trace.append((*own, *spans))
 
     def record_eval(
         self, iteration: int, metrics: Mapping[str, float], *, samples: Mapping[str, Sequence[EvalSample]] = NO_SAMPLES

@@ -14,7 +14,8 @@ from orchestration.stages import RunParts
 
 def iterate(config: RunConfig, parts: RunParts, journal: Journal, store: CheckpointStore, state: RunState) -> None:
     """Runs the iterations from `state` to the end."""
-    parts.channel.publish(state.policy_version)  # a broken path fails here, not after the first update
+    with journal.span("publish"):
+        parts.channel.publish(state.policy_version)  # a broken path fails here, not after the first update
     if state.iteration == 0:
         evaluate(parts, journal, 0)
 
@@ -37,19 +38,25 @@ def iterate(config: RunConfig, parts: RunParts, journal: Journal, store: Checkpo
                     entry.record_step(report)
                     parts.groups.poll()
             state = state.advance(num_prompts=len(groups))
-            published = parts.channel.publish(state.policy_version)
-            entry.record(parts.groups.summary() | published.metrics() | parts.standing_metrics())
+            with entry.span("publish"):
+                published = parts.channel.publish(state.policy_version)
+            standing = parts.standing()
+            entry.record(parts.groups.summary() | published.metrics() | standing.metrics)
+            entry.record_spans(standing.spans)
 
         is_last = state.iteration == config.num_iterations
         if is_last or (config.eval.every and state.iteration % config.eval.every == 0):
             evaluate(parts, journal, state.iteration)
         if is_last or state.iteration % config.checkpoint.every == 0:
-            folder = store.begin(state.iteration)
-            parts.learner.save(str(folder))
-            store.commit(folder, state)
+            with journal.span("checkpoint"):
+                folder = store.begin(state.iteration)
+                parts.learner.save(str(folder))
+                store.commit(folder, state)
+    journal.record_spans(parts.last_spans())
 
 
 def evaluate(parts: RunParts, journal: Journal, iteration: int) -> None:
     """Evaluates the weights published last, after `iteration` iterations."""
-    evaluation = parts.evaluate()
+    with journal.span("evaluate"):
+        evaluation = parts.evaluate()
     journal.record_eval(iteration, evaluation.metrics, samples=evaluation.samples)

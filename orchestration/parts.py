@@ -6,10 +6,12 @@ only here sub-configurations are handed to the parts; the loop then only calls t
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from actors.answers import await_answers
+from actors.spans import Span
 from configs.schema import RunConfig
 from learner.group import LearnerGroup
 from learner.spec import LearnerSpec
@@ -23,7 +25,7 @@ from orchestration.placement import PlacementError
 from orchestration.recorded_groups import RecordingStream
 from orchestration.recordings import manifest_of
 from orchestration.rollout_parts import engine_dtype, start_rollout
-from orchestration.stages import GroupSource
+from orchestration.stages import GroupSource, Standing
 from orchestration.weight_channel import Probe, WeightChannel
 from rollout.contract import Prompt, SamplingSpec
 from rollout.fleet import RolloutFleet
@@ -35,6 +37,7 @@ from rollout.tasks import Task
 # Mean over the probe's tokens, nats: two float32 implementations agree to 1e-6, bfloat16 kernels to a hundredth.
 FLOAT32_PROBE_TOLERANCE = 1e-3
 LOW_PRECISION_PROBE_TOLERANCE = 0.1
+LAST_SPANS_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,9 +57,29 @@ class Parts:
         config = self.config
         return evaluate_sets(self.fleet, self.graders, self.eval_sets, config.eval, config.rollout)
 
-    def standing_metrics(self) -> dict[str, float]:
-        """What holds at the end of an iteration: the peak memory."""
-        return {"memory/peak_bytes": self.learner.peak_memory_bytes()}
+    def standing(self) -> Standing:
+        """Waits for the learner ranks only: engines told of themselves with the publish, graders tell when they can."""
+        standing = standing_of_learner(self.learner)
+        return replace(
+            standing, spans=(*standing.spans, *self.channel.drain_engine_spans(), *self.graders.drain_spans())
+        )
+
+    def last_spans(self) -> tuple[Span, ...]:
+        """Of engines and graders, as far as they answer at once: a run that has ended well must not fail for them."""
+        actors = [*self.fleet.engines, *self.graders.workers]
+        calls = {place: actor.drain_spans.remote() for place, actor in enumerate(actors)}
+        answers = await_answers(calls, timeout_s=LAST_SPANS_TIMEOUT_S)
+        asked_before = self.graders.drain_spans()  # a grader answers in order, so it is there by now
+        return (*asked_before, *(span for spans in answers.results.values() for span in spans))
+
+
+def standing_of_learner(learner: LearnerGroup) -> Standing:
+    """Peak memory and spans of the ranks, from one call."""
+    ranks = learner.standing()
+    return Standing(
+        metrics={"memory/peak_bytes": max(rank.peak_memory_bytes for rank in ranks)},
+        spans=tuple(span for rank in ranks for span in rank.spans),
+    )
 
 
 @contextmanager

@@ -9,13 +9,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from actors.spans import Span
 from configs.schema import RunConfig
 from learner.group import LearnerGroup
 from orchestration.cluster import Cluster
 from orchestration.eval_records import Evaluation
-from orchestration.parts import learner_spec, start_learner
+from orchestration.parts import learner_spec, standing_of_learner, start_learner
 from orchestration.recorded_groups import ReplayStream
 from orchestration.recordings import refuse_other_vocabulary
+from orchestration.stages import Standing
 from rollout.prompts import load_tokenizer
 from rollout.recording import vocabulary_digest
 
@@ -47,8 +49,12 @@ class ReplayParts:
         """No engine is there to evaluate on."""
         return Evaluation(metrics={}, samples={})
 
-    def standing_metrics(self) -> dict[str, float]:
-        return {"memory/peak_bytes": self.learner.peak_memory_bytes()}
+    def standing(self) -> Standing:
+        return standing_of_learner(self.learner)
+
+    def last_spans(self) -> tuple[Span, ...]:
+        """Nothing was done after the last iteration."""
+        return ()
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from configs.loading import dump_yaml
 from configs.schema import ModelConfig, RunConfig
+from orchestration.balance import Adviser
 from orchestration.checkpoint import CheckpointStore, RunState
 from orchestration.cluster import start_cluster
 from orchestration.console import print_line, progress_of, redirect_output
@@ -68,6 +69,7 @@ def train(config: RunConfig) -> RunResult:
                     gate_name=config.gate.name,
                     start_iteration=state.iteration,
                     console=console,
+                    adviser=Adviser(max_staleness=config.max_staleness),
                 ) as journal,
             ):
                 notices = gate_notices(config.gate, device=cluster.placement.device)

@@ -1,8 +1,10 @@
 """What the loop asks of the parts of a run, as protocols: live parts and those of a replay answer alike."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
+from actors.spans import Span
 from learner.contract import StepReport, TrainBatch
 from orchestration.buffer import GradedGroup
 from orchestration.eval_records import Evaluation
@@ -46,6 +48,14 @@ class Learner(Protocol):
     def save_pretrained(self, path: str) -> None: ...
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """What actors tell of themselves at the end of an iteration, when all its stages are done."""
+
+    metrics: dict[str, float]  # by their names in metrics.jsonl
+    spans: tuple[Span, ...]  # what they did since they told last; of graders, as far as they have answered by now
+
+
 class RunParts(Protocol):
     """Everything the loop calls, beside journal and checkpoint store."""
 
@@ -62,4 +72,8 @@ class RunParts(Protocol):
         """Of the weights published last; without metrics where nothing can evaluate."""
         ...
 
-    def standing_metrics(self) -> dict[str, float]: ...
+    def standing(self) -> Standing: ...
+
+    def last_spans(self) -> tuple[Span, ...]:
+        """What actors did after the last iteration, in the evaluation at the end."""
+        ...

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from actors.answers import await_answers, reason
+from actors.spans import Span
 from configs.schema import PublishConfig
 from learner.group import LearnerGroup
 from learner.sender import SendReport
@@ -68,6 +69,7 @@ class WeightChannel:
         self._probe = probe
         self._groups: list[ParameterGroup] = learner.parameter_groups()
         self._num_published = 0
+        self._engine_spans: list[Span] = []
 
     def connect(self) -> None:
         """Brings learner rank 0 and every engine worker together on a fresh port; again when an engine was replaced."""
@@ -100,6 +102,7 @@ class WeightChannel:
         reports, receipts = self._await(sending, receiving)
         sent = reports[0]
         for receipt in receipts:
+            self._engine_spans += receipt.spans
             self._check(receipt, sent, version, verify=verify)
         publish_s = time.perf_counter() - started
         is_probed = is_early or version % self._config.probe_every == 0
@@ -113,6 +116,12 @@ class WeightChannel:
             send_s=sent.send_s,
             probe_difference=difference,
         )
+
+    def drain_engine_spans(self) -> tuple[Span, ...]:
+        """What engines did until they answered the last publish; each span once."""
+        spans = tuple(self._engine_spans)
+        self._engine_spans.clear()
+        return spans
 
     def _await(self, learner_refs: Sequence[Any], engine_refs: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """Waits for both halves; a failure ends the wait soon, since the peers would hang in the broadcast."""

@@ -64,14 +64,14 @@ class Dots:
 
 
 def panel_svg(panel: Panel) -> bytes:
-    figure = _figure(width=5.2, height=3.3)
+    figure = new_figure(width=5.2, height=3.3)
     _draw_panel(figure.subplots(), panel, legend=True)
-    return _svg(figure)
+    return svg_of(figure)
 
 
 def dots_svg(title: str, unit: str, rows: Sequence[Dots]) -> bytes:
     """Means and intervals side by side, one row a name."""
-    figure = _figure(width=5.2, height=1.2 + 0.36 * len(rows))
+    figure = new_figure(width=5.2, height=1.2 + 0.36 * len(rows))
     axes = figure.subplots()
     for place, row in enumerate(rows):
         color = color_of(row.name)
@@ -84,12 +84,12 @@ def dots_svg(title: str, unit: str, rows: Sequence[Dots]) -> bytes:
     axes.set(title=title, xlabel=unit)
     axes.grid(alpha=0.25, axis="x")
     axes.spines[["top", "right"]].set_visible(False)
-    return _svg(figure)
+    return svg_of(figure)
 
 
 def save_panels(panels: Sequence[Panel], path: Path, *, title: str) -> None:
     """Six panels or fewer in one PNG, two rows of three, for a README."""
-    figure = _figure(width=12.0, height=6.4)
+    figure = new_figure(width=12.0, height=6.4)
     figure.suptitle(title)
     places = figure.subplots(2, 3).flat
     for panel, axes in zip(panels, places, strict=False):
@@ -130,13 +130,13 @@ def _draw_panel(axes: Axes, panel: Panel, *, legend: bool) -> None:
         axes.legend(frameon=False, fontsize="small")
 
 
-def _figure(*, width: float, height: float) -> Figure:
+def new_figure(*, width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _svg(figure: Figure) -> bytes:
+def svg_of(figure: Figure) -> bytes:
     target = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "softgate", "svg.fonttype": "path"}):  # ids that do not change
         figure.savefig(target, format="svg", metadata={"Date": None, "Creator": None})

@@ -7,6 +7,7 @@ CONFIG_FILE = "config.yaml"
 ROLLOUTS_FILE = "rollouts.jsonl"
 EVAL_FILE = "eval.jsonl"
 NOTICES_FILE = "notices.jsonl"
+TRACE_FILE = "trace.json"
 CHECKPOINT_FOLDER = "checkpoints"
 LOG_FOLDER = "logs"  # of a study: one log an arm
 

@@ -11,6 +11,7 @@ import numpy as np
 from configs.gates import CustomGateConfig
 from configs.loading import dump_yaml
 from reports.figures import Line, Panel, panel_svg
+from reports.gantt import NUM_ITERATIONS, gantt_svg
 from reports.page import (
     MISSING,
     Block,
@@ -24,8 +25,10 @@ from reports.page import (
     Verbatim,
     html_page,
 )
+from reports.run_files import TRACE_FILE
 from reports.run_record import RunRecord, SampleGroup, read_run
 from reports.study_result import LAST
+from reports.trace import read_spans
 
 REPORT_FILE = "report.html"
 INTERVAL_ENDS = ("_low", "_high")
@@ -45,6 +48,7 @@ PANELS: tuple[tuple[str, str, bool, tuple[tuple[str, str], ...]], ...] = (
     ("Gradient norm", "before clipping", False, (("grad_norm", "norm"),)),
     ("Temperature of the gate", "tau", False, (("gate/tau_pos", "tau_pos"), ("gate/tau_neg", "tau_neg"))),
     ("Throughput", "completions/s", False, (("throughput/samples_per_s", "samples"),)),
+    ("Idle", "share of an iteration", False, (("idle/learner", "learner"), ("idle/engines", "engines"))),
 )
 # Metric, what it is and its unit, decimals.
 FINAL = (
@@ -60,6 +64,8 @@ FINAL = (
     ("grad_norm", "gradient norm", 3),
     ("throughput/samples_per_s", "throughput, completions/s", 1),
     ("time/iteration_s", "time of an iteration, s", 2),
+    ("idle/learner", "learner idle, share of an iteration", 3),
+    ("idle/engines", "engines idle, share of an iteration", 3),
 )
 
 
@@ -87,6 +93,7 @@ def run_blocks(record: RunRecord) -> list[Block]:
         final_table(record),
         Heading(text="Curves", level=2),
         Figures(items=tuple(_figures(record))),
+        *time_blocks(record),
         Heading(text="Sample completions", level=2),
         *_sample_blocks(record),
         Folded(title="Settings", blocks=(Verbatim(text=dump_yaml(config)),)),
@@ -136,6 +143,27 @@ def _figures(record: RunRecord) -> list[Figure]:
         alt = f"{title} over the iterations"
         found.append(Figure(name=title.lower(), svg=panel_svg(panel), alt=alt, caption=f"{title}, {unit}"))
     return found
+
+
+def time_blocks(record: RunRecord) -> list[Block]:
+    """The picture of what each process did in the last iterations; nothing where the run kept no trace."""
+    svg = gantt_svg(read_spans(record.folder / TRACE_FILE))
+    if svg is None:
+        return []
+    return [
+        Heading(text="Where time goes", level=2),
+        Figures(
+            items=(
+                Figure(
+                    name="gantt",
+                    svg=svg,
+                    alt="What driver, engines, learner ranks and graders did in the last iterations",
+                    caption=f"The last {NUM_ITERATIONS} iterations, or as many as there are; dotted lines are where "
+                    f"they begin. {TRACE_FILE} has every span of the run, for ui.perfetto.dev or chrome://tracing.",
+                ),
+            )
+        ),
+    ]
 
 
 def _sample_blocks(record: RunRecord) -> list[Block]:

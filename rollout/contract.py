@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from actors.spans import Span
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prompt:
@@ -104,6 +106,7 @@ class EngineReceipt:
     engine_index: int
     version: int
     digests: tuple[dict[str, str], ...]  # one dict a worker: parameter group label -> digest; empty if not verified
+    spans: tuple[Span, ...] = ()  # what the engine did since its last receipt
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

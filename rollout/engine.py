@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from actors.spans import Span, SpanLog
 from configs.schema import ModelConfig, RolloutConfig
 from rollout.contract import Completion, EngineReceipt, GroupSummary, Prompt, PromptGroup, SamplingSpec
 from rollout.orphans import own_children
@@ -44,6 +45,7 @@ class RolloutEngine:
         self._settled = asyncio.Event()  # clear while a publish is under way
         self._settled.set()
         self._num_generating = 0  # requests inside vLLM
+        self._spans = SpanLog("engine", index)
         own_children()
         is_inline = runs_inline(rollout.frontend, device)
         _prepare_environment(device, is_inline=is_inline, eager=rollout.enforce_eager)
@@ -72,7 +74,8 @@ class RolloutEngine:
         tokens = {"prompt_token_ids": prompt.token_ids.tolist(), "cache_salt": str(first_version)}
         self._num_generating += 1
         try:
-            final = await self._finished(tokens, sampling_params(prompt, sampling), f"{prompt.index}-{started}")
+            with self._spans.span("generate"):
+                final = await self._finished(tokens, sampling_params(prompt, sampling), f"{prompt.index}-{started}")
         finally:
             self._num_generating -= 1
         outputs = sorted(final.outputs, key=lambda output: output.index)
@@ -112,6 +115,7 @@ class RolloutEngine:
             for g in groups
         ]
         self._settled.clear()
+        started_s = self._spans.now()
         # Pausing costs AsyncLLM 20 ms of waiting; without requests in flight there is nothing to freeze; new ones wait.
         is_busy = self._num_generating > 0
         if is_busy:
@@ -125,7 +129,14 @@ class RolloutEngine:
         if is_busy:
             await self._llm.resume_generation()
         self._settled.set()
-        return EngineReceipt(engine_index=self._index, version=version, digests=tuple(digests))
+        self._spans.add("publish", started_s)
+        return EngineReceipt(
+            engine_index=self._index, version=version, digests=tuple(digests), spans=self._spans.drain()
+        )
+
+    async def drain_spans(self) -> tuple[Span, ...]:
+        """What the engine did since it told last, with a receipt or here."""
+        return self._spans.drain()
 
     async def score(self, token_ids: np.ndarray, prompt_length: int) -> np.ndarray:
         """Logprobs [C] of the tokens after prompt_length under the engine's weights at temperature 1, for the probe."""

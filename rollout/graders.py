@@ -16,6 +16,7 @@ from typing import Any
 import ray
 
 from actors.answers import reason
+from actors.spans import Span, SpanLog
 from configs.rewards import RewardConfig
 from rollout.contract import GroupVerdicts, PromptGroup, RewardVerdict
 from rollout.grader_child import OUT_OF_MEMORY_STATUS, READY
@@ -24,6 +25,7 @@ REWARD_FACTORY = "rollout.reward_functions:make_reward"
 CHILD_START_TIMEOUT_S = 60.0  # an import of numpy on a busy machine, with room
 CLOSE_TIMEOUT_S = 10.0
 KERNEL_TIMER_MARGIN_S = 1.0  # the child's own timer strikes after ours: it is for children whose actor is gone
+SPAN_GAP_S = 0.005  # a grader with a queue pauses for less between two groups
 MAX_RESTARTS = 3  # of one actor, by Ray
 NO_REWARD = RewardVerdict(format=0.0, answer=0.0)
 
@@ -141,7 +143,8 @@ class GraderChild:
 class GraderWorker:
     """The actor around one child."""
 
-    def __init__(self, *, timeout_s: float, reward: RewardConfig, reward_factory: str) -> None:
+    def __init__(self, index: int, *, timeout_s: float, reward: RewardConfig, reward_factory: str) -> None:
+        self._spans = SpanLog("grader", index, merge_gap_s=SPAN_GAP_S)
         self._child = GraderChild(timeout_s=timeout_s, reward=reward, reward_factory=reward_factory)
 
     def grade(self, group: PromptGroup) -> GroupVerdicts:
@@ -150,12 +153,16 @@ class GraderWorker:
         GradingError, naming the prompt, where an extra reward fails and reward.on_error is raise.
         """
         texts = [completion.text for completion in group.completions]
-        try:
-            verdicts = self._child.grade(texts, reference_answer=group.prompt.reference_answer)
-        except GradingError as error:
-            raise GradingError(f"prompt {group.prompt.index}: {error}") from error
+        with self._spans.span("grade"):
+            try:
+                verdicts = self._child.grade(texts, reference_answer=group.prompt.reference_answer)
+            except GradingError as error:
+                raise GradingError(f"prompt {group.prompt.index}: {error}") from error
         graded = tuple(NO_REWARD if verdict is None else verdict for verdict in verdicts)
         return GroupVerdicts(verdicts=graded, timed_out=verdicts.count(None))
+
+    def drain_spans(self) -> tuple[Span, ...]:
+        return self._spans.drain()
 
     def close(self) -> None:
         self._child.close()
@@ -181,10 +188,12 @@ class GraderPool:
         actor = ray.remote(GraderWorker).options(
             num_cpus=num_cpus, max_restarts=MAX_RESTARTS, max_task_retries=MAX_RESTARTS
         )
-        self._workers = [
-            actor.remote(timeout_s=timeout_s, reward=reward, reward_factory=reward_factory) for _ in range(num_workers)
+        self.workers = [
+            actor.remote(index, timeout_s=timeout_s, reward=reward, reward_factory=reward_factory)
+            for index in range(num_workers)
         ]
-        self._outstanding: list[list[Any]] = [[] for _ in self._workers]
+        self._outstanding: list[list[Any]] = [[] for _ in self.workers]
+        self._asked: dict[Any, int] = {}  # reference of spans -> grader
 
     def grade(self, group_ref: Any) -> Any:
         """Start grading a PromptGroup (or a reference to one); gives a reference to its GroupVerdicts at once."""
@@ -192,16 +201,35 @@ class GraderPool:
             if references:
                 _, unfinished = ray.wait(references, num_returns=len(references), timeout=0, fetch_local=False)
                 self._outstanding[index] = unfinished
-        chosen = min(range(len(self._workers)), key=lambda index: len(self._outstanding[index]))
-        verdicts_ref = self._workers[chosen].grade.remote(group_ref)
+        chosen = min(range(len(self.workers)), key=lambda index: len(self._outstanding[index]))
+        verdicts_ref = self.workers[chosen].grade.remote(group_ref)
         self._outstanding[chosen].append(verdicts_ref)
         return verdicts_ref
 
+    def drain_spans(self) -> tuple[Span, ...]:
+        """What graders did, as far as they have answered earlier calls; asks for the rest. Waits for nothing.
+
+        GradingError where a grader has died.
+        """
+        waiting = list(self._asked)
+        done = ray.wait(waiting, num_returns=len(waiting), timeout=0)[0] if waiting else []
+        for reference in done:
+            del self._asked[reference]
+        try:
+            answers: list[tuple[Span, ...]] = ray.get(done)
+        except ray.exceptions.RayError as error:
+            raise GradingError(f"a grader failed: {reason(error)}") from error
+        at_work = set(self._asked.values())
+        self._asked |= {
+            worker.drain_spans.remote(): index for index, worker in enumerate(self.workers) if index not in at_work
+        }
+        return tuple(span for spans in answers for span in spans)
+
     def close(self) -> None:
         """End all actors and their children; unfinished groups are lost. Safe to call twice."""
-        for worker in self._workers:
+        for worker in self.workers:
             ray.kill(worker)  # the child sees its pipe close, or its timer strike
-        self._workers, self._outstanding = [], []
+        self.workers, self._outstanding = [], []
 
 
 def await_verdicts(references: Sequence[Any], *, timeout_s: float) -> list[GroupVerdicts]:

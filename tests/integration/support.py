@@ -19,7 +19,8 @@ SESSION_VARIABLE = "SOFTGATE_TEST_SESSION"  # every process that a test starts i
 os.environ[SESSION_VARIABLE] = secrets.token_hex(8)
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 COMMAND_TIMEOUT_S = 400.0
-VARYING = ("time/", "throughput/", "/tokens_per_s", "gigabytes_per_s", "memory/")  # metrics that depend on the clock
+# Metrics that depend on the clock.
+VARYING = ("time/", "idle/", "throughput/", "/tokens_per_s", "gigabytes_per_s", "memory/")
 SMALL = (
     "experiment=smoke",
     "rollout.prompts_per_iteration=4",

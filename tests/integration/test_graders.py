@@ -114,6 +114,14 @@ def test_pool_grades_many_groups_and_a_hang_costs_one_only(cluster: None) -> Non
     assert results[10].timed_out == 1
     children = {int(result.verdicts[0].format) for result in results[11:]}
     assert len(children) == 2  # both workers are used
+    spans = pool.drain_spans()
+    assert spans == (), "the first call asks only"
+    deadline = time.monotonic() + 30.0
+    while len({span.track for span in spans}) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+        spans += pool.drain_spans()
+    assert {(span.track, span.name) for span in spans} == {("grader 0", "grade"), ("grader 1", "grade")}
+    assert max(span.end_s - span.start_s for span in spans) >= 1.0, "the hang, up to its limit"
     pool.close()
     assert all(ends_within(process_id, timeout_s=10.0) for process_id in children)
     pool.close()

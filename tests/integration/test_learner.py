@@ -361,7 +361,7 @@ def test_a_save_that_did_not_reach_the_drivers_folder_names_the_rank(
     with pytest.raises(LearnerError, match=rf"save: learner rank 1 wrote to another {here}; set run_dir to a folder"):
         group.save(str(here))
     with pytest.raises(LearnerError, match="shut down"):
-        group.peak_memory_bytes()
+        group.standing()
 
 
 def save_into_another_folder_on_rank_1(worker: Any, folder: str) -> None:

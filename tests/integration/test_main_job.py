@@ -1,11 +1,16 @@
 """The main job on real parts, run as a user runs it."""
 
+import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 from support import CommandRun, RunCommand
 from torch import equal
+
+from actors.spans import Span
+from reports.trace import read_spans
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
@@ -46,6 +51,10 @@ def test_a_run_leaves_its_trace(undisturbed: CommandRun) -> None:
         assert row["mismatch/max"] < 1e-4, "engine and learner compute the same logprobs after every publish"
         assert 0 < row["gate/eur"] <= 1
         assert row["audit/softsign/eur"] == pytest.approx(row["gate/eur"], rel=1e-6)
+        assert 0 < row["idle/learner"] < 1
+        assert 0 < row["idle/engines"] < 1
+        # Synchronous: the two are at work together during a publish only.
+        assert row["idle/learner"] + row["idle/engines"] > 0.5
     assert rows[0]["gate/tau_pos"] == 10.0
     assert len({row["gate/tau_neg"] for row in rows}) > 4, "the taus follow the target EUR"
     for name in ("config.yaml", "curves.png", "report.html", "run.log", "rollouts.jsonl", "model/model.safetensors"):
@@ -59,6 +68,32 @@ def test_a_run_leaves_its_trace(undisturbed: CommandRun) -> None:
     assert sum("reward" in line and "EUR" in line for line in undisturbed.output.splitlines()) == 8
 
 
+def spans_of(run: CommandRun) -> list[Span]:
+    json.loads((run.run_dir / "trace.json").read_text())
+    return read_spans(run.run_dir / "trace.json")
+
+
+def test_the_trace_tells_what_every_process_did(undisturbed: CommandRun) -> None:
+    spans = spans_of(undisturbed)
+    count = Counter((span.track, span.name) for span in spans)
+    stages = ("iteration", "wait", "old_logprobs", "update", "publish", "evaluate", "checkpoint")
+    # version 0, then one an iteration; before the first and after the last; every 3 and at the end
+    assert [count["driver", name] for name in stages] == [8, 8, 8, 8, 9, 2, 3]
+    assert (count["learner 0", "load"], count["learner 0", "step"], count["learner 0", "send"]) == (8, 16, 9)
+    assert count["engine 0", "publish"] == 9
+    assert count["engine 0", "generate"] >= 10, "in each iteration and each evaluation"
+    assert count["grader 0", "grade"] >= 1
+    stage = {name: [span for span in spans if span.name == name] for name in ("iteration", "wait", "update")}
+    for iteration, wait, update in zip(*stage.values(), strict=True):
+        generating = [
+            s for s in spans if s.name == "generate" and iteration.start_s <= s.start_s <= s.end_s < wait.end_s
+        ]
+        steps = [s for s in spans if s.name == "step" and update.start_s <= s.start_s <= s.end_s <= update.end_s]
+        assert generating, "the driver waits for an engine that generates"
+        assert len(steps) == 2, "and updates while the rank steps"
+    assert "Where time goes" in (undisturbed.run_dir / "report.html").read_text()
+
+
 def test_ctrl_c_then_resume_equals_the_undisturbed_run(
     undisturbed: CommandRun, run_command: RunCommand, tmp_path: Path, no_process_left: None
 ) -> None:
@@ -70,6 +105,8 @@ def test_ctrl_c_then_resume_equals_the_undisturbed_run(
     assert resumed.status == 0, resumed.output
     assert resumed.fixed_metrics() == undisturbed.fixed_metrics()
     assert resumed.texts(7) == undisturbed.texts(7)
+    iterations = [span.start_s for span in spans_of(resumed) if span.name == "iteration"]
+    assert len(iterations) >= 8, "those before the interruption are still there"
     weights, expected = (load_file(run.run_dir / "model/model.safetensors") for run in (resumed, undisturbed))
     assert weights.keys() == expected.keys()
     assert all(equal(weights[name], expected[name]) for name in expected)

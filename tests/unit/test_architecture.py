@@ -28,7 +28,7 @@ ALLOWED_OURS = {
     "transfer": (),
     "rollout": ("actors", "configs", "transfer"),
     "learner": ("actors", "configs", "gates", "transfer", "rollout.contract"),
-    "reports": ("analysis", "configs"),
+    "reports": ("actors.spans", "analysis", "configs"),
     # The planner simulates time, and runs the admission rule and the buffer themselves.
     "planning": ("configs", "orchestration.buffer"),
     "orchestration": (

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from actors.spans import Span
 from configs.loading import load_config
 from learner.contract import StepReport, TrainBatch
 from orchestration.buffer import GradedGroup
@@ -15,6 +16,7 @@ from orchestration.checkpoint import CheckpointStore, RunState
 from orchestration.eval_records import Evaluation
 from orchestration.journal import Journal
 from orchestration.loop import iterate
+from orchestration.stages import Standing
 from rollout.contract import Completion, Prompt, PromptGroup, RewardVerdict
 
 CONFIG = [
@@ -40,8 +42,11 @@ class RecordedParts:
         self.events.append(f"evaluate {self.version}")
         return Evaluation(metrics={"eval/arithmetic/pass@1": 0.5}, samples={})
 
-    def standing_metrics(self) -> dict[str, float]:
-        return {}
+    def standing(self) -> Standing:
+        return Standing(metrics={}, spans=())
+
+    def last_spans(self) -> tuple[Span, ...]:
+        return ()
 
     def _publish(self, version: int) -> Any:
         if version == self._fail_publish_at:
