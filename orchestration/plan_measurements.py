@@ -6,12 +6,14 @@ an iteration of a whole run takes. Starts what a run starts and ends it again. F
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from itertools import count, islice
+from functools import partial
+from itertools import count
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
+from typing import TypeVar
 
 import numpy as np
 import ray
@@ -30,12 +32,27 @@ from rollout.graders import await_verdicts
 from rollout.prompts import PromptStream, load_tokenizer, prompt_encoder, prompt_renderer
 from rollout.tasks import Task
 
-PROMPT_FACTORS = (0.25, 1.0, 2.0)  # of rollout.prompts_per_iteration
-LENGTH_FACTORS = (0.25, 1.0)  # of rollout.max_new_tokens
+# Of a generation: of rollout.prompts_per_iteration, of rollout.max_new_tokens, of a prompt's tokens. The last is the
+# largest with the run's own prompts: its groups are graded and trained on, and its lengths kept.
+GENERATION_FACTORS = (
+    (0.25, 0.25, 1.0),
+    (0.25, 1.0, 1.0),
+    (0.5, 0.5, 1.0),
+    (0.5, 1.0, 3.0),
+    (1.0, 0.25, 1.0),
+    (1.0, 0.5, 1.0),
+    (1.0, 1.0, 1.0),
+    (1.0, 1.0, 3.0),
+    (2.0, 0.25, 1.0),
+    (2.0, 0.5, 1.0),
+    (2.0, 1.0, 1.0),
+)
 # Of a batch: of rollout.prompts_per_iteration, and of its completions' lengths.
 BATCH_FACTORS = ((0.25, 1.0), (0.5, 2.0), (1.0, 0.5), (1.0, 1.0), (1.0, 2.0), (2.0, 1.0), (2.0, 2.0))
 WARMUP_ITERATIONS = 3
 GRADING_TIMEOUT_S = 600.0
+LONG_ENOUGH_S = 20.0  # of repeats of one measurement; where it takes longer, noise matters less
+ResultT = TypeVar("ResultT")
 
 
 def one_of_each(config: RunConfig, *, prompts_factor: float = 1.0, max_staleness: int = 0) -> RunConfig:
@@ -53,7 +70,7 @@ def one_of_each(config: RunConfig, *, prompts_factor: float = 1.0, max_staleness
 def measure_parts(config: RunConfig, model_path: Path | str, *, repeats: int) -> Measurements:
     """Generation, learner, publish and grading, each while the others rest; medians over repeats."""
     rollout = config.rollout
-    num_prompts = max(1, round(max(PROMPT_FACTORS) * rollout.prompts_per_iteration))
+    num_prompts = max(1, round(max(factors[0] for factors in GENERATION_FACTORS) * rollout.prompts_per_iteration))
     config = one_of_each(config)
     task = load_task(config, lambda: model_path).task
     prompts = _training_prompts(config, task, model_path, num_prompts)
@@ -98,40 +115,56 @@ def _training_prompts(config: RunConfig, task: Task, model_path: Path | str, num
 def _measure_generation(
     parts: Parts, prompts: Sequence[Prompt], versions: Iterator[int], *, repeats: int
 ) -> tuple[tuple[GenerationRun, ...], list[object]]:
-    """A run for each size, and the refs of the groups of the largest.
+    """A run for each size, and the refs of the groups of the last.
 
     Equal seeds draw equal completions, so repeats differ in time only. Each is published a version of its own: its
     prompts are not found in the cache.
     """
-    rollout = parts.config.rollout
+    config, rollout = parts.config, parts.config.rollout
     runs: list[GenerationRun] = []
     group_refs: list[object] = []
-    for length_factor in LENGTH_FACTORS:
-        for prompt_factor in PROMPT_FACTORS:
-            chosen = list(islice(prompts, max(1, round(prompt_factor * rollout.prompts_per_iteration))))
-            sampling = SamplingSpec(
-                num_completions=rollout.completions_per_prompt,
-                max_new_tokens=max(1, round(length_factor * rollout.max_new_tokens)),
-                temperature=rollout.temperature,
-                seed=parts.config.seed,
+    for prompts_factor, length_factor, stretch in GENERATION_FACTORS:
+        room = config.model.max_model_len - rollout.max_new_tokens
+        number = max(1, round(prompts_factor * rollout.prompts_per_iteration))
+        chosen = [_stretched_prompt(prompt, stretch, max_tokens=room) for prompt in prompts[:number]]
+        sampling = SamplingSpec(
+            num_completions=rollout.completions_per_prompt,
+            max_new_tokens=max(1, round(length_factor * rollout.max_new_tokens)),
+            temperature=rollout.temperature,
+            seed=config.seed,
+        )
+        timed = _repeated(partial(_generate, parts, chosen, sampling, versions), repeats=repeats)
+        group_refs = timed[-1][1]
+        groups = ray.get(group_refs)
+        runs.append(
+            GenerationRun(
+                prompt_length=round(float(np.mean([len(prompt.token_ids) for prompt in chosen]))),
+                lengths=tuple(tuple(len(each.token_ids) for each in group.completions) for group in groups),
+                seconds=median(seconds for seconds, _ in timed),
             )
-            timed = [_generate(parts, chosen, sampling, next(versions)) for _ in range(1 + repeats)][1:]
-            group_refs = timed[-1][1]
-            groups = ray.get(group_refs)
-            runs.append(
-                GenerationRun(
-                    prompt_length=round(float(np.mean([len(prompt.token_ids) for prompt in chosen]))),
-                    lengths=tuple(tuple(len(each.token_ids) for each in group.completions) for group in groups),
-                    seconds=median(seconds for seconds, _ in timed),
-                )
-            )
+        )
     return tuple(runs), group_refs
 
 
+def _stretched_prompt(prompt: Prompt, factor: float, *, max_tokens: int) -> Prompt:
+    """The prompt said again, to so many times its length where there is room."""
+    length = max(len(prompt.token_ids), min(max_tokens, round(factor * len(prompt.token_ids))))
+    return replace(prompt, token_ids=np.resize(prompt.token_ids, length))
+
+
+def _repeated(measure: Callable[[], ResultT], *, repeats: int) -> list[ResultT]:
+    """Results of as many calls after one that is not counted; of fewer, one at least, where they take long."""
+    measure()
+    began, results = time.perf_counter(), [measure()]
+    while len(results) < repeats and time.perf_counter() - began < LONG_ENOUGH_S:
+        results.append(measure())
+    return results
+
+
 def _generate(
-    parts: Parts, prompts: Sequence[Prompt], sampling: SamplingSpec, version: int
+    parts: Parts, prompts: Sequence[Prompt], sampling: SamplingSpec, versions: Iterator[int]
 ) -> tuple[float, list[object]]:
-    parts.channel.publish(version)
+    parts.channel.publish(next(versions))
     refs: list[object] = []
     started = time.perf_counter()
     for prompt in prompts:
@@ -164,21 +197,15 @@ def _measure_learner(parts: Parts, graded: Sequence[GradedGroup], *, repeats: in
     for groups_factor, length_factor in BATCH_FACTORS:
         size = max(least, round(groups_factor * config.rollout.prompts_per_iteration))
         chosen = [graded[index % len(graded)] for index in range(size)]
-        timed = []
-        for _ in range(1 + repeats):
-            started = time.perf_counter()
-            batch = _batch(parts, chosen)
-            batching_s = time.perf_counter() - started
-            batch = _stretched(batch, length_factor, max_tokens=config.model.max_model_len)
-            load_s, update_s = _train(parts, batch)
-            timed.append((batching_s + load_s, update_s))
+        batch = _stretched(_batch(parts, chosen), length_factor, max_tokens=config.model.max_model_len)
+        timed = _repeated(partial(_train, parts, chosen, batch), repeats=repeats)
         runs.append(
             LearnerRun(
                 lengths=tuple(len(sample.token_ids) for sample in batch.samples),
                 num_steps=config.learner.num_minibatches,
                 max_tokens=config.learner.max_tokens_per_micro_batch,
-                load_s=median(load_s for load_s, _ in timed[1:]),
-                update_s=median(update_s for _, update_s in timed[1:]),
+                load_s=median(load_s for load_s, _ in timed),
+                update_s=median(update_s for _, update_s in timed),
             )
         )
     return tuple(runs)
@@ -212,9 +239,10 @@ def _stretched(batch: TrainBatch, factor: float, *, max_tokens: int) -> TrainBat
     return replace(batch, samples=tuple(samples))
 
 
-def _train(parts: Parts, batch: TrainBatch) -> tuple[float, float]:
-    """Seconds of loading and of all steps, as the loop does them."""
+def _train(parts: Parts, graded: Sequence[GradedGroup], batch: TrainBatch) -> tuple[float, float]:
+    """Seconds of loading and of all steps, as the loop does them; batch is what the graded groups were made into."""
     started = time.perf_counter()
+    _batch(parts, graded)  # the loop makes one each time
     parts.learner.load(batch, 0)
     loaded = time.perf_counter()
     for _ in parts.learner.steps():
