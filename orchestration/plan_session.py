@@ -24,6 +24,7 @@ from planning.calibration import (
     default_path,
     limited,
     load_calibration,
+    require_dtypes,
     require_model,
 )
 from planning.costs import Costs, WireCosts
@@ -165,6 +166,7 @@ def _from_calibration(
         prompt_length=prompt_length,
         lengths=lengths,
     )
+    require_dtypes(calibration, engine=scenario.engine_dtype, learner=scenario.learner_dtype, path=path)
     return Basis(scenario=scenario, costs_of=lambda _: costs, notes=(_model_line(shape), *told, *notes))
 
 

@@ -263,6 +263,17 @@ def require_model(calibration: Calibration, shape: ModelShape, path: Path) -> No
         )
 
 
+def require_dtypes(calibration: Calibration, *, engine: str, learner: str, path: Path) -> None:
+    """CalibrationError where engine or learner computed in another dtype."""
+    asked = {"rollout.dtype": (engine, calibration.engine_dtype), "learner.dtype": (learner, calibration.learner_dtype)}
+    for name, (wanted, measured) in asked.items():
+        if wanted != measured:
+            raise CalibrationError(
+                f"calibration={path}: was measured with {name}={measured}, asked is {wanted}; measure that with "
+                f"--calibrate"
+            )
+
+
 def limited(lengths: Sequence[int], max_new_tokens: int) -> tuple[int, ...]:
     """A sample of completion lengths where completions are cut off at max_new_tokens."""
     return tuple(min(length, max_new_tokens) for length in lengths)

@@ -5,7 +5,6 @@ what the same run would be with other numbers of engines and ranks.
 """
 
 from dataclasses import dataclass, replace
-from math import ceil
 
 from configs.schema import RunConfig
 from planning.memory import DTYPE_BYTES, EngineMemory, LearnerMemory, engine_memory, learner_memory
@@ -118,11 +117,3 @@ class Scenario:
     def most_engines(self) -> int:
         """Beyond which an engine would have no prompt, those admitted ahead included."""
         return self.config.rollout.prompts_per_iteration * (1 + self.config.max_staleness)
-
-
-def devices_of(scenario: Scenario, num_engines: int, num_ranks: int) -> int:
-    """That so many engines and ranks take, whole ones."""
-    cluster, workers = scenario.config.cluster, scenario.config.rollout.tensor_parallel_size
-    if cluster.shares_gpus:
-        return ceil(num_engines * cluster.gpus_per_engine + num_ranks * cluster.gpus_per_learner - 1e-6)
-    return num_engines * workers + num_ranks

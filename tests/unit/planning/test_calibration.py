@@ -21,6 +21,7 @@ from planning.calibration import (
     fit_runs,
     limited,
     load_calibration,
+    require_dtypes,
     require_model,
     save_calibration,
 )
@@ -201,6 +202,12 @@ def test_a_calibration_of_another_model_is_refused(tmp_path: Path) -> None:
     require_model(calibration(), replace(SHAPE, name="renamed"), tmp_path)
     with pytest.raises(CalibrationError, match="differs from x in vocabulary, layers; measure that model"):
         require_model(calibration(), replace(SHAPE, name="x", layers=9, vocabulary=7), tmp_path)
+
+
+def test_a_calibration_in_another_dtype_is_refused(tmp_path: Path) -> None:
+    require_dtypes(calibration(), engine="float32", learner="float32", path=tmp_path)
+    with pytest.raises(CalibrationError, match="measured with learner.dtype=float32, asked is bfloat16"):
+        require_dtypes(calibration(), engine="float32", learner="bfloat16", path=tmp_path)
 
 
 def test_models_and_devices_have_files_of_their_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Best splits against all splits, and where more devices stop to help."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from plan_fixtures import COSTS, WORKLOAD
@@ -10,7 +11,7 @@ from planning.hardware import HardwareError, load_hardware, preset_names
 from planning.model_shape import KNOWN_CONFIGS, shape_of
 from planning.roofline import costs_from_hardware
 from planning.scaling import FLOORS, ScalePoint, best_split, best_splits, closed_form_s, floors_s, where_it_stops
-from planning.scenario import Scenario, devices_of
+from planning.scenario import Scenario
 from planning.simulation import predict
 
 SMALL = shape_of(KNOWN_CONFIGS["Qwen/Qwen2.5-1.5B-Instruct"], name="small")
@@ -31,25 +32,25 @@ def scenario(*settings: str, device: str = "gpu", device_bytes: float | None = 8
 @pytest.mark.parametrize("max_staleness", [0, 1])
 def test_the_best_split_is_the_best_of_all(max_staleness: int) -> None:
     asked = scenario(f"max_staleness={max_staleness}")
-    found = best_split(asked, 8, lambda _: COSTS)
+    found = best_split(asked, 6, lambda _: COSTS)
     assert found is not None
     every = {
         (engines, ranks): predict(
             asked.workload(num_engines=engines, num_ranks=ranks), COSTS, num_iterations=6
         ).iteration_s
-        for engines in range(1, 8)
-        for ranks in range(1, 9 - engines)
+        for engines in range(1, 6)
+        for ranks in range(1, 7 - engines)
     }
     assert found.prediction.iteration_s <= 1.02 * min(every.values())
-    assert found.num_engines + found.num_ranks <= 8
+    assert found.num_engines + found.num_ranks <= 6
 
 
 @pytest.mark.parametrize("max_staleness", [0, 2])
 def test_more_devices_are_never_slower(max_staleness: int) -> None:
-    points = best_splits(scenario(f"max_staleness={max_staleness}"), (2, 4, 8, 16, 64, 256, 1024), lambda _: COSTS)
+    points = best_splits(scenario(f"max_staleness={max_staleness}"), (2, 8, 64, 1024), lambda _: COSTS)
     speeds = [point.samples_per_s for point in points]
     assert speeds == sorted(speeds)
-    assert [point.num_devices for point in points] == [2, 4, 8, 16, 64, 256, 1024]
+    assert [point.num_devices for point in points] == [2, 8, 64, 1024]
 
 
 def test_closed_forms_agree_with_the_simulation_where_nothing_varies() -> None:
@@ -95,11 +96,6 @@ def test_a_model_that_does_not_fit_needs_more_ranks() -> None:
     assert replace(big, device_bytes=None).misfit(1) is None
 
 
-def test_devices_are_counted_whole() -> None:
-    assert devices_of(scenario(), 2, 3) == 5
-    assert devices_of(scenario("rollout.tensor_parallel_size=2"), 2, 3) == 7
-
-
 def test_twice_the_peaks_take_half_the_time() -> None:
     hardware = load_hardware("h100")
     asked = scenario()
@@ -128,12 +124,12 @@ def test_every_preset_names_its_source() -> None:
         assert "data sheet" in load_hardware(name).source
 
 
-def test_hardware_without_a_source_or_with_a_typing_error_is_refused(tmp_path: object) -> None:
+def test_unknown_hardware_is_refused_with_what_there_is() -> None:
     with pytest.raises(HardwareError, match="neither a file nor one of a100, h100"):
         load_hardware("h1000")
 
 
-def test_a_file_of_ones_own_is_checked_key_by_key(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_a_file_of_ones_own_is_checked_key_by_key(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("name: mine\nmemory_bytes: -1\nspeed: 3\n")
     with pytest.raises(HardwareError) as caught:
