@@ -17,8 +17,9 @@ from rich.table import Table
 from configs.plan_command import PlanRequest, read_plan_command
 from orchestration.console import print_line, redirect_output
 from orchestration.plan_calibration import calibrate
+from orchestration.plan_machine import model_shape
 from orchestration.plan_measurements import measure_run
-from orchestration.plan_session import basis_of, model_shape
+from orchestration.plan_session import basis_of
 from planning.simulation import Prediction, predict
 
 TARGET = 0.15  # wanted |predicted / measured - 1|

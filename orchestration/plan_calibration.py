@@ -13,18 +13,11 @@ from rich.console import Console
 from configs.plan_command import PlanRequest
 from configs.schema import RunConfig
 from orchestration.console import print_line, redirect_output
+from orchestration.plan_machine import device_of, machine_in_words
 from orchestration.plan_measurements import measure_parts, measure_run, one_of_each
-from orchestration.plan_session import device_of, machine_in_words
 from orchestration.session import locate_model
-from planning.calibration import (
-    Calibration,
-    MeasuredRun,
-    Measurements,
-    default_path,
-    fit_costs,
-    fit_runs,
-    save_calibration,
-)
+from planning.calibration import MeasuredRun, Measurements, fit_costs, fit_runs
+from planning.calibration_file import Calibration, default_path, save_calibration
 from planning.model_shape import ModelShape
 from planning.scenario import Scenario
 

@@ -4,32 +4,29 @@ In: a PlanRequest. Out: tables on the terminal; with --calibrate a file that lat
 calibration, or counts from a data sheet; all arithmetic is in planning/.
 """
 
-import json
-import os
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 
 from configs.loading import ConfigError
 from configs.plan_command import PlanRequest
-from configs.schema import RunConfig
 from configs.tasks import DataTaskConfig
 from orchestration.console import print_line
-from orchestration.embedded_model import EmbeddedRecipe
+from orchestration.plan_machine import device_of, model_shape
 from orchestration.plan_tables import iteration_table, memory_table, scaling_table, stop_line
-from planning.calibration import (
+from planning.calibration_file import (
     Calibration,
     CalibrationError,
     default_path,
-    limited,
     load_calibration,
     require_dtypes,
     require_model,
 )
 from planning.costs import Costs, WireCosts
 from planning.hardware import Hardware, HardwareError, load_hardware
-from planning.model_shape import KNOWN_CONFIGS, ModelShape, ModelShapeError, shape_of
+from planning.model_shape import ModelShape, ModelShapeError
 from planning.roofline import costs_from_hardware
 from planning.scaling import CostsOf, best_splits, where_it_stops
 from planning.scenario import Scenario
@@ -175,9 +172,9 @@ def _lengths(request: PlanRequest, calibration: Calibration | None) -> tuple[tup
     config, notes = request.config, []
     longest = config.rollout.max_new_tokens
     if request.lengths is not None:
-        lengths = limited(request.lengths, longest)
+        lengths = _cut_off(request.lengths, longest)
     elif calibration is not None:
-        lengths = limited(calibration.lengths, longest)
+        lengths = _cut_off(calibration.lengths, longest)
         notes.append(
             f"completion lengths as the measured model has them, {sum(lengths) / len(lengths):.1f} tokens on average"
         )
@@ -194,61 +191,8 @@ def _lengths(request: PlanRequest, calibration: Calibration | None) -> tuple[tup
     return lengths, prompt_length, notes
 
 
-def model_shape(config: RunConfig) -> ModelShape:
-    """Of the configuration's model: the embedded one, a folder, one of configs/model, or from the hub."""
-    path = config.model.path
-    if path == "embedded":
-        return _embedded_shape(EmbeddedRecipe())
-    folder = Path(path)
-    if (folder / "config.json").is_file():
-        return shape_of(json.loads((folder / "config.json").read_text(encoding="utf-8")), name=path)
-    if path in KNOWN_CONFIGS:
-        return shape_of(KNOWN_CONFIGS[path], name=path)
-    from transformers import AutoConfig
-
-    try:
-        found = AutoConfig.from_pretrained(path, trust_remote_code=config.model.trust_remote_code)
-    except OSError as error:
-        raise ModelShapeError(f"model.path={path}: no config.json in a folder or on the hub") from error
-    return shape_of(found.to_dict(), name=path)
-
-
-def _embedded_shape(recipe: EmbeddedRecipe) -> ModelShape:
-    sizes = asdict(recipe)
-    return shape_of(
-        {
-            "model_type": "qwen2",
-            "vocab_size": len(recipe.vocabulary),
-            "num_hidden_layers": sizes["num_layers"],
-            "num_attention_heads": sizes["num_heads"],
-            "tie_word_embeddings": sizes["tied_embeddings"],
-            **sizes,
-        },
-        name="embedded",
-    )
-
-
-def device_of(config: RunConfig) -> str:
-    """cpu or gpu: what the configuration says, else what this machine has."""
-    if config.cluster.device != "auto":
-        return config.cluster.device
-    from orchestration.cluster import local_resources
-
-    return "gpu" if local_resources().get("GPU", 0) > 0 else "cpu"
-
-
-def machine_in_words(device: str) -> str:
-    """The processor or GPU, and how many."""
-    from orchestration.cluster import local_resources
-
-    if device == "gpu":
-        resources = local_resources()
-        kinds = [name.partition(":")[2] for name in resources if name.startswith("accelerator_type:")]
-        return f"{resources.get('GPU', 0):g} x {' '.join(kinds) or 'GPU'}"
-    info = Path("/proc/cpuinfo")
-    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.is_file() else []
-    name = names[0].partition(":")[2].strip() if names else "CPU"
-    return f"{name}, {os.cpu_count()} cores"
+def _cut_off(lengths: Sequence[int], max_new_tokens: int) -> tuple[int, ...]:
+    return tuple(min(length, max_new_tokens) for length in lengths)
 
 
 def _model_line(shape: ModelShape) -> str:

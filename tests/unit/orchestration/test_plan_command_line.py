@@ -10,9 +10,10 @@ from configs.loading import load_config
 from configs.plan_command import read_plan_command
 from orchestration import plan
 from orchestration.embedded_model import EmbeddedRecipe, new_model
-from orchestration.plan_session import basis_of, model_shape
+from orchestration.plan_machine import model_shape
+from orchestration.plan_session import basis_of
 from orchestration.plan_tables import num_bytes, seconds
-from planning.calibration import Calibration, default_path, save_calibration
+from planning.calibration_file import Calibration, default_path, save_calibration
 from planning.costs import Costs, EngineCosts, LearnerCosts, PublishCosts, WireCosts
 
 ROOT = Path(__file__).resolve().parents[3]

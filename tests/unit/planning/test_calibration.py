@@ -9,17 +9,18 @@ import pytest
 from plan_fixtures import COSTS, WORKLOAD
 
 from planning.calibration import (
-    Calibration,
-    CalibrationError,
     GenerationRun,
     LearnerRun,
     MeasuredRun,
     Measurements,
     PublishRun,
-    default_path,
     fit_costs,
     fit_runs,
-    limited,
+)
+from planning.calibration_file import (
+    Calibration,
+    CalibrationError,
+    default_path,
     load_calibration,
     require_dtypes,
     require_model,
@@ -206,14 +207,10 @@ def test_a_calibration_of_another_model_is_refused(tmp_path: Path) -> None:
 
 def test_a_calibration_in_another_dtype_is_refused(tmp_path: Path) -> None:
     require_dtypes(calibration(), engine="float32", learner="float32", path=tmp_path)
-    with pytest.raises(CalibrationError, match="measured with learner.dtype=float32, asked is bfloat16"):
+    with pytest.raises(CalibrationError, match=r"measured with learner.dtype=float32, asked is bfloat16"):
         require_dtypes(calibration(), engine="float32", learner="bfloat16", path=tmp_path)
 
 
 def test_models_and_devices_have_files_of_their_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SOFTGATE_CACHE", str(tmp_path))
     assert default_path(SHAPE, "cpu") == tmp_path / "calibrations" / f"tiny-model-{SHAPE.num_parameters}-cpu.json"
-
-
-def test_lengths_are_cut_off_where_completions_are() -> None:
-    assert limited((3, 9, 20), 8) == (3, 8, 8)
