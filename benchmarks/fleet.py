@@ -17,7 +17,7 @@ from orchestration.parts import Parts
 from rollout.contract import Prompt, SamplingSpec
 from rollout.engine import RolloutEngine, sampling_params
 
-TARGET = 0.9
+TARGET = 0.95
 
 
 class BareEngine:

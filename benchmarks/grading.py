@@ -90,8 +90,7 @@ def ungraded_group(*texts: str, reference: str) -> PromptGroup:
             rollout_logprobs=np.zeros(1, dtype=np.float32),
             text=text,
             finished=True,
-            min_policy_version=0,
-            max_policy_version=0,
+            version_starts=((0, 0),),
         )
         for text in texts
     )

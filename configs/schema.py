@@ -46,6 +46,10 @@ class RolloutConfig(Section):
     enforce_eager: bool = False
     attention_backend: str = Field(default="auto", min_length=1)  # vLLM's name of one; auto: vLLM's choice
     timeout_s: float = Field(default=600.0, gt=0.0)  # longest wait for one group
+    # prompt: a batch has the groups in the order of their prompts; finished: those that finish first, the others later
+    batch_order: Literal["prompt", "finished"] = "prompt"
+    dynamic_sampling: bool = False  # replace groups whose rewards are all equal by those of other prompts
+    max_sampling_attempts: int = Field(default=3, ge=1)  # rounds of replacement an iteration
     record: str | None = Field(default=None, min_length=1)  # folder for every graded group; null: not recorded
     # folder whose recorded groups are trained on instead of new ones, without engines and graders; null: generate
     replay: str | None = Field(default=None, min_length=1)
@@ -94,7 +98,9 @@ class PublishConfig(Section):
     """The broadcast of weights from learner rank 0 to every engine."""
 
     backend: Literal["auto", "nccl", "gloo"] = "auto"  # auto: nccl between GPUs, gloo on CPU and on shared GPUs
-    timeout_s: float = Field(default=300.0, gt=0.0)
+    # true: completions in flight are frozen and go on under the new weights; false: engines finish them before
+    inflight: bool = True
+    timeout_s: float = Field(default=300.0, gt=0.0)  # with inflight=false the longest completion is part of it
     verify_every: int = Field(default=1, ge=1)  # compare digests at every n-th version
     probe_every: int = Field(default=10, ge=1)  # compare logprobs of a fixed prompt at every n-th version
 
@@ -182,6 +188,7 @@ class RunConfig(Section):
             )
         wrong.extend(self._misfits_of_task())
         wrong.extend(self._misfits_of_gpus())
+        wrong.extend(self._misfits_of_order())
         if rollout.replay is not None and self.eval.every > 0:
             wrong.append(
                 f"eval.every={self.eval.every}: must be 0 with rollout.replay={rollout.replay}, which starts no engine "
@@ -217,6 +224,21 @@ class RunConfig(Section):
             yield (
                 f"rollout.gpu_memory_utilization={rollout.gpu_memory_utilization:g}: must be at most "
                 f"cluster.gpus_per_engine={cluster.gpus_per_engine:g}; the rest of the GPU is for who shares it"
+            )
+
+    def _misfits_of_order(self) -> Iterator[str]:
+        if self.rollout.batch_order != "finished":
+            return
+        if self.max_staleness < 2:
+            yield (
+                f"max_staleness={self.max_staleness}: must be at least 2 with rollout.batch_order=finished, where "
+                f"generation is one version ahead and a group may be overtaken; raise it or set "
+                f"rollout.batch_order=prompt"
+            )
+        if not self.publish.inflight:
+            yield (
+                "publish.inflight=false: waits at each publish for the groups that rollout.batch_order=finished lets "
+                "go on; must be true, or set rollout.batch_order=prompt"
             )
 
     def _misfits_of_task(self) -> Iterator[str]:

@@ -105,7 +105,9 @@ class Adviser:
         )
 
     def _mean(self, name: str) -> float:
-        return sum(row[name] for row in self._recent) / len(self._recent)
+        """Over the time of the recent iterations, which differ where one of two overlaps and the other waits."""
+        seconds = [row["time/iteration_s"] for row in self._recent]
+        return sum(row[name] * weight for row, weight in zip(self._recent, seconds, strict=True)) / sum(seconds)
 
 
 def _remedy(text: str | None) -> str:

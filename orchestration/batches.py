@@ -41,6 +41,12 @@ def to_train_batch(
     return TrainBatch(samples=tuple(samples), num_groups=len(groups))
 
 
+def has_gradient(graded: GradedGroup, objective: ObjectiveConfig, *, max_new_tokens: int) -> bool:
+    """Whether advantages differ within the group: where all rewards are equal they are 0, and it teaches nothing."""
+    rewards = _rewards(graded, objective, max_new_tokens=max_new_tokens)
+    return bool((rewards != rewards[0]).any())
+
+
 def _rewards(graded: GradedGroup, objective: ObjectiveConfig, *, max_new_tokens: int) -> Tensor:
     """[G] float64: the graders' rewards, lowered for overlong completions where asked."""
     rewards = torch.from_numpy(graded.rewards)

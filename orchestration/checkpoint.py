@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from orchestration.positions import FRESH, StreamPositions
+
 STATE_FILE = "state.json"
 MANIFEST_FILE = "manifest.json"
 FORMAT_VERSION = 1
@@ -34,25 +36,27 @@ class CheckpointError(RuntimeError):
 class RunState:
     """Everything the driver needs to go on, beside what the learner ranks saved.
 
-    Groups in flight are not part of it: prompts from prompt_position on are generated again after a restart.
+    Groups in flight are not part of it, only the positions of their prompts: a restart generates them again.
     """
 
     iteration: int  # iterations completed, hence the number of the next one
     policy_version: int  # of the learner's weights
-    prompt_position: int  # prompts trained, hence the index of the next one
+    prompt_position: int  # prompts trained; those that were replaced before do not count
     seed: int  # of the run; a resume with another seed would not continue this run
+    positions: StreamPositions  # which prompts come next
 
     @classmethod
     def fresh(cls, *, seed: int) -> "RunState":
-        return cls(iteration=0, policy_version=0, prompt_position=0, seed=seed)
+        return cls(iteration=0, policy_version=0, prompt_position=0, seed=seed, positions=FRESH)
 
-    def advance(self, *, num_prompts: int) -> "RunState":
-        """The state after one more iteration of num_prompts prompts."""
+    def advance(self, *, num_prompts: int, positions: StreamPositions) -> "RunState":
+        """The state after one more iteration of num_prompts prompts, with the positions as it left them."""
         return replace(
             self,
             iteration=self.iteration + 1,
             policy_version=self.policy_version + 1,
             prompt_position=self.prompt_position + num_prompts,
+            positions=positions,
         )
 
     def check(self, *, seed: int, prompts_per_iteration: int) -> None:
@@ -74,10 +78,13 @@ class RunState:
     def from_json(cls, text: str) -> "RunState":
         """Raises ValueError where a field is missing, unknown or of another type."""
         content = json.loads(text)
-        types = {item.name: item.type for item in fields(cls)}
+        types = {item.name: item.type for item in fields(cls)} | {"positions": dict}
         if not isinstance(content, dict) or {name: type(value) for name, value in content.items()} != types:
             raise ValueError(f"a run state has the fields {', '.join(types)}; found {' '.join(text.split())}")
-        return cls(**content)
+        positions = content.pop("positions")
+        if positions.keys() != {"unused", "open"} or not isinstance(positions["open"], list):
+            raise ValueError(f"positions of a run state are unused and open; found {positions}")
+        return cls(**content, positions=StreamPositions(unused=positions["unused"], open=tuple(positions["open"])))
 
 
 class CheckpointStore:

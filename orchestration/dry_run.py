@@ -160,7 +160,7 @@ def _rollout_lines(config: RunConfig) -> list[str]:
     lines = [
         f"engines                   {rollout.num_engines} x tensor parallel {rollout.tensor_parallel_size}",
         f"graders                   {_counted(config.graders.num_workers, 'process', 'es')}",
-        f"order                     {_order(config.max_staleness)}",
+        f"order                     {_order(config)}",
     ]
     return [*lines, f"groups recorded to        {rollout.record}"] if rollout.record is not None else lines
 
@@ -172,10 +172,13 @@ def _reference_lines(config: RunConfig) -> list[str]:
     return [f"reference model           {config.model.path}, frozen, {held}"]
 
 
-def _order(max_staleness: int) -> str:
-    if max_staleness == 0:
+def _order(config: RunConfig) -> str:
+    if config.max_staleness == 0:
         return "synchronous: generation waits for the newest weights"
-    return f"asynchronous: generation runs at most {_counted(max_staleness, 'policy version')} ahead"
+    versions = _counted(config.max_staleness, "policy version")
+    if config.rollout.batch_order == "finished":
+        return f"asynchronous: batches of the groups that finish first, trained at most {versions} late"
+    return f"asynchronous: generation runs at most {versions} ahead"
 
 
 def _between(number: float) -> str:

@@ -19,6 +19,8 @@ from rollout.contract import GroupVerdicts, Prompt, PromptGroup, SamplingSpec
 from rollout.fleet import RolloutFleet
 from rollout.graders import GraderPool, await_verdicts
 
+BEFORE_TRAINING = -1  # where prompts wait for room on the engines: the driver does nothing else meanwhile
+
 
 def evaluate_sets(
     fleet: RolloutFleet,
@@ -53,7 +55,7 @@ def graded_samples(
     """
     fleet = fleet.sibling()
     for prompt in prompts:
-        fleet.submit(prompt, sampling)
+        fleet.submit(prompt, sampling, due=BEFORE_TRAINING)
     grading: dict[Any, Any] = {}  # reference of verdicts -> reference of their group
     while fleet.num_in_flight or grading:
         if fleet.num_in_flight:

@@ -107,6 +107,8 @@ class IterationEntry:
         if self._steps and self._times.get("time/update_s"):
             num_trained = sum(report.num_tokens for report in self._steps)
             metrics["learner/tokens_per_s"] = num_trained / self._times["time/update_s"]
+        if "engine/paused_s" in self._metrics:
+            metrics["engine/paused_share"] = self._metrics["engine/paused_s"] / elapsed_s
         metrics.update(self._metrics)
         return {"iteration": self._iteration, **dict(sorted(metrics.items()))}
 

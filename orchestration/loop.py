@@ -37,7 +37,7 @@ def iterate(config: RunConfig, parts: RunParts, journal: Journal, store: Checkpo
                 for report in parts.learner.steps():
                     entry.record_step(report)
                     parts.groups.poll()
-            state = state.advance(num_prompts=len(groups))
+            state = state.advance(num_prompts=len(groups), positions=parts.groups.positions())
             with entry.span("publish"):
                 published = parts.channel.publish(state.policy_version)
             standing = parts.standing()

@@ -7,6 +7,7 @@ only here sub-configurations are handed to the parts; the loop then only calls t
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,16 @@ from actors.spans import Span
 from configs.schema import RunConfig
 from learner.group import LearnerGroup
 from learner.spec import LearnerSpec
-from orchestration.buffer import Admission
+from orchestration.batches import has_gradient
+from orchestration.buffer import Admission, GroupBuffer
 from orchestration.cluster import Cluster
 from orchestration.eval_prompts import eval_prompts
 from orchestration.eval_records import Evaluation
 from orchestration.evaluation import evaluate_sets
-from orchestration.group_stream import GroupStream
+from orchestration.finished_order import LOOKAHEAD, FinishedBuffer
+from orchestration.group_stream import GroupStream, GroupTicket, Resampling
 from orchestration.placement import PlacementError
+from orchestration.positions import FRESH, StreamPositions
 from orchestration.recorded_groups import RecordingStream
 from orchestration.recordings import manifest_of
 from orchestration.rollout_parts import engine_dtype, start_rollout
@@ -84,7 +88,13 @@ def standing_of_learner(learner: LearnerGroup) -> Standing:
 
 @contextmanager
 def build_parts(
-    config: RunConfig, cluster: Cluster, model_path: Path | str, *, task: Task, start_iteration: int
+    config: RunConfig,
+    cluster: Cluster,
+    model_path: Path | str,
+    *,
+    task: Task,
+    start_iteration: int,
+    start_positions: StreamPositions = FRESH,
 ) -> Iterator[Parts]:
     """Starts engines, graders and learner side by side; on the way out ends every process they started."""
     spec = learner_spec(config, cluster, model_path)  # refuses what does not fit this device: before any actor starts
@@ -105,10 +115,11 @@ def build_parts(
             graders,
             prompts,
             _training_sampling(config),
-            admission=Admission(
-                prompts_per_iteration=config.rollout.prompts_per_iteration, max_staleness=config.max_staleness
-            ),
+            admission=_admission(config),
+            buffer=_buffer(config, start_iteration=start_iteration),
+            resampling=_resampling(config),
             start_iteration=start_iteration,
+            start_positions=start_positions,
             num_iterations=config.num_iterations,
             grading_timeout_s=config.graders.timeout_s
             * config.rollout.prompts_per_iteration
@@ -126,6 +137,26 @@ def build_parts(
             },
             config=config,
         )
+
+
+def _admission(config: RunConfig) -> Admission:
+    ahead = LOOKAHEAD if config.rollout.batch_order == "finished" else config.max_staleness
+    return Admission(prompts_per_iteration=config.rollout.prompts_per_iteration, max_staleness=ahead)
+
+
+def _buffer(config: RunConfig, *, start_iteration: int) -> GroupBuffer[GroupTicket] | FinishedBuffer[GroupTicket]:
+    num_prompts = config.rollout.prompts_per_iteration
+    if config.rollout.batch_order == "finished":
+        return FinishedBuffer(num_prompts, max_staleness=config.max_staleness, start_iteration=start_iteration)
+    return GroupBuffer(num_prompts, start_iteration=start_iteration)
+
+
+def _resampling(config: RunConfig) -> Resampling | None:
+    rollout = config.rollout
+    if not rollout.dynamic_sampling:
+        return None
+    teaches = partial(has_gradient, objective=config.objective, max_new_tokens=rollout.max_new_tokens)
+    return Resampling(has_gradient=teaches, max_attempts=rollout.max_sampling_attempts)
 
 
 def start_learner(spec: LearnerSpec, cluster: Cluster, *, timeout_s: float) -> LearnerGroup:

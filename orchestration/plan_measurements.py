@@ -59,7 +59,13 @@ def one_of_each(config: RunConfig, *, prompts_factor: float = 1.0, max_staleness
     """The configuration with one engine, one rank and one epoch, by which both can be timed alone."""
     tree = config.model_dump()
     prompts = max(1, round(prompts_factor * config.rollout.prompts_per_iteration))
-    tree["rollout"] |= {"num_engines": 1, "record": None, "prompts_per_iteration": prompts}
+    tree["rollout"] |= {
+        "num_engines": 1,
+        "record": None,
+        "prompts_per_iteration": prompts,
+        "batch_order": "prompt",
+        "dynamic_sampling": False,
+    }
     tree["learner"] |= {"num_workers": 1, "num_epochs": 1}
     tree["eval"] |= {"every": 0, "num_prompts": 1}
     tree["journal"] |= {"tensorboard": False, "progress": False}

@@ -14,6 +14,7 @@ from configs.loading import ConfigError
 from configs.plan_command import PlanRequest
 from configs.tasks import DataTaskConfig
 from orchestration.console import print_line
+from orchestration.finished_order import MIN_STALENESS
 from orchestration.plan_machine import device_of, model_shape
 from orchestration.plan_tables import iteration_table, memory_table, scaling_table, stop_line
 from planning.calibration_file import (
@@ -67,7 +68,8 @@ def print_plan(basis: Basis, num_devices: tuple[int, ...], console: Console) -> 
         print_line(console, note)
     own = scenario.config.max_staleness
     found = {}
-    for staleness in sorted({own, *STALENESS}):
+    least = MIN_STALENESS if scenario.config.rollout.batch_order == "finished" else 0
+    for staleness in sorted({own, *STALENESS} - set(range(least))):
         workload = scenario.at_staleness(staleness).workload()
         found[staleness] = predict(workload, basis.costs_of(workload))
     completions = scenario.config.rollout.prompts_per_iteration * scenario.config.rollout.completions_per_prompt

@@ -7,6 +7,7 @@ format of the folder is rollout/recording.py's business, whether a run fits it r
 from pathlib import Path
 
 from orchestration.buffer import GradedGroup
+from orchestration.positions import FRESH, StreamPositions
 from orchestration.stages import GroupSource
 from rollout.recording import (
     Manifest,
@@ -41,6 +42,9 @@ class RecordingStream:
     def poll(self) -> None:
         self._source.poll()
 
+    def positions(self) -> StreamPositions:
+        return self._source.positions()
+
     def summary(self) -> dict[str, float]:
         return self._source.summary()
 
@@ -68,6 +72,10 @@ class ReplayStream:
 
     def poll(self) -> None:
         """Nothing is under way."""
+
+    def positions(self) -> StreamPositions:
+        """None is given out: a recording has its prompts."""
+        return FRESH
 
     def summary(self) -> dict[str, float]:
         return {}

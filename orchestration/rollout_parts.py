@@ -49,4 +49,5 @@ def _start_engine(index: int, config: RunConfig, cluster: Cluster, model_path: P
         rollout=config.rollout,
         device=cluster.device,
         dtype=engine_dtype(config, cluster),
+        publishes_inflight=config.publish.inflight,
     )

@@ -4,6 +4,7 @@ A RunConfig comes in, a RunResult comes out, and a run's folder stays behind. Th
 refused is refused first, so torch and all that needs it are imported only when the cluster is known to hold the run.
 """
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from rich.console import Console
@@ -12,7 +13,7 @@ from configs.loading import dump_yaml
 from configs.schema import ModelConfig, RunConfig
 from orchestration.balance import Adviser
 from orchestration.checkpoint import CheckpointStore, RunState
-from orchestration.cluster import start_cluster
+from orchestration.cluster import Cluster, start_cluster
 from orchestration.console import print_line, progress_of, redirect_output
 from orchestration.dry_run import ratio_warning
 from orchestration.embedded_model import ensure_embedded_model
@@ -20,7 +21,8 @@ from orchestration.journal import LOG_FILE, Journal, RunResult
 from orchestration.recordings import refuse_gaps, refuse_recordings
 from orchestration.report import report_at_end
 from orchestration.run_dir import check_resumable, resolve_run_dir
-from orchestration.task_loading import load_task
+from orchestration.stages import RunParts
+from orchestration.task_loading import LoadedTask, load_task
 from reports.run_files import CHECKPOINT_FOLDER, CONFIG_FILE
 
 MODEL_FOLDER = "model"
@@ -51,17 +53,10 @@ def train(config: RunConfig) -> RunResult:
             # Not before this line: they import torch, seconds that a refused run should not wait for.
             from orchestration.gate_notices import gate_notices
             from orchestration.loop import iterate
-            from orchestration.parts import build_parts
-            from orchestration.replay import build_replay_parts
 
-            building = (
-                build_parts(config, cluster, model_path, task=loaded.task, start_iteration=state.iteration)
-                if loaded is not None
-                else build_replay_parts(config, cluster, model_path)
-            )
             with (
                 report_at_end(run_dir, console),
-                building as parts,
+                _building(config, cluster, model_path, loaded, state) as parts,
                 Journal(
                     run_dir,
                     config=config.journal,
@@ -85,6 +80,25 @@ def train(config: RunConfig) -> RunResult:
                 parts.learner.save_pretrained(str(model_folder))
                 journal.log(f"final model in {model_folder}")
                 return journal.result()
+
+
+def _building(
+    config: RunConfig, cluster: Cluster, model_path: Path | str, loaded: LoadedTask | None, state: RunState
+) -> AbstractContextManager[RunParts]:
+    """What will run once it is entered; loaded: None in a replay."""
+    from orchestration.parts import build_parts
+    from orchestration.replay import build_replay_parts
+
+    if loaded is None:
+        return build_replay_parts(config, cluster, model_path)
+    return build_parts(
+        config,
+        cluster,
+        model_path,
+        task=loaded.task,
+        start_iteration=state.iteration,
+        start_positions=state.positions,
+    )
 
 
 def locate_model(model: ModelConfig, console: Console) -> Path | str:

@@ -8,6 +8,7 @@ from actors.spans import Span
 from learner.contract import StepReport, TrainBatch
 from orchestration.buffer import GradedGroup
 from orchestration.eval_records import Evaluation
+from orchestration.positions import StreamPositions
 
 
 class GroupSource(Protocol):
@@ -18,6 +19,8 @@ class GroupSource(Protocol):
     def take(self, iteration: int) -> list[GradedGroup]: ...
 
     def poll(self) -> None: ...
+
+    def positions(self) -> StreamPositions: ...
 
     def summary(self) -> dict[str, float]: ...
 

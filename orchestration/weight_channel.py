@@ -35,6 +35,7 @@ class PublishReport:
     publish_s: float  # broadcast and digest check
     total_s: float  # the probe and, the first time, the rendezvous included
     send_s: float  # the broadcast alone, on learner rank 0
+    paused_s: float  # engines sampled nothing because of it, mean over the engines
     probe_difference: float | None  # mean |engine - learner| logprob of the probe, nats; None if not probed
 
     def metrics(self) -> dict[str, float]:
@@ -42,6 +43,7 @@ class PublishReport:
             "time/publish_s": self.total_s,
             "publish/bytes": float(self.num_bytes),
             "publish/gigabytes_per_s": self.num_bytes / self.send_s / 1e9,
+            "engine/paused_s": self.paused_s,
         }
         if self.probe_difference is not None:
             found["publish/probe_difference"] = self.probe_difference
@@ -114,6 +116,7 @@ class WeightChannel:
             publish_s=publish_s,
             total_s=time.perf_counter() - begun,
             send_s=sent.send_s,
+            paused_s=sum(receipt.paused_s for receipt in receipts) / len(receipts),
             probe_difference=difference,
         )
 

@@ -17,11 +17,13 @@ from planning.fake_clock import FakeClock
 class SimulatedGroup:
     """A prompt and the lengths of its completions; what GroupBuffer holds in place of a graded group."""
 
-    prompt_index: int
+    place: int  # in the order of admission
     prompt_length: int
     lengths: tuple[int, ...]  # G, tokens of each completion
     num_unfinished: int = field(init=False)
     min_policy_version: int = field(default=-1, init=False)  # lowest that produced a token; -1: none yet
+    submitted_at: float = field(default=0.0, init=False)
+    finished_at: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
         self.num_unfinished = len(self.lengths)
@@ -63,6 +65,7 @@ class SimulatedEngine:
         if not self._running and not self._waiting:
             self._overhead_s += self.costs.burst_s
         self._overhead_s += self.costs.group_s
+        group.submitted_at = self.clock.now
         self.num_unfinished += len(group.lengths)
         self._waiting.extend((group, length) for length in group.lengths)
         self._plan_soon()
@@ -113,6 +116,7 @@ class SimulatedEngine:
             self.num_unfinished -= 1
             group.num_unfinished -= 1
             if group.num_unfinished == 0:
+                group.finished_at = self.clock.now
                 self.on_finished(group)
         self._plan()
 

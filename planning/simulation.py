@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from orchestration.buffer import Admission, GroupBuffer
+from orchestration.finished_order import LOOKAHEAD, FinishedBuffer
 from planning.costs import Costs, collective_bytes
 from planning.fake_clock import FakeClock, Process, Until, Work
 from planning.simulated_engine import SimulatedEngine, SimulatedGroup
@@ -25,6 +26,7 @@ class Workload:
     prompt_length: int  # tokens
     lengths: tuple[int, ...]  # a sample of completion lengths, tokens; each completion's is drawn from it
     max_staleness: int
+    batch_order: str  # prompt or finished
     publishes_inflight: bool  # False: engines finish what they have before they load new weights
     num_engines: int
     workers_per_engine: int
@@ -57,7 +59,7 @@ class SimulatedIteration:
     load_s: float
     update_s: float
     publish_s: float
-    generate_s: float  # from the first prompt's admission to the last verdict
+    generate_s: float  # from the first of the batch's prompts to its last completion
     max_staleness: int
 
 
@@ -100,6 +102,12 @@ def predict(workload: Workload, costs: Costs, *, num_iterations: int = 12, seed:
     )
 
 
+def _buffer(workload: Workload) -> GroupBuffer[SimulatedGroup] | FinishedBuffer[SimulatedGroup]:
+    if workload.batch_order == "finished":
+        return FinishedBuffer(workload.prompts_per_iteration, max_staleness=workload.max_staleness)
+    return GroupBuffer(workload.prompts_per_iteration)
+
+
 class SimulatedRun:
     """One run; simulate() once."""
 
@@ -110,9 +118,10 @@ class SimulatedRun:
         self._random = np.random.default_rng(seed)
         self._clock = FakeClock(costs.rate)
         self._admission = Admission(
-            prompts_per_iteration=workload.prompts_per_iteration, max_staleness=workload.max_staleness
+            prompts_per_iteration=workload.prompts_per_iteration,
+            max_staleness=LOOKAHEAD if workload.batch_order == "finished" else workload.max_staleness,
         )
-        self._buffer: GroupBuffer[SimulatedGroup] = GroupBuffer(workload.prompts_per_iteration)
+        self._buffer = _buffer(workload)
         self._engines = [
             SimulatedEngine(
                 costs=costs.engine,
@@ -126,8 +135,6 @@ class SimulatedRun:
         self._ungraded: deque[SimulatedGroup] = deque()
         self._free_graders = workload.num_graders
         self._admitted = 0
-        self._admitted_at: dict[int, float] = {}  # by iteration
-        self._graded_at: dict[int, float] = {}  # by iteration, its last group so far
         self._iterations: list[SimulatedIteration] = []
         self._counted_busy_s = 0.0
 
@@ -163,7 +170,7 @@ class SimulatedRun:
                     load_s=loaded - waited,
                     update_s=updated - loaded,
                     publish_s=published - updated,
-                    generate_s=self._graded_at[iteration] - self._admitted_at[iteration],
+                    generate_s=max(group.finished_at for group in groups) - min(group.submitted_at for group in groups),
                     max_staleness=max(iteration - group.min_policy_version for group in groups),
                 )
             )
@@ -174,11 +181,8 @@ class SimulatedRun:
         workload = self._workload
         allowed = self._admission.allowed(version)  # beyond the last iteration too: a steady run, not its end
         for index in range(self._admitted, allowed):
-            self._admitted_at.setdefault(index // workload.prompts_per_iteration, self._clock.now)
             drawn = self._random.choice(workload.lengths, size=workload.completions_per_prompt)
-            group = SimulatedGroup(
-                prompt_index=index, prompt_length=workload.prompt_length, lengths=tuple(drawn.tolist())
-            )
+            group = SimulatedGroup(place=index, prompt_length=workload.prompt_length, lengths=tuple(drawn.tolist()))
             min(self._engines, key=lambda engine: engine.num_unfinished).submit(group)
         self._admitted = max(self._admitted, allowed)
 
@@ -194,7 +198,6 @@ class SimulatedRun:
             seconds = self._costs.grade_s * len(group.lengths)
             if seconds > 0.0:
                 yield Work(seconds=seconds, num_busy=1)
-            self._graded_at[group.prompt_index // self._workload.prompts_per_iteration] = self._clock.now
             self._buffer.add(group)
         self._free_graders += 1
 

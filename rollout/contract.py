@@ -4,6 +4,7 @@ Frozen dataclasses with numpy arrays: a group travels as one Ray object, and nob
 """
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -37,14 +38,46 @@ class Completion:
     """One sampled continuation.
 
     Example: token_ids=[17, 4, 9, 2], rollout_logprobs=[-0.1, -2.3, -0.7, 0.0], finished=True where 2 is an end token.
+    version_starts=((3, 0), (4, 2)) where weights of version 4 arrived before the third token was sampled.
     """
 
     token_ids: np.ndarray  # [C] int32, the end token included when one was sampled
     rollout_logprobs: np.ndarray  # [C] float32, of the sampled tokens under the distribution they were drawn from
     text: str  # decoded, tags kept, end token left out
     finished: bool  # False where max_new_tokens cut it off
-    min_policy_version: int  # lowest version that produced a token of it
-    max_policy_version: int  # highest
+    # (policy version, index of its first token), both ascending; the first is the version at which the prompt came
+    version_starts: tuple[tuple[int, int], ...]
+
+    def __post_init__(self) -> None:
+        versions, starts = zip(*self.version_starts, strict=True) if self.version_starts else ((), ())
+        if starts[:1] != (0,) or not _ascend(versions) or not _ascend(starts):
+            raise ValueError(
+                f"version_starts={self.version_starts}: must begin at token 0 and have ascending versions and indices"
+            )
+        if starts[-1] >= max(len(self.token_ids), 1):
+            raise ValueError(f"version_starts={self.version_starts}: goes beyond {len(self.token_ids)} tokens")
+
+    @property
+    def min_policy_version(self) -> int:
+        """Lowest version that produced a token of it."""
+        return self.version_starts[0][0]
+
+    @property
+    def max_policy_version(self) -> int:
+        """Highest."""
+        return self.version_starts[-1][0]
+
+    def tokens_by_version(self) -> dict[int, int]:
+        """How many tokens each version produced."""
+        starts = [start for _, start in self.version_starts]
+        ends = [*starts[1:], len(self.token_ids)]
+        return {
+            version: end - start for (version, start), end in zip(self.version_starts, ends, strict=True) if end > start
+        }
+
+
+def _ascend(numbers: tuple[int, ...]) -> bool:
+    return all(before < after for before, after in pairwise(numbers))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,12 +133,49 @@ class GroupSummary:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class GroupRequest:
+    """A prompt on its way to an engine."""
+
+    ticket: int  # the fleet's number for it: a prompt of the training and one of an evaluation may share an index
+    prompt: Prompt
+    sampling: SamplingSpec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineRoom:
+    """What an engine holds at most, from its start on."""
+
+    num_sequences: int  # completions sampled at once
+    kv_tokens: int  # of its key/value cache
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineLoad:
+    """How full an engine is, by vLLM's own count."""
+
+    num_running: int  # completions
+    num_waiting: int  # completions
+    kv_usage: float  # share of the key/value cache, 0..1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupChunk:
+    """What goes with finished groups on their way back: they travel beside it, one Ray object each."""
+
+    tickets: tuple[int, ...]  # of the requests; empty where only the load is told
+    summaries: tuple[GroupSummary, ...]  # in the same order
+    load: EngineLoad
+    num_entered: int  # requests, counted from the start, that the load includes for certain
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EngineReceipt:
     """An engine's answer to a publish: the version it now serves and what each of its workers received."""
 
     engine_index: int
     version: int
     digests: tuple[dict[str, str], ...]  # one dict a worker: parameter group label -> digest; empty if not verified
+    paused_s: float  # for how long it sampled nothing because of the publish
     spans: tuple[Span, ...] = ()  # what the engine did since its last receipt
 
 

@@ -8,7 +8,9 @@ import asyncio
 import hashlib
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,9 +18,22 @@ import numpy as np
 
 from actors.spans import Span, SpanLog
 from configs.schema import ModelConfig, RolloutConfig
-from rollout.contract import Completion, EngineReceipt, GroupSummary, Prompt, PromptGroup, SamplingSpec
+from rollout.contract import (
+    Completion,
+    EngineLoad,
+    EngineReceipt,
+    EngineRoom,
+    GroupChunk,
+    GroupRequest,
+    GroupSummary,
+    Prompt,
+    PromptGroup,
+    SamplingSpec,
+)
 from rollout.orphans import own_children
+from rollout.outbox import Outbox
 from rollout.prompts import load_tokenizer
+from rollout.room_watch import RoomWatch
 from transfer.communicator import Rendezvous
 from transfer.wire import ParameterGroup
 
@@ -37,20 +52,40 @@ class RolloutEngine:
     """One vLLM engine; an async actor, so that many prompts are in flight at once."""
 
     def __init__(
-        self, index: int, *, model: ModelConfig, model_path: str, rollout: RolloutConfig, device: str, dtype: str
+        self,
+        index: int,
+        *,
+        model: ModelConfig,
+        model_path: str,
+        rollout: RolloutConfig,
+        device: str,
+        dtype: str,
+        publishes_inflight: bool,
     ) -> None:
-        """dtype: of weights and activations, "float32" or the like. Returns once vLLM is ready."""
+        """dtype: of weights and activations, "float32" or the like. Returns once vLLM is ready.
+
+        publishes_inflight: a publish freezes the completions in flight; otherwise they are finished before it.
+        """
         self._index = index
+        self._publishes_inflight = publishes_inflight
         self._version = -1  # nothing published yet; generate() refuses until version 0 has arrived
         self._settled = asyncio.Event()  # clear while a publish is under way
         self._settled.set()
         self._num_generating = 0  # requests inside vLLM
+        self._idle = asyncio.Event()  # set while there are none
+        self._idle.set()
+        self._num_entered = 0  # requests that vLLM was given, since the start
+        self._loop: asyncio.AbstractEventLoop | None = None  # the actor's, known from the first prompts on
+        self._outbox = Outbox()
+        self._producing: set[asyncio.Task[tuple[PromptGroup, GroupSummary]]] = set()
         self._spans = SpanLog("engine", index)
         own_children()
         is_inline = runs_inline(rollout.frontend, device)
         _prepare_environment(device, is_inline=is_inline, eager=rollout.enforce_eager)
         self._tokenizer = load_tokenizer(model_path, trust_remote_code=model.trust_remote_code)
-        self._llm = _build_llm(_engine_args(model, model_path, rollout, device=device, dtype=dtype), inline=is_inline)
+        arguments = _engine_args(model, model_path, rollout, device=device, dtype=dtype)
+        self._llm = _build_llm(arguments, inline=is_inline, after_step=self._note_load)
+        self._watch = RoomWatch(_room_of(self._llm.vllm_config))
 
     async def ready(self) -> int:
         """Answers once the engine is up; its process id."""
@@ -58,7 +93,51 @@ class RolloutEngine:
 
     async def serve_loaded_weights(self) -> None:
         """Version 0 is what vLLM loaded from the model folder: for an evaluation, where nobody publishes."""
-        self._version = 0
+        await self._set_version(0)
+
+    async def room(self) -> EngineRoom:
+        """Answers once the engine is up; what it holds at most."""
+        return self._watch.room
+
+    async def start(self, requests: list[GroupRequest], *, holds_back: bool) -> None:
+        """Begins to sample groups, which collect() gives out; holds_back: the fleet has more for whoever has room."""
+        self._loop = asyncio.get_running_loop()
+        self._watch.is_wanted = holds_back
+        self._outbox.expect(len(requests))
+        for request in requests:
+            task = asyncio.create_task(self.generate(request.prompt, request.sampling))
+            self._producing.add(task)
+            task.add_done_callback(partial(self._produced, request.ticket))
+
+    async def collect(self, limit: int, *, holds_back: bool) -> tuple[Any, ...]:
+        """A GroupChunk and then `limit` objects: its groups, filled up with None. Raises what a request raised.
+
+        Waits until groups finish (rollout/outbox.py), or until there is room if the fleet holds prompts back.
+        """
+        self._watch.is_wanted = holds_back
+        taken = await self._outbox.take(limit)
+        self._watch.told()
+        chunk = GroupChunk(
+            tickets=tuple(ticket for ticket, _, _ in taken),
+            summaries=tuple(summary for _, _, summary in taken),
+            load=self._watch.load,
+            num_entered=self._watch.num_counted,
+        )
+        return (chunk, *(group for _, group, _ in taken), *[None] * (limit - len(taken)))
+
+    def _produced(self, ticket: int, task: "asyncio.Task[tuple[PromptGroup, GroupSummary]]") -> None:
+        self._producing.discard(task)
+        error = task.exception()
+        if error is None:
+            self._outbox.deliver((ticket, *task.result()))
+        else:
+            self._outbox.fail(error)
+
+    def _note_load(self, load: EngineLoad) -> None:
+        """After each step of vLLM, on whatever thread."""
+        if self._watch.stepped(load, self._num_entered) and self._loop is not None:
+            self._watch.is_wanted = False  # told once; the fleet's next call says whether it still has some
+            self._loop.call_soon_threadsafe(self._outbox.hurry)
 
     async def generate(self, prompt: Prompt, sampling: SamplingSpec) -> tuple[PromptGroup, GroupSummary]:
         """Samples the group of one prompt; raises RuntimeError before version 0 was published.
@@ -73,11 +152,15 @@ class RolloutEngine:
         # empty the cache.
         tokens = {"prompt_token_ids": prompt.token_ids.tolist(), "cache_salt": str(first_version)}
         self._num_generating += 1
+        self._idle.clear()
+        self._num_entered += 1
         try:
             with self._spans.span("generate"):
                 final = await self._finished(tokens, sampling_params(prompt, sampling), f"{prompt.index}-{started}")
         finally:
             self._num_generating -= 1
+            if self._num_generating == 0:
+                self._idle.set()
         outputs = sorted(final.outputs, key=lambda output: output.index)
         texts = self._tokenizer.batch_decode([list(o.token_ids) for o in outputs], skip_special_tokens=True)
         completions = tuple(
@@ -86,8 +169,7 @@ class RolloutEngine:
                 rollout_logprobs=_sampled_logprobs(output),
                 text=text,
                 finished=output.finish_reason == "stop",
-                min_policy_version=first_version,
-                max_policy_version=self._version,
+                version_starts=version_starts(output, first_version),
             )
             for output, text in zip(outputs, texts, strict=True)
         )
@@ -107,7 +189,7 @@ class RolloutEngine:
         await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=info))
 
     async def receive(self, version: int, groups: list[ParameterGroup], *, verify: bool) -> EngineReceipt:
-        """Takes one publish: freezes requests in flight, loads the weights, resumes."""
+        """Takes one publish: freezes requests in flight or waits for their end, loads the weights, resumes."""
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
         described = [
@@ -115,6 +197,8 @@ class RolloutEngine:
             for g in groups
         ]
         self._settled.clear()
+        if not self._publishes_inflight:
+            await self._idle.wait()  # vLLM finishes what it has; the publish's time-out, in the channel, bounds it
         started_s = self._spans.now()
         # Pausing costs AsyncLLM 20 ms of waiting; without requests in flight there is nothing to freeze; new ones wait.
         is_busy = self._num_generating > 0
@@ -125,14 +209,23 @@ class RolloutEngine:
         await self._llm.update_weights(update)
         await self._llm.finish_weight_update()
         digests = await self._llm.collective_rpc("publish_digests")
-        self._version = version
+        await self._set_version(version)
         if is_busy:
             await self._llm.resume_generation()
         self._settled.set()
         self._spans.add("publish", started_s)
         return EngineReceipt(
-            engine_index=self._index, version=version, digests=tuple(digests), spans=self._spans.drain()
+            engine_index=self._index,
+            version=version,
+            digests=tuple(digests),
+            paused_s=self._spans.now() - started_s,
+            spans=self._spans.drain(),
         )
+
+    async def _set_version(self, version: int) -> None:
+        self._version = version
+        if hasattr(self._llm, "update_weight_version"):  # vLLM 0.26 has no such call
+            await self._llm.update_weight_version(str(version))
 
     async def drain_spans(self) -> tuple[Span, ...]:
         """What the engine did since it told last, with a receipt or here."""
@@ -169,14 +262,21 @@ def runs_inline(frontend: Literal["auto", "async", "inline"], device: str) -> bo
     return frontend == "inline" or (frontend == "auto" and device == "cpu")
 
 
-def _build_llm(arguments: Any, *, inline: bool) -> Any:
+def _build_llm(arguments: Any, *, inline: bool, after_step: Callable[[EngineLoad], None]) -> Any:
     if inline:
         from rollout.inline_llm import InlineLLM
 
-        return InlineLLM(arguments)
-    from vllm.v1.engine.async_llm import AsyncLLM
+        return InlineLLM(arguments, after_step)
+    from rollout.async_llm import start_async_llm
 
-    return AsyncLLM.from_engine_args(arguments)
+    return start_async_llm(arguments, after_step)
+
+
+def _room_of(vllm_config: Any) -> EngineRoom:
+    cache = vllm_config.cache_config
+    return EngineRoom(
+        num_sequences=vllm_config.scheduler_config.max_num_seqs, kv_tokens=cache.num_gpu_blocks * cache.block_size
+    )
 
 
 def _prepare_environment(device: str, *, is_inline: bool, eager: bool) -> None:
@@ -244,6 +344,19 @@ def sampling_params(prompt: Prompt, sampling: SamplingSpec) -> Any:
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,  # the cumulative stream returns incomplete groups when n > 1
     )
+
+
+def version_starts(output: Any, first_version: int) -> tuple[tuple[int, int], ...]:
+    """Completion.version_starts, as vLLM labels tokens; without labels all count as of first_version.
+
+    first_version, at which the prompt came, counts as the version of the first token in any case: while a completion
+    waits for its turn, others of its group may have computed the keys of the prompt with it.
+    """
+    starts = {0: first_version}
+    for span in getattr(output, "weight_versions", None) or ():  # vLLM 0.26 has no such field
+        if int(span.version) > first_version and len(output.token_ids) > 1:
+            starts[max(span.start, 1)] = int(span.version)
+    return tuple((version, start) for start, version in starts.items())
 
 
 def _sampled_logprobs(output: Any) -> np.ndarray:

@@ -1,31 +1,25 @@
 """RolloutFleet: several RolloutEngine actors behind one door.
 
-Prompts go to the engine with the fewest unfinished completions; finished groups come back in completion order, as one
-Ray object each. Placement is the caller's: the fleet is given running actors, and does not know of clusters.
+Prompts wait here until an engine has room for them, the longest first; finished groups come back in completion order,
+as one Ray object each. Placement is the caller's: the fleet is given running actors, and does not know of clusters.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import ray
 
 from actors.answers import await_answers, reason
-from rollout.contract import GroupSummary, Prompt, SamplingSpec
+from rollout.contract import Prompt, SamplingSpec
+from rollout.engine_pool import EnginePool, FinishedGroup, Mailbox
 from transfer.communicator import Rendezvous
 from transfer.wire import ParameterGroup
+
+__all__ = ["EngineError", "FinishedGroup", "RolloutFleet"]
 
 
 class EngineError(RuntimeError):
     """An engine failed or did not answer; the message names it."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FinishedGroup:
-    """A group whose completions are all there. The group itself stays in Ray's object store."""
-
-    group_ref: Any  # ObjectRef of a PromptGroup
-    summary: GroupSummary
 
 
 class RolloutFleet:
@@ -35,60 +29,69 @@ class RolloutFleet:
         self.engines = list(engines)
         self.workers_per_engine = workers_per_engine
         self._timeout_s = timeout_s
-        self._load = [0] * len(self.engines)  # unfinished completions
-        self._in_flight: dict[Any, tuple[Any, int, int]] = {}  # summary ref -> group ref, engine, completions
+        self._pool = EnginePool(self.engines)
+        self._mailbox = Mailbox()
 
     def await_ready(self, *, timeout_s: float) -> None:
         """Waits until every engine is up; EngineError names the one that failed to start or is silent."""
-        self.call("ready", timeout_s=timeout_s)
+        self._pool.set_rooms(self.call("room", timeout_s=timeout_s))
 
     def sibling(self) -> "RolloutFleet":
-        """A fleet on the same engines with groups in flight of its own."""
-        return RolloutFleet(self.engines, workers_per_engine=self.workers_per_engine, timeout_s=self._timeout_s)
+        """A fleet on the same engines, sharing their room, with groups in flight of its own."""
+        fleet = RolloutFleet(self.engines, workers_per_engine=self.workers_per_engine, timeout_s=self._timeout_s)
+        fleet._pool = self._pool
+        return fleet
 
-    def submit(self, prompt: Prompt, sampling: SamplingSpec) -> None:
-        """Hands a prompt to the least loaded engine; returns at once."""
-        index = min(range(len(self.engines)), key=lambda engine: (self._load[engine], engine))
-        group_ref, summary_ref = self.engines[index].generate.options(num_returns=2).remote(prompt, sampling)
-        self._load[index] += sampling.num_completions
-        self._in_flight[summary_ref] = (group_ref, index, sampling.num_completions)
+    def submit(self, prompt: Prompt, sampling: SamplingSpec, *, due: int = 0) -> None:
+        """Hands a prompt to the engine with the least work as soon as one has room; returns at once.
+
+        Prompts of a lower `due` go before those of a higher one, and within one the longest expected first.
+        """
+        self._pool.submit(prompt, sampling, self._mailbox, due=due)
 
     @property
     def num_in_flight(self) -> int:
-        return len(self._in_flight)
+        """Groups that were submitted and not given out."""
+        with self._pool.arrived:
+            return self._mailbox.num_in_flight + len(self._mailbox.groups)
 
     def await_finished(self) -> list[FinishedGroup]:
         """The groups that have finished, at least one.
 
         Waits for any engine to finish any group; EngineError names the engine that failed, or those that kept silent.
         """
-        done, _ = ray.wait(list(self._in_flight), num_returns=1, timeout=self._timeout_s, fetch_local=False)
-        if not done:
-            silent = sorted({engine for _, engine, _ in self._in_flight.values()})
-            limit = f"rollout.timeout_s={self._timeout_s:g} s"
-            raise EngineError(f"no group finished within {limit}; engines at work: {silent}")
+        assert self.num_in_flight, "nothing was submitted that could finish"
+        self._pool.hand_over()
+        with self._pool.arrived:
+            if not self._pool.arrived.wait_for(self._has_news, timeout=self._timeout_s):
+                limit = f"rollout.timeout_s={self._timeout_s:g} s"
+                raise EngineError(f"no group finished within {limit}; engines at work: {self._pool.at_work()}")
         return self.finished()
 
     def finished(self) -> list[FinishedGroup]:
-        """The groups that have finished by now, in completion order as far as Ray tells; waits for nothing."""
-        if not self._in_flight:
-            return []
-        done, _ = ray.wait(list(self._in_flight), num_returns=len(self._in_flight), timeout=0, fetch_local=False)
-        return [self._collect(ref) for ref in done]
+        """The groups that have finished by now, in completion order as far as Ray tells; waits for nothing.
 
-    def _collect(self, summary_ref: Any) -> FinishedGroup:
-        group_ref, index, num_completions = self._in_flight.pop(summary_ref)
-        self._load[index] -= num_completions
-        try:
-            summary = ray.get(summary_ref, timeout=self._timeout_s)
-        except ray.exceptions.GetTimeoutError:
-            raise _silence([index], self._timeout_s) from None
-        except ray.exceptions.RayError as error:
-            raise _failure(index, error) from error
-        return FinishedGroup(group_ref=group_ref, summary=summary)
+        EngineError names an engine that failed, once what the others finished has been given out.
+        """
+        self._pool.hand_over()
+        with self._pool.arrived:
+            groups = list(self._mailbox.groups)
+            self._mailbox.groups.clear()
+            if groups or not self._mailbox.num_in_flight:
+                return groups
+            if self._pool.failures:
+                index, error = next(iter(self._pool.failures.items()))
+                raise _failure(index, error) from error
+            if not self._pool.is_serving:
+                raise EngineError("the thread that talks to the engines has ended; its error is in the run's log")
+        return groups
+
+    def _has_news(self) -> bool:
+        return bool(self._mailbox.groups or self._pool.failures or not self._pool.is_serving)
 
     def start_receive(self, version: int, groups: list[ParameterGroup], *, verify: bool) -> list[Any]:
         """Tells every engine that a publish comes; the refs of their EngineReceipts, in engine order."""
+        self._pool.hand_over()  # what was submitted before starts before
         groups_ref = ray.put(groups)
         return [engine.receive.remote(version, groups_ref, verify=verify) for engine in self.engines]
 
@@ -103,6 +106,7 @@ class RolloutFleet:
 
     def call(self, method: str, *args: Any, timeout_s: float) -> list[Any]:
         """Calls method on every engine and waits for all; EngineError names the engine that failed or is silent."""
+        self._pool.hand_over()
         calls = {index: getattr(engine, method).remote(*args) for index, engine in enumerate(self.engines)}
         answers = await_answers(calls, timeout_s=timeout_s)
         if answers.failures:
@@ -114,6 +118,7 @@ class RolloutFleet:
 
     def shutdown(self, *, timeout_s: float = 10.0) -> None:
         """Asks every engine to end its processes, then ends the actors."""
+        self._pool.stop()
         refs = [engine.shutdown.remote() for engine in self.engines]
         ray.wait(refs, num_returns=len(refs), timeout=timeout_s)
         for engine in self.engines:

@@ -14,13 +14,16 @@ from functools import partial
 from typing import Any, TypeVar
 
 from vllm import RequestOutput, SamplingParams
+from vllm.config import VllmConfig
 from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
 from vllm.engine.arg_utils import EngineArgs
 from vllm.v1.engine.llm_engine import LLMEngine
 
-# An idle engine waits this long for more requests before it steps, and again while some come: those of a batch arrive
+from rollout.contract import EngineLoad
+
+# An idle engine waits this long for more requests before it steps, and again while some come: those of a batch enter
 # one by one, and a step for a few of them takes nearly as long as one for all.
-LINGER_S = 0.002
+LINGER_S = 0.0003
 
 ResultT = TypeVar("ResultT")
 
@@ -31,8 +34,9 @@ class InlineLLM:
     An exception of vLLM in a step reaches every request that was unfinished; the engine cannot be used afterwards.
     """
 
-    def __init__(self, arguments: EngineArgs) -> None:
-        """Loads the model; raises what vLLM raises."""
+    def __init__(self, arguments: EngineArgs, after_step: Callable[[EngineLoad], None]) -> None:
+        """Loads the model; raises what vLLM raises. after_step is called on the engine's thread, often."""
+        self._after_step = after_step
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vllm")
         self._engine = self._thread.submit(LLMEngine.from_engine_args, arguments).result()
         self._answers: dict[str, Future[RequestOutput]] = {}  # of unfinished requests; only the thread changes it
@@ -45,6 +49,10 @@ class InlineLLM:
         answer: Future[RequestOutput] = Future()
         await self._run(self._add, request_id, prompt, sampling, answer)
         yield await asyncio.wrap_future(answer)
+
+    @property
+    def vllm_config(self) -> VllmConfig:
+        return self._engine.vllm_config
 
     async def pause_generation(self, *, mode: str, clear_cache: bool) -> None:
         """Freezes unfinished requests where they are; waits for the step under way."""
@@ -66,6 +74,12 @@ class InlineLLM:
 
     async def finish_weight_update(self) -> None:
         await self.collective_rpc("finish_weight_update")
+
+    async def update_weight_version(self, new_version: str) -> None:
+        """The label of the tokens sampled from now on."""
+        core = self._engine.engine_core
+        if hasattr(core, "set_weight_version"):  # vLLM 0.26 has no labels
+            await self._run(core.set_weight_version, new_version)
 
     async def collective_rpc(self, method: str, *, kwargs: dict[str, Any] | None = None) -> list[Any]:
         """Calls a method of vLLM's workers between two steps: results by worker."""
@@ -116,6 +130,12 @@ class InlineLLM:
         for output in self._engine.step():
             if output.finished:
                 self._answers.pop(output.request_id).set_result(output)
+        self._after_step(self._load())
+
+    def _load(self) -> EngineLoad:
+        scheduler = self._engine.engine_core.engine_core.scheduler
+        num_running, num_waiting = scheduler.get_request_counts()
+        return EngineLoad(num_running=num_running, num_waiting=num_waiting, kv_usage=scheduler.get_kv_cache_usage())
 
     def _stepped(self, step: "Future[None]") -> None:
         """On the engine's thread too, right after the step."""

@@ -21,7 +21,7 @@ import numpy as np
 from rollout.contract import Completion, Prompt, PromptGroup, RewardVerdict
 
 MANIFEST_FILE = "manifest.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 REMEDY = "replay with the version of the program that recorded it, or record anew"
 
 RecordedGroup = tuple[PromptGroup, tuple[RewardVerdict, ...]]  # G completions, G verdicts
@@ -141,7 +141,8 @@ def _groups(arrays: Mapping[str, np.ndarray]) -> list[RecordedGroup]:
 
 
 def _completion(told: dict[str, Any], token_ids: np.ndarray, rollout_logprobs: np.ndarray) -> Completion:
-    return Completion(token_ids=token_ids, rollout_logprobs=rollout_logprobs, **told)
+    starts = tuple((version, start) for version, start in told["version_starts"])
+    return Completion(token_ids=token_ids, rollout_logprobs=rollout_logprobs, **told | {"version_starts": starts})
 
 
 def _row(group: PromptGroup, verdicts: Sequence[RewardVerdict]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ os.environ[SESSION_VARIABLE] = secrets.token_hex(8)
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 COMMAND_TIMEOUT_S = 400.0
 # Metrics that depend on the clock.
-VARYING = ("time/", "idle/", "throughput/", "/tokens_per_s", "gigabytes_per_s", "memory/")
+VARYING = ("time/", "idle/", "throughput/", "/tokens_per_s", "gigabytes_per_s", "memory/", "engine/paused")
 SMALL = (
     "experiment=smoke",
     "rollout.prompts_per_iteration=4",

@@ -1,5 +1,6 @@
-"""One RolloutEngine on real vLLM: what a request that fails does to it and to the others."""
+"""RolloutEngine on real vLLM: what a request that fails does to the others, what a group shares, and how it is fed."""
 
+import asyncio
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +11,9 @@ import pytest
 import ray
 
 from configs.schema import ModelConfig, RolloutConfig
-from rollout.contract import Prompt, SamplingSpec
+from rollout.contract import EngineReceipt, Prompt, PromptGroup, SamplingSpec
 from rollout.engine import RolloutEngine
+from rollout.fleet import EngineError, RolloutFleet
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # actors cannot import the tests
 
@@ -19,6 +21,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 SAMPLING = SamplingSpec(num_completions=2, max_new_tokens=8, temperature=1.0, seed=0)
 MAX_MODEL_LEN = 64
+BLOCK_TOKENS = 128  # of vLLM's key/value cache on a CPU; only whole blocks are shared
 
 
 class TestableEngine(RolloutEngine):
@@ -27,7 +30,49 @@ class TestableEngine(RolloutEngine):
     __test__ = False
 
     async def pretend_published(self) -> None:
-        self._version = 0
+        await self._set_version(0)
+
+    async def receive_nothing(self, version: int, *, inflight: bool) -> EngineReceipt:
+        """A publish without bytes, once a completion is under way."""
+
+        async def nothing(*_: Any) -> None:
+            await asyncio.sleep(0.05)
+
+        self._publishes_inflight = inflight
+        for step in ("start_weight_update", "update_weights", "finish_weight_update"):
+            setattr(self._llm, step, nothing)
+        while not any(state.detokenizer.num_output_tokens() for state in self._states()):
+            await asyncio.sleep(0.001)
+        return await self.receive(version, [], verify=False)
+
+    def _states(self) -> list[Any]:
+        return list(self._llm._engine.output_processor.request_states.values())
+
+    async def pretend_version(self, version: int) -> None:
+        await self._set_version(version)
+
+    async def num_cached_tokens(self, prompt: Prompt, sampling: SamplingSpec) -> int:
+        """Prompt tokens that the last completion of the group found in the cache, by vLLM's account."""
+        await self.generate(prompt, sampling)
+        return self._num_cached_tokens
+
+    async def _finished(self, prompt: dict[str, Any], params: Any, request_id: str) -> Any:
+        final = await super()._finished(prompt, params, request_id)
+        self._num_cached_tokens: int = final.num_cached_tokens
+        return final
+
+    async def watch_steps(self) -> None:
+        self.seen: list[tuple[int, int]] = []
+        note = self._llm._after_step
+
+        def watch(load: Any) -> None:
+            self.seen.append((load.num_running, load.num_waiting))
+            note(load)
+
+        self._llm._after_step = watch
+
+    async def steps_seen(self) -> list[tuple[int, int]]:
+        return self.seen
 
     async def break_next_step(self) -> None:
         def fail() -> None:
@@ -37,25 +82,44 @@ class TestableEngine(RolloutEngine):
 
 
 @pytest.fixture
-def engine(tied_model: Path) -> Iterator[Any]:
+def local_ray() -> Iterator[None]:
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    actor = ray.remote(TestableEngine).options(runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}}, max_concurrency=100)
-    built = actor.remote(
-        0,
-        model=ModelConfig(path=str(tied_model), max_model_len=MAX_MODEL_LEN),
-        model_path=str(tied_model),
-        rollout=RolloutConfig(enforce_eager=True),
-        device="cpu",
-        dtype="float32",
-    )
     try:
-        yield built
+        yield
     finally:
         ray.shutdown()
 
 
+def start_engine(model: Path, *, max_model_len: int = MAX_MODEL_LEN, max_num_seqs: int = 256) -> Any:
+    variables = {"OMP_NUM_THREADS": "1", "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1"}  # the tiny model was made for 128 tokens
+    actor = ray.remote(TestableEngine).options(runtime_env={"env_vars": variables}, max_concurrency=100)
+    return actor.remote(
+        0,
+        model=ModelConfig(path=str(model), max_model_len=max_model_len),
+        model_path=str(model),
+        rollout=RolloutConfig(enforce_eager=True, max_num_seqs=max_num_seqs),
+        device="cpu",
+        dtype="float32",
+        publishes_inflight=True,
+    )
+
+
+@pytest.fixture
+def engine(tied_model: Path, local_ray: None) -> Any:
+    return start_engine(tied_model)
+
+
 def prompt_of(length: int, *, index: int = 0) -> Prompt:
     return Prompt(index=index, token_ids=np.full(length, 5, dtype=np.int32), text="", reference_answer="", source="")
+
+
+def drain(fleet: RolloutFleet) -> dict[int, PromptGroup]:
+    """All groups in flight, by prompt index."""
+    groups = {}
+    while fleet.num_in_flight:
+        for finished in fleet.await_finished():
+            groups[finished.summary.prompt_index] = ray.get(finished.group_ref)
+    return groups
 
 
 def test_a_failed_request_is_its_own_and_a_failed_step_is_everybodys(engine: Any) -> None:
@@ -76,3 +140,84 @@ def test_a_failed_request_is_its_own_and_a_failed_step_is_everybodys(engine: Any
             ray.get(answer, timeout=60)
     with pytest.raises(RuntimeError, match="has failed before"):
         ray.get(engine.generate.remote(prompt_of(4), SAMPLING), timeout=60)
+
+
+def test_a_completion_tells_which_version_made_which_tokens(engine: Any) -> None:
+    ray.get(engine.pretend_published.remote())
+    sampling = SamplingSpec(num_completions=8, max_new_tokens=56, temperature=1.0, seed=1)
+    undisturbed, _ = ray.get(engine.generate.remote(prompt_of(4), sampling))
+    assert {completion.version_starts for completion in undisturbed.completions} == {((0, 0),)}
+
+    frozen = engine.generate.remote(prompt_of(4), sampling)
+    receipt = ray.get(engine.receive_nothing.remote(1, inflight=True))
+    group, summary = ray.get(frozen)
+    assert 0.15 <= receipt.paused_s < 5
+    assert (summary.min_policy_version, summary.max_policy_version) == (0, 1)
+    continued = [completion for completion in group.completions if completion.max_policy_version == 1]
+    assert continued
+    assert {completion.version_starts for completion in continued} == {((0, 0), continued[0].version_starts[1])}
+    assert all(0 < completion.tokens_by_version()[0] < len(completion.token_ids) for completion in continued)
+    for completion, expected in zip(group.completions, undisturbed.completions, strict=True):
+        np.testing.assert_array_equal(completion.token_ids, expected.token_ids)  # the weights are the same
+
+    before = engine.generate.remote(prompt_of(4), sampling)
+    publish = engine.receive_nothing.remote(2, inflight=False)
+    after = engine.generate.remote(prompt_of(5), sampling)
+    receipt, (finished, _), (waited, _) = ray.get([publish, before, after])
+    assert receipt.paused_s < 5
+    assert {completion.version_starts for completion in finished.completions} == {((1, 0),)}, "nothing was frozen"
+    # What came while the engine was still on its way to the publish belongs to the old version, all else to the new.
+    assert {completion.version_starts for completion in waited.completions} <= {((1, 0),), ((2, 0),)}
+    assert ray.get(engine.generate.remote(prompt_of(6), sampling))[1].min_policy_version == 2
+
+
+def test_a_group_computes_its_prompt_once_and_older_weights_share_nothing(tied_model: Path, local_ray: None) -> None:
+    engine = start_engine(tied_model, max_model_len=2 * BLOCK_TOKENS)
+    ray.get(engine.pretend_published.remote())
+    alone = SamplingSpec(num_completions=1, max_new_tokens=4, temperature=1.0, seed=0)
+    long_prompt = prompt_of(BLOCK_TOKENS + 30)
+    cached = [ray.get(engine.num_cached_tokens.remote(long_prompt, sampling)) for sampling in (alone, alone)]
+    ray.get(engine.pretend_version.remote(1))
+    cached.append(ray.get(engine.num_cached_tokens.remote(long_prompt, SAMPLING)))
+    ray.get(engine.pretend_version.remote(2))
+    cached.append(ray.get(engine.num_cached_tokens.remote(long_prompt, alone)))
+    assert cached == [0, BLOCK_TOKENS, BLOCK_TOKENS, 0]
+
+
+def test_a_fleet_keeps_a_small_engine_full_and_changes_no_bit(tied_model: Path, local_ray: None) -> None:
+    """16 places for 80 completions: they are fed as places come free, and sampled as they are one by one."""
+    engine = start_engine(tied_model, max_num_seqs=16)
+    fleet = RolloutFleet([engine], workers_per_engine=1, timeout_s=60.0)
+    fleet.await_ready(timeout_s=120.0)
+    fleet.call("pretend_published", timeout_s=60.0)
+    fleet.call("watch_steps", timeout_s=60.0)
+    prompts = [prompt_of(4 + index % 3, index=index) for index in range(40)]
+    for prompt in prompts:
+        fleet.submit(prompt, SAMPLING)
+    groups = drain(fleet)
+    assert sorted(groups) == list(range(40))
+
+    steps = ray.get(engine.steps_seen.remote())
+    assert max(running + waiting for running, waiting in steps) <= 16 + 2, "the backlog is an eighth, or one group"
+    assert max(running for running, _ in steps) == 16
+    for prompt in prompts[::7]:
+        alone, _ = ray.get(engine.generate.remote(prompt, SAMPLING))
+        for fed, one in zip(groups[prompt.index].completions, alone.completions, strict=True):
+            np.testing.assert_array_equal(fed.token_ids, one.token_ids)
+            np.testing.assert_array_equal(fed.rollout_logprobs, one.rollout_logprobs)
+
+    fleet.submit(prompt_of(MAX_MODEL_LEN + 1), SAMPLING)
+    with pytest.raises(EngineError, match=f"engine 0 failed: .* maximum context length is {MAX_MODEL_LEN} tokens"):
+        fleet.await_finished()
+
+
+def test_a_fleet_names_an_engine_that_was_killed(engine: Any) -> None:
+    fleet = RolloutFleet([engine], workers_per_engine=1, timeout_s=60.0)
+    fleet.await_ready(timeout_s=120.0)
+    ray.get(engine.pretend_published.remote())
+    for index in range(20):
+        fleet.submit(prompt_of(4, index=index), SAMPLING)
+    fleet.finished()
+    ray.kill(engine)
+    with pytest.raises(EngineError, match=r"engine 0 failed: (RayActorError|ActorDiedError)"):
+        drain(fleet)

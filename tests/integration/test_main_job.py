@@ -48,6 +48,8 @@ def test_a_run_leaves_its_trace(undisturbed: CommandRun) -> None:
     assert [row["policy_version"] for row in rows] == list(range(8))
     for row in rows:
         assert row["staleness/max"] == 0
+        assert row["staleness/share@0"] == 1
+        assert 0 < row["engine/paused_share"] < 1
         assert row["mismatch/max"] < 1e-4, "engine and learner compute the same logprobs after every publish"
         assert 0 < row["gate/eur"] <= 1
         assert row["audit/softsign/eur"] == pytest.approx(row["gate/eur"], rel=1e-6)
@@ -160,12 +162,17 @@ def test_a_gate_of_ones_own_trains(
 def test_an_asynchronous_erf_run_keeps_the_staleness_bound(
     undisturbed: CommandRun, run_command: RunCommand, tmp_path: Path
 ) -> None:
-    run = run_command(tmp_path / "run", "gate=erf", "max_staleness=1", "num_iterations=4", "eval.every=2")
+    run = run_command(
+        tmp_path / "run", "gate=erf", "max_staleness=1", "publish.inflight=false", "num_iterations=4", "eval.every=2"
+    )
     assert run.status == 0, run.output
     assert run.texts(0) == undisturbed.texts(0) != []
     staleness = [row["staleness/max"] for row in run.rows()]
     assert staleness[0] == 0
     assert max(staleness) == 1, "generation runs one version ahead, never more"
+    for row in run.rows("rollouts.jsonl"):
+        for completion in row["completions"]:
+            assert completion["min_policy_version"] == completion["max_policy_version"], "finished before the publish"
     assert [row["iteration"] for row in run.rows("eval.jsonl")] == [0, 2, 4]
 
 

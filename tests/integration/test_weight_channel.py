@@ -38,7 +38,7 @@ def answer(value: Any, delay_s: float = 0.0) -> Any:
 
 
 def receipt(index: int, version: int, digests: dict[str, str] | None = None) -> EngineReceipt:
-    return EngineReceipt(engine_index=index, version=version, digests=(digests or SENT,))
+    return EngineReceipt(engine_index=index, version=version, digests=(digests or SENT,), paused_s=index + 0.5)
 
 
 def channel(
@@ -76,6 +76,10 @@ def test_the_probe_runs_at_the_first_publish_at_version_1_and_every_fifth() -> N
     probed = channel([CONFIRMS])
     differences = {version: probed.publish(version).probe_difference for version in (3, 4, 5, 6, 1)}
     assert differences == {3: 0.0, 4: None, 5: 0.0, 6: None, 1: 0.0}
+
+
+def test_engines_tell_for_how_long_they_stood_still() -> None:
+    assert channel([receipt(0, 0), receipt(1, 0)]).publish(0).metrics()["engine/paused_s"] == 1.0
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ MAX_FUNCTION_LINES = 60
 MAX_RUN_LINES = 40
 
 # What of ours a package may import besides itself. Nothing imports orchestration but itself, and
-# the planner its buffer.
+# the planner its buffers.
 ALLOWED_OURS = {
     "actors": (),
     "analysis": (),
@@ -29,8 +29,8 @@ ALLOWED_OURS = {
     "rollout": ("actors", "configs", "transfer"),
     "learner": ("actors", "configs", "gates", "transfer", "rollout.contract"),
     "reports": ("actors.spans", "analysis", "configs"),
-    # The planner simulates time, and runs the admission rule and the buffer themselves.
-    "planning": ("configs", "orchestration.buffer"),
+    # The planner simulates time, and runs the admission rule and the buffers themselves.
+    "planning": ("configs", "orchestration.buffer", "orchestration.finished_order"),
     "orchestration": (
         "actors",
         "analysis",
@@ -57,11 +57,18 @@ OWNERS = {
     "latex2sympy2_extended": ("rollout/grading/symbolic.py",),
     "sympy": ("rollout/grading/symbolic.py",),
     "datasets": ("rollout/tasks/data_sets.py",),
-    "vllm": ("rollout/engine.py", "rollout/inline_llm.py", "rollout/receiver.py", "transfer/communicator.py"),
+    "vllm": (
+        "rollout/engine.py",
+        "rollout/async_llm.py",
+        "rollout/inline_llm.py",
+        "rollout/receiver.py",
+        "transfer/communicator.py",
+    ),
     "deepspeed": ("learner/engine_start.py", "learner/checkpoint.py", "learner/zero.py"),
     "ray": (
         "actors/",
         "rollout/engine.py",
+        "rollout/engine_pool.py",
         "rollout/fleet.py",
         "rollout/graders.py",
         "learner/worker.py",

@@ -169,6 +169,16 @@ def test_a_parameter_of_another_gate() -> None:
             "set learner.old_logprobs=recompute",
         ),
         (["publish.backend=nccl", "cluster.device=cpu"], "publish.backend=nccl: needs GPUs", "cluster.device=cpu"),
+        (
+            ["rollout.batch_order=finished", "max_staleness=1"],
+            "max_staleness=1: must be at least 2 with rollout.batch_order=finished",
+            "set rollout.batch_order=prompt",
+        ),
+        (
+            ["rollout.batch_order=finished", "max_staleness=2", "publish.inflight=false"],
+            "publish.inflight=false: waits at each publish",
+            "must be true",
+        ),
     ],
 )
 def test_sections_that_do_not_fit_each_other(settings: list[str], key: str, other: str) -> None:

@@ -59,8 +59,8 @@ def test_advice_names_the_bottleneck(learner: float, engines: float, max_stalene
     assert advice(idle_learner=learner, idle_engines=engines, max_staleness=max_staleness) == expected
 
 
-def row(learner: float, engines: float) -> dict[str, float]:
-    return {"iteration": 0, "idle/learner": learner, "idle/engines": engines}
+def row(learner: float, engines: float, *, seconds: float = 1.0) -> dict[str, float]:
+    return {"iteration": 0, "idle/learner": learner, "idle/engines": engines, "time/iteration_s": seconds}
 
 
 def told(adviser: Adviser, learner: float, engines: float, count: int) -> list[int]:
@@ -91,6 +91,14 @@ def test_a_short_run_is_judged_at_its_end() -> None:
     assert adviser.conclude() is None
     adviser.observe(row(0.5, 0.4))
     assert (adviser.conclude() or "").startswith("learner waits 50%")
+
+
+def test_shares_are_of_the_time_not_of_the_number_of_iterations() -> None:
+    adviser = Adviser(max_staleness=1)
+    for _ in range(3):
+        adviser.observe(row(0.8, 0.4, seconds=3.0))
+        adviser.observe(row(0.2, 0.0, seconds=1.0))
+    assert (adviser.conclude() or "").startswith("learner waits 65%")
 
 
 def test_a_run_without_engines_gets_no_advice() -> None:

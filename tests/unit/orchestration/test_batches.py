@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs.objective import ObjectiveConfig
-from orchestration.batches import to_train_batch
+from orchestration.batches import has_gradient, to_train_batch
 from orchestration.buffer import GradedGroup
 from rollout.contract import Completion, Prompt, PromptGroup, RewardVerdict
 
@@ -19,8 +19,7 @@ def graded(index: int, rewards: list[float], *, min_version: int) -> GradedGroup
             rollout_logprobs=np.full(place + 1, -0.5, dtype=np.float32),
             text="",
             finished=place < 2,
-            min_policy_version=min_version,
-            max_policy_version=min_version + 1,
+            version_starts=((min_version, 0), (min_version + 1, 1))[: place + 1],
         )
         for place in range(len(rewards))
     )
@@ -59,6 +58,14 @@ def test_overlong_completions_are_punished_before_advantages_are_made() -> None:
     assert [sample.advantage for sample in batch.samples] == pytest.approx([0.5, 0.0, -0.5])  # rewards 1, 0.5, 0
     masked = to_train_batch(groups, policy_version=0, objective=ObjectiveConfig(overlong="mask"), max_new_tokens=3)
     assert [sample.advantage for sample in masked.samples] == [0.0, 0.0, 0.0], "masking leaves the rewards alone"
+
+
+def test_a_group_teaches_where_its_advantages_differ() -> None:
+    unequal, equal = graded(0, [1.0, 0.0], min_version=0), graded(0, [1.0, 1.0], min_version=0)
+    assert has_gradient(unequal, ObjectiveConfig(), max_new_tokens=3)
+    assert not has_gradient(equal, ObjectiveConfig(), max_new_tokens=3)
+    punished = ObjectiveConfig(overlong="punish", overlong_buffer=2)
+    assert has_gradient(equal, punished, max_new_tokens=3), "its completions of 1 and 2 tokens are told apart by length"
 
 
 @pytest.mark.parametrize("overlong", ["keep", "mask", "punish"])

@@ -12,17 +12,18 @@ from rollout.contract import Completion, Prompt, PromptGroup, RewardVerdict
 
 @dataclass(frozen=True)
 class Item:
-    prompt_index: int
+    place: int
 
 
-def completion(num_tokens: int, *, finished: bool = True, version: int = 0) -> Completion:
+def completion(
+    num_tokens: int, *, finished: bool = True, version: int = 0, later: tuple[tuple[int, int], ...] = ()
+) -> Completion:
     return Completion(
         token_ids=np.zeros(num_tokens, dtype=np.int32),
         rollout_logprobs=np.zeros(num_tokens, dtype=np.float32),
         text="x" * num_tokens,
         finished=finished,
-        min_policy_version=version,
-        max_policy_version=version,
+        version_starts=((version, 0), *later),
     )
 
 
@@ -41,7 +42,7 @@ def test_batches_hold_the_prompts_of_their_iteration_in_order_whatever_the_order
         for index in indices:
             buffer.add(Item(index))
             while len(batches) < 3 and buffer.ready(len(batches)):
-                batches.append([item.prompt_index for item in buffer.take(len(batches))])
+                batches.append([item.place for item in buffer.take(len(batches))])
         assert batches == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
         assert len(buffer) == 0
 
@@ -59,7 +60,7 @@ def test_missing_names_the_prompts_waited_for() -> None:
 def test_broken_promises_fail() -> None:
     buffer: GroupBuffer[Item] = GroupBuffer(2)
     buffer.add(Item(0))
-    with pytest.raises(AssertionError, match="prompt 0 arrived twice"):
+    with pytest.raises(AssertionError, match="place 0 arrived twice"):
         buffer.add(Item(0))
     with pytest.raises(AssertionError, match=r"\(1,\)"):
         buffer.take(0)
@@ -67,7 +68,7 @@ def test_broken_promises_fail() -> None:
     with pytest.raises(AssertionError, match="out of turn"):
         buffer.take(1)
     buffer.take(0)
-    with pytest.raises(AssertionError, match="prompt 1 arrived too late"):
+    with pytest.raises(AssertionError, match="place 1 arrived too late"):
         buffer.add(Item(1))
     with pytest.raises(AssertionError, match="out of turn"):
         buffer.take(0)
@@ -103,7 +104,7 @@ def test_admission_and_prompt_order_bound_the_staleness(num_prompts: int, max_st
         while not buffer.ready(version):
             assert in_flight, f"iteration {version} waits for prompts that were never admitted"
             buffer.add(Item(in_flight.pop(rng.randrange(len(in_flight)))))
-        ages = [version - versions[item.prompt_index] for item in buffer.take(version)]
+        ages = [version - versions[item.place] for item in buffer.take(version)]
         assert max(ages) <= max_staleness
         assert len(buffer) + len(in_flight) <= max_staleness * num_prompts
 
@@ -124,8 +125,31 @@ def test_group_metrics() -> None:
             "group/zero_variance_share": 0.5,
             "staleness/mean": 0.25,
             "staleness/max": 1.0,
+            "staleness/share@0": 8 / 16,
+            "staleness/share@1": 8 / 16,
         }
     )
+
+
+def test_staleness_is_counted_by_token_of_a_completion_that_went_on_under_newer_versions() -> None:
+    frozen = completion(10, version=2, later=((3, 4), (5, 9)))
+    assert frozen.tokens_by_version() == {2: 4, 3: 5, 5: 1}
+    assert (frozen.min_policy_version, frozen.max_policy_version) == (2, 5)
+    metrics = group_metrics([graded(0, [frozen, completion(10, version=5)], [(0.0, 0.0)] * 2)], policy_version=5)
+    assert {name: value for name, value in metrics.items() if "share@" in name} == {
+        "staleness/share@0": 11 / 20,
+        "staleness/share@2": 5 / 20,
+        "staleness/share@3": 4 / 20,
+    }
+    assert (metrics["staleness/mean"], metrics["staleness/max"]) == (1.5, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("later", "told"), [(((3, 0),), "ascending"), (((2, 4),), "ascending"), (((3, 10),), "goes beyond 10 tokens")]
+)
+def test_versions_of_a_completion_that_cannot_be_are_refused(later: tuple[tuple[int, int], ...], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        completion(10, version=2, later=later)
 
 
 def test_completions_from_the_future_fail() -> None:

@@ -6,10 +6,23 @@ import pytest
 
 import orchestration.checkpoint as module
 from orchestration.checkpoint import CheckpointError, CheckpointStore, RunState
+from orchestration.positions import FRESH, StreamPositions
 
 
 def state_at(iteration: int) -> RunState:
-    return RunState(iteration=iteration, policy_version=iteration, prompt_position=16 * iteration, seed=5)
+    return RunState(
+        iteration=iteration,
+        policy_version=iteration,
+        prompt_position=16 * iteration,
+        seed=5,
+        positions=positions_at(iteration),
+    )
+
+
+def positions_at(iteration: int) -> StreamPositions:
+    """A batch of 16 ahead, and one position that was replaced before the iteration was trained."""
+    ahead = tuple(range(16 * iteration + 1, 16 * iteration + 17))
+    return StreamPositions(unused=16 * iteration + 17, open=ahead) if iteration else FRESH
 
 
 def save(store: CheckpointStore, iteration: int, *, content: bytes = b"weights") -> Path:
@@ -82,13 +95,13 @@ def test_a_damaged_checkpoint_is_skipped_with_a_warning(
 
 
 def test_large_files_are_checked_by_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "DIGEST_LIMIT_BYTES", 100)
+    monkeypatch.setattr(module, "DIGEST_LIMIT_BYTES", 1000)
     store = CheckpointStore(tmp_path, keep=1)
-    folder = save(store, 1, content=b"x" * 101)
+    folder = save(store, 1, content=b"x" * 1001)
     files = json.loads((folder / "manifest.json").read_text())["files"]
-    assert files["learner/rank0.bin"] == {"bytes": 101}
+    assert files["learner/rank0.bin"] == {"bytes": 1001}
     assert files["state.json"].keys() == {"bytes", "sha256"}
-    (folder / "learner" / "rank0.bin").write_bytes(b"x" * 100)
+    (folder / "learner" / "rank0.bin").write_bytes(b"x" * 1000)
     assert store.latest() is None
 
 
@@ -117,9 +130,12 @@ def test_commit_of_another_iteration_fails(tmp_path: Path) -> None:
 
 
 def test_run_state_round_trip_and_advance() -> None:
-    state = RunState.fresh(seed=5).advance(num_prompts=16).advance(num_prompts=16)
+    state = RunState.fresh(seed=5)
+    for iteration in (1, 2):
+        state = state.advance(num_prompts=16, positions=positions_at(iteration))
     assert state == state_at(2)
     assert RunState.from_json(state.to_json()) == state
+    assert RunState.from_json(RunState.fresh(seed=5).to_json()) == RunState.fresh(seed=5)
 
 
 def test_a_state_fits_the_seed_and_batch_size_that_made_it() -> None:
@@ -138,6 +154,13 @@ def test_a_state_fits_the_seed_and_batch_size_that_made_it() -> None:
 def test_a_foreign_run_state_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"run state|Expecting"):
         RunState.from_json(text)
+
+
+@pytest.mark.parametrize("positions", [{"unused": 3}, {"unused": 3, "open": 2}, {"unused": 3, "open": [3]}])
+def test_positions_that_cannot_be_are_refused(positions: dict[str, object]) -> None:
+    content = json.loads(state_at(1).to_json())
+    with pytest.raises(ValueError, match="positions"):
+        RunState.from_json(json.dumps(content | {"positions": positions}))
 
 
 def test_a_checkpoint_of_another_format_is_neither_skipped_nor_deleted(

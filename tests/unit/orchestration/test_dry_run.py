@@ -46,6 +46,11 @@ def test_order(max_staleness: int, word: str) -> None:
     assert line_of(describe(load_config([f"max_staleness={max_staleness}"])), "order").startswith(f"{word}:")
 
 
+def test_order_of_finishing() -> None:
+    told = describe(load_config(["max_staleness=3", "rollout.batch_order=finished"]))
+    assert "finish first, trained at most 3 policy versions late" in line_of(told, "order")
+
+
 def test_the_reference_model_of_a_kl_term_is_told() -> None:
     assert "reference model" not in describe(load_config([]))
     kl = ["objective.kl_coef=0.01", "model.path=a/b"]

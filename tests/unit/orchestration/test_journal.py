@@ -33,8 +33,7 @@ def graded(index: int, *, rewards: Sequence[tuple[float, float]] = ((1.0, 1.0), 
         rollout_logprobs=np.zeros(5, dtype=np.float32),
         text="<think>é</think>",
         finished=True,
-        min_policy_version=0,
-        max_policy_version=0,
+        version_starts=((0, 0),),
     )
     prompt = Prompt(index=index, token_ids=np.zeros(2, dtype=np.int32), text="1+1=", reference_answer="2", source="")
     group = PromptGroup(prompt=prompt, completions=(completion,) * len(rewards), engine_index=0, generate_s=0.5)
@@ -88,6 +87,7 @@ def test_an_iteration_becomes_one_row(tmp_path: Path) -> None:
             "group/zero_variance_share": 0.0,
             "staleness/mean": 0.0,
             "staleness/max": 0.0,
+            "staleness/share@0": 1.0,
             "loss": 0.0,
             "grad_norm": 1.0,
             "lr": 1e-4,
@@ -148,6 +148,16 @@ def test_times_of_one_name_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         clock[0] += 0.5
     (row,) = rows(tmp_path / "metrics.jsonl")
     assert row == {"iteration": 0, "time/iteration_s": 4.0, "time/publish_s": 3.5}
+
+
+def test_the_engines_pause_is_a_share_of_the_iteration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    with open_journal(tmp_path) as journal, journal.iteration(0) as entry:
+        entry.record({"engine/paused_s": 2.0})
+        clock[0] += 8.0
+    (row,) = rows(tmp_path / "metrics.jsonl")
+    assert row["engine/paused_share"] == 0.25
 
 
 def test_rollouts_hold_full_text_of_the_first_groups(tmp_path: Path) -> None:
@@ -395,7 +405,7 @@ def test_every_name_the_journal_writes_or_draws_is_documented(tmp_path: Path) ->
     documented = set(re.findall(r"^\| `([^`]+)` \|", METRICS_DOC.read_text(encoding="utf-8"), flags=re.MULTILINE))
     with open_journal(tmp_path) as journal:
         run_iteration(journal, 0)
-    written = set(rows(tmp_path / "metrics.jsonl")[0])
+    written = {re.sub(r"@\d+$", "@<k>", name) for name in rows(tmp_path / "metrics.jsonl")[0]}
     drawn = {metric for _, _, curves in PANELS for metric, _, _ in curves}
     assert written | drawn <= documented
 

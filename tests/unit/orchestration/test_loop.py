@@ -16,6 +16,7 @@ from orchestration.checkpoint import CheckpointStore, RunState
 from orchestration.eval_records import Evaluation
 from orchestration.journal import Journal
 from orchestration.loop import iterate
+from orchestration.positions import FRESH
 from orchestration.stages import Standing
 from rollout.contract import Completion, Prompt, PromptGroup, RewardVerdict
 
@@ -35,7 +36,9 @@ class RecordedParts:
         self.version = -1
         self._fail_publish_at = fail_publish_at
         self.channel = SimpleNamespace(publish=self._publish)
-        self.groups = SimpleNamespace(admit=self._admit, take=self._take, poll=lambda: None, summary=lambda: {})
+        self.groups = SimpleNamespace(
+            admit=self._admit, take=self._take, poll=lambda: None, summary=lambda: {}, positions=lambda: FRESH
+        )
         self.learner = SimpleNamespace(load=self._load, steps=self._steps, save=self._save)
 
     def evaluate(self) -> Evaluation:
@@ -82,8 +85,7 @@ def graded(index: int, version: int) -> GradedGroup:
         rollout_logprobs=np.zeros(3, dtype=np.float32),
         text="<answer>1</answer>",
         finished=True,
-        min_policy_version=version,
-        max_policy_version=version,
+        version_starts=((version, 0),),
     )
     prompt = Prompt(index=index, token_ids=np.array([1], dtype=np.int32), text="1+0=", reference_answer="1", source="")
     group = PromptGroup(prompt=prompt, completions=(completion,) * 2, engine_index=0, generate_s=0.1)

@@ -32,8 +32,7 @@ def batch(iteration: int) -> list[GradedGroup]:
         rollout_logprobs=np.array([-0.5, -iteration], dtype=np.float32),
         text="",
         finished=True,
-        min_policy_version=iteration,
-        max_policy_version=iteration,
+        version_starts=((iteration, 0),),
     )
     groups = []
     for index in (2 * iteration, 2 * iteration + 1):

@@ -19,6 +19,7 @@ from study_folders import write_run
 from configs.loading import ConfigError
 from configs.study import Arm, plan_arms, split_settings
 from orchestration.checkpoint import CheckpointStore, RunState
+from orchestration.positions import FRESH
 from orchestration.study_arms import arm_status, clear_the_way, refuse_other_settings, run_arguments
 from orchestration.study_help import help_text
 from orchestration.study_launch import LaunchError, LocalLauncher
@@ -90,7 +91,9 @@ def schedule(study_dir: Path, launcher: LocalLauncher, *arguments: str) -> tuple
 
 def checkpoint(folder: Path, iteration: int) -> None:
     store = CheckpointStore(folder / "checkpoints", keep=1)
-    state = RunState(iteration=iteration, policy_version=iteration, prompt_position=16 * iteration, seed=0)
+    state = RunState(
+        iteration=iteration, policy_version=iteration, prompt_position=16 * iteration, seed=0, positions=FRESH
+    )
     store.commit(store.begin(iteration), state)
 
 

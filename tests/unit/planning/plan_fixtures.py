@@ -10,6 +10,7 @@ WORKLOAD = Workload(
     prompt_length=PROMPT_LENGTH,
     lengths=(LENGTH,),
     max_staleness=0,
+    batch_order="prompt",
     publishes_inflight=True,
     num_engines=1,
     workers_per_engine=1,

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from plan_fixtures import COSTS, LENGTH, SEQUENCE_S, STEP_S, WORKLOAD
 
+from orchestration.finished_order import LOOKAHEAD
 from planning.fake_clock import FakeClock
 from planning.simulated_engine import SimulatedEngine, SimulatedGroup
 from planning.simulation import SimulatedRun, Workload, predict
@@ -56,6 +57,16 @@ def test_the_bound_is_reached_and_never_exceeded(max_staleness: int, publishes_i
     assert all(each.max_staleness >= 0 for each in iterations)
 
 
+@pytest.mark.parametrize("max_staleness", [2, 3])
+def test_batches_of_what_finishes_first_wait_less_and_keep_the_bound(max_staleness: int) -> None:
+    workload = with_lengths(*[5] * 30, 1000, max_staleness=max_staleness, prompts_per_iteration=8, num_engines=2)
+    quick = replace(COSTS, learner=replace(COSTS.learner, step_s=0.01, token_s=1e-5))
+    by_prompt = predict(replace(workload, max_staleness=LOOKAHEAD), quick, num_iterations=40)
+    by_finish = predict(replace(workload, batch_order="finished"), quick, num_iterations=40)
+    assert by_finish.max_staleness <= max_staleness
+    assert by_finish.wait_s < 0.9 * by_prompt.wait_s
+
+
 def test_shared_cores_slow_down_what_overlaps_and_nothing_else() -> None:
     shared = replace(COSTS, rates=(1.0, 0.5))
     assert predict(WORKLOAD, shared).iteration_s == pytest.approx(
@@ -70,8 +81,9 @@ def test_shared_cores_slow_down_what_overlaps_and_nothing_else() -> None:
 def test_grading_one_group_at_a_time_delays_the_batch() -> None:
     graded = replace(COSTS, grade_s=0.5)
     found = predict(WORKLOAD, graded)
-    assert found.generate_s == pytest.approx(GENERATE_S + 4 * 2 * 0.5)
-    assert predict(replace(WORKLOAD, num_graders=4), graded).generate_s == pytest.approx(GENERATE_S + 2 * 0.5)
+    assert found.wait_s == pytest.approx(GENERATE_S + 4 * 2 * 0.5)
+    assert found.generate_s == pytest.approx(GENERATE_S)
+    assert predict(replace(WORKLOAD, num_graders=4), graded).wait_s == pytest.approx(GENERATE_S + 2 * 0.5)
 
 
 def engine_times(*lengths: int, freeze: tuple[float, float] | None = None, context_token_s: float = 0.0) -> list[float]:
@@ -82,11 +94,11 @@ def engine_times(*lengths: int, freeze: tuple[float, float] | None = None, conte
         clock=clock,
         max_sequences=8,
         kv_tokens=10**6,
-        on_finished=lambda group: done.__setitem__(group.prompt_index, clock.now),
+        on_finished=lambda group: done.__setitem__(group.place, clock.now),
         version=0,
     )
     for index, length in enumerate(lengths):
-        engine.submit(SimulatedGroup(prompt_index=index, prompt_length=5, lengths=(length,)))
+        engine.submit(SimulatedGroup(place=index, prompt_length=5, lengths=(length,)))
     if freeze is not None:
         began, lasted = freeze
         clock.after(began, engine.freeze)

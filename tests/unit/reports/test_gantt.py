@@ -1,7 +1,15 @@
 """The picture of the last iterations: which spans it shows, and where time begins in it."""
 
+from pathlib import Path
+
+from study_folders import write_run
+
 from actors.spans import Kind, Span
 from reports.gantt import ROWS_PER_KIND, gantt_svg, last_iterations
+from reports.page import Figures
+from reports.run_record import read_run
+from reports.run_report import time_blocks
+from reports.trace import TraceFile
 
 
 def span(name: str, kind: Kind, index: int, start_s: float, end_s: float) -> Span:
@@ -45,3 +53,13 @@ def test_of_many_engines_the_first_are_drawn() -> None:
 
 def test_an_unknown_stage_is_drawn_too() -> None:
     assert gantt_svg([*run_of(1), span("tidy", "driver", 0, 1001.0, 1002.0)]) != gantt_svg(run_of(1))
+
+
+def test_a_report_has_the_picture_where_the_run_kept_a_trace(tmp_path: Path) -> None:
+    record = read_run(write_run(tmp_path / "run"))
+    assert time_blocks(record) == []
+    with TraceFile(record.folder / "trace.json") as trace:
+        trace.append(run_of(4))
+    _, figures = time_blocks(record)
+    assert isinstance(figures, Figures)
+    assert [figure.svg for figure in figures.items] == [gantt_svg(run_of(4))]

@@ -39,8 +39,7 @@ def recorded_group(rng: np.random.Generator, *, index: int, num_completions: int
                 rollout_logprobs=logprobs,
                 text=f'"{sample}"\n\\ü\ud800<answer>',  # a lone surrogate is what a tokenizer may leave
                 finished=bool(sample % 2),
-                min_policy_version=sample,
-                max_policy_version=sample + 1,
+                version_starts=((sample, 0), (sample + 1, 1))[:length],
             )
         )
     prompt = Prompt(
@@ -61,7 +60,7 @@ def groups_of(seed: int) -> list[RecordedGroup]:
 
 
 def without_arrays(group: PromptGroup) -> PromptGroup:
-    none = np.zeros(0)
+    none = np.zeros(9)  # as long as the longest completion, which its version_starts must fit
     completions = tuple(replace(c, token_ids=none, rollout_logprobs=none) for c in group.completions)
     return replace(group, prompt=replace(group.prompt, token_ids=none), completions=completions)
 
@@ -173,8 +172,8 @@ def test_the_manifest_comes_back(tmp_path: Path) -> None:
     [
         ("{", "is not readable"),
         ("[]", "is not readable"),
-        ('{"format_version": 1}', "is not readable"),
-        ('{"format_version": 99}', "has format version 99, this program reads 1"),
+        ('{"format_version": 2}', "is not readable"),
+        ('{"format_version": 99}', "has format version 99, this program reads 2"),
     ],
 )
 def test_a_manifest_of_another_program_is_refused(tmp_path: Path, content: str, words: str) -> None:

@@ -1,0 +1,42 @@
+"""How long completions will be, learned from those that came back: of the same problem in an earlier pass, else of its
+source.
+
+In: mean lengths of finished groups. Out: an expectation in tokens, for ordering and for room in the key/value cache; a
+wrong one costs time, never a result. Knows neither engines nor positions in the stream.
+"""
+
+from rollout.contract import Prompt
+
+SOURCE_WEIGHT = 0.1  # of a new group in its source's moving mean: lengths drift while the policy learns
+PROBLEM_WEIGHT = 0.5  # of the latest pass in a problem's mean
+UNKNOWN_SHARE = 0.5  # of max_new_tokens, where nothing of the source has come back yet
+
+
+class ExpectedLengths:
+    """Moving means of completion lengths, a number for each problem and for each source seen so far."""
+
+    def __init__(self) -> None:
+        self._of_source: dict[str, float] = {}
+        self._of_problem: dict[int, float] = {}  # by a hash; two problems that share one are merely ordered together
+
+    def observe(self, prompt: Prompt, *, num_tokens: int, num_completions: int) -> None:
+        """A finished group of the prompt: completion tokens of all its completions together."""
+        length = num_tokens / num_completions
+        problem, source = _problem(prompt), prompt.source
+        self._of_source[source] = _moved(self._of_source.get(source), length, weight=SOURCE_WEIGHT)
+        self._of_problem[problem] = _moved(self._of_problem.get(problem), length, weight=PROBLEM_WEIGHT)
+
+    def expected(self, prompt: Prompt, *, max_new_tokens: int) -> float:
+        """Tokens a completion of the prompt, at most max_new_tokens."""
+        unknown = UNKNOWN_SHARE * max_new_tokens
+        length = self._of_problem.get(_problem(prompt), self._of_source.get(prompt.source, unknown))
+        return min(length, float(max_new_tokens))
+
+
+def _problem(prompt: Prompt) -> int:
+    return hash((prompt.source, prompt.text))
+
+
+def _moved(mean: float | None, value: float, *, weight: float) -> float:
+    """The first value is taken whole."""
+    return value if mean is None else (1.0 - weight) * mean + weight * value

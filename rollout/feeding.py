@@ -1,0 +1,163 @@
+"""Which prompt goes to which engine, and when: the fleet's books, without Ray or a clock.
+
+In: groups that wait, what engines hold at most, and the loads that they report. Out: (engine, ticket) pairs to hand
+over now. The rest waits here, where it still can go to whichever engine has room first.
+
+An engine is given sequences up to its limit and a small backlog, so that vLLM fills a free place in its next step; and
+no more tokens than its key/value cache will hold, since a preempted completion is computed twice. Waiting groups go by
+`due`, and among equals the longest first, to the engine with the least work before it.
+"""
+
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rollout.contract import EngineLoad, EngineRoom
+
+BACKLOG_SHARE = 8  # an eighth of an engine's sequences may wait inside vLLM
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WaitingGroup:
+    """The completions of one prompt, to be sampled together."""
+
+    ticket: int
+    due: int  # lower goes first
+    num_sequences: int
+    num_prompt_tokens: int
+    expected_tokens: float  # of one completion
+
+    @property
+    def work(self) -> float:
+        """Tokens to sample."""
+        return self.num_sequences * self.expected_tokens
+
+    @property
+    def kv_tokens(self) -> float:
+        """Of the cache, when all completions are at their end; that they share the prompt is left as reserve."""
+        return self.num_sequences * (self.num_prompt_tokens + self.expected_tokens)
+
+
+def backlog(room: EngineRoom) -> int:
+    """Sequences that may wait inside an engine whose places are all taken."""
+    return room.num_sequences // BACKLOG_SHARE
+
+
+def wants_more(load: EngineLoad, room: EngineRoom) -> bool:
+    """Whether half of the backlog is used up, so that an engine should tell before it runs dry."""
+    return load.num_waiting <= backlog(room) // 2
+
+
+class _Account:
+    """One engine: what it was handed, and how full that makes it."""
+
+    def __init__(self) -> None:
+        self.room: EngineRoom | None = None  # None: not told, then everything fits
+        self.is_open = True  # may have room
+        self.unfinished: dict[int, tuple[int, WaitingGroup]] = {}  # by ticket, with its number among those handed over
+        self.num_handed = 0
+        self.live = 0.0  # sequences
+        self.work = 0.0  # tokens still to sample
+        self.kv_tokens = 0.0  # at the peak that is to be expected
+        self.stamp = 0  # of its newest entry in the heap
+
+    def fits(self, group: WaitingGroup) -> bool:
+        if self.room is None or not self.unfinished:  # alone it must fit, else it never would
+            return True
+        places = self.room.num_sequences + max(group.num_sequences, backlog(self.room))
+        return self.live + group.num_sequences <= places and self.kv_tokens + group.kv_tokens <= self.room.kv_tokens
+
+    def add(self, group: WaitingGroup) -> None:
+        self.unfinished[group.ticket] = (self.num_handed, group)
+        self.num_handed += 1
+        self._count(group)
+
+    def settle(self, load: EngineLoad, num_entered: int) -> None:
+        """Starts from what the engine tells; adds what was handed over since.
+
+        The engine counts completions; how long those will be is known of their groups together only, so each counts as
+        the mean of the groups inside.
+        """
+        inside = [group for number, group in self.unfinished.values() if number < num_entered]
+        num_inside = sum(group.num_sequences for group in inside)
+        live = load.num_running + load.num_waiting
+        share = live / num_inside if num_inside else 0.0
+        self.live = live
+        self.work = share * sum(group.work for group in inside)
+        used = 0.0 if self.room is None else load.kv_usage * self.room.kv_tokens
+        self.kv_tokens = max(used, share * sum(group.kv_tokens for group in inside))
+        for number, group in self.unfinished.values():
+            if number >= num_entered:
+                self._count(group)
+
+    def _count(self, group: WaitingGroup) -> None:
+        self.live += group.num_sequences
+        self.work += group.work
+        self.kv_tokens += group.kv_tokens
+
+
+class Feeder:
+    """The books of one fleet. Engines are numbers from 0."""
+
+    def __init__(self, num_engines: int) -> None:
+        self._accounts = [_Account() for _ in range(num_engines)]
+        self._waiting: list[tuple[int, float, int, WaitingGroup]] = []  # heap
+        self._by_work = [(0.0, engine, 0) for engine in range(num_engines)]  # heap of open engines; old entries stay
+
+    def set_rooms(self, rooms: list[EngineRoom]) -> None:
+        for account, room in zip(self._accounts, rooms, strict=True):
+            account.room = room
+
+    def hold(self, group: WaitingGroup) -> None:
+        heapq.heappush(self._waiting, (group.due, -group.expected_tokens, group.ticket, group))
+
+    @property
+    def num_waiting(self) -> int:
+        """Groups that no engine has yet."""
+        return len(self._waiting)
+
+    def num_unfinished(self, engine: int) -> int:
+        """Groups that were handed to the engine and have not come back."""
+        return len(self._accounts[engine].unfinished)
+
+    def report(self, engine: int, *, finished: tuple[int, ...], load: EngineLoad, num_entered: int) -> None:
+        """What came back from an engine, and how full it says it is."""
+        account = self._accounts[engine]
+        for ticket in finished:
+            del account.unfinished[ticket]
+        account.settle(load, num_entered)
+        self._reopen(engine)
+
+    def close(self, engine: int) -> None:
+        """Nothing more goes to this engine."""
+        account = self._accounts[engine]
+        account.is_open = False
+        account.stamp += 1
+
+    def assign(self) -> Iterator[tuple[int, int]]:
+        """(engine, ticket) of what may go now, in the order in which it should go.
+
+        Ends where the next group in turn fits nowhere: a smaller one behind it does not overtake it, or a large one
+        might wait for ever.
+        """
+        while self._waiting and self._by_work:
+            _, engine, stamp = self._by_work[0]
+            account = self._accounts[engine]
+            if stamp != account.stamp:
+                heapq.heappop(self._by_work)
+                continue
+            group = self._waiting[0][-1]
+            if not account.fits(group):
+                heapq.heappop(self._by_work)
+                account.stamp += 1
+                continue
+            heapq.heappop(self._waiting)
+            account.add(group)
+            self._reopen(engine)
+            yield engine, group.ticket
+
+    def _reopen(self, engine: int) -> None:
+        account = self._accounts[engine]
+        if account.is_open:
+            account.stamp += 1
+            heapq.heappush(self._by_work, (account.work, engine, account.stamp))

@@ -1,0 +1,86 @@
+"""A fleet and graders under a fake clock: each tick every completion in flight gets a token. Rewards are given."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import orchestration.group_stream as module
+from rollout.contract import Completion, GroupSummary, GroupVerdicts, Prompt, PromptGroup, RewardVerdict, SamplingSpec
+from rollout.fleet import FinishedGroup
+
+Rewards = Callable[[int], tuple[float, ...]]  # position -> [G]
+Lengths = Callable[[int], int]  # position -> tokens of each completion
+
+
+class FakeRollout:
+    """The fleet, the graders and the stream of prompts of one run; every call is an event."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, rewards: Rewards, lengths: Lengths) -> None:
+        self.events: list[str] = []
+        self.version = -1
+        self.now = 0.0
+        self.versions_of: dict[int, int] = {}  # position -> version at which it was submitted
+        self._rewards = rewards
+        self._lengths = lengths
+        self._in_flight: dict[int, list[int]] = {}  # position -> version of each token so far
+        # References are the objects themselves, so that nothing has to run.
+        monkeypatch.setattr(module, "ray", SimpleNamespace(get=lambda references: list(references)))
+        monkeypatch.setattr(module, "await_verdicts", lambda references, timeout_s: list(references))
+        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: self.now))
+
+    def prompt_at(self, position: int) -> Prompt:
+        return Prompt(
+            index=position, token_ids=np.array([1], dtype=np.int32), text="", reference_answer="", source="fake"
+        )
+
+    def submit(self, prompt: Prompt, sampling: SamplingSpec) -> None:
+        self.events.append(f"submit {prompt.index}")
+        assert prompt.index not in self.versions_of, "a prompt is generated once"
+        self.versions_of[prompt.index] = self.version
+        self._in_flight[prompt.index] = []
+
+    def tick(self) -> list[FinishedGroup]:
+        """One token of everything in flight; what finished with it."""
+        self.now += 1.0
+        finished = []
+        for position, tokens in list(self._in_flight.items()):
+            tokens.append(self.version)
+            if len(tokens) == self._lengths(position):
+                del self._in_flight[position]
+                finished.append(self._finished(position, tokens))
+        return finished
+
+    def await_finished(self) -> list[FinishedGroup]:
+        assert self._in_flight, "waits for groups that were never submitted"
+        while not (finished := self.tick()):
+            pass
+        return finished
+
+    def finished(self) -> list[FinishedGroup]:
+        """The learner's step takes 3 ticks."""
+        return [group for _ in range(3) for group in self.tick()]
+
+    def grade(self, group: PromptGroup) -> GroupVerdicts:
+        verdicts = tuple(RewardVerdict(format=reward, answer=0.0) for reward in self._rewards(group.prompt.index))
+        return GroupVerdicts(verdicts=verdicts, timed_out=0)
+
+    def _finished(self, position: int, tokens: list[int]) -> FinishedGroup:
+        starts = tuple((version, tokens.index(version)) for version in sorted(set(tokens)))
+        completion = Completion(
+            token_ids=np.zeros(len(tokens), dtype=np.int32),
+            rollout_logprobs=np.zeros(len(tokens), dtype=np.float32),
+            text="",
+            finished=True,
+            version_starts=starts,
+        )
+        num_completions = len(self._rewards(position))
+        group: Any = PromptGroup(
+            prompt=self.prompt_at(position),
+            completions=(completion,) * num_completions,
+            engine_index=0,
+            generate_s=float(len(tokens)),
+        )
+        return FinishedGroup(group_ref=group, summary=GroupSummary.of(group))
