@@ -10,7 +10,7 @@ import sys
 from configs.loading import ConfigError
 
 FAILED, MISCONFIGURED, INTERRUPTED = 1, 2, 130  # 130: what a shell reports for Ctrl-C
-OUR_PACKAGES = ("configs", "gates", "learner", "orchestration", "reports", "rollout", "transfer")
+OUR_PACKAGES = ("configs", "gates", "learner", "orchestration", "planning", "reports", "rollout", "transfer")
 
 
 def print_answer(text: str) -> None:
