@@ -48,6 +48,7 @@ class BareLoop:
             trust_remote_code=False,
             gradient_checkpointing=False,
             max_logits=spec.learner.max_logits,
+            lora=spec.learner.lora,
         )
         self._optimizer = torch.optim.AdamW(self._policy.parameters(), lr=spec.learner.lr, weight_decay=0.0, fused=True)
 

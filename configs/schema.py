@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from configs.evaluation import EvalConfig
 from configs.gates import GateConfig
+from configs.lora import LoraConfig
 from configs.objective import ObjectiveConfig, objective_mistakes
 from configs.rewards import RewardConfig
 from configs.section import Section
@@ -90,6 +91,7 @@ class LearnerConfig(Section):
     old_logprobs: Literal["auto", "recompute", "rollout"] = "auto"  # auto: rollout on CPU, recompute on a GPU
     loss_aggregation: Literal["sequence_mean", "token_mean", "constant_length"] = "sequence_mean"
     gradient_checkpointing: bool = False
+    lora: LoraConfig = LoraConfig()
     audit: bool = True  # measure what every built-in gate would have done with the same tokens: audit/* in the metrics
     timeout_s: float = Field(default=1800.0, gt=0.0)  # longest wait for one call on all ranks
 

@@ -16,26 +16,30 @@ from deepspeed.runtime.zero.config import ZeroStageEnum
 from deepspeed.utils.tensor_fragment import fragment_address
 from torch import Tensor
 
-from learner.policy import Policy, checkpoint_parameters
+from learner.lora import Adapters
+from learner.policy import Policy
 from learner.shards import ShardLayout, random_state_file, require_folder
+from learner.weights import published_weights
 from learner.zero import gathered, in_groups
 
 TAG = "learner"  # DeepSpeed's name for the sub-folder of its shards
 # plain data holders that DeepSpeed pickles with its tensors
 SAFE_CLASSES = [LossScaler, ZeroStageEnum, fragment_address]
 WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+ADAPTER_FOLDER = "adapter"
 GATHER_ELEMENTS = 250_000_000  # at most so many whole at once beside the partitions, or one larger parameter
 
 
 def save_engine(engine: DeepSpeedEngine, folder: Path, *, rank: int, layout: ShardLayout) -> None:
     """Write this rank's share of weights, optimizer state and random state. Collective over the ranks.
 
-    Raises FileNotFoundError where this rank does not see the folder.
+    What is frozen is left out: it is what the model folder has. Raises FileNotFoundError where this rank does not see
+    the folder.
     """
     require_folder(folder)
     if rank == 0:
         layout.write(folder)
-    engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
+    engine.save_checkpoint(str(folder), tag=TAG, save_latest=False, exclude_frozen_parameters=True)
     torch.save(_random_state(), random_state_file(folder, rank))
 
 
@@ -47,8 +51,9 @@ def load_engine(engine: DeepSpeedEngine, folder: Path, *, rank: int, layout: Sha
     """
     require_folder(folder)
     layout.require_equal(folder)
+    has_frozen = any(not parameter.requires_grad for parameter in engine.module.parameters())
     with _weights_only_loads():
-        loaded, _ = engine.load_checkpoint(str(folder), tag=TAG)
+        loaded, _ = engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=not has_frozen)
     if loaded is None:
         raise FileNotFoundError(f"{folder}: its sub-folder {TAG} does not hold the learner's weights")
     _set_random_state(torch.load(random_state_file(folder, rank), weights_only=True))
@@ -57,17 +62,29 @@ def load_engine(engine: DeepSpeedEngine, folder: Path, *, rank: int, layout: Sha
 def save_model(policy: Policy, folder: Path, *, rank: int) -> None:
     """Write the weights as a Hugging Face folder; gathered in groups, whole in rank 0's main memory only. Collective.
 
-    Raises FileNotFoundError where rank 0, which writes, does not see the folder.
+    With LoRA adapters are merged, and lie in the sub-folder ADAPTER_FOLDER too, as peft has them. Raises
+    FileNotFoundError where rank 0, which writes, does not see the folder.
     """
     if rank == 0:
         require_folder(folder)
     state: dict[str, Tensor] = {}
-    for group in in_groups(checkpoint_parameters(policy), max_elements=GATHER_ELEMENTS):
-        with gathered([parameter for _, parameter in group]):
+    weights = {weight.name: weight for weight in published_weights(policy)}
+    for group in in_groups(((name, weight.base) for name, weight in weights.items()), max_elements=GATHER_ELEMENTS):
+        members = [weights[name] for name, _ in group]
+        with gathered([parameter for weight in members for parameter in weight.parameters]):
             if rank == 0:
-                state.update((name, parameter.detach().to("cpu", copy=True)) for name, parameter in group)
+                state.update((w.name, w.value().to("cpu", dtype=w.base.dtype, copy=True)) for w in members)
     if rank == 0:
         policy.model.save_pretrained(folder, state_dict=state)
+    if policy.adapters is not None:
+        _save_adapters(policy.adapters, folder / ADAPTER_FOLDER, rank=rank)
+
+
+def _save_adapters(adapters: Adapters, folder: Path, *, rank: int) -> None:
+    named = list(adapters.parameters())
+    with gathered([parameter for _, parameter in named]):
+        if rank == 0:
+            adapters.save(folder, {name: parameter.detach().to("cpu", copy=True) for name, parameter in named})
 
 
 def _random_state() -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ import deepspeed
 import torch
 from torch import nn
 
+from configs.lora import LoraConfig
 from learner.deepspeed_config import deepspeed_config, reference_config
 from learner.optimizer import build_adamw
 from learner.policy import Policy, load_policy
@@ -43,7 +44,9 @@ def join_process_group(
     return torch.device(spec.device, 0) if spec.device == "cuda" else torch.device("cpu")
 
 
-def load_initial_model(spec: LearnerSpec, device: torch.device, *, gradient_checkpointing: bool) -> Policy:
+def load_initial_model(
+    spec: LearnerSpec, device: torch.device, *, gradient_checkpointing: bool, lora: LoraConfig
+) -> Policy:
     """The model of model.path in the learner's dtype, whole on this rank."""
     return load_policy(
         spec.model_path,
@@ -52,6 +55,7 @@ def load_initial_model(spec: LearnerSpec, device: torch.device, *, gradient_chec
         trust_remote_code=spec.trust_remote_code,
         gradient_checkpointing=gradient_checkpointing,
         max_logits=spec.learner.max_logits,
+        lora=lora,
     )
 
 
@@ -63,7 +67,7 @@ def build_engine(policy: Policy, spec: LearnerSpec) -> deepspeed.DeepSpeedEngine
     )
     config = deepspeed_config(
         spec,
-        num_parameters=sum(parameter.numel() for parameter in policy.parameters()),
+        num_parameters=sum(parameter.numel() for parameter in policy.parameters() if parameter.requires_grad),
         hidden_size=policy.model.config.hidden_size,
     )
     engine, *_ = deepspeed.initialize(model=policy, optimizer=optimizer, config=config, dist_init_required=False)
@@ -72,7 +76,7 @@ def build_engine(policy: Policy, spec: LearnerSpec) -> deepspeed.DeepSpeedEngine
 
 def build_reference(spec: LearnerSpec, device: torch.device) -> nn.Module:
     """The initial model, frozen, to be called as a Policy; under ZeRO-3 an engine that shards it over the ranks."""
-    policy = load_initial_model(spec, device, gradient_checkpointing=False)
+    policy = load_initial_model(spec, device, gradient_checkpointing=False, lora=LoraConfig())
     policy.requires_grad_(False)
     policy.eval()
     if spec.learner.zero_stage < 3:

@@ -149,8 +149,13 @@ class LearnerGroup:
         return self._run("standing", lambda actor: actor.standing.remote())
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """What a publish sends, in wire order."""
+        """What a publish of all weights sends, in wire order."""
         groups: list[ParameterGroup] = self.call("parameter_groups")[0]
+        return groups
+
+    def changing_groups(self) -> list[ParameterGroup]:
+        """What a publish of those weights sends that differ from the publish before."""
+        groups: list[ParameterGroup] = self.call("changing_groups")[0]
         return groups
 
     def address_and_free_port(self) -> tuple[str, int]:

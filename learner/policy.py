@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from configs.lora import LoraConfig
 from learner.attention import BY_SEQUENCE
 from learner.logprobs import OutputHead
+from learner.lora import Adapters, add_adapters, base_parameters
 from learner.row_filling import RowCost
 
 HEAD_TOLERANCE = 1e-2  # nats; far above rounding in bfloat16, far below what a scaled or capped head would show
@@ -24,11 +26,12 @@ HEAD_TOLERANCE = 1e-2  # nats; far above rounding in bfloat16, far below what a 
 class Policy(nn.Module):
     """A causal LM reduced to what training needs: its output embedding answers with logprobs, not with logits."""
 
-    def __init__(self, model: PreTrainedModel, *, max_logits: int) -> None:
+    def __init__(self, model: PreTrainedModel, *, max_logits: int, adapters: Adapters | None = None) -> None:
         """max_logits: how many exist at a time. Takes the model over; ValueError for a head that is not linear."""
         super().__init__()
         model.set_output_embeddings(OutputHead.of(model.get_output_embeddings()))
         self.model = model
+        self.adapters = adapters
         self._max_logits = max_logits
 
     def forward(
@@ -65,11 +68,13 @@ def load_policy(
     trust_remote_code: bool,
     gradient_checkpointing: bool,
     max_logits: int,
+    lora: LoraConfig,
 ) -> Policy:
     """Load a model folder or hub name for training: dropout off, training mode on (checkpointing needs it).
 
-    Raises ValueError for a model that cannot be trained on packed rows or without logits, and says why: an attention
-    that cannot be told where sequences start, sequences that see each other, logits that are not simply head(hidden).
+    With LoRA only the adapters are trained, which change nothing at first. Raises ValueError for a model that cannot be
+    trained on packed rows or without logits, and says why: an attention that cannot be told where sequences start,
+    sequences that see each other, logits that are not simply head(hidden).
     """
     model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=trust_remote_code)
     if not model.is_backend_compatible():
@@ -84,8 +89,9 @@ def load_policy(
     _remove_dropout(model)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    adapters = add_adapters(model, lora) if lora.is_on else None
     model.train()
-    return Policy(model, max_logits=max_logits)
+    return Policy(model, max_logits=max_logits, adapters=adapters)
 
 
 def attention_for(device: torch.device, dtype: torch.dtype) -> str:
@@ -108,8 +114,11 @@ def row_cost_of(policy: Policy) -> RowCost:
 
 
 def checkpoint_parameters(policy: Policy) -> Iterator[tuple[str, nn.Parameter]]:
-    """Every parameter once, under the name that checkpoint files and engines use; a tied head is left out."""
-    yield from policy.model.named_parameters()
+    """Every parameter once, under the name that checkpoint files and engines use; a tied head is left out.
+
+    With LoRA the parameters of the initial model; published_weights() are what policy computes with.
+    """
+    yield from base_parameters(policy.model)
 
 
 def _remove_dropout(model: nn.Module) -> None:

@@ -4,8 +4,8 @@ In: the engine that holds the policy, and packed rows or whole sequences. Out: l
 micro-batch, as numpy for a sequence or a batch. Knows nothing of objectives, optimizers or which engine it is given.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -35,13 +35,18 @@ class Scorer:
         rank: int,
         world_size: int,
         device: torch.device,
+        context: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        """engine is called as the Policy that it wraps; row_cost balances what the ranks compute."""
+        """engine is called as the Policy that it wraps; row_cost balances what the ranks compute.
+
+        context: entered for every pass without gradient.
+        """
         self._engine = engine
         self._row_cost = row_cost
         self._rank = rank
         self._world_size = world_size
         self._device = device
+        self._context = context
         self._temperature = spec.temperature
         self._max_tokens = spec.learner.max_tokens_per_micro_batch
         self._entropy_gradient = spec.objective.entropy_coef > 0.0
@@ -95,7 +100,7 @@ class Scorer:
     def _inference(self) -> Iterator[None]:
         self._engine.eval()
         try:
-            with torch.no_grad():
+            with self._context(), torch.no_grad():
                 yield
         finally:
             self._engine.train()

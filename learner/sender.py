@@ -1,17 +1,18 @@
 """The sending half of a publish, run on every learner rank.
 
-Named parameters come in; one buffer a parameter group goes out from rank 0 in the engines' wire dtype, and the digests
-of what was sent come back. Under ZeRO-3 all ranks gather one group at a time, so the whole model is never in one place.
+The policy's weights come in; one buffer a parameter group goes out from rank 0 in the engines' wire dtype, and the
+digests of what was sent come back. Under ZeRO-3 all ranks gather one group at a time, so the whole model is never in
+one place.
 """
 
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
+from learner.weights import PublishedWeight, changing_weights
 from learner.zero import gathered, whole_shape
 from transfer.communicator import BroadcastGroup, Rendezvous, Transfer
 from transfer.wire import BufferPool, ParameterGroup, ParameterMeta, digest, fits_in_flight, group_parameters, pack
@@ -27,21 +28,16 @@ class SendReport:
 
 
 class WeightSender:
-    """Sends a policy's parameters; every learner rank holds one, only rank 0 is a member of the broadcast group."""
+    """Sends a policy's weights; every learner rank holds one, only rank 0 is a member of the broadcast group."""
 
-    def __init__(
-        self, parameters: Iterable[tuple[str, nn.Parameter]], *, rank: int, device: torch.device, wire_dtype: str
-    ) -> None:
-        self._parameters = dict(parameters)
+    def __init__(self, weights: Sequence[PublishedWeight], *, rank: int, device: torch.device, wire_dtype: str) -> None:
+        self._weights = {weight.name: weight for weight in weights}
         self._rank = rank
         self._device = device
         self._buffers = BufferPool(device)
         self._broadcast_group: BroadcastGroup | None = None
-        metas = (
-            ParameterMeta(name=name, dtype_name=wire_dtype, shape=whole_shape(parameter))
-            for name, parameter in self._parameters.items()
-        )
-        self.groups: list[ParameterGroup] = group_parameters(metas)
+        self.groups = _grouped(weights, wire_dtype)
+        self.changing_groups = _grouped(changing_weights(weights), wire_dtype)
 
     def connect(self, rendezvous: Rendezvous) -> None:
         """Rank 0 opens the rendezvous and waits for every engine worker; the other ranks return at once."""
@@ -50,25 +46,35 @@ class WeightSender:
         if self._rank == 0:
             self._broadcast_group = BroadcastGroup(rendezvous, rank=0, device=self._device)
 
-    def send(self, *, verify: bool) -> SendReport:
-        """Broadcasts all groups in wire order; a collective over the learner ranks under ZeRO-3."""
+    def send(self, *, verify: bool, only_changing: bool) -> SendReport:
+        """Broadcasts all groups in wire order, or the changing ones; a collective over the learner ranks under ZeRO-3.
+
+        Adapters are merged into what is sent; the weights themselves stay as they are.
+        """
         started = time.perf_counter()
+        groups = self.changing_groups if only_changing else self.groups
         digests: dict[str, str] = {}
         in_flight: deque[tuple[ParameterGroup, Transfer]] = deque()
-        for group in self.groups:
-            members = [self._parameters[meta.name] for meta in group.parameters]
-            with gathered(members):
+        for group in groups:
+            members = [self._weights[meta.name] for meta in group.parameters]
+            with gathered([parameter for weight in members for parameter in weight.parameters]):
                 if self._rank != 0:
                     continue
                 assert self._broadcast_group is not None, "send() before connect()"
                 while not fits_in_flight(group, [sent for sent, _ in in_flight]):
                     in_flight.popleft()[1].wait()
                 buffer = self._buffers.take(group)
-                pack(group, [parameter.detach() for parameter in members], buffer)
+                pack(group, (weight.value() for weight in members), buffer)
             if verify:
                 digests[group.label] = digest(buffer)
             in_flight.append((group, self._broadcast_group.start(buffer)))
         for _, transfer in in_flight:
             transfer.wait()
-        num_bytes = sum(group.num_bytes for group in self.groups)
+        num_bytes = sum(group.num_bytes for group in groups)
         return SendReport(digests=digests, num_bytes=num_bytes, send_s=time.perf_counter() - started)
+
+
+def _grouped(weights: Sequence[PublishedWeight], wire_dtype: str) -> list[ParameterGroup]:
+    return group_parameters(
+        ParameterMeta(name=weight.name, dtype_name=wire_dtype, shape=whole_shape(weight.base)) for weight in weights
+    )

@@ -7,7 +7,8 @@ how a batch came about.
 
 import math
 import resource
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from learner.engine_start import build_engine, build_reference, join_process_gro
 from learner.gate_builder import kernel_of
 from learner.optimizer import lr_at
 from learner.packing import pack_minibatch, split_minibatches, trained_samples
-from learner.policy import Policy, checkpoint_parameters, row_cost_of
+from learner.policy import Policy, row_cost_of
 from learner.run_gate import RunGate, StepCurves
 from learner.run_objective import LossInputs, ObjectiveLoss, RunObjective
 from learner.scoring import Scorer, to_tensor
@@ -34,6 +35,7 @@ from learner.sender import SendReport, WeightSender
 from learner.shards import ShardLayout
 from learner.spec import LearnerSpec
 from learner.statistics import StepStatistics
+from learner.weights import published_weights
 from transfer.communicator import Rendezvous
 from transfer.wire import ParameterGroup
 
@@ -70,20 +72,30 @@ class LearnerWorker:
             loss_function=loss_function_for(self._gate.gate, kernel=kernel_of(spec.gate), device=self.device),
         )
         checkpointing = spec.learner.gradient_checkpointing
-        self.policy = load_initial_model(spec, self.device, gradient_checkpointing=checkpointing)
+        self.policy = load_initial_model(
+            spec, self.device, gradient_checkpointing=checkpointing, lora=spec.learner.lora
+        )
         self._row_cost = row_cost_of(self.policy)
         self.engine = build_engine(self.policy, spec)
         self._scorer = self._scorer_of(self.engine)
         self._reference: Scorer | None = None
         if spec.objective.kl_coef > 0.0:
-            self._reference = self._scorer_of(build_reference(spec, self.device))
+            self._reference = self._reference_scorer()
         self._loaded: LoadedBatch | None = None
         self._layout = ShardLayout(num_ranks=world_size, zero_stage=spec.learner.zero_stage, dtype_name=spec.dtype_name)
         self._sender = WeightSender(
-            checkpoint_parameters(self.policy), rank=rank, device=self.device, wire_dtype=spec.wire_dtype_name
+            published_weights(self.policy), rank=rank, device=self.device, wire_dtype=spec.wire_dtype_name
         )
 
-    def _scorer_of(self, engine: nn.Module) -> Scorer:
+    def _reference_scorer(self) -> Scorer:
+        """Scores under the initial model: a second one, or the policy without its adapters."""
+        if self.policy.adapters is None:
+            return self._scorer_of(build_reference(self.spec, self.device))
+        return self._scorer_of(self.engine, context=self.policy.adapters.disabled)
+
+    def _scorer_of(
+        self, engine: nn.Module, *, context: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> Scorer:
         return Scorer(
             engine,
             self.spec,
@@ -91,6 +103,7 @@ class LearnerWorker:
             rank=self.rank,
             world_size=self.world_size,
             device=self.device,
+            context=context,
         )
 
     def load(self, batch: TrainBatch, iteration: int) -> None:
@@ -274,16 +287,20 @@ class LearnerWorker:
         return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """What a publish sends, in wire order."""
+        """What a publish of all weights sends, in wire order."""
         return self._sender.groups
+
+    def changing_groups(self) -> list[ParameterGroup]:
+        """What a publish of those weights sends that differ from the publish before."""
+        return self._sender.changing_groups
 
     def connect(self, rendezvous: Rendezvous) -> None:
         """Meet the engines' workers for the publishes to come; rank 0 waits for all of them."""
         self._sender.connect(rendezvous)
 
-    def send_weights(self, verify: bool) -> SendReport:
-        """Broadcast the current weights to every engine; the report of rank 0 counts."""
-        return self._sender.send(verify=verify)
+    def send_weights(self, verify: bool, only_changing: bool) -> SendReport:
+        """Broadcast the current weights to every engine, all or the changing ones; the report of rank 0 counts."""
+        return self._sender.send(verify=verify, only_changing=only_changing)
 
     def save(self, path: str) -> None:
         """Write weights, optimizer state and random state of all ranks into the existing folder `path`, shared by them.

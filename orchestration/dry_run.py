@@ -7,6 +7,7 @@ Starts nothing and asks no cluster: where the cluster decides on the device, bot
 from math import ceil, inf
 
 from configs.loading import dump_yaml
+from configs.lora import LoraConfig
 from configs.schema import RunConfig
 from configs.tasks import DataTaskConfig
 from orchestration.placement import Placement, plan_placement
@@ -59,6 +60,7 @@ def _optimization_lines(config: RunConfig) -> list[str]:
         f"optimizer                 AdamW, betas {beta_1:g} and {beta_2:g}, eps {learner.eps:g}, weight decay "
         f"{learner.weight_decay:g}, gradient norm clipped at {learner.max_grad_norm:g}",
         f"learning rate             {learner.lr:g}, {schedule}, no warm-up",
+        f"trained weights           {_trained(learner.lora)}",
         f"precision                 engines {_dtype(config.rollout.dtype)}, learner {_dtype(learner.dtype)}",
     ]
 
@@ -68,6 +70,12 @@ def _gate(config: RunConfig) -> str:
     numbers = ("tau_pos", "tau_neg", "p", "epsilon_low", "epsilon_high")
     told = [f"{name}={value:g}" for name, value in config.gate.model_dump().items() if name in numbers]
     return ", ".join([config.gate.name, *told])
+
+
+def _trained(lora: LoraConfig) -> str:
+    if not lora.is_on:
+        return "all"
+    return f"adapters of rank {lora.rank} on {', '.join(lora.target_modules)}, scaled by {lora.alpha / lora.rank:g}"
 
 
 def _dtype(name: str) -> str:
@@ -168,6 +176,8 @@ def _rollout_lines(config: RunConfig) -> list[str]:
 def _reference_lines(config: RunConfig) -> list[str]:
     if config.objective.kl_coef == 0.0:
         return []
+    if config.learner.lora.is_on:
+        return ["reference model           the policy without its adapters"]
     held = "sharded over the ranks" if config.learner.zero_stage == 3 else "whole on every rank"
     return [f"reference model           {config.model.path}, frozen, {held}"]
 

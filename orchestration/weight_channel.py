@@ -70,11 +70,14 @@ class WeightChannel:
         self._backend: Backend = backend
         self._probe = probe
         self._groups: list[ParameterGroup] = learner.parameter_groups()
+        self._changing_groups: list[ParameterGroup] = learner.changing_groups()
+        self._engines_have_all = False  # the frozen weights too, by a publish over the present connection
         self._num_published = 0
         self._engine_spans: list[Span] = []
 
     def connect(self) -> None:
         """Brings learner rank 0 and every engine worker together on a fresh port; again when an engine was replaced."""
+        self._engines_have_all = False
         host, port = self._learner.address_and_free_port()
         rendezvous = Rendezvous(
             backend=self._backend,
@@ -88,6 +91,7 @@ class WeightChannel:
     def publish(self, version: int) -> PublishReport:
         """Broadcasts the learner's weights as `version`; afterwards every engine samples from exactly these weights.
 
+        All weights travel first; afterwards those that training changes.
         Waits for learner rank 0 (the bytes are out) and for every engine (the weights are loaded). Raises PublishError
         on a time-out, a dead peer, another version, a digest that differs or a probe out of tolerance.
         """
@@ -99,13 +103,16 @@ class WeightChannel:
         is_early = self._num_published == 0 or version == 1
         verify = is_early or version % self._config.verify_every == 0
         started = time.perf_counter()
-        sending = self._learner.submit("send_weights", verify)
-        receiving = self._fleet.start_receive(version, self._groups, verify=verify)
+        only_changing = self._engines_have_all
+        groups = self._changing_groups if only_changing else self._groups
+        sending = self._learner.submit("send_weights", verify, only_changing)
+        receiving = self._fleet.start_receive(version, groups, verify=verify)
         reports, receipts = self._await(sending, receiving)
         sent = reports[0]
         for receipt in receipts:
             self._engine_spans += receipt.spans
             self._check(receipt, sent, version, verify=verify)
+        self._engines_have_all = True
         publish_s = time.perf_counter() - started
         is_probed = is_early or version % self._config.probe_every == 0
         difference = self._compare_logprobs(version) if is_probed else None

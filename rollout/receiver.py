@@ -4,8 +4,10 @@ vLLM imports this module in every worker because it is named as `worker_extensio
 backend. Buffers come in, `model.load_weights` takes them, and a digest a parameter group goes back to the caller.
 """
 
+import logging
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +19,7 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferUpdateInfo,
 )
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 
 from rollout.orphans import end_with_owner
 from transfer.communicator import BroadcastGroup, Rendezvous, Transfer
@@ -52,6 +55,8 @@ class BroadcastReceiver(WeightTransferEngine[ReceiverInitInfo, ReceiverUpdateInf
         super().__init__(*args, **kwargs)
         self._group: BroadcastGroup | None = None
         self._buffers = BufferPool(self._device())
+        # of modules that a whole update fills in part, being padded: elements loaded; None before the first update
+        self._filled_in_part: dict[str, int] | None = None
         self.digests: dict[str, str] = {}
         end_with_owner()
 
@@ -59,6 +64,7 @@ class BroadcastReceiver(WeightTransferEngine[ReceiverInitInfo, ReceiverUpdateInf
         self.shutdown()
         rank = init_info.rank_offset + self.parallel_config.rank
         self._group = BroadcastGroup(Rendezvous(**init_info.rendezvous), rank=rank, device=self._device())
+        self._filled_in_part = None
 
     def start_weight_update(self) -> None:
         self.digests = {}
@@ -96,8 +102,29 @@ class BroadcastReceiver(WeightTransferEngine[ReceiverInitInfo, ReceiverUpdateInf
             yield from zip(names, unpack(group, transfer.buffer), strict=True)
 
     def finish_weight_update(self) -> None:
-        finalize_layerwise_reload(self.model, self.model_config)
+        self._refuse_torn_modules()
+        with _quiet_about_untouched_modules():
+            finalize_layerwise_reload(self.model, self.model_config)
         self._refresh_tied_lm_head()
+
+    def _refuse_torn_modules(self) -> None:
+        """A module must get as much as in the first update of a connection, which has all weights, or nothing.
+
+        vLLM would fill up what is missing of a module with whatever its memory holds: RuntimeError.
+        """
+        filled = {}
+        for name, module in self.model.named_modules():
+            info = get_layerwise_info(module)
+            if info.load_numel_total is not None and 0 < info.load_numel < info.load_numel_total:
+                filled[name] = info.load_numel
+        if self._filled_in_part is None:
+            self._filled_in_part = filled
+        torn = [name for name, num_loaded in filled.items() if self._filled_in_part.get(name) != num_loaded]
+        if torn:
+            raise RuntimeError(
+                f"{', '.join(torn)}: the update has only a part of what vLLM keeps as one module; adapt its other "
+                f"parts too (learner.lora.target_modules)"
+            )
 
     def shutdown(self) -> None:
         self._group = None
@@ -117,6 +144,21 @@ class BroadcastReceiver(WeightTransferEngine[ReceiverInitInfo, ReceiverUpdateInf
         tied = getattr(self.model_config.hf_config, "tie_word_embeddings", False)
         if self.device.type == "cpu" and tied and lm_head is not None:
             lm_head.quant_method.process_weights_after_loading(lm_head)
+
+
+@contextmanager
+def _quiet_about_untouched_modules() -> Iterator[None]:
+    """vLLM warns of each module that an update leaves as it is; here that is meant."""
+    reload_logger = logging.getLogger(get_layerwise_info.__module__)
+
+    def says_something_else(record: logging.LogRecord) -> bool:
+        return "Failed to load weights" not in str(record.msg)
+
+    reload_logger.addFilter(says_something_else)
+    try:
+        yield
+    finally:
+        reload_logger.removeFilter(says_something_else)
 
 
 def _as_group(described: dict[str, Any]) -> ParameterGroup:

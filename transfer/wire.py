@@ -76,8 +76,11 @@ def _layer_of(name: str) -> str:
     return ""
 
 
-def pack(group: ParameterGroup, tensors: Sequence[torch.Tensor], buffer: torch.Tensor) -> None:
-    """Copies tensors into buffer ([group.num_bytes] uint8, any device), converting each to its wire dtype."""
+def pack(group: ParameterGroup, tensors: Iterable[torch.Tensor], buffer: torch.Tensor) -> None:
+    """Copies tensors into buffer ([group.num_bytes] uint8, any device), converting each to its wire dtype.
+
+    Each is asked for after the one before has been copied.
+    """
     for meta, tensor, view in zip(group.parameters, tensors, unpack(group, buffer), strict=True):
         if tuple(tensor.shape) != meta.shape:
             raise ValueError(f"{meta.name}: shape {tuple(tensor.shape)} where the wire expects {meta.shape}")
@@ -105,8 +108,9 @@ class BufferPool:
 
     def take(self, group: ParameterGroup) -> torch.Tensor:
         """A buffer for the group, not initialized: padding between tensors travels and is digested as it is."""
-        kept = self._kept.get(group.label)
-        if kept is not None:
+        kept = self._kept.pop(group.label, None)
+        if kept is not None and kept.numel() == group.num_bytes:  # a group may travel whole once and in part later
+            self._kept[group.label] = kept
             return kept
         buffer = torch.empty(group.num_bytes, dtype=torch.uint8, device=self._device)
         if sum(other.numel() for other in (buffer, *self._kept.values())) <= IN_FLIGHT_BYTES:

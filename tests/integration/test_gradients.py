@@ -13,7 +13,9 @@ import torch
 from learner_ranks import random_batch, rank_pool, save_tiny_model, tiny_spec
 from transformers import Qwen2ForCausalLM
 
-from learner.contract import TrainBatch
+from configs.lora import LoraConfig
+from configs.objective import ObjectiveConfig
+from learner.contract import TrainBatch, TrainSample
 from learner.spec import LearnerSpec
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
@@ -22,6 +24,7 @@ RELATIVE_TOLERANCE = 1e-5
 TAU_POS, TAU_NEG = 10.0, 12.0
 EPS = 1e-4  # AdamW's: gradients far below it do not turn rounding into a whole step of lr
 LR = 1e-3
+LORA_RANK, LORA_SCALE = 3, 2
 MAX_GRAD_NORM = 0.05  # well below the norm, so that clipping is part of the comparison
 Arrays = dict[str, np.ndarray]
 
@@ -119,24 +122,99 @@ def step_once(join: dict[str, Any], spec: LearnerSpec, batch: TrainBatch) -> Ste
     return Step(grad_norm=report.grad_norm, gradients=worker.gradients, changes=changes)
 
 
+@pytest.mark.parametrize(("num_ranks", "zero_stage"), [(1, 0), (2, 0), (2, 1), (2, 2), (2, 3)])
+@pytest.mark.parametrize("kl_coef", [0.0, 0.5], ids=["plain", "kl"])
+def test_gradients_of_adapters_follow_from_that_of_the_merged_weight(
+    model_path: str, num_ranks: int, zero_stage: int, kl_coef: float
+) -> None:
+    factors = random_factors(model_path)
+    batch, expected = adapter_reference(model_path, kl_coef)
+    spec = tiny_spec(
+        model_path,
+        zero_stage=zero_stage,
+        max_tokens_per_micro_batch=24,
+        num_minibatches=1,
+        objective=ObjectiveConfig(kl_coef=kl_coef, kl_estimator="k2"),
+        lora=LoraConfig(rank=LORA_RANK, alpha=LORA_SCALE * LORA_RANK),
+    )
+    for found in rank_pool(num_ranks).run(adapter_gradients, spec, batch, factors):
+        assert relative_difference(found, expected) < RELATIVE_TOLERANCE
+
+
+def adapter_gradients(join: dict[str, Any], spec: LearnerSpec, batch: TrainBatch, factors: Arrays) -> Arrays:
+    """In a rank: the whole gradients of one step, by the adapters' names, with `factors` as the adapters' values."""
+    from deepspeed.utils import safe_get_full_grad
+
+    import learner.policy
+    from learner.lora import Adapters, add_adapters
+    from learner.worker import LearnerWorker
+
+    def add_trained_adapters(model: Any, config: LoraConfig) -> Adapters:
+        adapters = add_adapters(model, config)
+        with torch.no_grad():
+            for name, parameter in adapters.parameters():
+                parameter.copy_(torch.from_numpy(factors[name]))
+        return adapters
+
+    class Recorder(LearnerWorker):
+        def _optimizer_step(self, where: str) -> float:
+            assert self.policy.adapters is not None
+            named = self.policy.adapters.parameters()
+            self.gradients = {name: safe_get_full_grad(parameter).double().numpy() for name, parameter in named}
+            return super()._optimizer_step(where)
+
+    learner.policy.add_adapters = add_trained_adapters
+    try:
+        worker = Recorder(spec, **join)
+    finally:
+        learner.policy.add_adapters = add_adapters
+    worker.load(batch, 0)
+    worker.step(0)
+    worker.engine.destroy()
+    return worker.gradients
+
+
+@functools.cache
+def random_factors(model_path: str) -> Arrays:
+    """Values of all adapters, by their names in the model."""
+    noise = np.random.default_rng(3)
+    model = Qwen2ForCausalLM.from_pretrained(model_path)
+    factors = {}
+    for name, module in model.model.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            shapes = {"lora_A": (LORA_RANK, module.in_features), "lora_B": (module.out_features, LORA_RANK)}
+            for factor, shape in shapes.items():
+                factors[f"model.{name}.{factor}.default.weight"] = noise.normal(0.0, 0.1, shape).astype(np.float32)
+    return factors
+
+
+@functools.cache
+def adapter_reference(model_path: str, kl_coef: float) -> tuple[TrainBatch, Arrays]:
+    """With G the gradient of a merged weight W + s B A, those of the factors are s B' G and s G A'; float64."""
+    model = Qwen2ForCausalLM.from_pretrained(model_path, dtype=torch.float64)
+    initial = Qwen2ForCausalLM.from_pretrained(model_path, dtype=torch.float64)
+    factors = {name: torch.from_numpy(value).double() for name, value in random_factors(model_path).items()}
+    adapted = sorted({name.partition(".lora_")[0] for name in factors})
+    with torch.no_grad():
+        for name in adapted:
+            a, b = (factors[f"{name}.lora_{factor}.default.weight"] for factor in "AB")
+            model.get_submodule(name).weight += LORA_SCALE * b @ a
+    batch, loss = softsign_loss(model, initial=initial, kl_coef=kl_coef)
+    loss.backward()
+    gradients = {}
+    for name in adapted:
+        name_a, name_b = (f"{name}.lora_{factor}.default.weight" for factor in "AB")
+        gradient = model.get_submodule(name).weight.grad
+        gradients[name_a] = (LORA_SCALE * factors[name_b].T @ gradient).numpy()
+        gradients[name_b] = (LORA_SCALE * gradient @ factors[name_a].T).numpy()
+    return batch, gradients
+
+
 @functools.cache
 def reference(model_path: str) -> tuple[TrainBatch, Step]:
     """A batch whose ratios lie about 1, and one clipped AdamW step on it; float64."""
     model = Qwen2ForCausalLM.from_pretrained(model_path, dtype=torch.float64)
-    batch = random_batch(num_groups=3, group_size=3, seed=1)
-    noise = np.random.default_rng(2)
-    loss = torch.zeros((), dtype=torch.float64)
-    samples = []
-    for sample in batch.samples:
-        tokens = torch.from_numpy(sample.token_ids).long()
-        logits = model(tokens[None]).logits[0, sample.prompt_length - 1 : -1]
-        logprobs = torch.log_softmax(logits, dim=-1).gather(-1, tokens[sample.prompt_length :, None])[:, 0]
-        old_logprobs = (logprobs.detach().numpy() + noise.normal(0.0, 0.03, len(logprobs))).astype(np.float32)
-        samples.append(replace(sample, rollout_logprobs=old_logprobs))
-        ratio = torch.exp(logprobs - torch.from_numpy(old_logprobs).double())
-        tau = TAU_POS if sample.advantage > 0 else TAU_NEG
-        value = 1.0 + (ratio - 1.0) / torch.sqrt(1.0 + tau**2 * (ratio - 1.0) ** 2)
-        loss = loss - value.mean() * sample.advantage / len(batch.samples)
+    batch, loss = softsign_loss(model)
     loss.backward()
     named = dict(model.named_parameters())
     gradients = {name: parameter.grad.numpy().copy() for name, parameter in named.items()}
@@ -149,7 +227,37 @@ def reference(model_path: str) -> tuple[TrainBatch, Step]:
     ]
     torch.optim.AdamW(groups, lr=LR, eps=EPS).step()
     changes = {name: parameter.detach().numpy() - before[name] for name, parameter in named.items()}
-    return replace(batch, samples=tuple(samples)), Step(grad_norm=grad_norm, gradients=gradients, changes=changes)
+    return batch, Step(grad_norm=grad_norm, gradients=gradients, changes=changes)
+
+
+def softsign_loss(
+    model: Qwen2ForCausalLM, *, initial: Qwen2ForCausalLM | None = None, kl_coef: float = 0.0
+) -> tuple[TrainBatch, torch.Tensor]:
+    """A batch whose ratios lie about 1, and its loss; kl_coef: of the KL to the initial model (k2)."""
+    batch = random_batch(num_groups=3, group_size=3, seed=1)
+    noise = np.random.default_rng(2)
+    loss = torch.zeros((), dtype=torch.float64)
+    samples = []
+    for sample in batch.samples:
+        logprobs = logprobs_of(model, sample)
+        old_logprobs = (logprobs.detach().numpy() + noise.normal(0.0, 0.03, len(logprobs))).astype(np.float32)
+        samples.append(replace(sample, rollout_logprobs=old_logprobs))
+        ratio = torch.exp(logprobs - torch.from_numpy(old_logprobs).double())
+        tau = TAU_POS if sample.advantage > 0 else TAU_NEG
+        value = 1.0 + (ratio - 1.0) / torch.sqrt(1.0 + tau**2 * (ratio - 1.0) ** 2)
+        loss = loss - value.mean() * sample.advantage / len(batch.samples)
+        if initial is not None:
+            with torch.no_grad():
+                of_initial = logprobs_of(initial, sample)
+            loss = loss + kl_coef * (0.5 * (logprobs - of_initial) ** 2).mean() / len(batch.samples)
+    return replace(batch, samples=tuple(samples)), loss
+
+
+def logprobs_of(model: Qwen2ForCausalLM, sample: TrainSample) -> torch.Tensor:
+    """[C] of a sample's completion tokens."""
+    tokens = torch.from_numpy(sample.token_ids).long()
+    logits = model(tokens[None]).logits[0, sample.prompt_length - 1 : -1]
+    return torch.log_softmax(logits, dim=-1).gather(-1, tokens[sample.prompt_length :, None])[:, 0]
 
 
 def flat(arrays: Arrays) -> torch.Tensor:

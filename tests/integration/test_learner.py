@@ -15,10 +15,12 @@ import pytest
 import ray
 import torch
 from learner_ranks import all_steps, random_batch, rank_pool, save_tiny_model, tiny_spec
+from peft import PeftModel
 from ray.util.placement_group import PlacementGroup, placement_group
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from learner.contract import StepReport, TrainBatch
+from configs.lora import LoraConfig
+from learner.contract import StepReport, TrainBatch, TrainSample
 from learner.group import LearnerError, LearnerGroup
 from learner.spec import LearnerSpec
 
@@ -37,11 +39,13 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> str:
     return save_tiny_model(tmp_path_factory.mktemp("model"), tied=True)
 
 
+@pytest.mark.parametrize("rank", [0, 2], ids=["whole", "lora"])
 @pytest.mark.parametrize(("num_ranks", "zero_stage"), [(1, 0), (1, 2), (2, 2), (2, 3)])
 def test_a_restored_learner_continues_bit_for_bit(
-    either_model: str, tmp_path: Path, num_ranks: int, zero_stage: int
+    either_model: str, tmp_path: Path, num_ranks: int, zero_stage: int, rank: int
 ) -> None:
-    spec = tiny_spec(either_model, zero_stage=zero_stage, max_tokens_per_micro_batch=24, weight_decay=0.1)
+    lora = LoraConfig(rank=rank)
+    spec = tiny_spec(either_model, zero_stage=zero_stage, max_tokens_per_micro_batch=24, weight_decay=0.1, lora=lora)
     batches = [random_batch(num_groups=2, group_size=4, seed=seed) for seed in (1, 2)]
     for undisturbed, restored in rank_pool(num_ranks).run(save_and_continue, spec, batches, str(tmp_path)):
         assert restored[0] == undisturbed[0]
@@ -298,6 +302,17 @@ def bundles() -> Iterator[PlacementGroup]:
         ray.shutdown()
 
 
+def logprobs_of(model: Any, sample: TrainSample) -> np.ndarray:
+    """[C] of a sample's completion tokens."""
+    tokens = torch.from_numpy(sample.token_ids).long()
+    with torch.no_grad():
+        logits = model(tokens[None]).logits[0, sample.prompt_length - 1 : -1]
+    logprobs: np.ndarray = (
+        torch.log_softmax(logits, dim=-1).gather(-1, tokens[sample.prompt_length :, None])[:, 0].numpy()
+    )
+    return logprobs
+
+
 def start_group(spec: LearnerSpec, bundles: PlacementGroup, start_timeout_s: float) -> LearnerGroup:
     return LearnerGroup(
         spec,
@@ -309,11 +324,13 @@ def start_group(spec: LearnerSpec, bundles: PlacementGroup, start_timeout_s: flo
     )
 
 
+@pytest.mark.parametrize("rank", [0, 2], ids=["whole", "lora"])
 def test_a_group_trains_writes_a_loadable_model_and_ends_with_a_failing_rank(
-    bundles: PlacementGroup, model_path: str, tmp_path: Path
+    bundles: PlacementGroup, model_path: str, tmp_path: Path, rank: int
 ) -> None:
     batch = random_batch(num_groups=2, group_size=4, seed=6)
-    group = start_group(tiny_spec(model_path, zero_stage=3, num_epochs=2), bundles, 200.0)
+    spec = tiny_spec(model_path, zero_stage=3, num_epochs=2, lora=LoraConfig(rank=rank))
+    group = start_group(spec, bundles, 200.0)
     group.load(batch, 0)
     reports = list(group.steps())
     assert [report.num_sequences for report in reports] == [4, 4, 4, 4]
@@ -323,13 +340,14 @@ def test_a_group_trains_writes_a_loadable_model_and_ends_with_a_failing_rank(
     assert (tmp_path / "learner.json").is_file()
     group.save_pretrained(str(tmp_path))
     assert AutoTokenizer.from_pretrained(tmp_path).vocab_size == AutoTokenizer.from_pretrained(model_path).vocab_size
-    model = AutoModelForCausalLM.from_pretrained(tmp_path)
     sample = batch.samples[0]
-    tokens = torch.from_numpy(sample.token_ids).long()
-    with torch.no_grad():
-        logits = model(tokens[None]).logits[0, sample.prompt_length - 1 : -1]
-    expected = torch.log_softmax(logits, dim=-1).gather(-1, tokens[sample.prompt_length :, None])[:, 0]
-    np.testing.assert_allclose(group.score(sample.token_ids, sample.prompt_length), expected.numpy(), atol=1e-5)
+    found = group.score(sample.token_ids, sample.prompt_length)
+    initial = AutoModelForCausalLM.from_pretrained(model_path)
+    assert np.abs(found - logprobs_of(initial, sample)).max() > 1e-3
+    np.testing.assert_allclose(found, logprobs_of(AutoModelForCausalLM.from_pretrained(tmp_path), sample), atol=1e-5)
+    if rank:
+        adapted = PeftModel.from_pretrained(initial, str(tmp_path / "adapter"))
+        np.testing.assert_allclose(found, logprobs_of(adapted, sample), atol=1e-5)
     assert group.apply(thread_count) == [1, 1]
 
     started = time.monotonic()

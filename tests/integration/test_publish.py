@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,18 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 TWO_AND_TWO = ("rollout.num_engines=2", "learner.num_workers=2", "learner.zero_stage=3", "learner.lr=1e-2")
 
 
-@pytest.fixture(scope="module", params=[("tied", "inline"), ("untied", "async")], ids="-".join)
+WHOLE, LORA = (), ("learner.lora.rank=8", "learner.lora.target_modules=[q_proj,up_proj]")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[("tied", "inline", WHOLE), ("untied", "async", WHOLE), ("tied", "inline", LORA)],
+    ids=["tied-inline", "untied-async", "tied-inline-lora"],
+)
 def parts(request: pytest.FixtureRequest) -> Iterator[Parts]:
-    weights, frontend = request.param
+    weights, frontend, trained = request.param
     model: Path = request.getfixturevalue(f"{weights}_model")
-    config = load_config([*SMALL, *TWO_AND_TWO, f"model.path={model}", f"rollout.frontend={frontend}"])
+    config = load_config([*SMALL, *TWO_AND_TWO, f"model.path={model}", f"rollout.frontend={frontend}", *trained])
     with (
         start_cluster(config.cluster, config.rollout, config.learner) as cluster,
         build_parts(config, cluster, model, task=build_task(config.task), start_iteration=0) as built,
@@ -53,7 +61,7 @@ def flip_bit_after_digest(worker: Any, label: str) -> None:
     sender = worker._sender
     if sender._broadcast_group is None:
         return
-    labels = iter([group.label for group in sender.groups])
+    labels = iter([group.label for group in sender.changing_groups])
 
     def start(buffer: torch.Tensor) -> Transfer:
         if next(labels, None) == label:
@@ -67,7 +75,8 @@ def flip_bit_after_digest(worker: Any, label: str) -> None:
 def test_engines_compute_the_learners_logprobs_after_every_publish(parts: Parts) -> None:
     for version in range(3):
         report = parts.channel.publish(version)
-        assert report.num_bytes >= sum(group.num_bytes for group in parts.learner.parameter_groups())
+        sent = parts.learner.changing_groups() if version else parts.learner.parameter_groups()
+        assert report.num_bytes == sum(group.num_bytes for group in sent)
         parts.groups.admit(version)
         groups = parts.groups.take(version)
         completion = groups[0].group.completions[0]
@@ -124,6 +133,25 @@ def test_stale_weights_fail_the_logprob_probe(parts: Parts) -> None:
     assert parts.channel._probe.tolerance < 0.01
     with pytest.raises(PublishError, match="engine 0 computes other logprobs than the learner"):
         parts.channel._compare_logprobs(9)
+
+
+def test_a_part_of_what_vllm_keeps_as_one_is_refused(parts: Parts) -> None:
+    if not parts.config.learner.lora.is_on:
+        pytest.skip("without adapters everything travels")
+    parts.learner.apply(send_adapted_only)
+    parts.channel._changing_groups = parts.learner.changing_groups()
+    with pytest.raises(PublishError, match=r"qkv_proj, .*gate_up_proj: the update has only a part"):
+        parts.channel.publish(9)
+
+
+def send_adapted_only(worker: Any) -> None:
+    """On a learner rank: leave the neighbours of adapted weights at home."""
+    groups = worker._sender.changing_groups
+    adapted = [
+        replace(group, parameters=tuple(m for m in group.parameters if m.name.split(".")[-2] in ("q_proj", "up_proj")))
+        for group in groups
+    ]
+    groups[:] = adapted
 
 
 def nudge_weights(worker: Any) -> None:

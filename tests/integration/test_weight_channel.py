@@ -48,6 +48,7 @@ def channel(
     sent = SendReport(digests=SENT, num_bytes=1000, send_s=0.01)
     learner = SimpleNamespace(
         parameter_groups=lambda: [],
+        changing_groups=lambda: [],
         address_and_free_port=lambda: ("127.0.0.1", 1),
         submit=lambda method, *_: [answer.remote(sent if method == "send_weights" else None)],
         score=lambda tokens, _: np.zeros(len(tokens) - 1),

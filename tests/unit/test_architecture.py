@@ -64,6 +64,7 @@ OWNERS = {
         "rollout/receiver.py",
         "transfer/communicator.py",
     ),
+    "peft": ("learner/lora.py",),
     "deepspeed": ("learner/engine_start.py", "learner/checkpoint.py", "learner/zero.py"),
     "ray": (
         "actors/",

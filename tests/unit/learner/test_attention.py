@@ -19,6 +19,7 @@ from transformers import (
 )
 from transformers.modeling_flash_attention_utils import prepare_fa_kwargs_from_position_ids
 
+from configs.lora import LoraConfig
 from learner.attention import BY_SEQUENCE, attend_by_sequence
 from learner.policy import Policy, _row_arguments, load_policy
 
@@ -143,4 +144,5 @@ def load(folder: Path, *, checkpointing: bool = False) -> Policy:
         trust_remote_code=False,
         gradient_checkpointing=checkpointing,
         max_logits=100,
+        lora=LoraConfig(),
     )

@@ -23,6 +23,7 @@ class FakeRollout:
         self.version = -1
         self.now = 0.0
         self.versions_of: dict[int, int] = {}  # position -> version at which it was submitted
+        self.due_of: dict[int, int] = {}  # position -> iteration, as the fleet is told
         self._rewards = rewards
         self._lengths = lengths
         self._in_flight: dict[int, list[int]] = {}  # position -> version of each token so far
@@ -36,10 +37,11 @@ class FakeRollout:
             index=position, token_ids=np.array([1], dtype=np.int32), text="", reference_answer="", source="fake"
         )
 
-    def submit(self, prompt: Prompt, sampling: SamplingSpec) -> None:
+    def submit(self, prompt: Prompt, sampling: SamplingSpec, *, due: int) -> None:
         self.events.append(f"submit {prompt.index}")
         assert prompt.index not in self.versions_of, "a prompt is generated once"
         self.versions_of[prompt.index] = self.version
+        self.due_of[prompt.index] = due
         self._in_flight[prompt.index] = []
 
     def tick(self) -> list[FinishedGroup]:

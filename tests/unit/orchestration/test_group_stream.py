@@ -95,6 +95,7 @@ def test_prompt_order_wastes_nothing_and_keeps_the_bound(monkeypatch: pytest.Mon
     assert indices(batches) == [list(range(4 * k, 4 * k + 4)) for k in range(ITERATIONS)]
     assert max(staleness(batches)) == max_staleness
     assert sorted(rollout.versions_of) == list(range(4 * ITERATIONS)), "what is generated is trained"
+    assert all(due == position // 4 for position, due in rollout.due_of.items())
     assert stream.positions().open == ()
     assert "group/replaced" not in stream.summary()
 
@@ -144,6 +145,7 @@ def test_groups_without_a_gradient_are_replaced_round_by_round_by_the_next_promp
     assert max(staleness(batches)) == 0
     assert stream.summary()["group/replaced"] == 0
     assert rollout.events[4:7] == ["submit 4", "submit 5", "submit 6"]
+    assert {rollout.due_of[position] for position in range(7)} == {0}
 
 
 def test_replacing_ends_after_the_attempts_and_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,41 @@
+"""The section of low-rank adapters: what of the policy is trained when not all of it is.
+
+In: a plain nested dict. Out: a frozen section. Knows names and bounds; learner/lora.py makes the adapters.
+"""
+
+from pydantic import Field, model_validator
+
+from configs.section import Section
+
+ALL_LINEAR = "all-linear"
+
+
+class LoraConfig(Section):
+    """Low-rank adapters on linear modules, trained in place of the weights they are added to; see docs/lora.md."""
+
+    rank: int = Field(default=0, ge=0)  # 0: no adapters, every weight is trained
+    alpha: int = Field(default=32, ge=1)  # what an adapter computes is scaled by alpha / rank
+    # last parts of module names, as in [q_proj,v_proj]; all-linear: every linear module but the output head
+    target_modules: tuple[str, ...] = Field(default=(ALL_LINEAR,), min_length=1, strict=False)  # YAML has lists only
+
+    @property
+    def is_on(self) -> bool:
+        return self.rank > 0
+
+    @model_validator(mode="after")
+    def _settings_go_together(self) -> "LoraConfig":
+        named = f"learner.lora.target_modules=[{','.join(self.target_modules)}]"
+        if ALL_LINEAR in self.target_modules and len(self.target_modules) > 1:
+            raise ValueError(f"{named}: {ALL_LINEAR} must stand alone; leave it or the others out")
+        fields = type(self).model_fields
+        without_effect = [
+            shown
+            for name, shown in (("alpha", f"learner.lora.alpha={self.alpha}"), ("target_modules", named))
+            if not self.is_on and getattr(self, name) != fields[name].default
+        ]
+        if without_effect:
+            raise ValueError(
+                f"{' and '.join(without_effect)}: no effect with learner.lora.rank=0; set learner.lora.rank to at "
+                f"least 1 or leave it out"
+            )
+        return self
