@@ -11,6 +11,7 @@ import pytest
 from support import COMMAND_TIMEOUT_S, PROJECT_ROOT, SMALL
 
 pytestmark = pytest.mark.integration
+MEASURING_TIMEOUT_S = 3 * COMMAND_TIMEOUT_S  # parts and three runs, one after the other
 
 
 def plan(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -19,11 +20,12 @@ def plan(*arguments: str) -> subprocess.CompletedProcess[str]:
         cwd=PROJECT_ROOT,
         capture_output=True,
         text=True,
-        timeout=COMMAND_TIMEOUT_S,
+        timeout=MEASURING_TIMEOUT_S,
         env={**os.environ, "COLUMNS": "120"},
     )
 
 
+@pytest.mark.timeout(MEASURING_TIMEOUT_S + 200)
 def test_measures_then_plans_and_plans_again_without_measuring(
     tied_model: Path, tmp_path: Path, no_process_left: None
 ) -> None:
