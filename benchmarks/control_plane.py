@@ -1,0 +1,202 @@
+"""The driver's share of an iteration: fleet, batches and packing, with engines that answer at once and no graders.
+
+In: numbers of simulated engines. Out: completions a second through RolloutFleet, GroupStream, the buffer, to_train_batch
+and pack_minibatch. Ray's object store is real, since groups travel through it; engines and learner are not.
+"""
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+import ray
+
+from batching.admission import Admission
+from batching.prompt_order import GroupBuffer
+from configs.objective import ObjectiveConfig
+from learner.packing import pack_minibatch, split_minibatches
+from orchestration.batches import to_train_batch
+from orchestration.group_stream import GroupStream, GroupTicket
+from orchestration.positions import FRESH
+from rollout.contract import (
+    Completion,
+    EngineLoad,
+    EngineRoom,
+    GroupChunk,
+    GroupRequest,
+    GroupSummary,
+    GroupVerdicts,
+    Prompt,
+    PromptGroup,
+    RewardVerdict,
+    SamplingSpec,
+)
+from rollout.fleet import RolloutFleet
+
+NUMBERS_OF_ENGINES = (10, 64, 256)
+PROMPTS, COMPLETIONS, TOKENS, PROMPT_TOKENS = 512, 8, 64, 32  # of one iteration; the last two of one sequence
+NUM_RANKS, NUM_MINIBATCHES, MAX_TOKENS = 8, 2, 2048
+WARMUP_ITERATIONS = 2
+
+
+class _Ref:
+    """Stands for the reference of an answer that is there already."""
+
+    def __init__(self, content: GroupChunk) -> None:
+        self._future: Future[GroupChunk] = Future()
+        self._future.set_result(content)
+
+    def future(self) -> "Future[GroupChunk]":
+        return self._future
+
+
+class _Method:
+    """`engine.name.remote(...)`, also behind `.options(...)`."""
+
+    def __init__(self, function: Any) -> None:
+        self.remote = function
+
+    def options(self, **_: Any) -> "_Method":
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Sampled:
+    """A group in the object store. Real engines put theirs there themselves, so that is done before the clock runs."""
+
+    group_ref: Any
+    summary: GroupSummary
+
+
+class _Engine:
+    """Has sampled whatever it is given by the time it is asked."""
+
+    def __init__(self, sampled: Sequence[_Sampled]) -> None:
+        """sampled: by position in the stream."""
+        self._sampled = sampled
+        self._inside: list[GroupRequest] = []
+        self._num_entered = 0
+        self.start, self.collect = _Method(self._start), _Method(self._collect)
+
+    def _start(self, requests: list[GroupRequest], *, holds_back: bool) -> None:
+        self._inside += requests
+        self._num_entered += len(requests)
+
+    def _collect(self, limit: int, *, holds_back: bool) -> list[Any]:
+        done, self._inside = self._inside[:limit], self._inside[limit:]
+        groups = [self._sampled[request.prompt.index] for request in done]
+        chunk = GroupChunk(
+            tickets=tuple(request.ticket for request in done),
+            summaries=tuple(group.summary for group in groups),
+            load=EngineLoad(num_running=len(self._inside) * COMPLETIONS, num_waiting=0, kv_usage=0.0),
+            num_entered=self._num_entered,
+        )
+        return [_Ref(chunk), *(group.group_ref for group in groups)]
+
+
+class _Prompts:
+    """Any position of the stream."""
+
+    def prompt_at(self, position: int) -> Prompt:
+        return _prompt_at(position)
+
+
+class _NoGraders:
+    """One and the same verdict for every group."""
+
+    def __init__(self) -> None:
+        verdicts = tuple(RewardVerdict(format=1.0, answer=float(place % 2)) for place in range(COMPLETIONS))
+        self._verdicts_ref = ray.put(GroupVerdicts(verdicts=verdicts, timed_out=0))
+
+    def grade(self, group_ref: Any) -> Any:
+        return self._verdicts_ref
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DriverRate:
+    """What the driver gets through with so many engines; rates iteration by iteration, completions/s."""
+
+    num_engines: int
+    rates: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return median(self.rates)
+
+
+def benchmark_control_plane(*, repeats: int) -> list[DriverRate]:
+    """One rate an iteration, `repeats` of them after a warm-up, for each number of engines."""
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+    try:
+        return [_measure(number, repeats=repeats) for number in NUMBERS_OF_ENGINES]
+    finally:
+        ray.shutdown()
+
+
+def _measure(num_engines: int, *, repeats: int) -> DriverRate:
+    iterations = WARMUP_ITERATIONS + repeats
+    sampled = [_sample(position) for position in range(iterations * PROMPTS)]
+    fleet = RolloutFleet([_Engine(sampled) for _ in range(num_engines)], workers_per_engine=1, timeout_s=60.0)
+    fleet._pool.set_rooms([EngineRoom(num_sequences=256, kv_tokens=10**6)] * num_engines)
+    groups: Any = GroupStream(
+        fleet,
+        _NoGraders(),  # type: ignore[arg-type]
+        _Prompts(),  # type: ignore[arg-type]
+        SamplingSpec(num_completions=COMPLETIONS, max_new_tokens=TOKENS, temperature=1.0, seed=0),
+        admission=Admission(prompts_per_iteration=PROMPTS, max_staleness=0),
+        buffer=GroupBuffer[GroupTicket](PROMPTS),
+        resampling=None,
+        start_iteration=0,
+        start_positions=FRESH,
+        num_iterations=iterations,
+        grading_timeout_s=60.0,
+        counts_failures=False,
+    )
+    rates = []
+    for iteration in range(iterations):
+        started = time.perf_counter()
+        _iterate(groups, iteration)
+        rates.append(PROMPTS * COMPLETIONS / (time.perf_counter() - started))
+    fleet._pool.stop()
+    return DriverRate(num_engines=num_engines, rates=tuple(rates[WARMUP_ITERATIONS:]))
+
+
+def _iterate(groups: GroupStream, iteration: int) -> None:
+    """What the driver and a rank's packing do in one iteration."""
+    groups.admit(iteration)
+    batch = to_train_batch(
+        groups.take(iteration), policy_version=iteration, objective=ObjectiveConfig(), max_new_tokens=TOKENS
+    )
+    num_samples = len(batch.samples)
+    for indices in split_minibatches(num_samples, NUM_MINIBATCHES, seed=0, iteration=iteration, epoch=0):
+        pack_minibatch(
+            batch,
+            indices,
+            aggregation="sequence_mean",
+            max_new_tokens=TOKENS,
+            max_tokens=MAX_TOKENS,
+            num_ranks=NUM_RANKS,
+        )
+
+
+def _sample(position: int) -> _Sampled:
+    completions = tuple(
+        Completion(
+            token_ids=np.full(TOKENS, 9, dtype=np.int32),
+            rollout_logprobs=np.zeros(TOKENS, dtype=np.float32),
+            text="x" * TOKENS,
+            finished=True,
+            version_starts=((0, 0),),
+        )
+        for _ in range(COMPLETIONS)
+    )
+    group = PromptGroup(prompt=_prompt_at(position), completions=completions, engine_index=0, generate_s=0.0)
+    return _Sampled(group_ref=ray.put(group), summary=GroupSummary.of(group))
+
+
+def _prompt_at(position: int) -> Prompt:
+    token_ids = np.full(PROMPT_TOKENS, 7, dtype=np.int32)
+    return Prompt(index=position, token_ids=token_ids, text="", reference_answer="", source="simulated")
