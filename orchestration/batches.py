@@ -9,7 +9,7 @@ from torch import Tensor
 from configs.objective import ObjectiveConfig
 from learner.advantages import ADVANTAGES, overlong_penalty
 from learner.contract import TrainBatch, TrainSample
-from orchestration.buffer import GradedGroup
+from orchestration.graded_groups import GradedGroup
 
 
 def to_train_batch(

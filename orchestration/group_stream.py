@@ -12,8 +12,10 @@ from typing import Any
 
 import ray
 
-from orchestration.buffer import Admission, GradedGroup, GroupBuffer
-from orchestration.finished_order import FinishedBuffer
+from batching.admission import Admission
+from batching.finished_order import FinishedBuffer
+from batching.prompt_order import GroupBuffer
+from orchestration.graded_groups import GradedGroup
 from orchestration.positions import PositionSource, StreamPositions
 from rollout.contract import GroupSummary, SamplingSpec
 from rollout.fleet import FinishedGroup, RolloutFleet

@@ -16,7 +16,7 @@ from typing import Any
 from actors.spans import Span, SpanLog
 from learner.contract import StepReport
 from orchestration.balance import idle_shares
-from orchestration.buffer import GradedGroup, group_metrics
+from orchestration.graded_groups import GradedGroup, group_metrics
 from reports.json_lines import append_rows
 
 METRIC_NAME = re.compile(r"[a-z0-9_-]+(/[a-z0-9_@-]+)*")

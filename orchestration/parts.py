@@ -13,16 +13,17 @@ from typing import Any
 
 from actors.answers import await_answers
 from actors.spans import Span
+from batching.admission import Admission
+from batching.finished_order import LOOKAHEAD, FinishedBuffer
+from batching.prompt_order import GroupBuffer
 from configs.schema import RunConfig
 from learner.group import LearnerGroup
 from learner.spec import LearnerSpec
 from orchestration.batches import has_gradient
-from orchestration.buffer import Admission, GroupBuffer
 from orchestration.cluster import Cluster
 from orchestration.eval_prompts import eval_prompts
 from orchestration.eval_records import Evaluation
 from orchestration.evaluation import evaluate_sets
-from orchestration.finished_order import LOOKAHEAD, FinishedBuffer
 from orchestration.group_stream import GroupStream, GroupTicket, Resampling
 from orchestration.placement import PlacementError
 from orchestration.positions import FRESH, StreamPositions

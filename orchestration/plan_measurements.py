@@ -21,8 +21,8 @@ import ray
 from configs.schema import RunConfig
 from learner.contract import TrainBatch
 from orchestration.batches import to_train_batch
-from orchestration.buffer import GradedGroup
 from orchestration.cluster import start_cluster
+from orchestration.graded_groups import GradedGroup
 from orchestration.parts import Parts, build_parts
 from orchestration.task_loading import load_task
 from planning.calibration import GenerationRun, LearnerRun, Measurements, PublishRun

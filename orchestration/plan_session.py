@@ -10,11 +10,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from batching.finished_order import MIN_STALENESS
 from configs.loading import ConfigError
 from configs.plan_command import PlanRequest
 from configs.tasks import DataTaskConfig
 from orchestration.console import print_line
-from orchestration.finished_order import MIN_STALENESS
 from orchestration.plan_machine import device_of, model_shape
 from orchestration.plan_tables import iteration_table, memory_table, scaling_table, stop_line
 from planning.calibration_file import (

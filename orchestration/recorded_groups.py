@@ -6,7 +6,7 @@ format of the folder is rollout/recording.py's business, whether a run fits it r
 
 from pathlib import Path
 
-from orchestration.buffer import GradedGroup
+from orchestration.graded_groups import GradedGroup
 from orchestration.positions import FRESH, StreamPositions
 from orchestration.stages import GroupSource
 from rollout.recording import (

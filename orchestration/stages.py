@@ -6,8 +6,8 @@ from typing import Protocol
 
 from actors.spans import Span
 from learner.contract import StepReport, TrainBatch
-from orchestration.buffer import GradedGroup
 from orchestration.eval_records import Evaluation
+from orchestration.graded_groups import GradedGroup
 from orchestration.positions import StreamPositions
 
 

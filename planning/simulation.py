@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from orchestration.buffer import Admission, GroupBuffer
-from orchestration.finished_order import LOOKAHEAD, FinishedBuffer
+from batching.admission import Admission
+from batching.finished_order import LOOKAHEAD, FinishedBuffer
+from batching.prompt_order import GroupBuffer
 from planning.costs import Costs, collective_bytes
 from planning.fake_clock import FakeClock, Process, Until, Work
 from planning.simulated_engine import SimulatedEngine, SimulatedGroup

@@ -7,7 +7,7 @@ import pytest
 
 from configs.objective import ObjectiveConfig
 from orchestration.batches import has_gradient, to_train_batch
-from orchestration.buffer import GradedGroup
+from orchestration.graded_groups import GradedGroup
 from rollout.contract import Completion, Prompt, PromptGroup, RewardVerdict
 
 

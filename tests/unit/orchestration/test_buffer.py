@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestration.buffer import Admission, GradedGroup, GroupBuffer, group_metrics
+from batching.admission import Admission
+from batching.prompt_order import GroupBuffer
+from orchestration.graded_groups import GradedGroup, group_metrics
 from rollout.contract import Completion, Prompt, PromptGroup, RewardVerdict
 
 

@@ -8,9 +8,11 @@ from fake_rollout import FakeRollout, Lengths, Rewards
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestration.buffer import Admission, GradedGroup, GroupBuffer, group_metrics
+from batching.admission import Admission
+from batching.finished_order import LOOKAHEAD, FinishedBuffer
+from batching.prompt_order import GroupBuffer
 from orchestration.checkpoint import RunState
-from orchestration.finished_order import LOOKAHEAD, FinishedBuffer
+from orchestration.graded_groups import GradedGroup, group_metrics
 from orchestration.group_stream import GroupStream, GroupTicket, Resampling
 from rollout.contract import SamplingSpec
 

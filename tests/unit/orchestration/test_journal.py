@@ -15,8 +15,8 @@ from rich.console import Console
 
 from configs.schema import JournalConfig
 from learner.contract import StepReport
-from orchestration.buffer import GradedGroup
 from orchestration.eval_records import EvalSample
+from orchestration.graded_groups import GradedGroup
 from orchestration.iteration_entry import summarize_steps
 from orchestration.journal import Journal, JournalError
 from orchestration.plots import PANELS

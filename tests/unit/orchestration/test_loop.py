@@ -11,9 +11,9 @@ import pytest
 from actors.spans import Span
 from configs.loading import load_config
 from learner.contract import StepReport, TrainBatch
-from orchestration.buffer import GradedGroup
 from orchestration.checkpoint import CheckpointStore, RunState
 from orchestration.eval_records import Evaluation
+from orchestration.graded_groups import GradedGroup
 from orchestration.journal import Journal
 from orchestration.loop import iterate
 from orchestration.positions import FRESH

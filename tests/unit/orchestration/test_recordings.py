@@ -11,7 +11,7 @@ from configs.loading import ConfigError, dump_yaml, load_config
 from configs.objective import ObjectiveConfig
 from configs.schema import ClusterConfig, LearnerConfig, RolloutConfig, RunConfig
 from orchestration.batches import to_train_batch
-from orchestration.buffer import GradedGroup
+from orchestration.graded_groups import GradedGroup
 from orchestration.placement import plan_placement
 from orchestration.recorded_groups import RecordingStream, ReplayStream
 from orchestration.recordings import manifest_of, refuse_gaps, refuse_other_vocabulary, refuse_recordings

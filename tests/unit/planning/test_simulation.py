@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from plan_fixtures import COSTS, LENGTH, SEQUENCE_S, STEP_S, WORKLOAD
 
-from orchestration.finished_order import LOOKAHEAD
+from batching.finished_order import LOOKAHEAD
 from planning.fake_clock import FakeClock
 from planning.simulated_engine import SimulatedEngine, SimulatedGroup
 from planning.simulation import SimulatedRun, Workload, predict

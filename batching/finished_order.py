@@ -13,7 +13,7 @@ batches would be full of groups that are due, and nothing could overtake; that i
 
 from typing import Generic
 
-from orchestration.buffer import PlacedT
+from batching.prompt_order import PlacedT
 
 LOOKAHEAD = 1  # policy versions by which admission runs ahead
 MIN_STALENESS = LOOKAHEAD + 1

@@ -1,0 +1,70 @@
+"""A group with its verdicts, and what a batch of them comes to.
+
+In: groups and rewards. Out: GradedGroup, and the numbers of a batch under their names in metrics.jsonl. Knows nothing
+of where groups come from.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rollout.contract import PromptGroup, RewardVerdict
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GradedGroup:
+    """The G completions of one prompt with their verdicts, in sample order."""
+
+    group: PromptGroup
+    verdicts: tuple[RewardVerdict, ...]  # G
+    is_replayed: bool = False  # read from a recording: sampled by the policy of another run
+
+    def __post_init__(self) -> None:
+        if len(self.verdicts) != len(self.group.completions):
+            raise ValueError(
+                f"prompt {self.prompt_index}: {len(self.verdicts)} verdicts for {len(self.group.completions)} "
+                f"completions; a group needs one each"
+            )
+
+    @property
+    def prompt_index(self) -> int:
+        return self.group.prompt.index
+
+    @property
+    def rewards(self) -> np.ndarray:
+        """[G] float64."""
+        return np.array([verdict.total for verdict in self.verdicts], dtype=np.float64)
+
+
+def group_metrics(groups: Sequence[GradedGroup], *, policy_version: int) -> dict[str, float]:
+    """Rewards, lengths and staleness of one iteration's batch under the names of metrics.jsonl.
+
+    policy_version is the learner's version when the batch is consumed. Means run over completions, so all groups having
+    the same G count alike; zero variance is counted over groups.
+    """
+    assert groups, "an iteration has at least one group"
+    completions = [completion for item in groups for completion in item.group.completions]
+    verdicts = [verdict for item in groups for verdict in item.verdicts]
+    rewards = np.concatenate([item.rewards for item in groups])
+    staleness = [policy_version - completion.min_policy_version for completion in completions]
+    tokens_behind: Counter[int] = Counter()
+    for completion in completions:
+        for version, count in completion.tokens_by_version().items():
+            tokens_behind[policy_version - version] += count
+    extras = {name for verdict in verdicts for name in verdict.extra}  # zeros where a limit struck have none
+    assert min(staleness) >= 0, f"staleness {min(staleness)}: version {policy_version} is older than a completion's"
+    return {
+        "reward/mean": float(rewards.mean()),
+        "reward/std": float(rewards.std()),
+        "reward/format": float(np.mean([verdict.format for verdict in verdicts])),
+        "reward/answer": float(np.mean([verdict.answer for verdict in verdicts])),
+        **{f"reward/{name}": float(np.mean([verdict.extra.get(name, 0.0) for verdict in verdicts])) for name in extras},
+        "completion/length_mean": float(np.mean([len(completion.token_ids) for completion in completions])),
+        "completion/truncated_share": float(np.mean([not completion.finished for completion in completions])),
+        "group/zero_variance_share": float(np.mean([np.ptp(item.rewards) == 0.0 for item in groups])),
+        "staleness/mean": float(np.mean(staleness)),
+        "staleness/max": float(max(staleness)),
+        **{f"staleness/share@{behind}": count / tokens_behind.total() for behind, count in tokens_behind.items()},
+    }
