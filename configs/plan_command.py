@@ -24,7 +24,7 @@ softgate: predicts time and memory of a run, and how it scales, without running 
 
 usage: python -m orchestration.plan [--calibrate] [gpus=8,16] [hardware=NAME] [calibration=FILE] [key=value ...]
 
-  --calibrate        measure this machine with the model of the run first, two to five minutes on a CPU; the result is
+  --calibrate        measure this machine with the model of the run first, which takes some minutes; the result is
                      kept for this model and device, or written to calibration=FILE
   gpus=8,16          numbers of devices to split between engines and learner ranks; left out, 2 to 1024. On a machine
                      without GPUs a device is an engine's or a rank's cores
