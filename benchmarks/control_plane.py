@@ -1,7 +1,7 @@
 """The driver's share of an iteration: fleet, batches and packing, with engines that answer at once and no graders.
 
-In: numbers of simulated engines. Out: completions a second through RolloutFleet, GroupStream, buffer, to_train_batch and
-pack_minibatch. Ray's object store is real, since groups travel through it; engines and learner are not.
+In: numbers of simulated engines. Out: completions a second through RolloutFleet, GroupStream, buffer, to_train_batch
+and pack_minibatch. Ray's object store is real, since groups travel through it; engines and learner are not.
 """
 
 import time
