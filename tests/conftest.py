@@ -5,11 +5,15 @@ Knows nothing of the packages; fixtures of one package live beside its tests.
 
 import os
 import random
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import settings
+
+# A session in the background is told to ignore Ctrl-C, and the commands that it starts would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before any test imports torch: two processes with two threads each on two cores spend their time spinning.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

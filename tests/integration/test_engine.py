@@ -177,11 +177,16 @@ def test_a_group_computes_its_prompt_once_and_older_weights_share_nothing(tied_m
     alone = SamplingSpec(num_completions=1, max_new_tokens=4, temperature=1.0, seed=0)
     long_prompt = prompt_of(BLOCK_TOKENS + 30)
     cached = [ray.get(engine.num_cached_tokens.remote(long_prompt, sampling)) for sampling in (alone, alone)]
-    ray.get(engine.pretend_version.remote(1))
-    cached.append(ray.get(engine.num_cached_tokens.remote(long_prompt, SAMPLING)))
-    ray.get(engine.pretend_version.remote(2))
-    cached.append(ray.get(engine.num_cached_tokens.remote(long_prompt, alone)))
-    assert cached == [0, BLOCK_TOKENS, BLOCK_TOKENS, 0]
+    assert cached == [0, BLOCK_TOKENS]
+
+    # The completion that ends last tells; on a busy machine that may be the one that computed the prompt.
+    shared = []
+    for version in range(1, 6):
+        ray.get(engine.pretend_version.remote(version))
+        shared.append(ray.get(engine.num_cached_tokens.remote(long_prompt, SAMPLING)))
+    assert max(shared) == BLOCK_TOKENS
+    ray.get(engine.pretend_version.remote(6))
+    assert ray.get(engine.num_cached_tokens.remote(long_prompt, alone)) == 0
 
 
 def test_a_fleet_keeps_a_small_engine_full_and_changes_no_bit(tied_model: Path, local_ray: None) -> None:
