@@ -6,18 +6,10 @@ be hard to batch, not to be good.
 """
 
 import random
-import shutil
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from orchestration.embedded_model import (
-    EmbeddedRecipe,
-    default_cache_dir,
-    new_model,
-    new_tokenizer,
-    warm_start,
-)
+from orchestration.embedded_model import EmbeddedRecipe, ensure_embedded_model
 from rollout.tasks.arithmetic import DemonstrationFlaws, Sum
 
 LONGEST = 512  # tokens of a completion
@@ -39,21 +31,4 @@ def wordy_demonstration(item: Sum, rng: random.Random, *, flaws: DemonstrationFl
 
 def ensure_wordy_model() -> Path:
     """The model's folder, built first (a few minutes on one core) if the cache does not have it."""
-    import torch
-
-    target = default_cache_dir() / f"wordy-{REVISION}-{RECIPE.hash()}"
-    if target.is_dir():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        torch.manual_seed(RECIPE.seed)
-        model = new_model(RECIPE)
-        warm_start(model, RECIPE, demonstrate=wordy_demonstration)
-        model.save_pretrained(building)
-        new_tokenizer(RECIPE).save_pretrained(building)
-        building.chmod(0o755)
-        building.rename(target)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-    return target
+    return ensure_embedded_model(RECIPE, prefix=f"wordy-{REVISION}-", demonstrate=wordy_demonstration)

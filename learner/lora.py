@@ -9,14 +9,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import peft
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from configs.lora import ALL_LINEAR, LoraConfig
+
+if TYPE_CHECKING:  # half a second that a run without adapters should not wait for
+    from peft import PeftModel
+    from peft.tuners.lora import LoraLayer
 
 ADAPTER = "default"  # peft's name for the only adapter
 WRAPPED = ".base_layer."  # what peft puts into the names of a module that has an adapter
@@ -40,7 +43,7 @@ class Factors:
 class Adapters:
     """The adapters of one model."""
 
-    def __init__(self, model: peft.PeftModel) -> None:
+    def __init__(self, model: "PeftModel") -> None:
         self._model = model
 
     def factors(self) -> dict[str, Factors]:
@@ -79,6 +82,8 @@ def add_adapters(model: PreTrainedModel, config: LoraConfig) -> Adapters:
     Their first values come from torch's random state, which must be equal on all ranks. Raises ValueError where
     target_modules names nothing, or a module that cannot have one.
     """
+    import peft
+
     names = config.target_modules
     all_linear = names == (ALL_LINEAR,)
     if not all_linear:
@@ -106,7 +111,9 @@ def _is_factor(name: str) -> bool:
     return any(mark in name for mark in FACTOR_MARKS)
 
 
-def _adapted(model: nn.Module) -> Iterator[tuple[str, LoraLayer]]:
+def _adapted(model: nn.Module) -> "Iterator[tuple[str, LoraLayer]]":
+    from peft.tuners.lora import LoraLayer
+
     return ((name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer))
 
 

@@ -85,20 +85,26 @@ def default_cache_dir() -> Path:
 
 
 def ensure_embedded_model(
-    recipe: EmbeddedRecipe = EmbeddedRecipe(), *, cache_dir: Path | None = None, progress: Progress | None = None
+    recipe: EmbeddedRecipe = EmbeddedRecipe(),
+    *,
+    cache_dir: Path | None = None,
+    progress: Progress | None = None,
+    prefix: str = "",
+    demonstrate: Demonstrate = poor_demonstration,
 ) -> Path:
     """The folder of the recipe's model, built first if the cache does not have it.
 
-    Safe with concurrent builders: each builds in a folder of its own, the first rename wins, the rest take its result.
+    Other demonstrations than the recipe's need a prefix of their own, which begins the folder's name. Safe with
+    concurrent builders: each builds in a folder of its own, the first rename wins, the rest take its result.
     """
     cache = cache_dir if cache_dir is not None else default_cache_dir()
-    target = cache / recipe.hash()
+    target = cache / f"{prefix}{recipe.hash()}"
     if target.is_dir():
         return target
     cache.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=cache))
     try:
-        build_embedded_model(recipe, folder=building, progress=progress)
+        build_embedded_model(recipe, folder=building, progress=progress, demonstrate=demonstrate)
         building.chmod(0o755)  # mkdtemp's 0700 would shut out engines of another user
         try:
             building.rename(target)
@@ -110,7 +116,13 @@ def ensure_embedded_model(
     return target
 
 
-def build_embedded_model(recipe: EmbeddedRecipe, *, folder: Path, progress: Progress | None = None) -> None:
+def build_embedded_model(
+    recipe: EmbeddedRecipe,
+    *,
+    folder: Path,
+    progress: Progress | None = None,
+    demonstrate: Demonstrate = poor_demonstration,
+) -> None:
     """Warm-start the model and write it with tokenizer and recipe into the folder.
 
     Uses one thread; torch's seed and number of threads are left as they were.
@@ -124,7 +136,7 @@ def build_embedded_model(recipe: EmbeddedRecipe, *, folder: Path, progress: Prog
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             model = new_model(recipe)
-            warm_start(model, recipe, progress=progress)
+            warm_start(model, recipe, progress=progress, demonstrate=demonstrate)
     finally:
         torch.set_num_threads(num_threads)
     model.save_pretrained(folder)

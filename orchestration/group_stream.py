@@ -13,8 +13,7 @@ from typing import Any
 import ray
 
 from batching.admission import Admission
-from batching.finished_order import FinishedBuffer
-from batching.prompt_order import GroupBuffer
+from batching.order import Buffer
 from orchestration.graded_groups import GradedGroup
 from orchestration.positions import PositionSource, StreamPositions
 from rollout.contract import GroupSummary, SamplingSpec
@@ -63,7 +62,7 @@ class GroupStream:
         sampling: SamplingSpec,
         *,
         admission: Admission,
-        buffer: "GroupBuffer[GroupTicket] | FinishedBuffer[GroupTicket]",
+        buffer: Buffer[GroupTicket],
         resampling: Resampling | None,
         start_iteration: int,
         start_positions: StreamPositions,

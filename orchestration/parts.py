@@ -13,9 +13,7 @@ from typing import Any
 
 from actors.answers import await_answers
 from actors.spans import Span
-from batching.admission import Admission
-from batching.finished_order import LOOKAHEAD, FinishedBuffer
-from batching.prompt_order import GroupBuffer
+from batching.order import admission_for, buffer_for
 from configs.schema import RunConfig
 from learner.group import LearnerGroup
 from learner.spec import LearnerSpec
@@ -24,7 +22,7 @@ from orchestration.cluster import Cluster
 from orchestration.eval_prompts import eval_prompts
 from orchestration.eval_records import Evaluation
 from orchestration.evaluation import evaluate_sets
-from orchestration.group_stream import GroupStream, GroupTicket, Resampling
+from orchestration.group_stream import GroupStream, Resampling
 from orchestration.placement import PlacementError
 from orchestration.positions import FRESH, StreamPositions
 from orchestration.recorded_groups import RecordingStream
@@ -116,8 +114,17 @@ def build_parts(
             graders,
             prompts,
             _training_sampling(config),
-            admission=_admission(config),
-            buffer=_buffer(config, start_iteration=start_iteration),
+            admission=admission_for(
+                config.rollout.batch_order,
+                prompts_per_iteration=config.rollout.prompts_per_iteration,
+                max_staleness=config.max_staleness,
+            ),
+            buffer=buffer_for(
+                config.rollout.batch_order,
+                prompts_per_iteration=config.rollout.prompts_per_iteration,
+                max_staleness=config.max_staleness,
+                start_iteration=start_iteration,
+            ),
             resampling=_resampling(config),
             start_iteration=start_iteration,
             start_positions=start_positions,
@@ -138,18 +145,6 @@ def build_parts(
             },
             config=config,
         )
-
-
-def _admission(config: RunConfig) -> Admission:
-    ahead = LOOKAHEAD if config.rollout.batch_order == "finished" else config.max_staleness
-    return Admission(prompts_per_iteration=config.rollout.prompts_per_iteration, max_staleness=ahead)
-
-
-def _buffer(config: RunConfig, *, start_iteration: int) -> GroupBuffer[GroupTicket] | FinishedBuffer[GroupTicket]:
-    num_prompts = config.rollout.prompts_per_iteration
-    if config.rollout.batch_order == "finished":
-        return FinishedBuffer(num_prompts, max_staleness=config.max_staleness, start_iteration=start_iteration)
-    return GroupBuffer(num_prompts, start_iteration=start_iteration)
 
 
 def _resampling(config: RunConfig) -> Resampling | None:

@@ -4,7 +4,6 @@ In: a RunConfig. Out: Measurements of one engine and one learner rank, side by s
 an iteration of a whole run takes. Starts what a run starts and ends it again. Fits nothing.
 """
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -26,6 +25,7 @@ from orchestration.graded_groups import GradedGroup
 from orchestration.parts import Parts, build_parts
 from orchestration.task_loading import load_task
 from planning.calibration import GenerationRun, LearnerRun, Measurements, PublishRun
+from reports.json_lines import read_rows
 from reports.run_files import METRICS_FILE
 from rollout.contract import Prompt, SamplingSpec
 from rollout.graders import await_verdicts
@@ -97,7 +97,7 @@ def measure_parts(config: RunConfig, model_path: Path | str, *, repeats: int) ->
 
 
 def measure_run(config: RunConfig, *, num_iterations: int) -> dict[str, float]:
-    """Medians of the time/* metrics of a short run, its first iterations left out."""
+    """Medians of the time/* and throughput/* metrics of a short run, its first iterations left out."""
     from orchestration.session import train
 
     with TemporaryDirectory() as folder:
@@ -105,9 +105,9 @@ def measure_run(config: RunConfig, *, num_iterations: int) -> dict[str, float]:
         total = WARMUP_ITERATIONS + num_iterations
         update = {"num_iterations": total, "run_dir": str(run_dir), "resume": False, "dry_run": False}
         train(config.model_copy(update=update))
-        lines = (run_dir / METRICS_FILE).read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines[WARMUP_ITERATIONS:]]
-    return {name: median(row[name] for row in rows) for name in rows[0] if name.startswith("time/")}
+        rows = read_rows(run_dir / METRICS_FILE)[WARMUP_ITERATIONS:]
+    names = [name for name in rows[0] if name.startswith(("time/", "throughput/"))]
+    return {name: median(row[name] for row in rows) for name in names}
 
 
 def _training_prompts(config: RunConfig, task: Task, model_path: Path | str, num_prompts: int) -> list[Prompt]:

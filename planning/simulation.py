@@ -10,9 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from batching.admission import Admission
-from batching.finished_order import LOOKAHEAD, FinishedBuffer
-from batching.prompt_order import GroupBuffer
+from batching.order import BatchOrder, Buffer, admission_for, buffer_for
 from planning.costs import Costs, collective_bytes
 from planning.fake_clock import FakeClock, Process, Until, Work
 from planning.simulated_engine import SimulatedEngine, SimulatedGroup
@@ -27,7 +25,7 @@ class Workload:
     prompt_length: int  # tokens
     lengths: tuple[int, ...]  # a sample of completion lengths, tokens; each completion's is drawn from it
     max_staleness: int
-    batch_order: str  # prompt or finished
+    batch_order: BatchOrder
     publishes_inflight: bool  # False: engines finish what they have before they load new weights
     num_engines: int
     workers_per_engine: int
@@ -103,12 +101,6 @@ def predict(workload: Workload, costs: Costs, *, num_iterations: int = 12, seed:
     )
 
 
-def _buffer(workload: Workload) -> GroupBuffer[SimulatedGroup] | FinishedBuffer[SimulatedGroup]:
-    if workload.batch_order == "finished":
-        return FinishedBuffer(workload.prompts_per_iteration, max_staleness=workload.max_staleness)
-    return GroupBuffer(workload.prompts_per_iteration)
-
-
 class SimulatedRun:
     """One run; simulate() once."""
 
@@ -118,11 +110,16 @@ class SimulatedRun:
         self._num_iterations = num_iterations
         self._random = np.random.default_rng(seed)
         self._clock = FakeClock(costs.rate)
-        self._admission = Admission(
+        self._admission = admission_for(
+            workload.batch_order,
             prompts_per_iteration=workload.prompts_per_iteration,
-            max_staleness=LOOKAHEAD if workload.batch_order == "finished" else workload.max_staleness,
+            max_staleness=workload.max_staleness,
         )
-        self._buffer = _buffer(workload)
+        self._buffer: Buffer[SimulatedGroup] = buffer_for(
+            workload.batch_order,
+            prompts_per_iteration=workload.prompts_per_iteration,
+            max_staleness=workload.max_staleness,
+        )
         self._engines = [
             SimulatedEngine(
                 costs=costs.engine,

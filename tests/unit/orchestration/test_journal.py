@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
+from step_reports import step
 
 from configs.schema import JournalConfig
-from learner.contract import StepReport
 from orchestration.eval_records import EvalSample
 from orchestration.graded_groups import GradedGroup
-from orchestration.iteration_entry import summarize_steps
 from orchestration.journal import Journal, JournalError
 from orchestration.plots import PANELS
 from rollout.contract import Completion, Prompt, PromptGroup, RewardVerdict
@@ -38,11 +37,6 @@ def graded(index: int, *, rewards: Sequence[tuple[float, float]] = ((1.0, 1.0), 
     prompt = Prompt(index=index, token_ids=np.zeros(2, dtype=np.int32), text="1+1=", reference_answer="2", source="")
     group = PromptGroup(prompt=prompt, completions=(completion,) * len(rewards), engine_index=0, generate_s=0.5)
     return GradedGroup(group=group, verdicts=tuple(RewardVerdict(format=f, answer=a) for f, a in rewards))
-
-
-def step(*, num_tokens: int = 10, grad_norm: float = 1.0, lr: float = 1e-4, **metrics: float) -> StepReport:
-    names = {name.replace("__", "/"): value for name, value in metrics.items()}
-    return StepReport(num_tokens=num_tokens, num_sequences=2, grad_norm=grad_norm, lr=lr, metrics=names)
 
 
 def open_journal(
@@ -99,43 +93,6 @@ def test_an_iteration_becomes_one_row(tmp_path: Path) -> None:
     assert row["throughput/samples_per_s"] == pytest.approx(6 / row["time/iteration_s"])
     assert row["learner/tokens_per_s"] == pytest.approx(20 / row["time/update_s"])
     assert next(iter(row)) == "iteration"
-
-
-def test_steps_are_weighted_by_their_tokens() -> None:
-    row = summarize_steps(
-        [
-            step(
-                num_tokens=30,
-                grad_norm=1.0,
-                lr=2e-4,
-                policy__entropy=1.0,
-                ratio__max=5.0,
-                ratio__min=0.5,
-                gate__eur_pos=0.5,
-            ),
-            step(num_tokens=10, grad_norm=3.0, lr=1e-4, policy__entropy=2.0, ratio__max=2.0, ratio__min=0.25),
-        ]
-    )
-    assert row == pytest.approx(
-        {
-            "policy/entropy": 1.25,
-            "ratio/max": 5.0,
-            "ratio/min": 0.25,
-            "gate/eur_pos": 0.5,
-            "grad_norm": 2.0,
-            "lr": 1e-4,
-        }
-    )
-    assert summarize_steps([]) == {}
-
-
-def test_steps_without_trained_tokens_do_not_count_unless_there_are_no_others() -> None:
-    empty = [step(num_tokens=0, grad_norm=0.0, gate__tau_pos=tau) for tau in (8.0, 10.0)]
-    row = summarize_steps([*empty, step(num_tokens=5, gate__tau_pos=12.0, loss=0.5)])
-    assert (row["gate/tau_pos"], row["loss"]) == (12.0, 0.5)
-    row = summarize_steps(empty)
-    assert row["gate/tau_pos"] == 9.0
-    assert "loss" not in row
 
 
 def test_times_of_one_name_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
