@@ -45,6 +45,7 @@ def calibrate(request: PlanRequest, shape: ModelShape, console: Console) -> Path
             shape=shape,
             engine_dtype=scenario.engine_dtype,
             learner_dtype=scenario.learner_dtype,
+            lora=config.learner.lora,
             costs=fit_runs(costs, runs),
             prompt_length=scenario.prompt_length,
             lengths=scenario.lengths,

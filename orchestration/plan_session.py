@@ -22,6 +22,7 @@ from planning.calibration_file import (
     CalibrationError,
     default_path,
     load_calibration,
+    require_adapters,
     require_dtypes,
     require_model,
 )
@@ -32,6 +33,7 @@ from planning.roofline import costs_from_hardware
 from planning.scaling import CostsOf, best_splits, where_it_stops
 from planning.scenario import Scenario
 from planning.simulation import Workload, predict
+from planning.trained import trained_parameters
 
 STALENESS = (0, 1, 2, 4)  # compared beside that of the run
 
@@ -126,6 +128,7 @@ def _from_hardware(request: PlanRequest, shape: ModelShape, hardware: Hardware) 
             engine_dtype=scenario.engine_dtype,
             learner_dtype=scenario.learner_dtype,
             workers_per_engine=workload.workers_per_engine,
+            trained=workload.trained_parameters,
             optimizer_ranks=workload.num_ranks if workload.zero_stage >= 1 else 1,
             checkpointing=request.config.learner.gradient_checkpointing,
         )
@@ -136,7 +139,7 @@ def _from_hardware(request: PlanRequest, shape: ModelShape, hardware: Hardware) 
             "at its peak figures: real times are longer, requests, launches and grading cost nothing here; give shares "
             "in a file of your own, or measure with --calibrate"
         )
-    return Basis(scenario=scenario, costs_of=costs_of, notes=(_model_line(shape), *told, *notes))
+    return Basis(scenario=scenario, costs_of=costs_of, notes=(_model_line(scenario), *told, *notes))
 
 
 def _from_calibration(
@@ -166,7 +169,8 @@ def _from_calibration(
         lengths=lengths,
     )
     require_dtypes(calibration, engine=scenario.engine_dtype, learner=scenario.learner_dtype, path=path)
-    return Basis(scenario=scenario, costs_of=lambda _: costs, notes=(_model_line(shape), *told, *notes))
+    require_adapters(calibration, request.config.learner.lora, path)
+    return Basis(scenario=scenario, costs_of=lambda _: costs, notes=(_model_line(scenario), *told, *notes))
 
 
 def _lengths(request: PlanRequest, calibration: Calibration | None) -> tuple[tuple[int, ...], int, list[str]]:
@@ -197,8 +201,11 @@ def _cut_off(lengths: Sequence[int], max_new_tokens: int) -> tuple[int, ...]:
     return tuple(min(length, max_new_tokens) for length in lengths)
 
 
-def _model_line(shape: ModelShape) -> str:
-    return f"model {shape.name}: {shape.num_parameters:,} parameters in {shape.layers} layers"
+def _model_line(scenario: Scenario) -> str:
+    shape = scenario.shape
+    line = f"model {shape.name}: {shape.num_parameters:,} parameters in {shape.layers} layers"
+    adapters = trained_parameters(shape, scenario.config.learner.lora).adapters
+    return f"{line}, frozen; {adapters:,} in adapters are trained" if adapters else line
 
 
 def _unshared(costs_of: CostsOf) -> CostsOf:

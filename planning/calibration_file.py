@@ -9,10 +9,13 @@ import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from pydantic import ValidationError
+
+from configs.lora import LoraConfig
 from planning.costs import Costs, EngineCosts, LearnerCosts, PublishCosts, WireCosts
 from planning.model_shape import ModelShape
 
-FORMAT = 1  # of the file; raised when what is in it changes its meaning
+FORMAT = 2  # of the file; raised when what is in it changes its meaning
 
 
 class CalibrationError(ValueError):
@@ -28,6 +31,7 @@ class Calibration:
     shape: ModelShape
     engine_dtype: str
     learner_dtype: str
+    lora: LoraConfig
     costs: Costs
     prompt_length: int
     lengths: tuple[int, ...]  # of completions, as sampled at the longest rollout.max_new_tokens that was measured
@@ -44,7 +48,7 @@ def default_path(shape: ModelShape, device: str) -> Path:
 
 def save_calibration(calibration: Calibration, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    tree = {"format": FORMAT, **asdict(calibration)}
+    tree = {"format": FORMAT, **asdict(calibration), "lora": calibration.lora.model_dump(mode="json")}
     path.write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
 
 
@@ -65,12 +69,13 @@ def load_calibration(path: Path) -> Calibration:
                 rates=tuple(costs.pop("rates")),
                 **costs,
             ),
+            lora=LoraConfig.model_validate(tree.pop("lora")),
             lengths=tuple(tree.pop("lengths")),
             **tree,
         )
     except FileNotFoundError as error:
         raise CalibrationError(f"calibration={path}: no such file; measure this machine with --calibrate") from error
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError, ValidationError) as error:
         raise CalibrationError(
             f"calibration={path}: not a calibration ({error}); measure again (--calibrate)"
         ) from error
@@ -99,3 +104,12 @@ def require_dtypes(calibration: Calibration, *, engine: str, learner: str, path:
                 f"calibration={path}: was measured with {name}={measured}, asked is {wanted}; measure that with "
                 f"--calibrate"
             )
+
+
+def require_adapters(calibration: Calibration, lora: LoraConfig, path: Path) -> None:
+    """CalibrationError where it was made with other adapters, or with none where there are some."""
+    if lora != calibration.lora:
+        raise CalibrationError(
+            f"calibration={path}: was measured with learner.lora.rank={calibration.lora.rank}, asked are "
+            f"learner.lora.rank={lora.rank} and its target_modules; measure that with --calibrate"
+        )

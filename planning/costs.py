@@ -109,18 +109,18 @@ class Costs:
 
 
 def collective_bytes(
-    num_parameters: float, *, zero_stage: int, num_ranks: int, num_rows: int, weight_bytes: int
+    *, trained: float, gathered: float, zero_stage: int, num_ranks: int, num_rows: int, weight_bytes: int
 ) -> float:
     """Sent by a rank in one optimizer step of num_rows micro-batches: gradients summed, weights gathered again.
 
-    Stages 0 to 2 do it once a step, the sum of gradients and the gathering of weights each passing N * (R-1)/R
-    elements, twice where nothing is shared out. Stage 3 gathers weights for every forward and backward pass, and sums
-    gradients at every micro-batch.
+    trained: parameters with a gradient; gathered: all weights. Stages 0 to 2 do it once a step, the sum of gradients
+    and the gathering of trained weights each passing N * (R-1)/R elements, twice where nothing is shared out. Stage 3
+    gathers all weights for every forward and backward pass, and sums gradients at every micro-batch.
     """
     if num_ranks == 1:
         return 0.0
-    once = num_parameters * (num_ranks - 1) / num_ranks * weight_bytes
-    return once * (3 * num_rows if zero_stage == 3 else 2)
+    passed = weight_bytes * (num_ranks - 1) / num_ranks
+    return passed * ((2 * gathered + trained) * num_rows if zero_stage == 3 else 2 * trained)
 
 
 def prompt_tokens(prompt_length: int, group_size: int) -> int:

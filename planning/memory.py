@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 
 from configs.schema import LearnerConfig
 from planning.model_shape import ModelShape
+from planning.trained import trained_parameters
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 FLOAT32_BYTES = 4
@@ -24,7 +25,7 @@ class LearnerMemory:
     weights: float
     gradients: float
     optimizer: float  # moments, and float32 weights where the trained ones are not
-    reference: float  # the initial model of a KL term
+    reference: float  # the initial model of a KL term; with adapters the policy without them
     buckets: float  # of gradients and parameters on their way
     activations: float  # of one micro-batch
     logits: float
@@ -61,9 +62,10 @@ def learner_memory(
 
     dtype: of the trained weights. Stages 0 and 1 add up gradients in it, 2 and 3 in float32.
     """
-    stage, count, size = learner.zero_stage, float(shape.num_parameters), DTYPE_BYTES[dtype]
+    parameters = trained_parameters(shape, learner.lora)
+    stage, count, size = learner.zero_stage, float(parameters.trained), DTYPE_BYTES[dtype]
     share = 1.0 / num_ranks
-    weights = count * size * (share if stage == 3 else 1.0)
+    weights = parameters.held * size * (share if stage == 3 else 1.0)
     gradients = count * (FLOAT32_BYTES * share if stage >= 2 else size)
     # ZeRO's optimizers step on float32 copies, also of weights that are float32 themselves
     copies = 1 if stage >= 1 else 0
@@ -73,7 +75,7 @@ def learner_memory(
         weights=weights,
         gradients=gradients,
         optimizer=optimizer,
-        reference=weights if keeps_reference else 0.0,
+        reference=weights if keeps_reference and not learner.lora.is_on else 0.0,
         buckets=0.0 if stage == 0 else 2.0 * bucket,
         activations=activation_bytes(
             shape,

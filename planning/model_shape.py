@@ -46,6 +46,19 @@ class ModelShapeError(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LinearModule:
+    """One matrix of a layer."""
+
+    inputs: int
+    outputs: int
+    has_bias: bool
+
+    @property
+    def parameters(self) -> int:
+        return self.inputs * self.outputs + (self.outputs if self.has_bias else 0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ModelShape:
     """A decoder of equal layers: attention with grouped keys and values, and a gated feed-forward."""
 
@@ -71,13 +84,33 @@ class ModelShape:
         return self.kv_heads * self.head_size
 
     @property
+    def layer_modules(self) -> dict[str, LinearModule]:
+        """The matrices of one layer, by their names within it."""
+        hidden, query, kv = self.hidden, self.query_width, self.kv_width
+        sizes = {
+            "self_attn.q_proj": (hidden, query, self.has_qkv_bias),
+            "self_attn.k_proj": (hidden, kv, self.has_qkv_bias),
+            "self_attn.v_proj": (hidden, kv, self.has_qkv_bias),
+            "self_attn.o_proj": (query, hidden, self.has_output_bias),
+            "mlp.gate_proj": (hidden, self.intermediate, False),
+            "mlp.up_proj": (hidden, self.intermediate, False),
+            "mlp.down_proj": (self.intermediate, hidden, False),
+        }
+        return {
+            name: LinearModule(inputs=inputs, outputs=outputs, has_bias=has_bias)
+            for name, (inputs, outputs, has_bias) in sizes.items()
+        }
+
+    @property
+    def layer_head_norms(self) -> int:
+        """Parameters of the norms of each head's queries and keys in one layer."""
+        return 2 * self.head_size if self.has_head_norms else 0
+
+    @property
     def layer_parameters(self) -> int:
         """Of one layer."""
-        qkv = self.query_width + 2 * self.kv_width
-        biases = (qkv if self.has_qkv_bias else 0) + (self.hidden if self.has_output_bias else 0)
-        norms = 2 * self.hidden + (2 * self.head_size if self.has_head_norms else 0)
-        attention = self.hidden * qkv + self.query_width * self.hidden
-        return attention + biases + norms + 3 * self.hidden * self.intermediate
+        matrices = sum(module.parameters for module in self.layer_modules.values())
+        return matrices + self.layer_head_norms + 2 * self.hidden
 
     @property
     def embedding_parameters(self) -> int:

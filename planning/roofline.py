@@ -10,7 +10,8 @@ from planning.memory import DTYPE_BYTES, FLOAT32_BYTES
 from planning.model_shape import ModelShape
 
 ADAMW_ARRAYS = 7  # float32 arrays that a step reads or writes: gradient; weight and two moments, each read and written
-BACKWARD = 2  # a backward pass takes twice the operations of a forward pass
+# A backward pass takes a forward pass's operations for gradients of what layers were given, and as many for those of
+# weights that are trained.
 
 
 def costs_from_hardware(
@@ -21,14 +22,21 @@ def costs_from_hardware(
     learner_dtype: str,
     workers_per_engine: int,
     optimizer_ranks: int,
+    trained: int,
     checkpointing: bool,
 ) -> Costs:
-    """optimizer_ranks: how many share the optimizer's arrays out. Memory and arithmetic are not overlapped."""
+    """optimizer_ranks: how many share the optimizer's arrays out. trained: parameters with a gradient.
+
+    Memory and arithmetic are not overlapped.
+    """
     operations_per_s = hardware.operations_per_s * hardware.operations_share
     bytes_per_s = hardware.memory_bytes_per_s * hardware.memory_share
     engine_operations_per_s = operations_per_s * workers_per_engine
     engine_bytes_per_s = bytes_per_s * workers_per_engine
-    passes = 1 + BACKWARD + (1 if checkpointing else 0)  # checkpointing runs the forward pass again
+    forwards = 2 if checkpointing else 1  # checkpointing runs the forward pass again
+    weight_gradients = min(1.0, trained / shape.num_parameters)
+    passes = forwards + 1 + weight_gradients
+    pair_passes = forwards + 2  # attention has no weights: both of its factors want a gradient
     return Costs(
         engine=EngineCosts(
             step_s=shape.multiplied_parameters * DTYPE_BYTES[engine_dtype] / engine_bytes_per_s,
@@ -41,11 +49,11 @@ def costs_from_hardware(
         learner=LearnerCosts(
             load_s=0.0,
             sample_s=0.0,
-            step_s=ADAMW_ARRAYS * FLOAT32_BYTES * shape.num_parameters / optimizer_ranks / bytes_per_s,
+            step_s=ADAMW_ARRAYS * FLOAT32_BYTES * trained / optimizer_ranks / bytes_per_s,
             row_s=0.0,
             sequence_s=0.0,
             token_s=passes * shape.token_operations / operations_per_s,
-            pair_s=passes * shape.pair_operations / 2 / operations_per_s,  # causal: half of the pairs
+            pair_s=pair_passes * shape.pair_operations / 2 / operations_per_s,  # causal: half of the pairs
             scoring_share=1.0 / passes,
         ),
         wire=WireCosts(

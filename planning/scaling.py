@@ -191,7 +191,8 @@ def _generate_s(workload: Workload, costs: Costs) -> float:
 def _collective_s(workload: Workload, costs: Costs) -> float:
     tokens = _typical_sequences(workload).sum() / workload.num_minibatches
     moved = collective_bytes(
-        workload.num_parameters,
+        trained=workload.trained_parameters,
+        gathered=workload.gathered_parameters,
         zero_stage=workload.zero_stage,
         num_ranks=workload.num_ranks,
         num_rows=ceil(tokens / workload.num_ranks / workload.max_tokens),
@@ -201,6 +202,6 @@ def _collective_s(workload: Workload, costs: Costs) -> float:
 
 
 def _publish_s(workload: Workload, costs: Costs) -> float:
-    num_bytes = workload.num_parameters * workload.wire_weight_bytes
+    num_bytes = workload.published_parameters * workload.wire_weight_bytes
     workers = workload.num_engines * workload.workers_per_engine
     return costs.publish.seconds(num_bytes, workers, costs.wire, num_devices=workload.num_devices)

@@ -10,6 +10,7 @@ from configs.schema import RunConfig
 from planning.memory import DTYPE_BYTES, EngineMemory, LearnerMemory, engine_memory, learner_memory
 from planning.model_shape import ModelShape
 from planning.simulation import Workload
+from planning.trained import trained_parameters
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +79,7 @@ class Scenario:
         """The run with so many engines and ranks; those of the configuration where not told."""
         rollout, learner = self.config.rollout, self.config.learner
         engine = self.engine_memory()
+        parameters = trained_parameters(self.shape, learner.lora)
         recomputes = learner.old_logprobs == "recompute" or (learner.old_logprobs == "auto" and self.device != "cpu")
         # what the cache holds where nobody knows: every seat at its longest
         seats_full = rollout.max_num_seqs * self.config.model.max_model_len
@@ -101,7 +103,9 @@ class Scenario:
             recomputes_logprobs=recomputes,
             keeps_reference=self.config.objective.kl_coef > 0.0,
             num_graders=self.config.graders.num_workers,
-            num_parameters=self.shape.num_parameters,
+            trained_parameters=parameters.trained,
+            gathered_parameters=parameters.held,
+            published_parameters=parameters.published,
             learner_weight_bytes=DTYPE_BYTES[self.learner_dtype],
             wire_weight_bytes=DTYPE_BYTES[self.engine_dtype],
         )

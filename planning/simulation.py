@@ -39,7 +39,9 @@ class Workload:
     recomputes_logprobs: bool
     keeps_reference: bool
     num_graders: int
-    num_parameters: int
+    trained_parameters: int  # whose gradients ranks add up
+    gathered_parameters: int  # of the learner's weights, frozen ones included
+    published_parameters: int
     learner_weight_bytes: int  # of one weight
     wire_weight_bytes: int
 
@@ -214,7 +216,8 @@ class SimulatedRun:
                 computing_s = learner.pass_s(part, num_ranks=workload.num_ranks, max_tokens=workload.max_tokens)
                 num_rows = -(-int(part.sum()) // (workload.num_ranks * workload.max_tokens))
                 moved = collective_bytes(
-                    workload.num_parameters,
+                    trained=workload.trained_parameters,
+                    gathered=workload.gathered_parameters,
                     zero_stage=workload.zero_stage,
                     num_ranks=workload.num_ranks,
                     num_rows=num_rows,
@@ -230,7 +233,7 @@ class SimulatedRun:
         for engine in self._engines:
             engine.freeze()
         seconds = self._costs.publish.seconds(
-            workload.num_parameters * workload.wire_weight_bytes,
+            workload.published_parameters * workload.wire_weight_bytes,
             workload.num_engines * workload.workers_per_engine,
             self._costs.wire,
             num_devices=workload.num_devices,

@@ -30,6 +30,7 @@ COLORS = {
 OTHER_COLORS = ("#E69F00", "#56B4E9", "#8C564B", "#7F7F7F", "#B8A800")
 BAND_OPACITY = 0.15
 STYLES = ("-", "--", ":")
+PANELS_IN_A_ROW = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,10 +89,12 @@ def dots_svg(title: str, unit: str, rows: Sequence[Dots]) -> bytes:
 
 
 def save_panels(panels: Sequence[Panel], path: Path, *, title: str) -> None:
-    """Six panels or fewer in one PNG, two rows of three, for a README."""
-    figure = new_figure(width=12.0, height=6.4)
+    """All panels in one PNG, three in a row, for a README."""
+    columns = min(PANELS_IN_A_ROW, len(panels))
+    rows = -(-len(panels) // PANELS_IN_A_ROW)
+    figure = new_figure(width=4.0 * columns, height=3.2 * rows)
     figure.suptitle(title)
-    places = figure.subplots(2, 3).flat
+    places = figure.subplots(rows, columns, squeeze=False).flat
     for panel, axes in zip(panels, places, strict=False):
         _draw_panel(axes, panel, legend=False)
     for axes in places:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from configs.loading import load_config
+from configs.lora import LoraConfig
 from configs.plan_command import read_plan_command
 from orchestration import plan
 from orchestration.embedded_model import EmbeddedRecipe, new_model
@@ -52,6 +53,7 @@ def kept_calibration() -> Path:
         shape=shape,
         engine_dtype="float32",
         learner_dtype="float32",
+        lora=LoraConfig(),
         costs=costs,
         prompt_length=8,
         lengths=(10, 30),

@@ -24,7 +24,9 @@ WORKLOAD = Workload(
     recomputes_logprobs=False,
     keeps_reference=False,
     num_graders=1,
-    num_parameters=1000,
+    trained_parameters=1000,
+    gathered_parameters=1000,
+    published_parameters=1000,
     learner_weight_bytes=4,
     wire_weight_bytes=4,
 )

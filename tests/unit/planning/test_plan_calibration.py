@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from plan_fixtures import COSTS, WORKLOAD
 
+from configs.lora import LoraConfig
 from planning.calibration import (
     GenerationRun,
     LearnerRun,
@@ -22,6 +23,7 @@ from planning.calibration_file import (
     CalibrationError,
     default_path,
     load_calibration,
+    require_adapters,
     require_dtypes,
     require_model,
     save_calibration,
@@ -173,6 +175,7 @@ def calibration() -> Calibration:
         shape=SHAPE,
         engine_dtype="float32",
         learner_dtype="float32",
+        lora=LoraConfig(),
         costs=replace(COSTS, rates=(1.0, 0.7)),
         prompt_length=7,
         lengths=(3, 9, 20),
@@ -190,7 +193,7 @@ def test_unusable_files_are_refused_with_the_remedy(tmp_path: Path) -> None:
     path = tmp_path / "cal.json"
     with pytest.raises(CalibrationError, match="no such file; measure this machine with --calibrate"):
         load_calibration(path)
-    for text in ("{", "[]", '{"format": 1}'):
+    for text in ("{", "[]", '{"format": 2}'):
         path.write_text(text)
         with pytest.raises(CalibrationError, match=r"not a calibration .* measure again"):
             load_calibration(path)
@@ -209,6 +212,15 @@ def test_a_calibration_in_another_dtype_is_refused(tmp_path: Path) -> None:
     require_dtypes(calibration(), engine="float32", learner="float32", path=tmp_path)
     with pytest.raises(CalibrationError, match=r"measured with learner.dtype=float32, asked is bfloat16"):
         require_dtypes(calibration(), engine="float32", learner="bfloat16", path=tmp_path)
+
+
+def test_a_calibration_with_other_adapters_is_refused(tmp_path: Path) -> None:
+    adapted = replace(calibration(), lora=LoraConfig(rank=4, target_modules=("q_proj",)))
+    save_calibration(adapted, tmp_path / "cal.json")
+    assert load_calibration(tmp_path / "cal.json") == adapted
+    require_adapters(adapted, adapted.lora, tmp_path)
+    with pytest.raises(CalibrationError, match=r"measured with learner.lora.rank=4, asked are learner.lora.rank=0"):
+        require_adapters(adapted, LoraConfig(), tmp_path)
 
 
 def test_models_and_devices_have_files_of_their_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

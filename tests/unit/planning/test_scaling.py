@@ -111,6 +111,7 @@ def test_twice_the_peaks_take_half_the_time() -> None:
             learner_dtype="bfloat16",
             workers_per_engine=1,
             optimizer_ranks=4,
+            trained=SMALL.num_parameters,
             checkpointing=True,
         )
         return predict(asked.workload(), costs).iteration_s
