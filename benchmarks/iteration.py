@@ -1,11 +1,11 @@
-"""Where an iteration's time goes: medians of the stage timers over a short synchronous run of the real loop."""
+"""Where an iteration's time goes: means of the stage timers over a short synchronous run of the real loop."""
 
 from benchmarks.parts import BATCH
 from configs.loading import load_config
 
 
 def benchmark_iteration(*, repeats: int) -> dict[str, float]:
-    """Median seconds of each time/<stage>_s, and samples a second, over `repeats` iterations after a warm-up."""
+    """Mean seconds of each time/<stage>_s, and samples a second, over `repeats` iterations after a warm-up."""
     from orchestration.plan_measurements import measure_run
 
     config = load_config([*BATCH, "eval.num_prompts=1", "journal.tensorboard=false"])

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
@@ -97,7 +97,10 @@ def measure_parts(config: RunConfig, model_path: Path | str, *, repeats: int) ->
 
 
 def measure_run(config: RunConfig, *, num_iterations: int) -> dict[str, float]:
-    """Medians of the time/* and throughput/* metrics of a short run, its first iterations left out."""
+    """Means of the time/* and throughput/* metrics of a short run, its first iterations left out.
+
+    Not medians: asynchronous iterations come long and short in turn.
+    """
     from orchestration.session import train
 
     with TemporaryDirectory() as folder:
@@ -107,7 +110,7 @@ def measure_run(config: RunConfig, *, num_iterations: int) -> dict[str, float]:
         train(config.model_copy(update=update))
         rows = read_rows(run_dir / METRICS_FILE)[WARMUP_ITERATIONS:]
     names = [name for name in rows[0] if name.startswith(("time/", "throughput/"))]
-    return {name: median(row[name] for row in rows) for name in names}
+    return {name: fmean(row[name] for row in rows) for name in names}
 
 
 def _training_prompts(config: RunConfig, task: Task, model_path: Path | str, num_prompts: int) -> list[Prompt]:

@@ -53,7 +53,7 @@ class MeasuredRun:
     """A short run of the whole loop."""
 
     workload: Workload
-    iteration_s: float  # median
+    iteration_s: float  # mean
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
