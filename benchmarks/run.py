@@ -114,7 +114,7 @@ def _logprobs_table(figures: list[LogprobFigure]) -> Table:
 
 
 def _stages_table(stages: dict[str, float]) -> Table:
-    table = Table(title="One synchronous iteration of 32 x 8, medians")
+    table = Table(title="One synchronous iteration of 32 x 8, means")
     table.add_column("stage")
     table.add_column("value", justify="right")
     for name, value in stages.items():
