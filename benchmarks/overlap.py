@@ -117,9 +117,10 @@ def _run(config: RunConfig, parts: Parts, *, number: int) -> tuple[float, dict[s
     with TemporaryDirectory() as folder:
         store = CheckpointStore(Path(folder) / "checkpoints", keep=1)
         gate = config.gate.name
-        with ClockedJournal(
+        journal = ClockedJournal(
             Path(folder), config=config.journal, num_iterations=config.num_iterations, gate_name=gate
-        ) as journal:
+        )
+        with journal:
             iterate(config, parts, journal, store, RunState.fresh(seed=config.seed))
         rows = read_rows(Path(folder) / METRICS_FILE)[WARMUP_ITERATIONS : WARMUP_ITERATIONS + number]
     found = {name: mean_of(rows, name) for name in ("idle/learner", "idle/engines", "staleness/mean")}
@@ -196,17 +197,19 @@ def main() -> None:
 
 
 def _print(console: Console, name: str, repeats: Sequence[Repeat]) -> None:
-    table = Table(title=f"Overlap, {name}: medians of {len(repeats)} repeats", box=None, padding=(0, 1, 0, 0))
-    for column in ("what", "s a batch", "min - max", "of", "ratio", "min - max", "target", ""):
+    table = Table(
+        title=f"Overlap, {name}: seconds a batch, medians of {len(repeats)} repeats", box=None, padding=(0, 1, 0, 0)
+    )
+    for column in ("what", "seconds", "min - max", "of", "ratio", "min - max", "target", ""):
         table.add_column(column, justify="left" if column in ("what", "of") else "right", no_wrap=True)
-    table.add_row("generation alone", *_spread([repeat.generation_s for repeat in repeats], "{:.3f}"))
-    table.add_row("learner alone", *_spread([repeat.learner_s for repeat in repeats], "{:.3f}"))
+    table.add_row("generation alone", *_spread([repeat.generation_s for repeat in repeats], "{:.3g}"))
+    table.add_row("learner alone", *_spread([repeat.learner_s for repeat in repeats], "{:.3g}"))
     for max_staleness in STALENESSES:
-        target, ideal = (SYNCHRONOUS_TARGET, "sum") if max_staleness == 0 else (ASYNCHRONOUS_TARGET, "longer side")
+        target, ideal = (SYNCHRONOUS_TARGET, "sum") if max_staleness == 0 else (ASYNCHRONOUS_TARGET, "longer")
         ratios = [repeat.ratio(max_staleness) for repeat in repeats]
         table.add_row(
             f"max_staleness={max_staleness}",
-            *_spread([repeat.iteration_s[max_staleness] for repeat in repeats], "{:.3f}"),
+            *_spread([repeat.iteration_s[max_staleness] for repeat in repeats], "{:.3g}"),
             ideal,
             *_spread(ratios, "{:.2f}"),
             f"{target:.2f}",
