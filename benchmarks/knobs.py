@@ -22,18 +22,19 @@ from reports.json_lines import Row
 
 WARMUP_ITERATIONS = 5
 COOL_DOWN = 4  # last iterations, which at a staleness of 4 have nothing left to generate
+FILE_WIDTH = 116  # characters of the table where no terminal limits it
 REWARD_WINDOW = 5  # last iterations whose reward is told
 STILL = ("learner.lr=1e-12", "learner.lr_schedule=constant")
 # Name in the figures, heading of the table and how it reads; means over the counted iterations.
 COLUMNS = (
-    ("time/iteration_s", "s an iteration", "{:.3g}"),
-    ("throughput/samples_per_s", "samples /s", "{:.0f}"),
-    ("idle/learner", "idle learner", "{:.0%}"),
-    ("idle/engines", "idle engines", "{:.0%}"),
+    ("time/iteration_s", "s an\niteration", "{:.3g}"),
+    ("throughput/samples_per_s", "samples\n/s", "{:.0f}"),
+    ("idle/learner", "idle\nlearner", "{:.0%}"),
+    ("idle/engines", "idle\nengines", "{:.0%}"),
     ("engine/paused_share", "paused", "{:.1%}"),
-    ("staleness/mean", "stale- ness", "{:.2f}"),
-    ("group/zero_variance_share", "equal rewards", "{:.0%}"),
-    ("group/replaced", "re- placed", "{:.1f}"),
+    ("staleness/mean", "stale-\nness", "{:.2f}"),
+    ("group/zero_variance_share", "equal\nrewards", "{:.0%}"),
+    ("group/replaced", "re-\nplaced", "{:.1f}"),
     ("reward/last", "reward", "{:.2f}"),
 )
 
@@ -150,7 +151,7 @@ def main() -> None:
 def show(console: Console, found: dict[str, dict[str, list[dict[str, float]]]]) -> None:
     """One row a value: medians over the repeats, and the time against the knob's first value, repeat by repeat."""
     table = Table(title="Knobs: medians over the repeats", box=None, padding=(0, 1, 0, 0))
-    table.add_column("setting")
+    table.add_column("setting", no_wrap=True)
     for name, heading, _ in COLUMNS:
         table.add_column(heading, justify="right")
         if name == "time/iteration_s":
@@ -164,7 +165,9 @@ def show(console: Console, found: dict[str, dict[str, list[dict[str, float]]]]) 
             seconds, *others = [_cell(runs, name, form) for name, _, form in COLUMNS]
             spread = f"{min(ratios):.2f} - {max(ratios):.2f}"
             table.add_row(f"  {value}", seconds, f"{median(ratios):.2f}", spread, *others)
-    console.print(table, width=110)
+    if not console.is_terminal:
+        console.width = FILE_WIDTH
+    console.print(table)
 
 
 def _cell(runs: Sequence[dict[str, float]], name: str, form: str) -> str:

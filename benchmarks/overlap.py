@@ -175,7 +175,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.overlap", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="default: both")
+    parser.add_argument(
+        "--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="default: both; varied: 16 to 512 tokens"
+    )
     parser.add_argument("--repeats", type=int, default=5, help="of all runs and both sides (default 5)")
     parser.add_argument("--iterations", type=int, default=10, help="counted iterations of each run (default 10)")
     parser.add_argument(

@@ -2,7 +2,8 @@
 
 import pytest
 
-from benchmarks.overlap import Repeat, seconds_per_iteration
+from benchmarks.overlap import FIXED, STALENESSES, TASKS, Repeat, seconds_per_iteration
+from configs.loading import load_config
 
 
 def test_an_iteration_is_a_mean_of_the_counted_ones_only() -> None:
@@ -24,3 +25,10 @@ def test_synchronous_is_compared_with_the_sum_and_asynchronous_with_the_longer_s
     )
     assert [repeat.ratio(max_staleness) for max_staleness in (0, 1, 2)] == [1.2, 1.25, 1.0]
     assert repeat.to_json()["ratio"] == {0: 1.2, 1: 1.25, 2: 1.0}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_both_tasks_have_the_same_batch_and_are_valid_runs(name: str) -> None:
+    for max_staleness in STALENESSES:
+        rollout = load_config([*FIXED, *TASKS[name], f"max_staleness={max_staleness}"]).rollout
+        assert (rollout.prompts_per_iteration, rollout.completions_per_prompt) == (32, 8)
