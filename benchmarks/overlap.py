@@ -4,7 +4,7 @@ Each repeat runs the real loop once synchronously and once at each staleness, an
 prompts of the counted iterations. The learning rate is 0 but for rounding, so that all of them sample the same text.
 
 - generation alone: from the first prompt of a batch to its last finished group, batch after batch; nobody learns or
-  grades.
+  grades. Asynchronous engines go from one batch into the next instead, so where lengths vary a run may beat it.
 - learner alone: making and loading the batch, all steps and the publish, which both sides need and which is counted
   here only; nobody generates.
 - an iteration: wall clock from the begin of one to the begin of the next; a mean, because asynchronous ones alternate.
