@@ -6,9 +6,6 @@ start-up and the first iterations left out. Two tasks: the arithmetic experiment
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,9 +16,10 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.pairs import PairedRate, measure_pairs
-from benchmarks.peer_environment import ROOT, peer_python
+from benchmarks.peer_environment import peer_python
+from benchmarks.public_run import PLAIN, run_command, run_rows
 from benchmarks.rates_table import rates_table
-from benchmarks.wordy_model import LONGEST, ensure_wordy_model
+from benchmarks.wordy_model import WORDY_SETTINGS, ensure_wordy_model
 from configs.loading import load_config
 from configs.schema import RunConfig
 from orchestration.console import redirect_output
@@ -33,8 +31,7 @@ from rollout.tasks import build_task
 
 WARMUP_ITERATIONS = 3
 TAU_POS, TAU_NEG = 10.0, 12.0
-COMMON = ("gate=sigmoid", f"gate.tau_pos={TAU_POS}", f"gate.tau_neg={TAU_NEG}", "checkpoint.every=1000000",
-          "journal.tensorboard=false", "eval.num_prompts=1", "learner.lr_schedule=constant")  # fmt: skip
+COMMON = (*PLAIN, "gate=sigmoid", f"gate.tau_pos={TAU_POS}", f"gate.tau_neg={TAU_NEG}", "learner.lr_schedule=constant")
 MODES = {"synchronous": "max_staleness=0", "one version ahead": "max_staleness=1"}
 
 
@@ -62,7 +59,6 @@ class Iteration:
 
 def contests() -> list[Contest]:
     """The tasks, their models built."""
-    wordy = (f"rollout.max_new_tokens={LONGEST}", "model.max_model_len=640", "learner.lr=1e-6")
     return [
         Contest(
             name="arithmetic",
@@ -76,7 +72,7 @@ def contests() -> list[Contest]:
         Contest(
             name="16 to 512 tokens",
             model=ensure_wordy_model(),
-            settings=wordy,
+            settings=(*WORDY_SETTINGS, "learner.lr=1e-6"),
             num_iterations=WARMUP_ITERATIONS + 4,
             num_threads=1,
             micro_batch=16,
@@ -87,10 +83,8 @@ def contests() -> list[Contest]:
 
 def train_ours(contest: Contest, mode: str) -> list[Iteration]:
     """One run of the public command."""
-    with TemporaryDirectory() as folder:
-        settings = [*_settings(contest), mode, f"run_dir={folder}/run"]
-        _run([sys.executable, "orchestration/run.py", *settings])
-        rows = read_rows(Path(folder) / "run" / "metrics.jsonl")
+    settings = [*_settings(contest), mode]
+    rows = run_rows(settings)
     samples = _samples(load_config(settings))
     return [Iteration(seconds=row["time/iteration_s"], samples=samples, reward=row["reward/mean"]) for row in rows]
 
@@ -101,7 +95,7 @@ def train_peer(contest: Contest) -> list[Iteration]:
     with TemporaryDirectory() as folder:
         out = Path(folder) / "rows.jsonl"
         job = json.dumps(_job(contest, config, folder=folder, out=out))
-        _run([str(peer_python()), "-m", "benchmarks.peer_trl"], text=job, threads=contest.num_threads)
+        run_command([str(peer_python()), "-m", "benchmarks.peer_trl"], text=job, threads=contest.num_threads)
         rows = read_rows(out)
     return [Iteration(seconds=row["seconds"], samples=int(row["samples"]), reward=row["reward"]) for row in rows]
 
@@ -147,23 +141,6 @@ def _job(contest: Contest, config: RunConfig, *, folder: str, out: Path) -> dict
         "folder": folder,
         "out": str(out),
     }
-
-
-def _run(command: list[str], *, text: str | None = None, threads: int | None = None) -> None:
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    if threads is not None:
-        environment["OMP_NUM_THREADS"] = str(threads)
-    done = subprocess.run(
-        command,
-        input=text,
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=environment,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)} failed: {' '.join(done.stderr.split()[-80:])}")
 
 
 def main() -> None:

@@ -7,13 +7,13 @@ but for rounding, so that what is predicted is time, not learning.
 
 import argparse
 import json
-from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.result_files import result_path, write_figures
 from configs.plan_command import PlanRequest, read_plan_command
 from orchestration.console import print_line, redirect_output
 from orchestration.plan_calibration import calibrate
@@ -43,8 +43,7 @@ def main() -> None:
         "--json", type=Path, help="where the figures go (default benchmarks/results/planner-<time>.json)"
     )
     arguments = parser.parse_args()
-    target = arguments.json or Path("benchmarks/results") / f"planner-{datetime.now():%Y-%m-%d-%H%M%S}.json"
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target = result_path(arguments.json, name="planner")
     console = Console()
     with TemporaryDirectory() as folder:
         calibration = arguments.calibration
@@ -58,7 +57,7 @@ def main() -> None:
         }
         kept = json.loads(Path(calibration).read_text(encoding="utf-8"))
     console.print(_table(figures))
-    target.write_text(json.dumps({"calibration": kept, "figures": figures}, indent=1) + "\n", encoding="utf-8")
+    write_figures(target, {"calibration": kept, "figures": figures})
     print_line(console, f"figures in {target}")
 
 

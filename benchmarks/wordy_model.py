@@ -16,6 +16,7 @@ LONGEST = 512  # tokens of a completion
 SHORTEST_SCRATCHPAD = 9  # with four tags, two digits of an answer and the end token 16 tokens in all
 SHORTEST_MEAN, GROWTH = 6.0, 1.75  # of what is longer than that: by the tens digit, 6, 10, 18, ... 530 tokens
 RECIPE = replace(EmbeddedRecipe(), max_position_embeddings=640, num_steps=300, batch_size=32, num_scratchpad_steps=0)
+WORDY_SETTINGS = (f"rollout.max_new_tokens={LONGEST}", f"model.max_model_len={RECIPE.max_position_embeddings}")
 REVISION = 1  # raised when what is below changes what comes out
 
 

@@ -79,7 +79,7 @@ def measure_parts(config: RunConfig, model_path: Path | str, *, repeats: int) ->
     num_prompts = max(1, round(max(factors[0] for factors in GENERATION_FACTORS) * rollout.prompts_per_iteration))
     config = one_of_each(config)
     task = load_task(config, lambda: model_path).task
-    prompts = _training_prompts(config, task, model_path, num_prompts)
+    prompts = training_prompts(config, task, model_path, num_prompts)
     with (
         start_cluster(config.cluster, config.rollout, config.learner) as cluster,
         build_parts(config, cluster, model_path, task=task, start_iteration=0) as parts,
@@ -87,7 +87,7 @@ def measure_parts(config: RunConfig, model_path: Path | str, *, repeats: int) ->
         versions = count()
         parts.channel.publish(next(versions))
         generation, groups = _measure_generation(parts, prompts, versions, repeats=repeats)
-        grade_s, graded = _measure_grading(parts, groups)
+        grade_s, graded = grade_groups(parts, groups)
         return Measurements(
             generation=generation,
             learner=_measure_learner(parts, graded, repeats=repeats),
@@ -113,7 +113,7 @@ def measure_run(config: RunConfig, *, num_iterations: int) -> dict[str, float]:
     return {name: fmean(row[name] for row in rows) for name in names}
 
 
-def _training_prompts(config: RunConfig, task: Task, model_path: Path | str, num_prompts: int) -> list[Prompt]:
+def training_prompts(config: RunConfig, task: Task, model_path: Path | str, num_prompts: int) -> list[Prompt]:
     """The first of the run's own stream."""
     tokenizer = load_tokenizer(str(model_path), trust_remote_code=config.model.trust_remote_code)
     encode, render = prompt_encoder(tokenizer), prompt_renderer(config.task, tokenizer)
@@ -142,7 +142,7 @@ def _measure_generation(
             temperature=rollout.temperature,
             seed=config.seed,
         )
-        timed = _repeated(partial(_generate, parts, chosen, sampling, versions), repeats=repeats)
+        timed = _repeated(partial(generate_groups, parts, chosen, sampling, versions), repeats=repeats)
         group_refs = timed[-1][1]
         groups = ray.get(group_refs)
         runs.append(
@@ -170,9 +170,10 @@ def _repeated(measure: Callable[[], ResultT], *, repeats: int) -> list[ResultT]:
     return results
 
 
-def _generate(
+def generate_groups(
     parts: Parts, prompts: Sequence[Prompt], sampling: SamplingSpec, versions: Iterator[int]
 ) -> tuple[float, list[object]]:
+    """Seconds from the first prompt to the last finished group, and the groups' refs; a publish first, not counted."""
     parts.channel.publish(next(versions))
     refs: list[object] = []
     started = time.perf_counter()
@@ -183,7 +184,7 @@ def _generate(
     return time.perf_counter() - started, refs
 
 
-def _measure_grading(parts: Parts, group_refs: Sequence[object]) -> tuple[float, list[GradedGroup]]:
+def grade_groups(parts: Parts, group_refs: Sequence[object]) -> tuple[float, list[GradedGroup]]:
     """Seconds of a completion in one process, and the graded groups."""
     groups = ray.get(list(group_refs))
     num_completions = sum(len(group.completions) for group in groups)
@@ -206,8 +207,8 @@ def _measure_learner(parts: Parts, graded: Sequence[GradedGroup], *, repeats: in
     for groups_factor, length_factor in BATCH_FACTORS:
         size = max(least, round(groups_factor * config.rollout.prompts_per_iteration))
         chosen = [graded[index % len(graded)] for index in range(size)]
-        batch = _stretched(_batch(parts, chosen), length_factor, max_tokens=config.model.max_model_len)
-        timed = _repeated(partial(_train, parts, chosen, batch), repeats=repeats)
+        batch = _stretched(make_batch(parts, chosen), length_factor, max_tokens=config.model.max_model_len)
+        timed = _repeated(partial(train_batch, parts, chosen, batch), repeats=repeats)
         runs.append(
             LearnerRun(
                 lengths=tuple(len(sample.token_ids) for sample in batch.samples),
@@ -220,7 +221,7 @@ def _measure_learner(parts: Parts, graded: Sequence[GradedGroup], *, repeats: in
     return tuple(runs)
 
 
-def _batch(parts: Parts, graded: Sequence[GradedGroup]) -> TrainBatch:
+def make_batch(parts: Parts, graded: Sequence[GradedGroup]) -> TrainBatch:
     """As if the groups had been sampled from the version that is served."""
     newest = max(completion.max_policy_version for each in graded for completion in each.group.completions)
     return to_train_batch(
@@ -248,10 +249,10 @@ def _stretched(batch: TrainBatch, factor: float, *, max_tokens: int) -> TrainBat
     return replace(batch, samples=tuple(samples))
 
 
-def _train(parts: Parts, graded: Sequence[GradedGroup], batch: TrainBatch) -> tuple[float, float]:
+def train_batch(parts: Parts, graded: Sequence[GradedGroup], batch: TrainBatch) -> tuple[float, float]:
     """Seconds of loading and of all steps, as the loop does them; batch is what the graded groups were made into."""
     started = time.perf_counter()
-    _batch(parts, graded)  # the loop makes one each time
+    make_batch(parts, graded)  # the loop makes one each time
     parts.learner.load(batch, 0)
     loaded = time.perf_counter()
     for _ in parts.learner.steps():

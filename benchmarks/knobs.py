@@ -1,0 +1,179 @@
+"""`python -m benchmarks.knobs`: what the knobs of docs/throughput.md do, by short runs of the public command in turn.
+
+Where time is the question the learning rate is 0 but for rounding, so that lengths do not drift; dynamic sampling is
+about learning and trains the arithmetic experiment as it is. The runs of one repeat share a seed.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean, median
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.parts import BATCH
+from benchmarks.public_run import PLAIN, mean_of, run_rows
+from benchmarks.result_files import result_path, write_figures
+from benchmarks.wordy_model import WORDY_SETTINGS, ensure_wordy_model
+from orchestration.console import print_line, redirect_output
+from reports.json_lines import Row
+
+WARMUP_ITERATIONS = 5
+COOL_DOWN = 4  # last iterations, which at a staleness of 4 have nothing left to generate
+FILE_WIDTH = 116  # characters of the table where no terminal limits it
+REWARD_WINDOW = 5  # last iterations whose reward is told
+STILL = ("learner.lr=1e-12", "learner.lr_schedule=constant")
+# Name in the figures, heading of the table and how it reads; means over the counted iterations.
+COLUMNS = (
+    ("time/iteration_s", "s an\niteration", "{:.3g}"),
+    ("throughput/samples_per_s", "samples\n/s", "{:.0f}"),
+    ("idle/learner", "idle\nlearner", "{:.0%}"),
+    ("idle/engines", "idle\nengines", "{:.0%}"),
+    ("engine/paused_share", "paused", "{:.1%}"),
+    ("staleness/mean", "stale-\nness", "{:.2f}"),
+    ("group/zero_variance_share", "equal\nrewards", "{:.0%}"),
+    ("group/replaced", "re-\nplaced", "{:.1f}"),
+    ("reward/last", "reward", "{:.2f}"),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Knob:
+    """One setting, its values, and what the runs have in common."""
+
+    name: str
+    values: tuple[str, ...]  # the first is what the others are compared with
+    settings: tuple[str, ...]
+    num_iterations: int
+    is_wordy: bool  # completions of 16 to 512 tokens
+
+    def run_settings(self, value: str, *, seed: int, num_iterations: int) -> list[str]:
+        """As on the command line; builds the wordy model where it is needed."""
+        wordy = (*WORDY_SETTINGS, f"model.path={ensure_wordy_model()}") if self.is_wordy else ()
+        return [
+            *PLAIN,
+            *wordy,
+            *self.settings,
+            f"{self.name}={value}",
+            f"seed={seed}",
+            f"num_iterations={num_iterations}",
+        ]
+
+
+KNOBS = (
+    Knob(
+        name="max_staleness",
+        values=("0", "1", "2", "4"),
+        settings=(*BATCH, *STILL),
+        num_iterations=25,
+        is_wordy=False,
+    ),
+    Knob(
+        name="publish.inflight",
+        values=("true", "false"),
+        settings=(*STILL, "max_staleness=2"),
+        num_iterations=20,
+        is_wordy=True,
+    ),
+    Knob(
+        name="rollout.dynamic_sampling",
+        values=("false", "true"),
+        settings=(),
+        num_iterations=80,
+        is_wordy=False,
+    ),
+    Knob(
+        name="rollout.batch_order",
+        values=("prompt", "finished"),
+        settings=(*STILL, "max_staleness=2"),
+        num_iterations=20,
+        is_wordy=True,
+    ),
+)
+
+
+def run_means(rows: Sequence[Row]) -> dict[str, float]:
+    """Means of one run over its iterations without the first and the last; the reward is that of the very last.
+
+    What the run does not measure is left out.
+    """
+    counted = rows[WARMUP_ITERATIONS:-COOL_DOWN]
+    assert counted, f"{len(rows)} iterations are too few to count any"
+    found = {name: mean_of(counted, name) for name, _, _ in COLUMNS}
+    found["reward/last"] = fmean(row["reward/mean"] for row in rows[-REWARD_WINDOW:])
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def measure_knob(knob: Knob, *, repeats: int, num_iterations: int) -> dict[str, list[dict[str, float]]]:
+    """run_means by value, a run each repeat; the values take turns within a repeat."""
+    found: dict[str, list[dict[str, float]]] = {value: [] for value in knob.values}
+    for seed in range(repeats):
+        for value in knob.values:
+            rows = run_rows(knob.run_settings(value, seed=seed, num_iterations=num_iterations))
+            found[value].append(run_means(rows))
+    return found
+
+
+def time_ratios(runs: Sequence[dict[str, float]], base: Sequence[dict[str, float]]) -> list[float]:
+    """Seconds of an iteration over those of the base's run of the same repeat."""
+    name = "time/iteration_s"
+    return [run[name] / other[name] for run, other in zip(runs, base, strict=True)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.knobs", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    names = [knob.name for knob in KNOBS]
+    least = WARMUP_ITERATIONS + COOL_DOWN + 1
+    parser.add_argument("--only", nargs="+", choices=names, default=names, help="default: all")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each value (default 3)")
+    parser.add_argument("--iterations", type=int, help=f"of each run, at least {least} (default: 20 to 80, by knob)")
+    parser.add_argument("--json", type=Path, help="where the figures go (default benchmarks/results/knobs-<time>.json)")
+    arguments = parser.parse_args()
+    if arguments.repeats < 1 or (arguments.iterations is not None and arguments.iterations < least):
+        parser.error(f"--repeats must be at least 1 and --iterations at least {least}")
+    target = result_path(arguments.json, name="knobs")
+    found: dict[str, dict[str, list[dict[str, float]]]] = {}
+    with redirect_output(target.with_suffix(".log")) as console:
+        chosen = [knob for knob in KNOBS if knob.name in arguments.only]
+        for knob in chosen:
+            console.print(f"measuring {knob.name} ({len(knob.values)} x {arguments.repeats} runs) ...")
+            number = arguments.iterations or knob.num_iterations
+            found[knob.name] = measure_knob(knob, repeats=arguments.repeats, num_iterations=number)
+            write_figures(target, {"runs": found, "knobs": [asdict(each) for each in chosen]})
+        show(console, found)
+        print_line(console, f"figures in {target}")
+
+
+def show(console: Console, found: dict[str, dict[str, list[dict[str, float]]]]) -> None:
+    """One row a value: medians over the repeats, and the time against the knob's first value, repeat by repeat."""
+    table = Table(title="Knobs: medians over the repeats", box=None, padding=(0, 1, 0, 0))
+    table.add_column("setting", no_wrap=True)
+    for name, heading, _ in COLUMNS:
+        table.add_column(heading, justify="right")
+        if name == "time/iteration_s":
+            table.add_column("ratio", justify="right")
+            table.add_column("min - max", justify="right", no_wrap=True)
+    for knob, by_value in found.items():
+        base = next(iter(by_value.values()))
+        table.add_row(knob)
+        for value, runs in by_value.items():
+            ratios = time_ratios(runs, base)
+            seconds, *others = [_cell(runs, name, form) for name, _, form in COLUMNS]
+            spread = f"{min(ratios):.2f} - {max(ratios):.2f}"
+            table.add_row(f"  {value}", seconds, f"{median(ratios):.2f}", spread, *others)
+    if not console.is_terminal:
+        console.width = FILE_WIDTH
+    console.print(table)
+
+
+def _cell(runs: Sequence[dict[str, float]], name: str, form: str) -> str:
+    values = [run[name] for run in runs if name in run]
+    return form.format(median(values)) if values else ""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,19 @@
+"""Where a benchmark's figures go when nobody says where."""
+
+import json
+from datetime import datetime
+from pathlib import Path
+
+RESULTS = Path("benchmarks/results")
+
+
+def result_path(given: Path | None, *, name: str) -> Path:
+    """The file given, or a new one by the time; its folder is made."""
+    target = given or RESULTS / f"{name}-{datetime.now():%Y-%m-%d-%H%M%S}.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target
+
+
+def write_figures(target: Path, figures: object) -> None:
+    """As JSON, indented."""
+    target.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")

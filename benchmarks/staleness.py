@@ -1,0 +1,200 @@
+"""`python -m benchmarks.staleness`: what training on completions four versions old costs in samples.
+
+The arithmetic experiment at a constant learning rate, synchronous and with max_staleness=4 and decoupled correction, by
+the public command: samples until the mean reward of five iterations in a row is 1.7. Whether completions are four
+versions old depends on the machine, so each run tells how old they were and whether the bound held the engines back.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean, median
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.public_run import PLAIN, run_rows
+from benchmarks.result_files import result_path, write_figures
+from configs.loading import load_config
+from orchestration.console import print_line, redirect_output
+from reports.figures import Line, Panel, save_panels
+from reports.json_lines import Row
+
+REWARD, WINDOW = 1.7, 5  # points, as a mean over so many iterations
+MAX_STALENESS = 4
+TARGET = 1.2  # wanted samples of the stale run over those of the synchronous one
+FULL = 0.9  # mean staleness, as a share of MAX_STALENESS, from which generation is as far ahead as it may be
+COMMON = (*PLAIN, "learner.lr_schedule=constant", "journal.trace=false")
+SYNCHRONOUS, STALE = "max_staleness=0", f"max_staleness={MAX_STALENESS}"
+MODES = {SYNCHRONOUS: (), STALE: ("learner.old_logprobs=recompute",)}  # and what goes with them
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainedRun:
+    """One run of one mode and seed, iteration by iteration."""
+
+    mode: str  # of MODES
+    seed: int
+    samples_per_iteration: int
+    reward: tuple[float, ...]  # points
+    staleness: tuple[float, ...]  # mean over the completions, policy versions
+    staleness_max: float  # of any completion
+    idle_learner: float  # share of the time, mean over the iterations
+    idle_engines: float
+
+    @property
+    def samples_to_reward(self) -> int | None:
+        """Completions trained on until the reward was reached; None where it was not."""
+        return samples_to_reward(self.reward, samples_per_iteration=self.samples_per_iteration)
+
+    @property
+    def full_share(self) -> float:
+        """Share of the iterations in which completions were nearly as old as allowed, once they can be that old."""
+        return fmean(mean >= FULL * MAX_STALENESS for mean in self.staleness[MAX_STALENESS:])
+
+
+def samples_to_reward(
+    rewards: Sequence[float], *, samples_per_iteration: int, threshold: float = REWARD, window: int = WINDOW
+) -> int | None:
+    """Samples consumed when the mean of the last `window` iterations first is at the threshold; None if it never is."""
+    for end in range(window, len(rewards) + 1):
+        if fmean(rewards[end - window : end]) >= threshold:
+            return end * samples_per_iteration
+    return None
+
+
+def sample_ratio(stale: int | None, synchronous: int | None, *, num_samples: int) -> float | None:
+    """Samples of the stale run over those of the synchronous one.
+
+    Where the stale run did not get there, infinity if num_samples, all it had, already miss the target; None where the
+    runs were too short to tell.
+    """
+    if synchronous is None:
+        return None
+    if stale is not None:
+        return stale / synchronous
+    return float("inf") if num_samples >= TARGET * synchronous else None
+
+
+def train(mode: str, seed: int, *, correction: str, num_iterations: int) -> TrainedRun:
+    """One run of the public command."""
+    settings = [*COMMON, mode, *MODES[mode], f"seed={seed}", f"num_iterations={num_iterations}"]
+    if mode != SYNCHRONOUS:
+        settings.append(f"objective.correction={correction}")
+    rollout = load_config(settings).rollout
+    rows = run_rows(settings)
+    return TrainedRun(
+        mode=mode,
+        seed=seed,
+        samples_per_iteration=rollout.prompts_per_iteration * rollout.completions_per_prompt,
+        reward=_column(rows, "reward/mean"),
+        staleness=_column(rows, "staleness/mean"),
+        staleness_max=max(_column(rows, "staleness/max")),
+        idle_learner=fmean(_column(rows, "idle/learner")),
+        idle_engines=fmean(_column(rows, "idle/engines")),
+    )
+
+
+def _column(rows: Sequence[Row], name: str) -> tuple[float, ...]:
+    return tuple(row[name] for row in rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.staleness",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default 0 1 2")
+    parser.add_argument("--iterations", type=int, default=60, help="of each run (default 60)")
+    parser.add_argument("--correction", choices=("tis", "mis"), default="tis", help="of the stale run (default tis)")
+    parser.add_argument(
+        "--json", type=Path, help="where the figures go (default benchmarks/results/staleness-<time>.json)"
+    )
+    arguments = parser.parse_args()
+    if arguments.iterations < WINDOW:
+        parser.error(f"--iterations must be at least {WINDOW}, over which the reward is averaged")
+    target = result_path(arguments.json, name="staleness")
+    with redirect_output(target.with_suffix(".log")) as console:
+        runs: list[TrainedRun] = []
+        for seed in arguments.seeds:
+            for mode in MODES:
+                console.print(f"training {mode}, seed {seed} ...")
+                run = train(mode, seed, correction=arguments.correction, num_iterations=arguments.iterations)
+                runs.append(run)
+                figures = [asdict(each) | {"samples_to_reward": each.samples_to_reward} for each in runs]
+                write_figures(target, {"correction": arguments.correction, "runs": figures})
+        show(console, runs)
+        panels = [
+            _panel("reward/mean", "points", {mode: _of(runs, mode, "reward") for mode in MODES}),
+            _panel("staleness/mean", "policy versions", {mode: _of(runs, mode, "staleness") for mode in MODES}),
+        ]
+        save_panels(panels, target.with_suffix(".png"), title="Mean over the seeds, band from least to most")
+        print_line(console, f"figures in {target}, curves in {target.with_suffix('.png')}")
+
+
+def show(console: Console, runs: Sequence[TrainedRun]) -> None:
+    """A row a run, then what the ratios come to."""
+    table = Table(title=f"Samples until the reward is {REWARD:g} ({WINDOW} iterations)", box=None, padding=(0, 1, 0, 0))
+    for column in ("run", "seed", "samples", "ratio", "staleness", "max", "full", "idle learner", "engines"):
+        table.add_column(column, justify="left" if column == "run" else "right")
+    synchronous = {run.seed: run.samples_to_reward for run in runs if run.mode == SYNCHRONOUS}
+    ratios: list[float | None] = []
+    for run in runs:
+        told = ""
+        if run.mode != SYNCHRONOUS:
+            num_samples = run.samples_per_iteration * len(run.reward)
+            ratio = sample_ratio(run.samples_to_reward, synchronous[run.seed], num_samples=num_samples)
+            ratios.append(ratio)
+            told = "not known" if ratio is None else f"{ratio:.2f}"
+        table.add_row(
+            run.mode,
+            str(run.seed),
+            "not reached" if run.samples_to_reward is None else f"{run.samples_to_reward:,}",
+            told,
+            f"{fmean(run.staleness):.2f}",
+            f"{run.staleness_max:.0f}",
+            f"{run.full_share:.0%}" if run.mode != SYNCHRONOUS else "",
+            f"{run.idle_learner:.0%}",
+            f"{run.idle_engines:.0%}",
+        )
+    console.print(table)
+    print_line(
+        console, f"full: iterations whose completions were {FULL * MAX_STALENESS:g} versions old or more, as mean"
+    )
+    print_line(console, verdict(ratios))
+
+
+def verdict(ratios: Sequence[float | None]) -> str:
+    """One line: the median ratio and its spread against the target, or that the runs were too short."""
+    known = [ratio for ratio in ratios if ratio is not None]
+    if len(known) < len(ratios):
+        return f"target {TARGET:g}: not decided, {len(ratios) - len(known)} of {len(ratios)} seeds need more iterations"
+    word = "met" if median(known) <= TARGET else "missed"
+    return f"ratio {median(known):.2f} ({min(known):.2f} - {max(known):.2f}), target {TARGET:g}: {word}"
+
+
+def _of(runs: Sequence[TrainedRun], mode: str, field: str) -> np.ndarray:
+    """[seeds, iterations]"""
+    return np.array([getattr(run, field) for run in runs if run.mode == mode])
+
+
+def _panel(title: str, unit: str, values: Mapping[str, np.ndarray]) -> Panel:
+    lines = tuple(
+        Line(
+            name=mode,
+            style=0,
+            x=np.arange(1, of_seeds.shape[1] + 1),
+            y=of_seeds.mean(axis=0),
+            low=of_seeds.min(axis=0),
+            high=of_seeds.max(axis=0),
+        )
+        for mode, of_seeds in values.items()
+    )
+    return Panel(title=title, unit=unit, log=False, lines=lines)
+
+
+if __name__ == "__main__":
+    main()
