@@ -1,7 +1,8 @@
 """`python -m benchmarks.peers`: softgate against TRL's GRPOTrainer on the same model, prompts, batch, gate and reward.
 
-Both train the same iterations in turn, each in processes of its own; a run's rate is the median over its iterations,
-start-up and the first iterations left out. Two tasks: the arithmetic experiment, and completions of 16 to 512 tokens.
+All train the same prompts in turn, each in processes of its own: TRL, and ours synchronously and one version ahead. A
+run's rate is samples over wall clock, without start-up, the first iterations, and the last, in which a run that is
+ahead has nothing left to generate. Two tasks: the arithmetic experiment, and completions of 16 to 512 tokens.
 """
 
 import argparse
@@ -9,15 +10,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 
 import numpy as np
 from rich.console import Console
 
-from benchmarks.pairs import PairedRate, measure_pairs
+from benchmarks.pairs import PairedRate
 from benchmarks.peer_environment import peer_python
-from benchmarks.public_run import PLAIN, run_command, run_rows
+from benchmarks.public_run import PLAIN, run_command, run_seconds
 from benchmarks.rates_table import rates_table
 from benchmarks.wordy_model import WORDY_SETTINGS, ensure_wordy_model
 from configs.loading import load_config
@@ -30,8 +30,10 @@ from rollout.prompts import PromptStream, load_tokenizer, prompt_encoder
 from rollout.tasks import build_task
 
 WARMUP_ITERATIONS = 3
+COOL_DOWN = 2  # iterations
 TAU_POS, TAU_NEG = 10.0, 12.0
 COMMON = (*PLAIN, "gate=sigmoid", f"gate.tau_pos={TAU_POS}", f"gate.tau_neg={TAU_NEG}", "learner.lr_schedule=constant")
+PEER = "TRL GRPOTrainer, sapo"
 MODES = {"synchronous": "max_staleness=0", "one version ahead": "max_staleness=1"}
 
 
@@ -43,6 +45,7 @@ class Contest:
     model: Path
     settings: tuple[str, ...]
     num_iterations: int
+    peer_iterations: int  # of TRL, whose iterations are all alike
     num_threads: int  # of TRL, whichever is faster for it
     micro_batch: int  # completions a forward pass of TRL, likewise
     target: float
@@ -64,7 +67,8 @@ def contests() -> list[Contest]:
             name="arithmetic",
             model=ensure_embedded_model(),
             settings=(),
-            num_iterations=20,
+            num_iterations=25,
+            peer_iterations=25,
             num_threads=1,
             micro_batch=64,
             target=1.2,
@@ -73,7 +77,8 @@ def contests() -> list[Contest]:
             name="16 to 512 tokens",
             model=ensure_wordy_model(),
             settings=(*WORDY_SETTINGS, "learner.lr=1e-6"),
-            num_iterations=WARMUP_ITERATIONS + 4,
+            num_iterations=15,
+            peer_iterations=8,
             num_threads=1,
             micro_batch=16,
             target=3.0,
@@ -84,9 +89,12 @@ def contests() -> list[Contest]:
 def train_ours(contest: Contest, mode: str) -> list[Iteration]:
     """One run of the public command."""
     settings = [*_settings(contest), mode]
-    rows = run_rows(settings)
+    rows, seconds = run_seconds(settings)
     samples = _samples(load_config(settings))
-    return [Iteration(seconds=row["time/iteration_s"], samples=samples, reward=row["reward/mean"]) for row in rows]
+    return [
+        Iteration(seconds=elapsed_s, samples=samples, reward=row["reward/mean"])
+        for row, elapsed_s in zip(rows, seconds, strict=True)
+    ]
 
 
 def train_peer(contest: Contest) -> list[Iteration]:
@@ -101,8 +109,9 @@ def train_peer(contest: Contest) -> list[Iteration]:
 
 
 def rate(iterations: Sequence[Iteration]) -> float:
-    """Samples a second, median over the iterations after the warm-up."""
-    return median(item.samples / item.seconds for item in iterations[WARMUP_ITERATIONS:])
+    """Samples a second over the counted iterations."""
+    counted = iterations[WARMUP_ITERATIONS:-COOL_DOWN]
+    return sum(item.samples for item in counted) / sum(item.seconds for item in counted)
 
 
 def _settings(contest: Contest) -> list[str]:
@@ -122,14 +131,16 @@ def _job(contest: Contest, config: RunConfig, *, folder: str, out: Path) -> dict
     """What benchmarks/peer_trl.py is told."""
     encode = prompt_encoder(load_tokenizer(str(contest.model), trust_remote_code=False))
     stream = PromptStream(build_task(config.task).train_problems(), encode, seed=config.seed)
-    prompts = [stream.prompt_at(index) for index in range(config.rollout.prompts_per_iteration * config.num_iterations)]
+    prompts = [
+        stream.prompt_at(index) for index in range(config.rollout.prompts_per_iteration * contest.peer_iterations)
+    ]
     return {
         "model": str(contest.model),
         "prompts": [{"prompt": prompt.text, "answer": prompt.reference_answer} for prompt in prompts],
         "prompts_per_iteration": config.rollout.prompts_per_iteration,
         "completions_per_prompt": config.rollout.completions_per_prompt,
         "num_minibatches": config.learner.num_minibatches,
-        "num_iterations": config.num_iterations,
+        "num_iterations": contest.peer_iterations,
         "max_new_tokens": config.rollout.max_new_tokens,
         "lr": config.learner.lr,
         "max_grad_norm": config.learner.max_grad_norm,
@@ -154,35 +165,31 @@ def main() -> None:
 
 
 def compare(console: Console, out: Path, *, repeats: int) -> None:
-    """Runs every contest in both modes, prints the table, writes figures and reward curves."""
+    """Runs every contest, prints the table, writes figures and the reward curves of the last repeat."""
     rates: list[PairedRate] = []
     curves: dict[str, dict[str, list[Iteration]]] = {}
     console.print("preparing TRL's environment and the models ...")
     peer_python()
     for contest in contests():
-        curves[contest.name] = {}
-        for label, mode in MODES.items():
-            console.print(f"measuring {contest.name}, {label} ({repeats} pairs) ...")
-
-            def ours(contest: Contest = contest, label: str = label, mode: str = mode) -> float:
-                curves[contest.name][f"softgate, {label}"] = train_ours(contest, mode)
-                return rate(curves[contest.name][f"softgate, {label}"])
-
-            def peer(contest: Contest = contest) -> float:
-                curves[contest.name]["TRL"] = train_peer(contest)
-                return rate(curves[contest.name]["TRL"])
-
-            own, other = measure_pairs(ours, peer, repeats=repeats, warmups=0)
-            rates.append(
-                PairedRate(
-                    name=f"{contest.name}, {label}",
-                    peer="TRL GRPOTrainer, sapo",
-                    unit="samples/s",
-                    ours=own,
-                    peers=other,
-                    target=contest.target,
-                )
+        found: dict[str, list[float]] = {side: [] for side in (*MODES, PEER)}
+        for repeat in range(repeats):
+            console.print(f"measuring {contest.name}, {repeat + 1} of {repeats} ...")
+            trained = {f"softgate, {mode}": train_ours(contest, setting) for mode, setting in MODES.items()}
+            trained[PEER] = train_peer(contest)
+            curves[contest.name] = trained
+            for side, iterations in zip(found, trained.values(), strict=True):
+                found[side].append(rate(iterations))
+        rates += [
+            PairedRate(
+                name=f"{contest.name}, {mode}",
+                peer=PEER,
+                unit="samples/s",
+                ours=tuple(found[mode]),
+                peers=tuple(found[PEER]),
+                target=contest.target,
             )
+            for mode in MODES
+        ]
     console.print(rates_table(rates))
     figures = {"pairs": [item.to_json() for item in rates],
                "curves": {name: {side: [asdict(item) for item in items] for side, items in sides.items()}
@@ -195,10 +202,10 @@ def compare(console: Console, out: Path, *, repeats: int) -> None:
 def _reward_panel(name: str, sides: Mapping[str, Sequence[Iteration]]) -> Panel:
     """Reward against iterations, a line a side; both see the same prompts."""
     lines = []
-    for style, (side, iterations) in enumerate(sides.items()):
+    for side, iterations in sides.items():
         rewards = np.array([item.reward for item in iterations])
         places = np.arange(1, len(rewards) + 1)
-        lines.append(Line(name=side, style=style, x=places, y=rewards, low=rewards, high=rewards))
+        lines.append(Line(name=side, style=0, x=places, y=rewards, low=rewards, high=rewards))
     return Panel(title=name, unit="points", log=False, lines=tuple(lines))
 
 
