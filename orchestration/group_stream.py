@@ -1,8 +1,8 @@
 """GroupStream: prompts in, graded batches out, one iteration at a time.
 
-It admits prompts as far as the staleness bound allows, hands finished groups to the graders as they finish, and gives
-out the batch of an iteration when it is complete; groups without a gradient it replaces where asked. Which groups make
-a batch is the buffer's decision. Token data stays in Ray's object store until then.
+It admits prompts as far as the staleness bound allows and gives out the batch of an iteration when it is complete;
+groups without a gradient it replaces where asked. Which groups make a batch is the buffer's decision. The fleet sends
+each group to the graders as it finishes; token data stays in Ray's object store until the batch is taken.
 """
 
 import time
@@ -17,8 +17,8 @@ from batching.order import Buffer
 from orchestration.graded_groups import GradedGroup
 from orchestration.positions import PositionSource, StreamPositions
 from rollout.contract import GroupSummary, SamplingSpec
-from rollout.fleet import FinishedGroup, RolloutFleet
-from rollout.graders import GraderPool, await_verdicts
+from rollout.fleet import RolloutFleet
+from rollout.graders import await_verdicts
 from rollout.prompts import PromptStream
 
 
@@ -52,12 +52,11 @@ class Submission:
 
 
 class GroupStream:
-    """Generates, grades and buffers; the loop's only view of the generation side."""
+    """Generates and buffers; the loop's only view of the generation side."""
 
     def __init__(
         self,
         fleet: RolloutFleet,
-        graders: GraderPool,
         prompts: PromptStream,
         sampling: SamplingSpec,
         *,
@@ -70,9 +69,11 @@ class GroupStream:
         grading_timeout_s: float,
         counts_failures: bool,
     ) -> None:
-        """buffer: empty, beginning at start_iteration. resampling: None where every group is trained."""
+        """fleet: one that has what it finishes graded. buffer: empty, beginning at start_iteration.
+
+        resampling: None where every group is trained.
+        """
         self._fleet = fleet
-        self._graders = graders
         self._prompts = prompts
         self._sampling = sampling
         self._admission = admission
@@ -102,7 +103,7 @@ class GroupStream:
         without a gradient; the version published at the time stays live.
         """
         while not self._buffer.ready(iteration):
-            self._pass_on(self._fleet.await_finished())
+            self._receive()
         tickets = self._buffer.take(iteration)
         for ticket in tickets:
             del self._open[ticket.place]
@@ -128,17 +129,13 @@ class GroupStream:
             for place in places:
                 self._submit(place, is_replacement=True)
             while not all(place in self._replacements for place in places):
-                self._pass_on(self._fleet.await_finished())
+                self._receive()
             arrived = [self._replacements.pop(place) for place in places]
             for slot, group in zip(dull, batch.graded(arrived, timeout_s=self._grading_timeout_s), strict=True):
                 groups[slot] = group
             num_replaced += len(dull)
             attempts += 1
         return {"group/replaced": float(num_replaced), "group/attempts": float(attempts)}
-
-    def poll(self) -> None:
-        """Hands the graders what has finished meanwhile; the loop calls it between two steps. Waits for nothing."""
-        self._pass_on(self._fleet.finished())
 
     def positions(self) -> StreamPositions:
         """What a resume after the batch taken last has to generate again, and where it goes on."""
@@ -158,17 +155,17 @@ class GroupStream:
         self._fleet.submit(self._prompts.prompt_at(position), self._sampling, due=due)
         return position
 
-    def _pass_on(self, groups: list[FinishedGroup]) -> None:
-        """Moves finished groups on to the graders; verdicts come while other groups still generate."""
-        for finished in groups:
+    def _receive(self) -> None:
+        """Waits for at least one group to finish, and sorts in what has finished."""
+        for finished in self._fleet.await_finished():
             submission = self._in_flight.pop(finished.summary.prompt_index)
             ticket = GroupTicket(
                 place=submission.place,
                 group_ref=finished.group_ref,
-                verdicts_ref=self._graders.grade(finished.group_ref),
+                verdicts_ref=finished.verdicts_ref,
                 summary=finished.summary,
                 submitted_at=submission.submitted_at,
-                finished_at=time.perf_counter(),
+                finished_at=finished.finished_at,
             )
             if submission.is_replacement:
                 self._replacements[ticket.place] = ticket

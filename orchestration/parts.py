@@ -110,8 +110,7 @@ def build_parts(
         encode, render = prompt_encoder(tokenizer), prompt_renderer(config.task, tokenizer)
         prompts = PromptStream(task.train_problems(), encode, seed=config.seed, weights=task.weights(), render=render)
         groups = GroupStream(
-            fleet,
-            graders,
+            fleet.sibling(grade=graders.grade),
             prompts,
             _training_sampling(config),
             admission=admission_for(
