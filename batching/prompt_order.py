@@ -50,6 +50,10 @@ class GroupBuffer(Generic[PlacedT]):
         """Places of the iteration's batch that have not arrived, ascending."""
         return tuple(index for index in self._indices(iteration) if index not in self._items)
 
+    def settled(self, iteration: int) -> list[PlacedT]:
+        """What has arrived of the iteration's batch."""
+        return [self._items[index] for index in self._indices(iteration) if index in self._items]
+
     def ready(self, iteration: int) -> bool:
         return not self.missing(iteration)
 

@@ -148,6 +148,7 @@ def _measure(num_engines: int, *, repeats: int) -> DriverRate:
         admission=Admission(prompts_per_iteration=PROMPTS, max_staleness=0),
         buffer=GroupBuffer[GroupTicket](PROMPTS),
         resampling=None,
+        scoring=None,
         start_iteration=0,
         start_positions=FRESH,
         num_iterations=iterations,

@@ -5,6 +5,7 @@ groups without a gradient it replaces where asked. Which groups make a batch is 
 each group to the graders as it finishes; token data stays in Ray's object store until the batch is taken.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,10 +17,13 @@ from batching.admission import Admission
 from batching.order import Buffer
 from orchestration.graded_groups import GradedGroup
 from orchestration.positions import PositionSource, StreamPositions
+from orchestration.scoring_ahead import ScoringAhead
 from rollout.contract import GroupSummary, SamplingSpec
 from rollout.fleet import RolloutFleet
 from rollout.graders import await_verdicts
 from rollout.prompts import PromptStream
+
+SCORING_POLL_S = 0.02  # how often the driver looks for the end of a scoring call while groups wait for it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,6 +67,7 @@ class GroupStream:
         admission: Admission,
         buffer: Buffer[GroupTicket],
         resampling: Resampling | None,
+        scoring: ScoringAhead | None,
         start_iteration: int,
         start_positions: StreamPositions,
         num_iterations: int,
@@ -71,7 +76,7 @@ class GroupStream:
     ) -> None:
         """fleet: one that has what it finishes graded. buffer: empty, beginning at start_iteration.
 
-        resampling: None where every group is trained.
+        resampling: None where every group is trained. scoring: None where the learner scores whole batches, or none.
         """
         self._fleet = fleet
         self._prompts = prompts
@@ -79,6 +84,7 @@ class GroupStream:
         self._admission = admission
         self._buffer = buffer
         self._resampling = resampling
+        self._scoring = scoring
         self._grading_timeout_s = grading_timeout_s
         self._counts_failures = counts_failures  # extra rewards that fail count as 0, and are told
         self._admitted = start_iteration * admission.prompts_per_iteration
@@ -103,13 +109,15 @@ class GroupStream:
         without a gradient; the version published at the time stays live.
         """
         while not self._buffer.ready(iteration):
-            self._receive()
+            self._receive(self._buffer.settled(iteration))
         tickets = self._buffer.take(iteration)
         for ticket in tickets:
             del self._open[ticket.place]
         batch = _Batch(counts_failures=self._counts_failures)
         groups = batch.graded(tickets, timeout_s=self._grading_timeout_s)
         replaced = self._replace(tickets, groups, batch) if self._resampling is not None else {}
+        if self._scoring is not None:
+            self._scoring.end_batch()
         self._last_batch = batch.metrics() | replaced
         return groups
 
@@ -120,6 +128,7 @@ class GroupStream:
         alone and not on who finishes first.
         """
         assert self._resampling is not None
+        settled: dict[int, GroupTicket] = dict(enumerate(tickets))  # by slot
         num_replaced = attempts = 0
         while attempts < self._resampling.max_attempts:
             dull = [slot for slot, group in enumerate(groups) if not self._resampling.has_gradient(group)]
@@ -129,8 +138,9 @@ class GroupStream:
             for place in places:
                 self._submit(place, is_replacement=True)
             while not all(place in self._replacements for place in places):
-                self._receive()
+                self._receive([settled[slot] for slot in settled if slot not in dull])
             arrived = [self._replacements.pop(place) for place in places]
+            settled |= dict(zip(dull, arrived, strict=True))
             for slot, group in zip(dull, batch.graded(arrived, timeout_s=self._grading_timeout_s), strict=True):
                 groups[slot] = group
             num_replaced += len(dull)
@@ -155,9 +165,14 @@ class GroupStream:
         self._fleet.submit(self._prompts.prompt_at(position), self._sampling, due=due)
         return position
 
-    def _receive(self) -> None:
-        """Waits for at least one group to finish, and sorts in what has finished."""
-        for finished in self._fleet.await_finished():
+    def _receive(self, settled: Sequence[GroupTicket]) -> None:
+        """Waits for groups to finish, and sorts them in; meanwhile the learner may score `settled`, of this batch.
+
+        The weights are those of load(): between here and there lies neither a step nor a publish.
+        """
+        groups = {ticket.summary.prompt_index: ticket.group_ref for ticket in settled}
+        has_more = self._scoring is not None and self._scoring.offer(groups)
+        for finished in self._fleet.await_finished(at_most_s=SCORING_POLL_S if has_more else math.inf):
             submission = self._in_flight.pop(finished.summary.prompt_index)
             ticket = GroupTicket(
                 place=submission.place,

@@ -4,6 +4,7 @@ Prompts wait here until an engine has room for them, the longest first; finished
 as one Ray object each. Placement is the caller's: the fleet is given running actors, and does not know of clusters.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ class RolloutFleet:
         self._timeout_s = timeout_s
         self._pool = EnginePool(self.engines)
         self._mailbox = Mailbox()
+        self._waited_s = 0.0  # since something came last
 
     def await_ready(self, *, timeout_s: float) -> None:
         """Waits until every engine is up; EngineError names the one that failed to start or is silent."""
@@ -60,16 +62,21 @@ class RolloutFleet:
         with self._pool.arrived:
             return self._mailbox.num_in_flight + len(self._mailbox.groups)
 
-    def await_finished(self) -> list[FinishedGroup]:
-        """The groups that have finished, at least one.
+    def await_finished(self, *, at_most_s: float = math.inf) -> list[FinishedGroup]:
+        """The groups that have finished: at least one, unless at_most_s go by first.
 
         Waits for any engine to finish any group; EngineError names the engine that failed, or those that kept silent.
         An error of `grade` is raised as it is.
         """
         assert self.num_in_flight, "nothing was submitted that could finish"
         self._pool.hand_over()
+        left_s = self._timeout_s - self._waited_s
         with self._pool.arrived:
-            if not self._pool.arrived.wait_for(self._has_news, timeout=self._timeout_s):
+            if self._pool.arrived.wait_for(self._has_news, timeout=min(left_s, at_most_s)):
+                self._waited_s = 0.0
+            elif at_most_s < left_s:
+                self._waited_s += at_most_s
+            else:
                 limit = f"rollout.timeout_s={self._timeout_s:g} s"
                 raise EngineError(f"no group finished within {limit}; engines at work: {self._pool.at_work()}")
         return self.finished()

@@ -1,5 +1,6 @@
 """A fleet and graders under a fake clock: each tick every completion in flight gets a token. Rewards are given."""
 
+import math
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -54,10 +55,12 @@ class FakeRollout:
                 del self._in_flight[position]
                 self._arrived.append(self._finished(position, tokens))
 
-    def await_finished(self) -> list[FinishedGroup]:
+    def await_finished(self, *, at_most_s: float) -> list[FinishedGroup]:
         assert self._in_flight or self._arrived, "waits for groups that were never submitted"
         while not self._arrived:
             self.tick()
+            if at_most_s < math.inf:  # of any length: a tick is the shortest
+                break
         finished, self._arrived = self._arrived, []
         return finished
 

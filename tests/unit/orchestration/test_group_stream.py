@@ -53,6 +53,7 @@ def stream_of(
         ),
         buffer=buffer,
         resampling=Resampling(has_gradient=differs, max_attempts=max_attempts) if max_attempts else None,
+        scoring=None,
         start_iteration=state.iteration,
         start_positions=state.positions,
         num_iterations=ITERATIONS,

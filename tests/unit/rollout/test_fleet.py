@@ -164,6 +164,22 @@ def test_silent_engines_are_named() -> None:
         fleet.await_finished()
 
 
+def test_short_waits_bring_nothing_or_what_has_come_and_add_up_to_the_silence_that_is_an_error() -> None:
+    engine = FakeEngine()
+    fleet = fleet_of(engine, timeout_s=0.05)
+    for index in range(2):
+        fleet.submit(prompt_of(index), sampling_of())
+    assert fleet.await_finished(at_most_s=0.04) == []
+    engine.finish(0)
+    with fleet._pool.arrived:
+        assert fleet._pool.arrived.wait_for(lambda: fleet._mailbox.groups, timeout=30.0)
+    assert indices(fleet.await_finished(at_most_s=0.02)) == [0]
+    for _ in range(2):
+        assert fleet.await_finished(at_most_s=0.02) == []
+    with pytest.raises(EngineError, match=r"no group finished within rollout.timeout_s=0.05 s"):
+        fleet.await_finished(at_most_s=0.02)
+
+
 def test_a_group_is_graded_on_arrival_while_the_driver_does_something_else() -> None:
     engine = FakeEngine()
     graded = threading.Event()
