@@ -11,6 +11,7 @@ and at most n = one batch are. Were admission to run ahead by max_staleness vers
 batches would be full of groups that are due, and nothing could overtake; that is also why max_staleness must be 2 here.
 """
 
+from collections.abc import Iterator
 from typing import Generic
 
 from batching.prompt_order import PlacedT
@@ -45,9 +46,9 @@ class FinishedBuffer(Generic[PlacedT]):
         assert not is_taken, f"place {item.place} was taken before"
         self._items[item.place] = item
 
-    def settled(self, iteration: int) -> list[PlacedT]:
+    def settled(self, iteration: int) -> Iterator[PlacedT]:
         """What has arrived and will be in the iteration's batch, whatever arrives later. iteration: the next one."""
-        return [self._items[place] for place in self._chosen(iteration)]
+        yield from (self._items[place] for place in self._chosen(iteration))
 
     def ready(self, iteration: int) -> bool:
         """Whether all that is due and a whole batch have arrived."""

@@ -7,7 +7,7 @@ each group to the graders as it finishes; token data stays in Ray's object store
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -165,14 +165,16 @@ class GroupStream:
         self._fleet.submit(self._prompts.prompt_at(position), self._sampling, due=due)
         return position
 
-    def _receive(self, settled: Sequence[GroupTicket]) -> None:
+    def _receive(self, settled: Iterable[GroupTicket]) -> None:
         """Waits for groups to finish, and sorts them in; meanwhile the learner may score `settled`, of this batch.
 
         The weights are those of load(): between here and there lies neither a step nor a publish.
         """
-        groups = {ticket.summary.prompt_index: ticket.group_ref for ticket in settled}
-        has_more = self._scoring is not None and self._scoring.offer(groups)
-        for finished in self._fleet.await_finished(at_most_s=SCORING_POLL_S if has_more else math.inf):
+        patience_s = math.inf
+        if self._scoring is not None:
+            groups = {ticket.summary.prompt_index: ticket.group_ref for ticket in settled}
+            patience_s = SCORING_POLL_S if self._scoring.offer(groups) else math.inf
+        for finished in self._fleet.await_finished(at_most_s=patience_s):
             submission = self._in_flight.pop(finished.summary.prompt_index)
             ticket = GroupTicket(
                 place=submission.place,
