@@ -1,7 +1,6 @@
 """Graded groups in, the learner's TrainBatch out: advantages within each group, one sample a completion."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -28,8 +27,10 @@ def to_train_batch(
         advantages = ADVANTAGES[objective.advantage](rewards).tolist()
         for completion, advantage in zip(graded.group.completions, advantages, strict=True):
             samples.append(
-                replace(
-                    _ungraded_sample(graded.group, completion, group_index=group_index),
+                _sample(
+                    graded.group.prompt.token_ids,
+                    completion,
+                    group_index=group_index,
                     advantage=advantage,
                     staleness=policy_version - completion.min_policy_version,
                     is_replayed=graded.is_replayed,
@@ -41,22 +42,31 @@ def to_train_batch(
 def to_scoring_batch(groups: Sequence[PromptGroup]) -> TrainBatch:
     """The same sequences for forward passes alone, before there are rewards: advantage and staleness are 0."""
     samples = [
-        _ungraded_sample(group, completion, group_index=group_index)
+        _sample(group.prompt.token_ids, completion, group_index=group_index, advantage=0.0, staleness=0)
         for group_index, group in enumerate(groups)
         for completion in group.completions
     ]
     return TrainBatch(samples=tuple(samples), num_groups=len(groups))
 
 
-def _ungraded_sample(group: PromptGroup, completion: Completion, *, group_index: int) -> TrainSample:
+def _sample(
+    prompt_ids: np.ndarray,
+    completion: Completion,
+    *,
+    group_index: int,
+    advantage: float,
+    staleness: int,
+    is_replayed: bool = False,
+) -> TrainSample:
     return TrainSample(
         group_index=group_index,
-        token_ids=np.concatenate([group.prompt.token_ids, completion.token_ids]),
-        prompt_length=len(group.prompt.token_ids),
+        token_ids=np.concatenate([prompt_ids, completion.token_ids]),
+        prompt_length=len(prompt_ids),
         rollout_logprobs=completion.rollout_logprobs,
-        advantage=0.0,
-        staleness=0,
+        advantage=advantage,
+        staleness=staleness,
         finished=completion.finished,
+        is_replayed=is_replayed,
     )
 
 
