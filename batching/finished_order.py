@@ -11,6 +11,7 @@ and at most n = one batch are. Were admission to run ahead by max_staleness vers
 batches would be full of groups that are due, and nothing could overtake; that is also why max_staleness must be 2 here.
 """
 
+from collections.abc import Iterator
 from typing import Generic
 
 from batching.prompt_order import PlacedT
@@ -45,6 +46,10 @@ class FinishedBuffer(Generic[PlacedT]):
         assert not is_taken, f"place {item.place} was taken before"
         self._items[item.place] = item
 
+    def settled(self, iteration: int) -> Iterator[PlacedT]:
+        """What has arrived and will be in the iteration's batch, whatever arrives later. iteration: the next one."""
+        yield from (self._items[place] for place in self._chosen(iteration))
+
     def ready(self, iteration: int) -> bool:
         """Whether all that is due and a whole batch have arrived."""
         return len(self._items) >= self._prompts_per_iteration and all(
@@ -59,14 +64,20 @@ class FinishedBuffer(Generic[PlacedT]):
         assert self.ready(iteration), f"iteration {iteration} taken before its groups arrived"
         due = self._due(iteration)
         assert len(due) <= self._prompts_per_iteration, f"iteration {iteration}: {len(due)} groups are due at once"
-        first_come = [place for place in self._items if place not in due]
-        chosen = sorted([*due, *first_come[: self._prompts_per_iteration - len(due)]])
+        chosen = self._chosen(iteration)
         self._next_iteration += 1
         self._taken.update(chosen)
         while self._first in self._taken:
             self._taken.remove(self._first)
             self._first += 1
         return [self._items.pop(place) for place in chosen]
+
+    def _chosen(self, iteration: int) -> list[int]:
+        """Places of the batch as far as they have arrived, ascending: what is due, then who came first."""
+        due = set(self._due(iteration))
+        first_come = [place for place in self._items if place not in due]
+        arrived = [place for place in due if place in self._items]
+        return sorted([*arrived, *first_come[: self._prompts_per_iteration - len(due)]])
 
     def _due(self, iteration: int) -> list[int]:
         """Places that would be too old in the batch after this one, ascending."""

@@ -10,6 +10,7 @@ The price is to wait for the batch's slowest group; meanwhile engines work on th
 finished_order.py. Nothing here knows Ray, time or what a group costs.
 """
 
+from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar
 
 
@@ -49,6 +50,10 @@ class GroupBuffer(Generic[PlacedT]):
     def missing(self, iteration: int) -> tuple[int, ...]:
         """Places of the iteration's batch that have not arrived, ascending."""
         return tuple(index for index in self._indices(iteration) if index not in self._items)
+
+    def settled(self, iteration: int) -> Iterator[PlacedT]:
+        """What has arrived of the iteration's batch."""
+        return (self._items[index] for index in self._indices(iteration) if index in self._items)
 
     def ready(self, iteration: int) -> bool:
         return not self.missing(iteration)

@@ -142,13 +142,13 @@ def _measure(num_engines: int, *, repeats: int) -> DriverRate:
     fleet = RolloutFleet([_Engine(sampled) for _ in range(num_engines)], workers_per_engine=1, timeout_s=60.0)
     fleet._pool.set_rooms([EngineRoom(num_sequences=256, kv_tokens=10**6)] * num_engines)
     groups: Any = GroupStream(
-        fleet,
-        _NoGraders(),  # type: ignore[arg-type]
+        fleet.sibling(grade=_NoGraders().grade),
         _Prompts(),  # type: ignore[arg-type]
         SamplingSpec(num_completions=COMPLETIONS, max_new_tokens=TOKENS, temperature=1.0, seed=0),
         admission=Admission(prompts_per_iteration=PROMPTS, max_staleness=0),
         buffer=GroupBuffer[GroupTicket](PROMPTS),
         resampling=None,
+        scoring=None,
         start_iteration=0,
         start_positions=FRESH,
         num_iterations=iterations,

@@ -24,7 +24,8 @@ from learner.shards import SHARED_FOLDER_REMEDY, missing_shards
 from learner.spec import LearnerSpec
 from transfer.wire import ParameterGroup
 
-SPAN_NAMES = {"load": "load", "step": "step", "send_weights": "send"}  # of the calls that an iteration is made of
+# Of the calls that an iteration is made of.
+SPAN_NAMES = {"score_ahead": "score", "load": "load", "step": "step", "send_weights": "send"}
 MODEL_CONFIG_FILE = "config.json"  # what every Hugging Face folder has
 
 
@@ -37,6 +38,7 @@ class RankStanding:
     """What one rank tells of itself."""
 
     peak_memory_bytes: float
+    scored_ahead_share: float  # of the loaded batch's completions
     spans: tuple[Span, ...]  # of the calls since it told last
 
 
@@ -65,7 +67,11 @@ class RankProcess:
             return getattr(self._worker, method)(*args)
 
     def standing(self) -> RankStanding:
-        return RankStanding(peak_memory_bytes=self._worker.peak_memory_bytes(), spans=self._spans.drain())
+        return RankStanding(
+            peak_memory_bytes=self._worker.peak_memory_bytes(),
+            scored_ahead_share=self._worker.scored_ahead_share(),
+            spans=self._spans.drain(),
+        )
 
     def apply(self, function: Callable[..., Any], *args: Any) -> Any:
         return function(self._worker, *args)
@@ -87,6 +93,7 @@ class LearnerGroup:
         """Start one rank a bundle and load the model. LearnerError where a rank fails or start_timeout_s passes."""
         self.spec = spec
         self.num_ranks = len(bundle_indices)
+        self._scoring: list[dict[int, ray.ObjectRef]] = []  # calls of score_ahead since the last batch
         self._actors = [
             ray.remote(RankProcess)
             .options(
@@ -108,8 +115,25 @@ class LearnerGroup:
         }
         self._await("start", starting, deadline - time.monotonic())
 
+    def score_ahead(self, part: TrainBatch) -> None:
+        """Have every rank compute what load() would of these sequences of the batch to come; waits for nothing.
+
+        The weights must not change before that load(), which raises the error of a rank that fails here.
+        """
+        self._scoring.append(dict(enumerate(self.submit("score_ahead", ray.put(part)))))
+
+    @property
+    def is_scoring(self) -> bool:
+        """Whether a rank is still at what score_ahead() gave it."""
+        calls = [call for by_rank in self._scoring[-1:] for call in by_rank.values()]
+        return bool(calls) and len(ray.wait(calls, num_returns=len(calls), timeout=0)[0]) < len(calls)
+
     def load(self, batch: TrainBatch, iteration: int) -> None:
         """Give every rank the iteration's batch; fixes the denominator of every ratio in it."""
+        deadline = time.monotonic() + self.spec.learner.timeout_s
+        for calls in self._scoring:
+            self._await("score_ahead", calls, deadline - time.monotonic())
+        self._scoring = []
         self.call("load", ray.put(batch), iteration)
 
     def steps(self) -> Iterator[StepReport]:

@@ -63,3 +63,8 @@ class LearnerSpec:
         if self.learner.old_logprobs == "auto":
             return self.device != "cpu"
         return self.learner.old_logprobs == "recompute"
+
+    @property
+    def scores_batches(self) -> bool:
+        """Whether a batch costs forward passes before its first step."""
+        return self.recomputes_old_logprobs or self.objective.kl_coef > 0.0

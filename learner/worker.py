@@ -20,6 +20,7 @@ from transformers import AutoTokenizer
 
 from gates.audit import audited_gates
 from gates.kernels import loss_function_for
+from learner.ahead_scores import AheadScores
 from learner.audit import StepAudit, step_tokens
 from learner.checkpoint import load_engine, save_engine, save_model
 from learner.contract import MicroBatch, StepReport, TrainBatch
@@ -78,9 +79,12 @@ class LearnerWorker:
         self._row_cost = row_cost_of(self.policy)
         self.engine = build_engine(self.policy, spec)
         self._scorer = self._scorer_of(self.engine)
-        self._reference: Scorer | None = None
+        self._old: AheadScores | None = None
+        if spec.recomputes_old_logprobs:
+            self._old = AheadScores(self._scorer.batch_logprobs)
+        self._reference: AheadScores | None = None
         if spec.objective.kl_coef > 0.0:
-            self._reference = self._reference_scorer()
+            self._reference = AheadScores(self._reference_scorer().batch_logprobs)
         self._loaded: LoadedBatch | None = None
         self._layout = ShardLayout(num_ranks=world_size, zero_stage=spec.learner.zero_stage, dtype_name=spec.dtype_name)
         self._sender = WeightSender(
@@ -106,18 +110,25 @@ class LearnerWorker:
             context=context,
         )
 
+    def score_ahead(self, part: TrainBatch) -> None:
+        """Compute now what load() would of these sequences of the batch to come; no step may be taken in between."""
+        for scores in (self._old, self._reference):
+            if scores is not None:
+                scores.add(part)
+
     def load(self, batch: TrainBatch, iteration: int) -> None:
         """Take the batch of an iteration and fix what stays through its steps: ratios' denominators, the reference."""
-        if self.spec.recomputes_old_logprobs:
-            old_logprobs = self._scorer.batch_logprobs(batch)
-        else:
-            old_logprobs = tuple(sample.rollout_logprobs for sample in batch.samples)
+        rollout_logprobs = tuple(sample.rollout_logprobs for sample in batch.samples)
         self._loaded = LoadedBatch(
             batch=batch,
             iteration=iteration,
-            old_logprobs=old_logprobs,
-            reference_logprobs=self._reference.batch_logprobs(batch) if self._reference else None,
+            old_logprobs=self._old.take(batch) if self._old else rollout_logprobs,
+            reference_logprobs=self._reference.take(batch) if self._reference else None,
         )
+
+    def scored_ahead_share(self) -> float:
+        """Share of the loaded batch's completions that score_ahead() had been given."""
+        return max((scores.share for scores in (self._old, self._reference) if scores is not None), default=0.0)
 
     def step(self, index: int) -> StepReport:
         """Optimizer step `index` (0 <= index < spec.num_steps) of the loaded iteration.

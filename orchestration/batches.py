@@ -10,6 +10,7 @@ from configs.objective import ObjectiveConfig
 from learner.advantages import ADVANTAGES, overlong_penalty
 from learner.contract import TrainBatch, TrainSample
 from orchestration.graded_groups import GradedGroup
+from rollout.contract import Completion, PromptGroup
 
 
 def to_train_batch(
@@ -22,23 +23,51 @@ def to_train_batch(
     """
     samples = []
     for group_index, graded in enumerate(groups):
-        prompt_ids = graded.group.prompt.token_ids
         rewards = _rewards(graded, objective, max_new_tokens=max_new_tokens)
         advantages = ADVANTAGES[objective.advantage](rewards).tolist()
         for completion, advantage in zip(graded.group.completions, advantages, strict=True):
             samples.append(
-                TrainSample(
+                _sample(
+                    graded.group.prompt.token_ids,
+                    completion,
                     group_index=group_index,
-                    token_ids=np.concatenate([prompt_ids, completion.token_ids]),
-                    prompt_length=len(prompt_ids),
-                    rollout_logprobs=completion.rollout_logprobs,
                     advantage=advantage,
                     staleness=policy_version - completion.min_policy_version,
-                    finished=completion.finished,
                     is_replayed=graded.is_replayed,
                 )
             )
     return TrainBatch(samples=tuple(samples), num_groups=len(groups))
+
+
+def to_scoring_batch(groups: Sequence[PromptGroup]) -> TrainBatch:
+    """The same sequences for forward passes alone, before there are rewards: advantage and staleness are 0."""
+    samples = [
+        _sample(group.prompt.token_ids, completion, group_index=group_index, advantage=0.0, staleness=0)
+        for group_index, group in enumerate(groups)
+        for completion in group.completions
+    ]
+    return TrainBatch(samples=tuple(samples), num_groups=len(groups))
+
+
+def _sample(
+    prompt_ids: np.ndarray,
+    completion: Completion,
+    *,
+    group_index: int,
+    advantage: float,
+    staleness: int,
+    is_replayed: bool = False,
+) -> TrainSample:
+    return TrainSample(
+        group_index=group_index,
+        token_ids=np.concatenate([prompt_ids, completion.token_ids]),
+        prompt_length=len(prompt_ids),
+        rollout_logprobs=completion.rollout_logprobs,
+        advantage=advantage,
+        staleness=staleness,
+        finished=completion.finished,
+        is_replayed=is_replayed,
+    )
 
 
 def has_gradient(graded: GradedGroup, objective: ObjectiveConfig, *, max_new_tokens: int) -> bool:

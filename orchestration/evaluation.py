@@ -53,14 +53,14 @@ def graded_samples(
 
     Waits for engines and graders; EngineError or GradingError where one fails or keeps silent for timeout_s.
     """
-    fleet = fleet.sibling()
+    fleet = fleet.sibling(grade=graders.grade)
     for prompt in prompts:
         fleet.submit(prompt, sampling, due=BEFORE_TRAINING)
     grading: dict[Any, Any] = {}  # reference of verdicts -> reference of their group
     while fleet.num_in_flight or grading:
         if fleet.num_in_flight:
             for finished in fleet.await_finished():
-                grading[graders.grade(finished.group_ref)] = finished.group_ref
+                grading[finished.verdicts_ref] = finished.group_ref
         done = _graded(grading, at_least_one=not fleet.num_in_flight)
         for verdicts_ref, verdicts in zip(done, await_verdicts(done, timeout_s=timeout_s), strict=True):
             yield _samples(ray.get(grading.pop(verdicts_ref)), verdicts, name=name)

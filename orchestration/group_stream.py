@@ -1,12 +1,13 @@
 """GroupStream: prompts in, graded batches out, one iteration at a time.
 
-It admits prompts as far as the staleness bound allows, hands finished groups to the graders as they finish, and gives
-out the batch of an iteration when it is complete; groups without a gradient it replaces where asked. Which groups make
-a batch is the buffer's decision. Token data stays in Ray's object store until then.
+It admits prompts as far as the staleness bound allows and gives out the batch of an iteration when it is complete;
+groups without a gradient it replaces where asked. Which groups make a batch is the buffer's decision. The fleet sends
+each group to the graders as it finishes; token data stays in Ray's object store until the batch is taken.
 """
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +17,13 @@ from batching.admission import Admission
 from batching.order import Buffer
 from orchestration.graded_groups import GradedGroup
 from orchestration.positions import PositionSource, StreamPositions
+from orchestration.scoring_ahead import ScoringAhead
 from rollout.contract import GroupSummary, SamplingSpec
-from rollout.fleet import FinishedGroup, RolloutFleet
-from rollout.graders import GraderPool, await_verdicts
+from rollout.fleet import RolloutFleet
+from rollout.graders import await_verdicts
 from rollout.prompts import PromptStream
+
+SCORING_POLL_S = 0.02  # how often the driver looks for the end of a scoring call while groups wait for it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,32 +56,35 @@ class Submission:
 
 
 class GroupStream:
-    """Generates, grades and buffers; the loop's only view of the generation side."""
+    """Generates and buffers; the loop's only view of the generation side."""
 
     def __init__(
         self,
         fleet: RolloutFleet,
-        graders: GraderPool,
         prompts: PromptStream,
         sampling: SamplingSpec,
         *,
         admission: Admission,
         buffer: Buffer[GroupTicket],
         resampling: Resampling | None,
+        scoring: ScoringAhead | None,
         start_iteration: int,
         start_positions: StreamPositions,
         num_iterations: int,
         grading_timeout_s: float,
         counts_failures: bool,
     ) -> None:
-        """buffer: empty, beginning at start_iteration. resampling: None where every group is trained."""
+        """fleet: one that has what it finishes graded. buffer: empty, beginning at start_iteration.
+
+        resampling: None where every group is trained. scoring: None where the learner scores whole batches, or none.
+        """
         self._fleet = fleet
-        self._graders = graders
         self._prompts = prompts
         self._sampling = sampling
         self._admission = admission
         self._buffer = buffer
         self._resampling = resampling
+        self._scoring = scoring
         self._grading_timeout_s = grading_timeout_s
         self._counts_failures = counts_failures  # extra rewards that fail count as 0, and are told
         self._admitted = start_iteration * admission.prompts_per_iteration
@@ -102,13 +109,15 @@ class GroupStream:
         without a gradient; the version published at the time stays live.
         """
         while not self._buffer.ready(iteration):
-            self._pass_on(self._fleet.await_finished())
+            self._receive(self._buffer.settled(iteration))
         tickets = self._buffer.take(iteration)
         for ticket in tickets:
             del self._open[ticket.place]
         batch = _Batch(counts_failures=self._counts_failures)
         groups = batch.graded(tickets, timeout_s=self._grading_timeout_s)
         replaced = self._replace(tickets, groups, batch) if self._resampling is not None else {}
+        if self._scoring is not None:
+            self._scoring.end_batch()
         self._last_batch = batch.metrics() | replaced
         return groups
 
@@ -119,6 +128,7 @@ class GroupStream:
         alone and not on who finishes first.
         """
         assert self._resampling is not None
+        settled: dict[int, GroupTicket] = dict(enumerate(tickets))  # by slot
         num_replaced = attempts = 0
         while attempts < self._resampling.max_attempts:
             dull = [slot for slot, group in enumerate(groups) if not self._resampling.has_gradient(group)]
@@ -128,17 +138,14 @@ class GroupStream:
             for place in places:
                 self._submit(place, is_replacement=True)
             while not all(place in self._replacements for place in places):
-                self._pass_on(self._fleet.await_finished())
+                self._receive([settled[slot] for slot in settled if slot not in dull])
             arrived = [self._replacements.pop(place) for place in places]
+            settled |= dict(zip(dull, arrived, strict=True))
             for slot, group in zip(dull, batch.graded(arrived, timeout_s=self._grading_timeout_s), strict=True):
                 groups[slot] = group
             num_replaced += len(dull)
             attempts += 1
         return {"group/replaced": float(num_replaced), "group/attempts": float(attempts)}
-
-    def poll(self) -> None:
-        """Hands the graders what has finished meanwhile; the loop calls it between two steps. Waits for nothing."""
-        self._pass_on(self._fleet.finished())
 
     def positions(self) -> StreamPositions:
         """What a resume after the batch taken last has to generate again, and where it goes on."""
@@ -158,17 +165,24 @@ class GroupStream:
         self._fleet.submit(self._prompts.prompt_at(position), self._sampling, due=due)
         return position
 
-    def _pass_on(self, groups: list[FinishedGroup]) -> None:
-        """Moves finished groups on to the graders; verdicts come while other groups still generate."""
-        for finished in groups:
+    def _receive(self, settled: Iterable[GroupTicket]) -> None:
+        """Waits for groups to finish, and sorts them in; meanwhile the learner may score `settled`, of this batch.
+
+        The weights are those of load(): between here and there lies neither a step nor a publish.
+        """
+        patience_s = math.inf
+        if self._scoring is not None:
+            groups = {ticket.summary.prompt_index: ticket.group_ref for ticket in settled}
+            patience_s = SCORING_POLL_S if self._scoring.offer(groups) else math.inf
+        for finished in self._fleet.await_finished(at_most_s=patience_s):
             submission = self._in_flight.pop(finished.summary.prompt_index)
             ticket = GroupTicket(
                 place=submission.place,
                 group_ref=finished.group_ref,
-                verdicts_ref=self._graders.grade(finished.group_ref),
+                verdicts_ref=finished.verdicts_ref,
                 summary=finished.summary,
                 submitted_at=submission.submitted_at,
-                finished_at=time.perf_counter(),
+                finished_at=finished.finished_at,
             )
             if submission.is_replacement:
                 self._replacements[ticket.place] = ticket

@@ -36,7 +36,6 @@ def iterate(config: RunConfig, parts: RunParts, journal: Journal, store: Checkpo
             with entry.timed("update"):
                 for report in parts.learner.steps():
                     entry.record_step(report)
-                    parts.groups.poll()
             state = state.advance(num_prompts=len(groups), positions=parts.groups.positions())
             with entry.span("publish"):
                 published = parts.channel.publish(state.policy_version)

@@ -28,6 +28,7 @@ from orchestration.positions import FRESH, StreamPositions
 from orchestration.recorded_groups import RecordingStream
 from orchestration.recordings import manifest_of
 from orchestration.rollout_parts import engine_dtype, start_rollout
+from orchestration.scoring_ahead import scoring_ahead
 from orchestration.stages import GroupSource, Standing
 from orchestration.weight_channel import Probe, WeightChannel
 from rollout.contract import Prompt, SamplingSpec
@@ -77,10 +78,13 @@ class Parts:
 
 
 def standing_of_learner(learner: LearnerGroup) -> Standing:
-    """Peak memory and spans of the ranks, from one call."""
+    """Peak memory, what was scored ahead, and spans of the ranks, from one call."""
     ranks = learner.standing()
+    metrics = {"memory/peak_bytes": max(rank.peak_memory_bytes for rank in ranks)}
+    if ranks[0].scored_ahead_share:
+        metrics["learner/scored_ahead_share"] = ranks[0].scored_ahead_share  # all ranks have scored the same
     return Standing(
-        metrics={"memory/peak_bytes": max(rank.peak_memory_bytes for rank in ranks)},
+        metrics=metrics,
         spans=tuple(span for rank in ranks for span in rank.spans),
     )
 
@@ -110,8 +114,7 @@ def build_parts(
         encode, render = prompt_encoder(tokenizer), prompt_renderer(config.task, tokenizer)
         prompts = PromptStream(task.train_problems(), encode, seed=config.seed, weights=task.weights(), render=render)
         groups = GroupStream(
-            fleet,
-            graders,
+            fleet.sibling(grade=graders.grade),
             prompts,
             _training_sampling(config),
             admission=admission_for(
@@ -126,6 +129,7 @@ def build_parts(
                 start_iteration=start_iteration,
             ),
             resampling=_resampling(config),
+            scoring=scoring_ahead(learner, max_staleness=config.max_staleness),
             start_iteration=start_iteration,
             start_positions=start_positions,
             num_iterations=config.num_iterations,

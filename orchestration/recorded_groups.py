@@ -39,9 +39,6 @@ class RecordingStream:
         write_iteration(self._folder, iteration, [(item.group, item.verdicts) for item in groups])
         return groups
 
-    def poll(self) -> None:
-        self._source.poll()
-
     def positions(self) -> StreamPositions:
         return self._source.positions()
 
@@ -69,9 +66,6 @@ class ReplayStream:
                 f"{self._shape}; record the run anew"
             )
         return [GradedGroup(group=group, verdicts=verdicts, is_replayed=True) for group, verdicts in recorded]
-
-    def poll(self) -> None:
-        """Nothing is under way."""
 
     def positions(self) -> StreamPositions:
         """None is given out: a recording has its prompts."""

@@ -21,6 +21,7 @@ COLORS = {
     "wait": "#D9DCE1",
     "generate": "#0072B2",
     "grade": "#56B4E9",
+    "score": "#E69F00",
     "load": "#E69F00",
     "old_logprobs": "#E69F00",
     "step": "#009E73",

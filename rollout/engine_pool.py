@@ -2,15 +2,16 @@
 
 In: prompts, each with the mailbox of the fleet that wants it. Out: finished groups in that mailbox. One call is always
 open at an engine that has work (RolloutEngine.collect). It answers with what has finished and with the engine's load; a
-thread then opens the next one and hands over whatever there is room for (rollout/feeding.py), so that engines stay full
-while the driver waits for something else. A failure is kept for the fleets to raise.
+thread then opens the next one, hands over whatever there is room for (rollout/feeding.py) and sends what has finished
+to be graded, so that engines stay full and graders start while the driver waits for something else. A failure is kept
+for the fleets to raise.
 """
 
 import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -29,21 +30,34 @@ class FinishedGroup:
     """A group whose completions are all there. The group itself stays in Ray's object store."""
 
     group_ref: Any  # ObjectRef of a PromptGroup
+    verdicts_ref: Any  # what the fleet's `grade` gave for it; None for a fleet without
     summary: GroupSummary
+    finished_at: float  # time.perf_counter(), when the driver's process heard of it
 
 
 @dataclass(kw_only=True, slots=True)
 class Mailbox:
     """What one fleet waits for; guarded by the pool's lock."""
 
+    grade: Callable[[Any], Any] | None = None  # takes the reference of each group in the pool's thread, as it arrives
     groups: deque[FinishedGroup] = field(default_factory=deque)
     num_in_flight: int = 0  # submitted, and not yet in `groups`
+    error: Exception | None = None  # that `grade` raised
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Submitted:
     request: GroupRequest
     mailbox: Mailbox
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Arrival:
+    """A group that an answer brought."""
+
+    mailbox: Mailbox
+    group_ref: Any
+    summary: GroupSummary
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,20 +145,32 @@ class EnginePool:
                 self.arrived.notify_all()
 
     def _answered(self, answer: _Answer) -> None:
+        finished_at = time.perf_counter()
         with self.arrived:
             self._collecting.discard(answer.engine)
-            self._take_in(answer)
+            arrivals = self._take_in(answer)
             self._hand_over(answer.engine)
+        # The engine has work again by now, and the driver may submit meanwhile.
+        deliveries = [(arrival.mailbox, _graded(arrival, finished_at)) for arrival in arrivals]
+        with self.arrived:
+            for mailbox, delivery in deliveries:
+                if isinstance(delivery, FinishedGroup):
+                    mailbox.groups.append(delivery)
+                    mailbox.num_in_flight -= 1
+                else:
+                    mailbox.error = delivery
             self.arrived.notify_all()
 
-    def _take_in(self, answer: _Answer) -> None:
+    def _take_in(self, answer: _Answer) -> list[_Arrival]:
+        """Notes what the engine has done; the groups that it has finished."""
         error = answer.chunk.exception()
         if error is not None:
             assert isinstance(error, RayError), error
             self.failures[answer.engine] = error
             self._feeder.close(answer.engine)
-            return
+            return []
         chunk: GroupChunk = answer.chunk.result()
+        arrivals = []
         for ticket, summary, group_ref in zip(
             chunk.tickets, chunk.summaries, answer.group_refs[: len(chunk.tickets)], strict=True
         ):
@@ -153,9 +179,9 @@ class EnginePool:
             self._lengths.observe(
                 done.request.prompt, num_tokens=summary.num_tokens, num_completions=sampling.num_completions
             )
-            done.mailbox.groups.append(FinishedGroup(group_ref=group_ref, summary=summary))
-            done.mailbox.num_in_flight -= 1
+            arrivals.append(_Arrival(mailbox=done.mailbox, group_ref=group_ref, summary=summary))
         self._feeder.report(answer.engine, finished=chunk.tickets, load=chunk.load, num_entered=chunk.num_entered)
+        return arrivals
 
     def _hand_over(self, answered: int | None = None) -> None:
         """answered: the engine whose call has just ended, and which may still have work."""
@@ -192,3 +218,15 @@ class EnginePool:
             self._told_of_more.add(engine)
         else:
             self._told_of_more.discard(engine)
+
+
+def _graded(arrival: _Arrival, finished_at: float) -> FinishedGroup | Exception:
+    """The group on its way to the graders, or the error of handing it to them."""
+    grade = arrival.mailbox.grade
+    try:
+        verdicts_ref = None if grade is None else grade(arrival.group_ref)
+    except Exception as error:  # noqa: BLE001  whatever it is, the driver raises it; the thread serves other fleets too
+        return error
+    return FinishedGroup(
+        group_ref=arrival.group_ref, verdicts_ref=verdicts_ref, summary=arrival.summary, finished_at=finished_at
+    )

@@ -4,7 +4,8 @@ Prompts wait here until an engine has room for them, the longest first; finished
 as one Ray object each. Placement is the caller's: the fleet is given running actors, and does not know of clusters.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
@@ -31,15 +32,21 @@ class RolloutFleet:
         self._timeout_s = timeout_s
         self._pool = EnginePool(self.engines)
         self._mailbox = Mailbox()
+        self._waited_s = 0.0  # since something came last
 
     def await_ready(self, *, timeout_s: float) -> None:
         """Waits until every engine is up; EngineError names the one that failed to start or is silent."""
         self._pool.set_rooms(self.call("room", timeout_s=timeout_s))
 
-    def sibling(self) -> "RolloutFleet":
-        """A fleet on the same engines, sharing their room, with groups in flight of its own."""
+    def sibling(self, *, grade: Callable[[Any], Any] | None = None) -> "RolloutFleet":
+        """A fleet on the same engines, sharing their room, with groups in flight of its own.
+
+        grade: is given the reference of every group the moment it has finished, in a thread of the fleet's, and returns
+        that of its verdicts at once (GraderPool.grade). None where nobody grades, or the caller does.
+        """
         fleet = RolloutFleet(self.engines, workers_per_engine=self.workers_per_engine, timeout_s=self._timeout_s)
         fleet._pool = self._pool
+        fleet._mailbox = Mailbox(grade=grade)
         return fleet
 
     def submit(self, prompt: Prompt, sampling: SamplingSpec, *, due: int = 0) -> None:
@@ -55,15 +62,21 @@ class RolloutFleet:
         with self._pool.arrived:
             return self._mailbox.num_in_flight + len(self._mailbox.groups)
 
-    def await_finished(self) -> list[FinishedGroup]:
-        """The groups that have finished, at least one.
+    def await_finished(self, *, at_most_s: float = math.inf) -> list[FinishedGroup]:
+        """The groups that have finished: at least one, unless at_most_s go by first.
 
         Waits for any engine to finish any group; EngineError names the engine that failed, or those that kept silent.
+        An error of `grade` is raised as it is.
         """
         assert self.num_in_flight, "nothing was submitted that could finish"
         self._pool.hand_over()
+        left_s = self._timeout_s - self._waited_s
         with self._pool.arrived:
-            if not self._pool.arrived.wait_for(self._has_news, timeout=self._timeout_s):
+            if self._pool.arrived.wait_for(self._has_news, timeout=min(left_s, at_most_s)):
+                self._waited_s = 0.0
+            elif at_most_s < left_s:
+                self._waited_s += at_most_s
+            else:
                 limit = f"rollout.timeout_s={self._timeout_s:g} s"
                 raise EngineError(f"no group finished within {limit}; engines at work: {self._pool.at_work()}")
         return self.finished()
@@ -71,10 +84,13 @@ class RolloutFleet:
     def finished(self) -> list[FinishedGroup]:
         """The groups that have finished by now, in completion order as far as Ray tells; waits for nothing.
 
-        EngineError names an engine that failed, once what the others finished has been given out.
+        EngineError names an engine that failed, once what the others finished has been given out; an error of `grade`
+        is raised as it is.
         """
         self._pool.hand_over()
         with self._pool.arrived:
+            if self._mailbox.error is not None:
+                raise self._mailbox.error
             groups = list(self._mailbox.groups)
             self._mailbox.groups.clear()
             if groups or not self._mailbox.num_in_flight:
@@ -87,7 +103,8 @@ class RolloutFleet:
         return groups
 
     def _has_news(self) -> bool:
-        return bool(self._mailbox.groups or self._pool.failures or not self._pool.is_serving)
+        mailbox = self._mailbox
+        return bool(mailbox.groups or mailbox.error or self._pool.failures or not self._pool.is_serving)
 
     def start_receive(self, version: int, groups: list[ParameterGroup], *, verify: bool) -> list[Any]:
         """Tells every engine that a publish comes; the refs of their EngineReceipts, in engine order."""

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from multiprocessing import Pipe
@@ -172,7 +173,7 @@ class GraderPool:
     """Spreads groups over grader actors, always to the one with the fewest unfinished groups.
 
     num_cpus is each actor's share of the cluster's CPUs; 0 lets graders run beside whatever holds the cores.
-    timeout_s is for one completion.
+    timeout_s is for one completion. grade() may be called from any thread, the other methods from one.
     """
 
     def __init__(
@@ -193,17 +194,19 @@ class GraderPool:
             for index in range(num_workers)
         ]
         self._outstanding: list[list[Any]] = [[] for _ in self.workers]
+        self._choosing = threading.Lock()  # guards _outstanding
         self._asked: dict[Any, int] = {}  # reference of spans -> grader
 
     def grade(self, group_ref: Any) -> Any:
         """Start grading a PromptGroup (or a reference to one); gives a reference to its GroupVerdicts at once."""
-        for index, references in enumerate(self._outstanding):
-            if references:
-                _, unfinished = ray.wait(references, num_returns=len(references), timeout=0, fetch_local=False)
-                self._outstanding[index] = unfinished
-        chosen = min(range(len(self.workers)), key=lambda index: len(self._outstanding[index]))
-        verdicts_ref = self.workers[chosen].grade.remote(group_ref)
-        self._outstanding[chosen].append(verdicts_ref)
+        with self._choosing:
+            for index, references in enumerate(self._outstanding):
+                if references:
+                    _, unfinished = ray.wait(references, num_returns=len(references), timeout=0, fetch_local=False)
+                    self._outstanding[index] = unfinished
+            chosen = min(range(len(self._outstanding)), key=lambda index: len(self._outstanding[index]))
+            verdicts_ref = self.workers[chosen].grade.remote(group_ref)
+            self._outstanding[chosen].append(verdicts_ref)
         return verdicts_ref
 
     def drain_spans(self) -> tuple[Span, ...]:

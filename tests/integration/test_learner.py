@@ -6,7 +6,7 @@ It resumes bit for bit, nothing non-finite reaches a weight, one failing rank en
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from ray.util.placement_group import PlacementGroup, placement_group
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from configs.lora import LoraConfig
+from configs.objective import ObjectiveConfig
 from learner.contract import StepReport, TrainBatch, TrainSample
 from learner.group import LearnerError, LearnerGroup
 from learner.spec import LearnerSpec
@@ -204,6 +205,58 @@ def without_spread(report: StepReport) -> dict[str, float]:
     return {name: value for name, value in report.metrics.items() if not name.startswith("ratio/log_std_")}
 
 
+@pytest.mark.parametrize(("num_ranks", "zero_stage", "lora_rank"), [(1, 0, 0), (2, 3, 0), (2, 3, 2)])
+def test_logprobs_scored_in_parts_equal_those_of_the_whole_batch_and_go_with_their_weights(
+    model_path: str, num_ranks: int, zero_stage: int, lora_rank: int
+) -> None:
+    settings: dict[str, Any] = {"old_logprobs": "recompute", "lora": LoraConfig(rank=lora_rank), "lr": 1e-2}
+    spec = replace(tiny_spec(model_path, zero_stage=zero_stage, **settings), objective=ObjectiveConfig(kl_coef=0.1))
+    batch = random_batch(num_groups=3, group_size=4, seed=9)
+    for whole, in_parts, after_steps, again in rank_pool(num_ranks).run(scored_in_parts, spec, batch):
+        assert [scored.share for scored in (whole, in_parts, after_steps)] == [0.0, 8 / 12, 0.0]
+        for name in ("old", "reference"):
+            np.testing.assert_allclose(getattr(in_parts, name), getattr(whole, name), atol=1e-5)
+        assert np.abs(after_steps.old - whole.old).max() > 1e-3, "the weights have moved"
+        np.testing.assert_allclose(after_steps.reference, whole.reference, atol=1e-5)
+        np.testing.assert_allclose(again.old, after_steps.old, atol=1e-5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """What a rank knows of its loaded batch."""
+
+    old: np.ndarray  # [T], of all completions
+    reference: np.ndarray  # [T]
+    share: float
+
+
+def scored_in_parts(join: dict[str, Any], spec: LearnerSpec, batch: TrainBatch) -> list[Scored]:
+    """In a rank: a batch at once; 8 of 12 samples ahead, in two parts; the next iteration's, at once and in parts."""
+    from learner.worker import LearnerWorker
+
+    worker = LearnerWorker(spec, **join)
+
+    def load(iteration: int, *ahead: slice) -> Scored:
+        for part in ahead:
+            worker.score_ahead(replace(batch, samples=batch.samples[part]))
+        worker.load(batch, iteration)
+        loaded = worker._loaded
+        assert loaded is not None
+        assert loaded.reference_logprobs is not None
+        return Scored(
+            old=np.concatenate(loaded.old_logprobs),
+            reference=np.concatenate(loaded.reference_logprobs),
+            share=worker.scored_ahead_share(),
+        )
+
+    results = [load(0), load(0, slice(9, 12), slice(2, 7))]
+    for index in range(spec.num_steps):
+        worker.step(index)
+    results += [load(1), load(1, slice(0, 12, 5))]
+    worker.engine.destroy()
+    return results
+
+
 def test_mismatch_counts_only_completions_of_the_weights_at_hand(model_path: str) -> None:
     spec = tiny_spec(model_path, zero_stage=2, num_minibatches=1)
     batch = random_batch(num_groups=2, group_size=4, seed=7)
@@ -366,6 +419,36 @@ def fail_on_rank_1(worker: Any) -> None:
     if worker.rank == 1:
         raise ValueError("made to fail")
     torch.distributed.barrier()
+
+
+def test_a_rank_that_fails_while_it_scores_ahead_is_named_when_the_batch_is_loaded(
+    bundles: PlacementGroup, model_path: str
+) -> None:
+    batch = random_batch(num_groups=2, group_size=4, seed=10)
+    first_group = TrainBatch(samples=batch.samples[:4], num_groups=1)
+    group = start_group(tiny_spec(model_path, zero_stage=2, old_logprobs="recompute"), bundles, 200.0)
+    assert not group.is_scoring
+    group.score_ahead(first_group)
+    group.load(batch, 0)
+    assert not group.is_scoring
+    for rank in group.standing():
+        assert rank.scored_ahead_share == 0.5
+        assert [span.name for span in rank.spans] == ["score", "load"]
+
+    group.apply(make_scoring_fail_on_rank_1)
+    group.score_ahead(first_group)
+    started = time.monotonic()
+    with pytest.raises(LearnerError, match=r"score_ahead: learner rank 1: ValueError: made to fail"):
+        group.load(batch, 1)
+    assert time.monotonic() - started < 30, "rank 0 waits in a collective that nobody will complete"
+
+
+def make_scoring_fail_on_rank_1(worker: Any) -> None:
+    def fail(part: TrainBatch) -> None:
+        raise ValueError("made to fail")
+
+    if worker.rank == 1:
+        worker.score_ahead = fail
 
 
 def test_a_save_that_did_not_reach_the_drivers_folder_names_the_rank(

@@ -35,7 +35,13 @@ def positions_after(run: CommandRun, iteration: int) -> dict[str, Any]:
 def test_batches_of_the_groups_that_finish_first_keep_the_bound_and_drop_nothing(
     run_command: RunCommand, tmp_path: Path, no_process_left: None
 ) -> None:
-    settings = ("max_staleness=2", "rollout.batch_order=finished", "rollout.max_new_tokens=48", "num_iterations=6")
+    settings = (
+        "max_staleness=2",
+        "rollout.batch_order=finished",
+        "rollout.max_new_tokens=48",
+        "num_iterations=6",
+        "learner.old_logprobs=recompute",
+    )
     run = run_command(tmp_path / "run", *settings, f"rollout.record={tmp_path / 'record'}")
     assert run.status == 0, run.output
     batches = trained(tmp_path / "record", 6)
@@ -48,6 +54,12 @@ def test_batches_of_the_groups_that_finish_first_keep_the_bound_and_drop_nothing
         assert sum(shares.values()) == pytest.approx(1.0)
         assert 0 < row["engine/paused_share"] < 1
     assert max(row["staleness/max"] for row in run.rows()) >= 1, "generation ran ahead"
+    shares = [row["learner/scored_ahead_share"] for row in run.rows() if "learner/scored_ahead_share" in row]
+    assert shares, "the learner has waited at least once for the last groups"
+    assert all(0 < share <= 1 for share in shares)
+    mismatches = [row["mismatch/kl"] for row in run.rows() if "mismatch/kl" in row]
+    assert mismatches, "some completions were of the weights at hand"
+    assert max(map(abs, mismatches)) < 1e-5
     assert positions_after(run, 6) == {"unused": 24, "open": []}
 
 

@@ -1,5 +1,6 @@
 """A fleet and graders under a fake clock: each tick every completion in flight gets a token. Rewards are given."""
 
+import math
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +28,7 @@ class FakeRollout:
         self._rewards = rewards
         self._lengths = lengths
         self._in_flight: dict[int, list[int]] = {}  # position -> version of each token so far
+        self._arrived: list[FinishedGroup] = []  # and not given out
         # References are the objects themselves, so that nothing has to run.
         monkeypatch.setattr(module, "ray", SimpleNamespace(get=lambda references: list(references)))
         monkeypatch.setattr(module, "await_verdicts", lambda references, timeout_s: list(references))
@@ -44,26 +46,28 @@ class FakeRollout:
         self.due_of[prompt.index] = due
         self._in_flight[prompt.index] = []
 
-    def tick(self) -> list[FinishedGroup]:
-        """One token of everything in flight; what finished with it."""
+    def tick(self) -> None:
+        """One token of everything in flight; what finishes with it is graded at once."""
         self.now += 1.0
-        finished = []
         for position, tokens in list(self._in_flight.items()):
             tokens.append(self.version)
             if len(tokens) == self._lengths(position):
                 del self._in_flight[position]
-                finished.append(self._finished(position, tokens))
+                self._arrived.append(self._finished(position, tokens))
+
+    def await_finished(self, *, at_most_s: float) -> list[FinishedGroup]:
+        assert self._in_flight or self._arrived, "waits for groups that were never submitted"
+        while not self._arrived:
+            self.tick()
+            if at_most_s < math.inf:  # of any length: a tick is the shortest
+                break
+        finished, self._arrived = self._arrived, []
         return finished
 
-    def await_finished(self) -> list[FinishedGroup]:
-        assert self._in_flight, "waits for groups that were never submitted"
-        while not (finished := self.tick()):
-            pass
-        return finished
-
-    def finished(self) -> list[FinishedGroup]:
+    def learn(self) -> None:
         """The learner's step takes 3 ticks."""
-        return [group for _ in range(3) for group in self.tick()]
+        for _ in range(3):
+            self.tick()
 
     def grade(self, group: PromptGroup) -> GroupVerdicts:
         verdicts = tuple(RewardVerdict(format=reward, answer=0.0) for reward in self._rewards(group.prompt.index))
@@ -85,4 +89,6 @@ class FakeRollout:
             engine_index=0,
             generate_s=float(len(tokens)),
         )
-        return FinishedGroup(group_ref=group, summary=GroupSummary.of(group))
+        return FinishedGroup(
+            group_ref=group, verdicts_ref=self.grade(group), summary=GroupSummary.of(group), finished_at=self.now
+        )

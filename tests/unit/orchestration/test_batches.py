@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs.objective import ObjectiveConfig
-from orchestration.batches import has_gradient, to_train_batch
+from orchestration.batches import has_gradient, to_scoring_batch, to_train_batch
 from orchestration.graded_groups import GradedGroup
 from rollout.contract import Completion, Prompt, PromptGroup, RewardVerdict
 
@@ -40,6 +40,17 @@ def test_each_completion_becomes_a_sample_with_its_groups_advantage() -> None:
     assert [sample.advantage for sample in batch.samples[:3]] == pytest.approx(expected)
     assert [sample.advantage for sample in batch.samples[3:]] == [0.0, 0.0], "equal rewards carry no gradient"
     assert [sample.finished for sample in batch.samples] == [True, True, False, True, True]
+
+
+def test_what_is_scored_ahead_are_the_sequences_that_are_trained() -> None:
+    groups = [graded(6, [1.0, 0.0, 0.0], min_version=4), graded(7, [1.0, 1.0], min_version=5)]
+    trained = to_train_batch(groups, policy_version=6, objective=ObjectiveConfig(), max_new_tokens=8)
+    scored = to_scoring_batch([item.group for item in groups])
+    assert scored.num_groups == 2
+    for before, after in zip(scored.samples, trained.samples, strict=True):
+        assert before.token_ids.tolist() == after.token_ids.tolist()
+        assert before.token_ids.dtype == after.token_ids.dtype
+        assert (before.prompt_length, before.group_index) == (after.prompt_length, after.group_index)
 
 
 @pytest.mark.parametrize(

@@ -47,13 +47,13 @@ def stream_of(
     return GroupStream(
         rollout,  # type: ignore[arg-type]
         rollout,  # type: ignore[arg-type]
-        rollout,  # type: ignore[arg-type]
         SAMPLING,
         admission=Admission(
             prompts_per_iteration=PROMPTS, max_staleness=LOOKAHEAD if finished_first else max_staleness
         ),
         buffer=buffer,
         resampling=Resampling(has_gradient=differs, max_attempts=max_attempts) if max_attempts else None,
+        scoring=None,
         start_iteration=state.iteration,
         start_positions=state.positions,
         num_iterations=ITERATIONS,
@@ -69,7 +69,7 @@ def iterate(stream: GroupStream, rollout: FakeRollout, state: RunState, *, until
     for iteration in range(state.iteration, until):
         stream.admit(rollout.version)
         batches.append(stream.take(iteration))
-        stream.poll()
+        rollout.learn()
         rollout.version += 1
     return batches
 

@@ -36,9 +36,7 @@ class RecordedParts:
         self.version = -1
         self._fail_publish_at = fail_publish_at
         self.channel = SimpleNamespace(publish=self._publish)
-        self.groups = SimpleNamespace(
-            admit=self._admit, take=self._take, poll=lambda: None, summary=lambda: {}, positions=lambda: FRESH
-        )
+        self.groups = SimpleNamespace(admit=self._admit, take=self._take, summary=lambda: {}, positions=lambda: FRESH)
         self.learner = SimpleNamespace(load=self._load, steps=self._steps, save=self._save)
 
     def evaluate(self) -> Evaluation:

@@ -1,6 +1,7 @@
 """RolloutFleet on fake engines: what is handed over when, what comes back to whom, and who is blamed."""
 
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -161,3 +162,60 @@ def test_silent_engines_are_named() -> None:
         fleet.submit(prompt_of(index), sampling_of())
     with pytest.raises(EngineError, match=r"no group finished within rollout.timeout_s=0.01 s; .* work: \[0, 1\]"):
         fleet.await_finished()
+
+
+def test_short_waits_bring_nothing_or_what_has_come_and_add_up_to_the_silence_that_is_an_error() -> None:
+    engine = FakeEngine()
+    fleet = fleet_of(engine, timeout_s=0.05)
+    for index in range(2):
+        fleet.submit(prompt_of(index), sampling_of())
+    assert fleet.await_finished(at_most_s=0.04) == []
+    engine.finish(0)
+    with fleet._pool.arrived:
+        assert fleet._pool.arrived.wait_for(lambda: fleet._mailbox.groups, timeout=30.0)
+    assert indices(fleet.await_finished(at_most_s=0.02)) == [0]
+    for _ in range(2):
+        assert fleet.await_finished(at_most_s=0.02) == []
+    with pytest.raises(EngineError, match=r"no group finished within rollout.timeout_s=0.05 s"):
+        fleet.await_finished(at_most_s=0.02)
+
+
+def test_a_group_is_graded_on_arrival_while_the_driver_does_something_else() -> None:
+    engine = FakeEngine()
+    graded = threading.Event()
+
+    def grade(group_ref: Any) -> tuple[str, Any]:
+        graded.set()
+        return "verdicts", group_ref
+
+    fleet = fleet_of(engine).sibling(grade=grade)
+    fleet.submit(prompt_of(0), sampling_of())
+    fleet._pool.hand_over()
+    before = time.perf_counter()
+    engine.finish(0)
+    assert graded.wait(timeout=30.0), "nobody has asked the fleet for anything"
+    asked = time.perf_counter()
+    (group,) = fleet.await_finished()
+    assert group.verdicts_ref == ("verdicts", group.group_ref)
+    assert before < group.finished_at < asked
+
+
+def test_an_error_on_the_way_to_the_graders_reaches_the_driver_and_only_that_fleet() -> None:
+    engine = FakeEngine()
+
+    def grade(_: Any) -> None:
+        raise ValueError("no grader is left")
+
+    fleet = fleet_of(engine)
+    training = fleet.sibling(grade=grade)
+    training.submit(prompt_of(0), sampling_of())
+    fleet.submit(prompt_of(1), sampling_of())
+    fleet._pool.hand_over()
+    engine.finish(0)
+    with fleet._pool.arrived:
+        assert fleet._pool.arrived.wait_for(lambda: training._mailbox.error is not None, timeout=30.0)
+    for ask in (training.await_finished, training.finished):
+        with pytest.raises(ValueError, match="no grader is left"):
+            ask()
+    engine.finish(1)
+    assert indices(fleet.await_finished()) == [1], "the thread that talks to the engines goes on"
