@@ -16,13 +16,13 @@ from rich.table import Table
 from benchmarks.parts import BATCH
 from benchmarks.public_run import PLAIN, mean_of, run_rows
 from benchmarks.result_files import result_path, write_figures
+from benchmarks.tables import print_table
 from benchmarks.wordy_model import WORDY_SETTINGS, ensure_wordy_model
 from orchestration.console import print_line, redirect_output
 from reports.json_lines import Row
 
 WARMUP_ITERATIONS = 5
 COOL_DOWN = 4  # last iterations, which at a staleness of 4 have nothing left to generate
-FILE_WIDTH = 116  # characters of the table where no terminal limits it
 REWARD_WINDOW = 5  # last iterations whose reward is told
 STILL = ("learner.lr=1e-12", "learner.lr_schedule=constant")
 # Name in the figures, heading of the table and how it reads; means over the counted iterations.
@@ -165,9 +165,7 @@ def show(console: Console, found: dict[str, dict[str, list[dict[str, float]]]]) 
             seconds, *others = [_cell(runs, name, form) for name, _, form in COLUMNS]
             spread = f"{min(ratios):.2f} - {max(ratios):.2f}"
             table.add_row(f"  {value}", seconds, f"{median(ratios):.2f}", spread, *others)
-    if not console.is_terminal:
-        console.width = FILE_WIDTH
-    console.print(table)
+    print_table(console, table)
 
 
 def _cell(runs: Sequence[dict[str, float]], name: str, form: str) -> str:

@@ -26,6 +26,7 @@ from rich.table import Table
 from benchmarks.parts import BATCH
 from benchmarks.public_run import PLAIN, mean_of
 from benchmarks.result_files import result_path, write_figures
+from benchmarks.tables import print_table
 from benchmarks.wordy_model import WORDY_SETTINGS, ensure_wordy_model
 from configs.loading import load_config
 from configs.schema import RunConfig
@@ -217,7 +218,7 @@ def _print(console: Console, name: str, repeats: Sequence[Repeat]) -> None:
             f"{target:.2f}",
             "met" if median(ratios) <= target else "missed",
         )
-    console.print(table)
+    print_table(console, table)
     for max_staleness in STALENESSES:
         _print_medians(console, f"max_staleness={max_staleness}", [each.means[max_staleness] for each in repeats])
     _print_medians(console, "completion tokens a batch", [repeat.tokens for repeat in repeats])

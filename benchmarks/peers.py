@@ -18,7 +18,7 @@ from rich.console import Console
 from benchmarks.pairs import PairedRate
 from benchmarks.peer_environment import peer_python
 from benchmarks.public_run import PLAIN, run_command, run_seconds
-from benchmarks.rates_table import rates_table
+from benchmarks.tables import print_table, rates_table
 from benchmarks.wordy_model import WORDY_SETTINGS, ensure_wordy_model
 from configs.loading import load_config
 from configs.schema import RunConfig
@@ -190,7 +190,7 @@ def compare(console: Console, out: Path, *, repeats: int) -> None:
             )
             for mode in MODES
         ]
-    console.print(rates_table(rates))
+    print_table(console, rates_table(rates))
     figures = {"pairs": [item.to_json() for item in rates],
                "curves": {name: {side: [asdict(item) for item in items] for side, items in sides.items()}
                           for name, sides in curves.items()}}  # fmt: skip

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.result_files import result_path, write_figures
+from benchmarks.tables import print_table
 from configs.plan_command import PlanRequest, read_plan_command
 from orchestration.console import print_line, redirect_output
 from orchestration.plan_calibration import calibrate
@@ -56,7 +57,7 @@ def main() -> None:
             for name, settings in CONFIGURATIONS.items()
         }
         kept = json.loads(Path(calibration).read_text(encoding="utf-8"))
-    console.print(_table(figures))
+    print_table(console, _table(figures))
     write_figures(target, {"calibration": kept, "figures": figures})
     print_line(console, f"figures in {target}")
 

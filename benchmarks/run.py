@@ -21,7 +21,7 @@ from benchmarks.learner import benchmark_learner
 from benchmarks.logprobs import LogprobFigure, benchmark_logprobs, require_liger
 from benchmarks.pairs import PairedRate
 from benchmarks.publish import benchmark_publish
-from benchmarks.rates_table import rates_table
+from benchmarks.tables import print_table, rates_table
 from orchestration.console import redirect_output
 
 PAIRED = {"fleet": benchmark_fleet, "learner": benchmark_learner, "publish": benchmark_publish}
@@ -54,14 +54,14 @@ def measure(wanted: list[str], console: Console, target: Path, *, repeats: int, 
     if "control_plane" in wanted:
         console.print("measuring the control plane ...")
         driver = benchmark_control_plane(repeats=repeats)
-        console.print(_driver_table(driver))
+        print_table(console, _driver_table(driver))
         results["control_plane"] = {rate.num_engines: rate.rates for rate in driver}
     if "gates" in wanted:
         results["gates"] = _gates(console, repeats=repeats)
     if "logprobs" in wanted:
         console.print("measuring logprobs ...")
         figures = benchmark_logprobs(repeats=repeats, with_liger=with_liger)
-        console.print(_logprobs_table(figures))
+        print_table(console, _logprobs_table(figures))
         results["logprobs"] = [figure.to_json() for figure in figures]
     rates: list[PairedRate] = []
     for name, benchmark in PAIRED.items():
@@ -69,17 +69,17 @@ def measure(wanted: list[str], console: Console, target: Path, *, repeats: int, 
             console.print(f"measuring {name} ({repeats} pairs) ...")
             rates.extend(benchmark(repeats=repeats))
     if rates:
-        console.print(rates_table(rates))
+        print_table(console, rates_table(rates))
         results["pairs"] = [rate.to_json() for rate in rates]
     if "grading" in wanted:
         console.print("measuring grading ...")
         grading = benchmark_grading(repeats=repeats)
-        console.print(_grading_table(grading))
+        print_table(console, _grading_table(grading))
         results["grading"] = grading
     if "iteration" in wanted:
         console.print("measuring one iteration's stages ...")
         stages = benchmark_iteration(repeats=repeats)
-        console.print(_stages_table(stages))
+        print_table(console, _stages_table(stages))
         results["iteration"] = stages
     target.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     console.print(f"figures in {target}")

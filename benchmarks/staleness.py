@@ -17,6 +17,7 @@ from rich.table import Table
 
 from benchmarks.public_run import PLAIN, run_rows
 from benchmarks.result_files import result_path, write_figures
+from benchmarks.tables import print_table
 from configs.loading import load_config
 from orchestration.console import print_line, redirect_output
 from reports.figures import Line, Panel, save_panels
@@ -160,7 +161,7 @@ def show(console: Console, runs: Sequence[TrainedRun]) -> None:
             f"{run.idle_learner:.0%}",
             f"{run.idle_engines:.0%}",
         )
-    console.print(table)
+    print_table(console, table)
     print_line(
         console, f"full: iterations whose completions were {FULL * MAX_STALENESS:g} versions old or more, as mean"
     )

@@ -1,8 +1,18 @@
-"""Paired rates as a table on the console."""
+"""Tables of figures on the console."""
 
+from rich.console import Console
 from rich.table import Table
 
 from benchmarks.pairs import PairedRate
+
+FILE_WIDTH = 116  # characters of a table where no terminal limits it
+
+
+def print_table(console: Console, table: Table) -> None:
+    """Prints the table, wide where the output is a file."""
+    if not console.is_terminal:
+        console.width = FILE_WIDTH
+    console.print(table)
 
 
 def rates_table(rates: list[PairedRate]) -> Table:
