@@ -108,11 +108,11 @@ def build_parts(
             fleet.await_ready(timeout_s=config.cluster.start_timeout_s)
         learner = start_learner(spec, cluster, timeout_s=config.cluster.start_timeout_s)
         undo.callback(learner.shutdown)
-        fleet.await_ready(timeout_s=config.cluster.start_timeout_s)
-
         tokenizer = load_tokenizer(str(model_path), trust_remote_code=config.model.trust_remote_code)
         encode, render = prompt_encoder(tokenizer), prompt_renderer(config.task, tokenizer)
         prompts = PromptStream(task.train_problems(), encode, seed=config.seed, weights=task.weights(), render=render)
+        fleet.await_ready(timeout_s=config.cluster.start_timeout_s)
+
         groups = GroupStream(
             fleet.sibling(grade=graders.grade),
             prompts,

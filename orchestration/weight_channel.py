@@ -7,7 +7,7 @@ digests, versions and, now and then, log-probabilities. It moves no bytes itself
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,11 +15,13 @@ from actors.answers import await_answers, reason
 from actors.spans import Span
 from configs.schema import PublishConfig
 from learner.group import LearnerGroup
-from learner.sender import SendReport
 from rollout.contract import EngineReceipt
 from rollout.fleet import RolloutFleet
 from transfer.communicator import Backend, Rendezvous
 from transfer.wire import ParameterGroup
+
+if TYPE_CHECKING:  # imports transformers' models: seconds before the first actor starts
+    from learner.sender import SendReport
 
 
 class PublishError(RuntimeError):
@@ -147,7 +149,7 @@ class WeightChannel:
         results = list(answers.results.values())
         return results[: len(learner_refs)], results[len(learner_refs) :]
 
-    def _check(self, receipt: EngineReceipt, sent: SendReport, version: int, *, verify: bool) -> None:
+    def _check(self, receipt: EngineReceipt, sent: "SendReport", version: int, *, verify: bool) -> None:
         if receipt.version != version:
             raise PublishError(f"engine {receipt.engine_index} serves version {receipt.version}, published {version}")
         if not verify:

@@ -23,7 +23,19 @@ SUPPORTED_PYTHONS = ((3, 11), (3, 12))
 UNWANTED_ON_CPU = ("torchvision", "torchaudio", "torchcodec")
 LOG_TAIL_LINES = 20
 UV = "uv>=0.13,<1"  # 0.13 is the version tried: --excludes, --torch-backend
-PACKAGES = ("actors", "gates", "configs", "rollout", "learner", "transfer", "orchestration")
+PACKAGES = (
+    "actors",
+    "analysis",
+    "batching",
+    "configs",
+    "gates",
+    "learner",
+    "orchestration",
+    "planning",
+    "reports",
+    "rollout",
+    "transfer",
+)
 
 # Importing vLLM takes 10 s with bytecode and 25 s without; where PYTHONDONTWRITEBYTECODE is set no import writes any.
 # A few files of torch and vLLM are for other Pythons and do not compile; nothing imports them, so the result is unused.

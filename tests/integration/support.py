@@ -30,6 +30,13 @@ SMALL = (
     "journal.tensorboard=false",
     "journal.rollouts_per_iteration=4",
 )
+# Of the main job.
+EIGHT = (
+    "num_iterations=8",
+    "checkpoint.every=3",
+    "learner.lr_schedule=constant",
+    "gate.adaptive.target_eur=0.95",  # state of the gate that a resume must bring back
+)
 
 
 def save_model(folder: Path, *, tied: bool) -> Path:

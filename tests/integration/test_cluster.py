@@ -84,9 +84,21 @@ def test_a_request_beyond_this_machine_fails_in_seconds(
     assert time.monotonic() - started < REFUSAL_S
 
 
-@pytest.fixture
+def test_a_machine_is_judged_by_what_its_ray_reports() -> None:
+    ray.init(address="local", include_dashboard=False)
+    try:
+        reported = ray.cluster_resources()
+    finally:
+        ray.shutdown()
+    found = local_resources()
+    assert {name: found.get(name, 0.0) for name in ("CPU", "GPU")} == {
+        name: reported.get(name, 0.0) for name in ("CPU", "GPU")
+    }
+
+
+@pytest.fixture(scope="module")
 def running_ray() -> Iterator[str]:
-    """Address of a cluster of two CPUs."""
+    """Address of a cluster of two CPUs, which this process has joined until the last test here has ended."""
     ray.init(address="local", num_cpus=2, include_dashboard=False)
     yield ray.get_runtime_context().gcs_address
     ray.shutdown()
@@ -107,17 +119,6 @@ def test_a_cluster_held_by_another_run_is_reported(running_ray: str, run_command
     holder = ray.util.placement_group([{"CPU": 2.0}])
     assert holder.wait(20)
     run = run_command(tmp_path / "run", f"cluster.address={running_ray}", "cluster.placement_timeout_s=3")
+    ray.util.remove_placement_group(holder)
     assert run.status == 1
     assert "not placed within cluster.placement_timeout_s=3 s" in run.output, run.output
-
-
-def test_a_machine_is_judged_by_what_its_ray_reports() -> None:
-    ray.init(address="local", include_dashboard=False)
-    try:
-        reported = ray.cluster_resources()
-    finally:
-        ray.shutdown()
-    found = local_resources()
-    assert {name: found.get(name, 0.0) for name in ("CPU", "GPU")} == {
-        name: reported.get(name, 0.0) for name in ("CPU", "GPU")
-    }

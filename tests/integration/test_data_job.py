@@ -35,7 +35,7 @@ def chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(run_command: RunCommand, chat_model: Path, tmp_path_factory: pytest.TempPathFactory) -> CommandRun:
     """Two iterations, then a third as a resume."""
     folder = tmp_path_factory.mktemp("data") / "run"
-    settings = [*path_settings(FILES), *ROOM, f"model.path={chat_model}"]
+    settings = [*path_settings(FILES), *ROOM, f"model.path={chat_model}", "gate=sigmoid"]
     first = run_command(folder, *settings, "num_iterations=2")
     assert first.status == 0, first.output
     resumed = run_command(folder, *settings, "num_iterations=3", "resume=true")
@@ -47,6 +47,7 @@ def test_two_iterations_on_both_sources(trained: CommandRun) -> None:
     rows = trained.rows()
     assert [row["iteration"] for row in rows] == [0, 1, 2]
     assert all(row["mismatch/max"] < 1e-4 for row in rows), "engine and learner agree on prompts of this length"
+    assert all(row["gate/eur"] == pytest.approx(row["audit/sigmoid/eur"], rel=1e-6) for row in rows)
     rollouts = trained.rows("rollouts.jsonl")
     assert [row["source"] for row in rollouts] == ["gsm8k", "deepmath"] * 6
     for row in rollouts:

@@ -40,21 +40,21 @@ def test_the_engines_serve_the_weights_of_the_model_folder(evaluated: tuple[Path
     assert f"{metrics['eval/arithmetic/pass@1']:.1%}" in table
 
 
-def test_the_same_model_gives_equal_rows_twice_whatever_the_number_of_engines(
+def test_a_stopped_evaluation_goes_on_with_more_engines_and_gives_the_same_rows_and_table(
     evaluated: tuple[Path, str], tmp_path: Path, no_process_left: None
 ) -> None:
-    folder, table = evaluated
-    assert evaluate(tmp_path / "b", "rollout.num_engines=2") == table
-    for name in (ROWS, SUMMARY):
-        assert (tmp_path / "b" / name).read_bytes() == (folder / name).read_bytes()
-
-
-def test_a_stopped_evaluation_goes_on_and_gives_the_same_table(evaluated: tuple[Path, str], tmp_path: Path) -> None:
+    """All problems but the first are sampled a second time, now on two engines."""
     folder, table = evaluated
     stopped = tmp_path / "stopped"
     shutil.copytree(folder, stopped)
-    rows = (stopped / ROWS).read_text()
-    (stopped / ROWS).write_text(rows[: len(rows) // 2])  # within a row and within a problem
-    assert evaluate(stopped) == table
+    begun = json.loads((folder / SUMMARY).read_text()) | {"metrics": {}}
+    (stopped / SUMMARY).write_text(json.dumps(begun))
+    rows = (folder / ROWS).read_text()
+    lines = rows.splitlines(keepends=True)
+    left_over, cut = lines[NUM_SAMPLES], lines[NUM_SAMPLES + 1][:-10]  # of the second problem
+    (stopped / ROWS).write_text("".join(lines[:NUM_SAMPLES]) + left_over + cut)
+    assert evaluate(stopped, "rollout.num_engines=2") == table
     assert (stopped / ROWS).read_text() == rows
-    assert (stopped / "arithmetic.dropped.jsonl").exists(), "the rest of the problem that was cut is kept aside"
+    assert (stopped / SUMMARY).read_bytes() == (folder / SUMMARY).read_bytes()
+    dropped = (stopped / "arithmetic.dropped.jsonl").read_text()
+    assert json.loads(dropped.splitlines()[0]) == json.loads(left_over), "the rest of the problem is kept aside"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from support import CommandRun, RunCommand
+from support import EIGHT, CommandRun, RunCommand
 from torch import equal
 
 from actors.spans import Span
@@ -14,12 +14,6 @@ from reports.trace import read_spans
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
-EIGHT = (
-    "num_iterations=8",
-    "checkpoint.every=3",
-    "learner.lr_schedule=constant",
-    "gate.adaptive.target_eur=0.95",  # state of the gate that a resume must bring back
-)
 CUSTOM_GATE = """
 import torch
 
@@ -35,15 +29,8 @@ class Tanh:
 """
 
 
-@pytest.fixture(scope="module")
-def undisturbed(run_command: RunCommand, tmp_path_factory: pytest.TempPathFactory) -> CommandRun:
-    run = run_command(tmp_path_factory.mktemp("undisturbed") / "run", *EIGHT)
-    assert run.status == 0, run.output
-    return run
-
-
-def test_a_run_leaves_its_trace(undisturbed: CommandRun) -> None:
-    rows = undisturbed.rows()
+def test_a_run_leaves_its_trace(main_run: CommandRun) -> None:
+    rows = main_run.rows()
     assert [row["iteration"] for row in rows] == list(range(8))
     assert [row["policy_version"] for row in rows] == list(range(8))
     for row in rows:
@@ -60,14 +47,14 @@ def test_a_run_leaves_its_trace(undisturbed: CommandRun) -> None:
     assert rows[0]["gate/tau_pos"] == 10.0
     assert len({row["gate/tau_neg"] for row in rows}) > 4, "the taus follow the target EUR"
     for name in ("config.yaml", "curves.png", "report.html", "run.log", "rollouts.jsonl", "model/model.safetensors"):
-        assert (undisturbed.run_dir / name).stat().st_size > 0, name
-    evaluations = undisturbed.rows("eval.jsonl")
+        assert (main_run.run_dir / name).stat().st_size > 0, name
+    evaluations = main_run.rows("eval.jsonl")
     assert [row["iteration"] for row in evaluations] == [0, 8]
     for row in evaluations:
-        samples = undisturbed.rows(f"evals/{row['iteration']}/arithmetic.jsonl")
+        samples = main_run.rows(f"evals/{row['iteration']}/arithmetic.jsonl")
         assert [sample["problem"] for sample in samples] == [0, 1, 2, 3]
         assert row["eval/arithmetic/length"] == sum(sample["length"] for sample in samples) / 4
-    assert sum("reward" in line and "EUR" in line for line in undisturbed.output.splitlines()) == 8
+    assert sum("reward" in line and "EUR" in line for line in main_run.output.splitlines()) == 8
 
 
 def spans_of(run: CommandRun) -> list[Span]:
@@ -75,8 +62,8 @@ def spans_of(run: CommandRun) -> list[Span]:
     return read_spans(run.run_dir / "trace.json")
 
 
-def test_the_trace_tells_what_every_process_did(undisturbed: CommandRun) -> None:
-    spans = spans_of(undisturbed)
+def test_the_trace_tells_what_every_process_did(main_run: CommandRun) -> None:
+    spans = spans_of(main_run)
     count = Counter((span.track, span.name) for span in spans)
     stages = ("iteration", "wait", "old_logprobs", "update", "publish", "evaluate", "checkpoint")
     # version 0, then one an iteration; before the first and after the last; every 3 and at the end
@@ -93,11 +80,11 @@ def test_the_trace_tells_what_every_process_did(undisturbed: CommandRun) -> None
         steps = [s for s in spans if s.name == "step" and update.start_s <= s.start_s <= s.end_s <= update.end_s]
         assert generating, "the driver waits for an engine that generates"
         assert len(steps) == 2, "and updates while the rank steps"
-    assert "Where time goes" in (undisturbed.run_dir / "report.html").read_text()
+    assert "Where time goes" in (main_run.run_dir / "report.html").read_text()
 
 
 def test_ctrl_c_then_resume_equals_the_undisturbed_run(
-    undisturbed: CommandRun, run_command: RunCommand, tmp_path: Path, no_process_left: None
+    main_run: CommandRun, run_command: RunCommand, tmp_path: Path, no_process_left: None
 ) -> None:
     stopped = run_command(tmp_path / "run", *EIGHT, interrupt_after=4)
     assert stopped.status == 130, stopped.output
@@ -105,21 +92,21 @@ def test_ctrl_c_then_resume_equals_the_undisturbed_run(
 
     resumed = run_command(tmp_path / "run", *EIGHT, "resume=true")
     assert resumed.status == 0, resumed.output
-    assert resumed.fixed_metrics() == undisturbed.fixed_metrics()
-    assert resumed.texts(7) == undisturbed.texts(7)
+    assert resumed.fixed_metrics() == main_run.fixed_metrics()
+    assert resumed.texts(7) == main_run.texts(7)
     iterations = [span.start_s for span in spans_of(resumed) if span.name == "iteration"]
     assert len(iterations) >= 8, "those before the interruption are still there"
-    weights, expected = (load_file(run.run_dir / "model/model.safetensors") for run in (resumed, undisturbed))
+    weights, expected = (load_file(run.run_dir / "model/model.safetensors") for run in (resumed, main_run))
     assert weights.keys() == expected.keys()
     assert all(equal(weights[name], expected[name]) for name in expected)
 
 
 def test_two_engines_in_processes_of_their_own_give_the_metrics_of_one_inline(
-    undisturbed: CommandRun, run_command: RunCommand, tmp_path: Path, no_process_left: None
+    main_run: CommandRun, run_command: RunCommand, tmp_path: Path, no_process_left: None
 ) -> None:
     run = run_command(tmp_path / "run", *EIGHT, "rollout.num_engines=2", "rollout.frontend=async")
     assert run.status == 0, run.output
-    assert run.fixed_metrics() == undisturbed.fixed_metrics()
+    assert run.fixed_metrics() == main_run.fixed_metrics()
 
 
 def test_two_workers_an_engine_and_a_tempered_policy_agree_with_the_learner(
@@ -131,26 +118,18 @@ def test_two_workers_an_engine_and_a_tempered_policy_agree_with_the_learner(
 
 
 # Each gate in a run that shows something else besides: a start of Ray and vLLM takes most of a run this small.
-
-
-@pytest.mark.parametrize("gate", ["sigmoid", "arctan", "power"])
-def test_every_gate_starts_from_the_same_completions(
-    gate: str, undisturbed: CommandRun, run_command: RunCommand, tmp_path: Path
-) -> None:
-    run = run_command(tmp_path / "run", f"gate={gate}", "num_iterations=1")
-    assert run.status == 0, run.output
-    assert run.texts(0) == undisturbed.texts(0) != []
+# Arctan: test_objective_run.py, power: test_replay.py, sigmoid: test_data_job.py.
 
 
 def test_a_gate_of_ones_own_trains(
-    undisturbed: CommandRun, run_command: RunCommand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    main_run: CommandRun, run_command: RunCommand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "tanh_gate.py").write_text(CUSTOM_GATE)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     own = ("gate=custom", "gate.factory=tanh_gate:Tanh", "gate.parameters.tau=5.0")
     run = run_command(tmp_path / "run", *own, "num_iterations=1")
     assert run.status == 0, run.output
-    assert run.texts(0) == undisturbed.texts(0) != []
+    assert run.texts(0) == main_run.texts(0) != []
     (row,) = run.rows()
     # tanh(tau) is sigmoid(2 tau) up to a constant, and the audit's sigmoid has tau_pos=10
     assert row["gate/eur_pos"] == pytest.approx(row["audit/sigmoid/eur_pos"], rel=1e-4)
@@ -160,13 +139,13 @@ def test_a_gate_of_ones_own_trains(
 
 
 def test_an_asynchronous_erf_run_keeps_the_staleness_bound(
-    undisturbed: CommandRun, run_command: RunCommand, tmp_path: Path
+    main_run: CommandRun, run_command: RunCommand, tmp_path: Path
 ) -> None:
     run = run_command(
         tmp_path / "run", "gate=erf", "max_staleness=1", "publish.inflight=false", "num_iterations=4", "eval.every=2"
     )
     assert run.status == 0, run.output
-    assert run.texts(0) == undisturbed.texts(0) != []
+    assert run.texts(0) == main_run.texts(0) != []
     staleness = [row["staleness/max"] for row in run.rows()]
     assert staleness[0] == 0
     assert max(staleness) == 1, "generation runs one version ahead, never more"
@@ -177,13 +156,13 @@ def test_an_asynchronous_erf_run_keeps_the_staleness_bound(
 
 
 def test_a_failing_clip_run_names_its_cause_in_one_line_and_leaves_no_process(
-    undisturbed: CommandRun, run_command: RunCommand, tmp_path: Path, no_process_left: None
+    main_run: CommandRun, run_command: RunCommand, tmp_path: Path, no_process_left: None
 ) -> None:
     run = run_command(
         tmp_path / "run", "gate=clip", "learner.lr=1e30", "learner.max_grad_norm=1e30", "num_iterations=4"
     )
     assert run.status == 1, run.output
-    assert run.texts(0) == undisturbed.texts(0) != []
+    assert run.texts(0) == main_run.texts(0) != []
     assert "softgate: " in run.output
     assert "not finite" in run.output
     assert "Traceback" not in run.output

@@ -68,6 +68,14 @@ def test_ci_runs_check_and_test() -> None:
     assert script.read_text().rstrip().endswith("\nmake check test")
 
 
+def test_setup_checks_every_package_that_is_installed(setup_script: ModuleType) -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]
+    installed = sorted(pattern.removesuffix("*") for pattern in settings["include"])
+    assert sorted(setup_script.PACKAGES) == installed
+    here = sorted(path.parent.name for path in ROOT.glob("*/__init__.py"))
+    assert installed == [name for name in here if name not in ("benchmarks", "tests")]
+
+
 def test_fresh_tree_is_not_up_to_date(setup_script: ModuleType, tree: Path) -> None:
     assert not setup_script.is_up_to_date(setup_script.Environment(root=tree, extra="cpu"))
 

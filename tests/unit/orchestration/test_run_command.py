@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[3]
 RUN = ROOT / "orchestration" / "run.py"
 HEAVY = ("torch", "vllm", "ray", "deepspeed", "transformers")
 HEAVY_BEYOND_RAY = ("torch", "vllm", "deepspeed", "transformers", "matplotlib", "tensorboard")
+HEAVY_IN_ACTORS = ("vllm", "deepspeed", "transformers", "torch._dynamo")
 TIME_LIMIT_S = 5.0  # the promise of the command for a mistaken configuration
 
 
@@ -117,6 +118,15 @@ def test_nothing_heavy_is_imported_before_the_configuration_is_accepted(tmp_path
     )
     ended = python("-c", program, folder=tmp_path)
     assert ended.stdout.splitlines()[-1:] == ["[] False"], ended.stderr
+
+
+def test_a_driver_imports_nothing_of_the_actors_before_it_starts_them(tmp_path: Path) -> None:
+    program = (
+        "import sys, orchestration.session, orchestration.gate_notices, orchestration.loop, orchestration.parts\n"
+        f"print([name for name in {HEAVY_IN_ACTORS!r} if name in sys.modules])\n"
+    )
+    ended = python("-c", program, folder=tmp_path)
+    assert ended.stdout.splitlines()[-1:] == ["[]"], ended.stderr
 
 
 def test_nothing_heavy_is_imported_before_the_cluster_has_accepted(
