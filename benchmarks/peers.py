@@ -46,7 +46,7 @@ class Contest:
     settings: tuple[str, ...]
     num_iterations: int
     peer_iterations: int  # of TRL, whose iterations are all alike
-    num_threads: int  # of TRL, whichever is faster for it
+    num_threads: int  # of TRL, whichever is faster for it: both cores, for it has no second process
     micro_batch: int  # completions a forward pass of TRL, likewise
     target: float
 
@@ -69,7 +69,7 @@ def contests() -> list[Contest]:
             settings=(),
             num_iterations=25,
             peer_iterations=25,
-            num_threads=1,
+            num_threads=2,
             micro_batch=64,
             target=1.2,
         ),
@@ -79,7 +79,7 @@ def contests() -> list[Contest]:
             settings=(*WORDY_SETTINGS, "learner.lr=1e-6"),
             num_iterations=15,
             peer_iterations=8,
-            num_threads=1,
+            num_threads=2,
             micro_batch=16,
             target=3.0,
         ),
