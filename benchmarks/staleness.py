@@ -79,9 +79,9 @@ def sample_ratio(stale: int | None, synchronous: int | None, *, num_samples: int
     return float("inf") if num_samples >= TARGET * synchronous else None
 
 
-def train(mode: str, seed: int, *, correction: str, num_iterations: int) -> TrainedRun:
+def train(mode: str, seed: int, *, correction: str, num_iterations: int, extra: Sequence[str]) -> TrainedRun:
     """One run of the public command."""
-    settings = [*COMMON, mode, *MODES[mode], f"seed={seed}", f"num_iterations={num_iterations}"]
+    settings = [*COMMON, mode, *MODES[mode], f"seed={seed}", f"num_iterations={num_iterations}", *extra]
     if mode != SYNCHRONOUS:
         settings.append(f"objective.correction={correction}")
     rollout = load_config(settings).rollout
@@ -110,6 +110,7 @@ def main() -> None:
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default 0 1 2")
     parser.add_argument("--iterations", type=int, default=60, help="of each run (default 60)")
+    parser.add_argument("--settings", nargs="+", default=[], help="of all runs, as in learner.lr=1e-4")
     parser.add_argument("--correction", choices=("tis", "mis"), default="tis", help="of the stale run (default tis)")
     parser.add_argument(
         "--json", type=Path, help="where the figures go (default benchmarks/results/staleness-<time>.json)"
@@ -123,10 +124,18 @@ def main() -> None:
         for seed in arguments.seeds:
             for mode in MODES:
                 console.print(f"training {mode}, seed {seed} ...")
-                run = train(mode, seed, correction=arguments.correction, num_iterations=arguments.iterations)
+                run = train(
+                    mode,
+                    seed,
+                    correction=arguments.correction,
+                    num_iterations=arguments.iterations,
+                    extra=arguments.settings,
+                )
                 runs.append(run)
                 figures = [asdict(each) | {"samples_to_reward": each.samples_to_reward} for each in runs]
-                write_figures(target, {"correction": arguments.correction, "runs": figures})
+                write_figures(
+                    target, {"correction": arguments.correction, "settings": arguments.settings, "runs": figures}
+                )
         show(console, runs)
         panels = [
             _panel("reward/mean", "points", {mode: _of(runs, mode, "reward") for mode in MODES}),
