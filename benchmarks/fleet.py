@@ -117,6 +117,7 @@ def benchmark_fleet(*, repeats: int) -> list[PairedRate]:
             rollout=config.rollout.model_copy(update={"frontend": "async"}),
             device="cpu",
             dtype="float32",
+            publishes_inflight=True,
         )
         peers: dict[str, Callable[[], float]] = {
             "bare vLLM LLM.generate": lambda: ray.get(bare.generate.remote(prompts, sampling)),
