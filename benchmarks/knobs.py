@@ -28,7 +28,6 @@ STILL = ("learner.lr=1e-12", "learner.lr_schedule=constant")
 # Name in the figures, heading of the table and how it reads; means over the counted iterations.
 COLUMNS = (
     ("time/iteration_s", "s an\niteration", "{:.3g}"),
-    ("throughput/samples_per_s", "samples\n/s", "{:.0f}"),
     ("idle/learner", "idle\nlearner", "{:.0%}"),
     ("idle/engines", "idle\nengines", "{:.0%}"),
     ("engine/paused_share", "paused", "{:.1%}"),
