@@ -1,4 +1,4 @@
-"""A small workload and round costs that the planner's tests share."""
+"""What the planner's tests share: a small workload, round costs, the sizes of a real tiny model."""
 
 from planning.costs import Costs, EngineCosts, LearnerCosts, PublishCosts, WireCosts
 from planning.simulation import Workload
@@ -49,3 +49,13 @@ COSTS = Costs(
     completion_s=0.0,
     rates=(),
 )
+# Of a config.json.
+TINY_SIZES = {
+    "vocab_size": 23,
+    "hidden_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 80,
+    "max_position_embeddings": 64,
+}

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from plan_fixtures import TINY_SIZES
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from configs.schema import LearnerConfig
@@ -12,15 +13,6 @@ from learner.optimizer import build_adamw
 from planning.memory import DTYPE_BYTES, activation_bytes, engine_memory, learner_memory
 from planning.model_shape import KNOWN_CONFIGS, ModelShapeError, shape_of
 
-SIZES = {
-    "vocab_size": 23,
-    "hidden_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 80,
-    "max_position_embeddings": 64,
-}
 KINDS = [
     ("qwen2", {"tie_word_embeddings": True}),
     ("qwen2", {"tie_word_embeddings": False}),
@@ -33,7 +25,7 @@ NUM_TOKENS = 32
 
 
 def tiny(kind: str, **changes: Any) -> PreTrainedModel:
-    config = AutoConfig.for_model(kind, **(SIZES | changes))
+    config = AutoConfig.for_model(kind, **(TINY_SIZES | changes))
     return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
 
 
@@ -57,7 +49,7 @@ def test_an_architecture_that_cannot_be_counted_is_refused() -> None:
 
 
 def test_a_config_without_a_size_is_refused_by_its_name() -> None:
-    tree = {"model_type": "qwen2", **SIZES, "tie_word_embeddings": True}
+    tree = {"model_type": "qwen2", **TINY_SIZES, "tie_word_embeddings": True}
     del tree["intermediate_size"]
     with pytest.raises(ModelShapeError, match="has no intermediate_size"):
         shape_of(tree, name="x")

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from plan_fixtures import TINY_SIZES
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from configs.loading import load_config
@@ -18,15 +19,6 @@ from planning.scenario import Scenario
 from planning.trained import TrainedParameters, trained_parameters
 
 LARGE = shape_of(KNOWN_CONFIGS["Qwen/Qwen2.5-7B-Instruct"], name="large")
-SIZES = {
-    "vocab_size": 23,
-    "hidden_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 80,
-    "tie_word_embeddings": True,
-}
 
 
 @pytest.mark.parametrize(
@@ -41,7 +33,9 @@ SIZES = {
 def test_adapters_are_those_that_peft_makes(
     kind: str, changes: dict[str, Any], targets: tuple[str, ...], parents: tuple[str, ...]
 ) -> None:
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **(SIZES | changes)))
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(kind, **(TINY_SIZES | {"tie_word_embeddings": True} | changes))
+    )
     shape = shape_of(model.config.to_dict(), name="tiny")
     below = tuple(f".{parent}." for parent in parents)
     sent = sum(parameter.numel() for name, parameter in model.named_parameters() if any(p in name for p in below))
