@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -88,7 +89,7 @@ def contests() -> list[Contest]:
 
 def train_ours(contest: Contest, mode: str) -> list[Iteration]:
     """One run of the public command."""
-    settings = [*_settings(contest), mode]
+    settings = [*run_settings(contest), mode]
     rows, seconds = run_seconds(settings)
     samples = _samples(load_config(settings))
     return [
@@ -99,10 +100,10 @@ def train_ours(contest: Contest, mode: str) -> list[Iteration]:
 
 def train_peer(contest: Contest) -> list[Iteration]:
     """The same with TRL, in its own environment."""
-    config = load_config(_settings(contest))
+    config = load_config(run_settings(contest))
     with TemporaryDirectory() as folder:
         out = Path(folder) / "rows.jsonl"
-        job = json.dumps(_job(contest, config, folder=folder, out=out))
+        job = json.dumps(peer_job(contest, config, folder=folder, out=out))
         run_command([str(peer_python()), "-m", "benchmarks.peer_trl"], text=job, threads=contest.num_threads)
         rows = read_rows(out)
     return [Iteration(seconds=row["seconds"], samples=int(row["samples"]), reward=row["reward"]) for row in rows]
@@ -114,7 +115,7 @@ def rate(iterations: Sequence[Iteration]) -> float:
     return sum(item.samples for item in counted) / sum(item.seconds for item in counted)
 
 
-def _settings(contest: Contest) -> list[str]:
+def run_settings(contest: Contest) -> list[str]:
     return [
         *COMMON,
         *contest.settings,
@@ -127,7 +128,7 @@ def _samples(config: RunConfig) -> int:
     return config.rollout.prompts_per_iteration * config.rollout.completions_per_prompt
 
 
-def _job(contest: Contest, config: RunConfig, *, folder: str, out: Path) -> dict[str, object]:
+def peer_job(contest: Contest, config: RunConfig, *, folder: str, out: Path) -> dict[str, Any]:
     """What benchmarks/peer_trl.py is told."""
     encode = prompt_encoder(load_tokenizer(str(contest.model), trust_remote_code=False))
     stream = PromptStream(build_task(config.task).train_problems(), encode, seed=config.seed)
