@@ -116,6 +116,7 @@ def rate(iterations: Sequence[Iteration]) -> float:
 
 
 def run_settings(contest: Contest) -> list[str]:
+    """Of our run, but for its mode."""
     return [
         *COMMON,
         *contest.settings,
@@ -129,7 +130,7 @@ def _samples(config: RunConfig) -> int:
 
 
 def peer_job(contest: Contest, config: RunConfig, *, folder: str, out: Path) -> dict[str, Any]:
-    """What benchmarks/peer_trl.py is told."""
+    """What benchmarks/peer_trl.py is told; config is that of our run."""
     encode = prompt_encoder(load_tokenizer(str(contest.model), trust_remote_code=False))
     stream = PromptStream(build_task(config.task).train_problems(), encode, seed=config.seed)
     prompts = [
