@@ -152,7 +152,7 @@ def last_step(join: dict[str, Any], spec: LearnerSpec, given: list[TrainBatch]) 
     worker = Recorder(spec, **join)
     assert (worker._reference is None) == (spec.objective.kl_coef == 0.0), "no reference is loaded without a KL term"
     if worker._reference is not None:
-        parameters = list(worker._reference._engine.parameters())
+        parameters = list(worker._reference._score.__self__._engine.parameters())  # of the scorer whose method it is
         assert not any(parameter.requires_grad for parameter in parameters)
         assert [is_partitioned(parameter) for parameter in parameters] == [spec.learner.zero_stage == 3] * len(
             parameters
