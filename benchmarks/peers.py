@@ -19,6 +19,7 @@ from rich.console import Console
 from benchmarks.pairs import PairedRate
 from benchmarks.peer_environment import peer_python
 from benchmarks.public_run import PLAIN, run_command, run_seconds
+from benchmarks.result_files import write_figures
 from benchmarks.tables import print_table, rates_table
 from benchmarks.wordy_model import WORDY_SETTINGS, ensure_wordy_model
 from configs.loading import load_config
@@ -196,7 +197,7 @@ def compare(console: Console, out: Path, *, repeats: int) -> None:
     figures = {"pairs": [item.to_json() for item in rates],
                "curves": {name: {side: [asdict(item) for item in items] for side, items in sides.items()}
                           for name, sides in curves.items()}}  # fmt: skip
-    (out / "peers.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    write_figures(out / "peers.json", figures)
     save_panels([_reward_panel(name, sides) for name, sides in curves.items()], out / "peers.png", title="Reward")
     console.print(f"figures in {out / 'peers.json'}, reward curves in {out / 'peers.png'}")
 

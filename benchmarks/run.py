@@ -4,7 +4,6 @@ Run it on an otherwise idle machine; the ratios survive drift, the absolute figu
 """
 
 import argparse
-import json
 import platform
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -21,6 +20,7 @@ from benchmarks.learner import benchmark_learner
 from benchmarks.logprobs import LogprobFigure, benchmark_logprobs, require_liger
 from benchmarks.pairs import PairedRate
 from benchmarks.publish import benchmark_publish
+from benchmarks.result_files import result_path, write_figures
 from benchmarks.tables import print_table, rates_table
 from orchestration.console import redirect_output
 
@@ -33,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=NAMES, help="run these only")
     parser.add_argument("--repeats", type=int, default=7, help="counted runs of each side of a pair (default 7)")
-    parser.add_argument("--json", type=Path, help="where the figures go (default benchmarks/results/<time>.json)")
+    parser.add_argument("--json", type=Path, help="where the figures go (default benchmarks/results/parts-<time>.json)")
     parser.add_argument("--liger", action="store_true", help="logprobs: Liger too; needs a GPU and liger-kernel")
     arguments = parser.parse_args()
     if arguments.liger:
@@ -42,8 +42,7 @@ def main() -> None:
         except RuntimeError as error:
             parser.error(f"--liger: {error}")
     wanted = arguments.only or NAMES
-    target = arguments.json or Path("benchmarks/results") / f"{datetime.now():%Y-%m-%d-%H%M%S}.json"
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target = result_path(arguments.json, name="parts")
     with redirect_output(target.with_suffix(".log")) as console:
         measure(wanted, console, target, repeats=arguments.repeats, with_liger=arguments.liger)
 
@@ -81,7 +80,7 @@ def measure(wanted: list[str], console: Console, target: Path, *, repeats: int, 
         stages = benchmark_iteration(repeats=repeats)
         print_table(console, _stages_table(stages))
         results["iteration"] = stages
-    target.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write_figures(target, results)
     console.print(f"figures in {target}")
 
 
