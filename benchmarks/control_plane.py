@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import ray
 
-from batching.admission import Admission
-from batching.prompt_order import GroupBuffer
 from configs.objective import ObjectiveConfig
-from learner.packing import pack_minibatch, split_minibatches
-from orchestration.batches import to_train_batch
-from orchestration.group_stream import GroupStream, GroupTicket
-from orchestration.positions import FRESH
+from learner.batches.packing import pack_minibatch, split_minibatches
+from orchestration.stream.admission import Admission
+from orchestration.stream.batches import to_train_batch
+from orchestration.stream.group_stream import GroupStream, GroupTicket
+from orchestration.stream.positions import FRESH
+from orchestration.stream.prompt_order import GroupBuffer
 from rollout.contract import (
     Completion,
     EngineLoad,
@@ -34,7 +34,7 @@ from rollout.contract import (
     RewardVerdict,
     SamplingSpec,
 )
-from rollout.fleet import RolloutFleet
+from rollout.fleets.fleet import RolloutFleet
 
 NUMBERS_OF_ENGINES = (10, 64, 256)
 PROMPTS, COMPLETIONS, TOKENS, PROMPT_TOKENS = 512, 8, 64, 32  # of one iteration; the last two of one sequence

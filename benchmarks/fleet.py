@@ -15,7 +15,7 @@ from benchmarks.pairs import PairedRate, measure_pairs
 from benchmarks.parts import running_parts
 from orchestration.parts import Parts
 from rollout.contract import Prompt, SamplingSpec
-from rollout.engine import RolloutEngine, sampling_params
+from rollout.engines.engine import RolloutEngine, sampling_params
 
 TARGET = 0.95
 
@@ -43,7 +43,7 @@ class BareEngine:
         """Tokens a second over the whole batch."""
         from vllm import SamplingParams
 
-        from rollout.engine import request_seed
+        from rollout.engines.engine import request_seed
 
         params = [
             SamplingParams(

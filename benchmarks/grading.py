@@ -13,8 +13,8 @@ import ray
 
 from configs.rewards import RewardConfig
 from rollout.contract import Completion, Prompt, PromptGroup
-from rollout.graders import GraderPool, await_verdicts
-from rollout.grading import is_equivalent, prepare
+from rollout.rewards.graders import GraderPool, await_verdicts
+from rollout.rewards.grading import is_equivalent, prepare
 
 NUM_INTEGERS = 1_000_000
 GROUP_SIZE = 8

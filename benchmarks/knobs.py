@@ -18,8 +18,8 @@ from benchmarks.public_run import PLAIN, mean_of, run_rows
 from benchmarks.result_files import result_path, write_figures
 from benchmarks.tables import print_table
 from benchmarks.wordy_model import WORDY_SETTINGS, ensure_wordy_model
-from orchestration.console import print_line, redirect_output
-from reports.json_lines import Row
+from orchestration.journal.json_lines import Row
+from orchestration.terminal.console import print_line, redirect_output
 
 WARMUP_ITERATIONS = 5
 COOL_DOWN = 4  # last iterations, which at a staleness of 4 have nothing left to generate

@@ -17,7 +17,7 @@ from benchmarks.parts import running_learner, running_parts, save_long_model
 from learner.contract import TrainBatch, TrainSample
 from learner.group import LearnerGroup
 from learner.spec import LearnerSpec
-from orchestration.batches import to_train_batch
+from orchestration.stream.batches import to_train_batch
 
 BARE_TARGET, PADDED_TARGET = 0.9, 1.5
 PADDED_SEQUENCES = 8  # of a padded micro-batch; TRL's default
@@ -36,8 +36,8 @@ class BareLoop:
     def __init__(self, spec: LearnerSpec) -> None:
         import torch
 
-        from learner.gate_builder import build_gate
-        from learner.policy import load_policy
+        from learner.loss.gate_builder import build_gate
+        from learner.model.policy import load_policy
 
         self._spec = spec
         self._gate = build_gate(spec.gate)
@@ -54,7 +54,7 @@ class BareLoop:
 
     def update(self, batch: TrainBatch) -> float:
         """One iteration's optimizer steps; completion tokens a second."""
-        from learner.packing import split_minibatches
+        from learner.batches.packing import split_minibatches
 
         started, num_tokens = time.perf_counter(), 0
         num_minibatches = self._spec.learner.num_minibatches
@@ -78,7 +78,7 @@ class BareLoop:
             self._backward(logprobs, row)
 
     def _rows(self, batch: TrainBatch, indices: np.ndarray, *, max_tokens: int) -> list[Any]:
-        from learner.packing import pack_minibatch
+        from learner.batches.packing import pack_minibatch
 
         return pack_minibatch(
             batch,
@@ -92,7 +92,7 @@ class BareLoop:
     def _backward(self, logprobs: Any, row: Any) -> None:
         from torch import from_numpy
 
-        from learner.objective import gated_objective
+        from learner.loss.objective import gated_objective
 
         out = gated_objective(
             logprobs=logprobs,

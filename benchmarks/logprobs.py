@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from configs.schema import LearnerConfig
 from gates.benchmark import peak_extra_bytes
-from learner.logprobs import token_logprobs
+from learner.model.logprobs import token_logprobs
 
 NUM_POSITIONS, HIDDEN, VOCABULARY = 1024, 896, 151_936  # Qwen2.5-0.5B's
 CHUNK = 256  # positions of a chunk of the checkpointed peer

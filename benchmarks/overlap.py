@@ -32,17 +32,17 @@ from configs.loading import load_config
 from configs.schema import RunConfig
 from orchestration.checkpoint import CheckpointStore, RunState
 from orchestration.cluster import Cluster, start_cluster
-from orchestration.console import print_line, redirect_output
-from orchestration.embedded_model import ensure_embedded_model
-from orchestration.iteration_entry import IterationEntry
-from orchestration.journal import Journal
+from orchestration.journal.entry import IterationEntry
+from orchestration.journal.journal import Journal
+from orchestration.journal.json_lines import read_rows
+from orchestration.journal.run_files import METRICS_FILE
 from orchestration.loop import iterate
 from orchestration.parts import Parts, build_parts
-from orchestration.plan_measurements import generate_groups, grade_groups, make_batch, train_batch, training_prompts
-from reports.json_lines import read_rows
-from reports.run_files import METRICS_FILE
+from orchestration.plan.measurements import generate_groups, grade_groups, make_batch, train_batch, training_prompts
+from orchestration.terminal.console import print_line, redirect_output
 from rollout.contract import Prompt, SamplingSpec
 from rollout.tasks import build_task
+from rollout.tasks.embedded_model import ensure_embedded_model
 
 WARMUP_ITERATIONS = 5  # one at least must have filled what runs ahead
 STALENESSES = (0, 1, 2)  # the first is the synchronous run, after which the sides are measured alone

@@ -8,9 +8,9 @@ from pathlib import Path
 from configs.loading import load_config
 from learner.group import LearnerGroup
 from orchestration.cluster import start_cluster
-from orchestration.embedded_model import EmbeddedRecipe, ensure_embedded_model, new_model, new_tokenizer
 from orchestration.parts import Parts, build_parts, learner_spec, start_learner
 from rollout.tasks import build_task
+from rollout.tasks.embedded_model import EmbeddedRecipe, ensure_embedded_model, new_model, new_tokenizer
 
 BATCH = ("rollout.prompts_per_iteration=32", "rollout.completions_per_prompt=8")
 

@@ -15,7 +15,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from rollout.rewards import grade_completion
+from rollout.rewards.format_and_answer import grade_completion
 
 
 class IterationRows(TrainerCallback):

@@ -24,12 +24,12 @@ from benchmarks.tables import print_table, rates_table
 from benchmarks.wordy_model import WORDY_SETTINGS, ensure_wordy_model
 from configs.loading import load_config
 from configs.schema import RunConfig
-from orchestration.console import redirect_output
-from orchestration.embedded_model import ensure_embedded_model
-from reports.figures import Line, Panel, save_panels
-from reports.json_lines import read_rows
+from orchestration.journal.json_lines import read_rows
+from orchestration.pages.figures import Line, Panel, save_panels
+from orchestration.terminal.console import redirect_output
 from rollout.prompts import PromptStream, load_tokenizer, prompt_encoder
 from rollout.tasks import build_task
+from rollout.tasks.embedded_model import ensure_embedded_model
 
 WARMUP_ITERATIONS = 3
 COOL_DOWN = 2  # iterations

@@ -15,13 +15,13 @@ from rich.table import Table
 
 from benchmarks.result_files import result_path, write_figures
 from benchmarks.tables import print_table
-from configs.plan_command import PlanRequest, read_plan_command
-from orchestration.console import print_line, redirect_output
-from orchestration.plan_calibration import calibrate
-from orchestration.plan_machine import model_shape
-from orchestration.plan_measurements import measure_run
-from orchestration.plan_session import basis_of
-from planning.simulation import Prediction, predict
+from orchestration.plan.calibrate import calibrate
+from orchestration.plan.command import PlanRequest, read_plan_command
+from orchestration.plan.machine import model_shape
+from orchestration.plan.measurements import measure_run
+from orchestration.plan.session import basis_of
+from orchestration.plan.simulation import Prediction, predict
+from orchestration.terminal.console import print_line, redirect_output
 
 TARGET = 0.15  # wanted |predicted / measured - 1|
 ALWAYS = ("learner.lr=1e-12", "eval.num_prompts=1", "journal.tensorboard=false", "journal.progress=false")

@@ -16,8 +16,8 @@ from statistics import fmean
 from tempfile import TemporaryDirectory
 
 from benchmarks.peer_environment import ROOT
-from reports.json_lines import Row, read_rows
-from reports.run_files import METRICS_FILE, TRACE_FILE
+from orchestration.journal.json_lines import Row, read_rows
+from orchestration.journal.run_files import METRICS_FILE, TRACE_FILE
 
 # No checkpoint but the last, no second record of the metrics, no evaluation to speak of.
 PLAIN = ("checkpoint.every=1000000", "journal.tensorboard=false", "eval.num_prompts=1")

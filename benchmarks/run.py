@@ -22,7 +22,7 @@ from benchmarks.pairs import PairedRate
 from benchmarks.publish import benchmark_publish
 from benchmarks.result_files import result_path, write_figures
 from benchmarks.tables import print_table, rates_table
-from orchestration.console import redirect_output
+from orchestration.terminal.console import redirect_output
 
 PAIRED = {"fleet": benchmark_fleet, "learner": benchmark_learner, "publish": benchmark_publish}
 NAMES = ["control_plane", "gates", "logprobs", *PAIRED, "grading", "iteration"]

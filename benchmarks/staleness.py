@@ -19,9 +19,9 @@ from benchmarks.public_run import PLAIN, run_rows
 from benchmarks.result_files import result_path, write_figures
 from benchmarks.tables import print_table
 from configs.loading import load_config
-from orchestration.console import print_line, redirect_output
-from reports.figures import Line, Panel, save_panels
-from reports.json_lines import Row
+from orchestration.journal.json_lines import Row
+from orchestration.pages.figures import Line, Panel, save_panels
+from orchestration.terminal.console import print_line, redirect_output
 
 REWARD, WINDOW = 1.7, 5  # points, as a mean over so many iterations
 MAX_STALENESS = 4

@@ -9,8 +9,8 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
-from orchestration.embedded_model import EmbeddedRecipe, ensure_embedded_model
 from rollout.tasks.arithmetic import DemonstrationFlaws, Sum
+from rollout.tasks.embedded_model import EmbeddedRecipe, ensure_embedded_model
 
 LONGEST = 512  # tokens of a completion
 SHORTEST_SCRATCHPAD = 9  # with four tags, two digits of an answer and the end token 16 tokens in all

@@ -1,7 +1,7 @@
 """The sections that choose a gate: one variant a kind of gate, told apart by `name`.
 
 In: a plain nested dict. Out: frozen sections. Knows the names and bounds of settings, and nothing of torch: what a gate
-computes is gates/'s business, and learner/gate_builder.py turns a section into a gate.
+computes is gates/'s business, and learner/loss/gate_builder.py turns a section into a gate.
 """
 
 from typing import Annotated, Literal

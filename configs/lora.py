@@ -1,6 +1,6 @@
 """The section of low-rank adapters: what of the policy is trained when not all of it is.
 
-In: a plain nested dict. Out: a frozen section. Knows names and bounds; learner/lora.py makes the adapters.
+In: a plain nested dict. Out: a frozen section. Knows names and bounds; learner/model/lora.py makes the adapters.
 """
 
 from pydantic import Field, model_validator

@@ -1,7 +1,8 @@
 """The section that says what is optimised beside the gate: advantages, ratio, KL, entropy, overlong, correction.
 
 In: a plain nested dict. Out: a frozen section, and the lines that say where it does not fit the rest of the tree. Knows
-names and bounds of settings; the equations are in learner/terms.py and docs/objective.md. The defaults are the paper's.
+names and bounds of settings; the equations are in learner/loss/terms.py
+and docs/objective.md. The defaults are the paper's.
 """
 
 from typing import Literal

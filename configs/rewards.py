@@ -1,6 +1,6 @@
 """The section that says what a completion is rewarded for.
 
-In: a plain nested dict. Out: a frozen section. Knows names and weights; the rewards are in rollout/rewards.py and in
+In: a plain nested dict. Out: a frozen section. Knows names and weights; the rewards are in rollout/rewards/ and in
 modules of the user's own, named by import path.
 """
 

@@ -16,11 +16,11 @@ from deepspeed.runtime.zero.config import ZeroStageEnum
 from deepspeed.utils.tensor_fragment import fragment_address
 from torch import Tensor
 
-from learner.lora import Adapters
-from learner.policy import Policy
+from learner.model.lora import Adapters
+from learner.model.policy import Policy
+from learner.model.weights import published_weights
+from learner.model.zero import gathered, in_groups
 from learner.shards import ShardLayout, random_state_file, require_folder
-from learner.weights import published_weights
-from learner.zero import gathered, in_groups
 
 TAG = "learner"  # DeepSpeed's name for the sub-folder of its shards
 # plain data holders that DeepSpeed pickles with its tensors

@@ -13,8 +13,8 @@ from torch import nn
 
 from configs.lora import LoraConfig
 from learner.deepspeed_config import deepspeed_config, reference_config
+from learner.model.policy import Policy, load_policy
 from learner.optimizer import build_adamw
-from learner.policy import Policy, load_policy
 from learner.spec import LearnerSpec
 
 

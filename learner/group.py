@@ -17,11 +17,11 @@ from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors.answers import await_answers, reason
-from actors.spans import Span, SpanLog
 from learner.contract import StepReport, TrainBatch
 from learner.shards import SHARED_FOLDER_REMEDY, missing_shards
 from learner.spec import LearnerSpec
+from transfer.answers import await_answers, reason
+from transfer.spans import Span, SpanLog
 from transfer.wire import ParameterGroup
 
 # Of the calls that an iteration is made of.

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
-from learner.weights import PublishedWeight, changing_weights
-from learner.zero import gathered, whole_shape
+from learner.model.weights import PublishedWeight, changing_weights
+from learner.model.zero import gathered, whole_shape
 from transfer.communicator import BroadcastGroup, Rendezvous, Transfer
 from transfer.wire import BufferPool, ParameterGroup, ParameterMeta, digest, fits_in_flight, group_parameters, pack
 

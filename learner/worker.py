@@ -20,23 +20,23 @@ from transformers import AutoTokenizer
 
 from gates.audit import audited_gates
 from gates.kernels import loss_function_for
-from learner.ahead_scores import AheadScores
-from learner.audit import StepAudit, step_tokens
+from learner.batches.packing import pack_minibatch, split_minibatches, trained_samples
 from learner.checkpoint import load_engine, save_engine, save_model
 from learner.contract import MicroBatch, StepReport, TrainBatch
 from learner.engine_start import build_engine, build_reference, join_process_group, load_initial_model
-from learner.gate_builder import kernel_of
+from learner.loss.audit import StepAudit, step_tokens
+from learner.loss.gate_builder import kernel_of
+from learner.loss.run_gate import RunGate, StepCurves
+from learner.loss.run_objective import LossInputs, ObjectiveLoss, RunObjective
+from learner.loss.statistics import StepStatistics
+from learner.model.ahead_scores import AheadScores
+from learner.model.policy import Policy, row_cost_of
+from learner.model.scoring import Scorer, to_tensor
+from learner.model.weights import published_weights
 from learner.optimizer import lr_at
-from learner.packing import pack_minibatch, split_minibatches, trained_samples
-from learner.policy import Policy, row_cost_of
-from learner.run_gate import RunGate, StepCurves
-from learner.run_objective import LossInputs, ObjectiveLoss, RunObjective
-from learner.scoring import Scorer, to_tensor
 from learner.sender import SendReport, WeightSender
 from learner.shards import ShardLayout
 from learner.spec import LearnerSpec
-from learner.statistics import StepStatistics
-from learner.weights import published_weights
 from transfer.communicator import Rendezvous
 from transfer.wire import ParameterGroup
 

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from orchestration.positions import FRESH, StreamPositions
+from orchestration.stream.positions import FRESH, StreamPositions
 
 STATE_FILE = "state.json"
 MANIFEST_FILE = "manifest.json"

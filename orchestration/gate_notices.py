@@ -13,7 +13,7 @@ from configs.loading import ConfigError
 from configs.schema import RunConfig
 from gates import SoftGate, check_admissible
 from gates.kernels import has_kernel
-from learner.gate_builder import build_gate, kernel_of
+from learner.loss.gate_builder import build_gate, kernel_of
 from orchestration.placement import Device
 
 

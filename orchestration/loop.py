@@ -6,10 +6,10 @@ group_stream.py turns prompts into graded batches, journal.py measures and write
 """
 
 from configs.schema import RunConfig
-from orchestration.batches import to_train_batch
 from orchestration.checkpoint import CheckpointStore, RunState
-from orchestration.journal import Journal
-from orchestration.stages import RunParts
+from orchestration.interfaces import RunParts
+from orchestration.journal.journal import Journal
+from orchestration.stream.batches import to_train_batch
 
 
 def iterate(config: RunConfig, parts: RunParts, journal: Journal, store: CheckpointStore, state: RunState) -> None:

@@ -11,32 +11,33 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from actors.answers import await_answers
-from actors.spans import Span
-from batching.order import admission_for, buffer_for
 from configs.schema import RunConfig
 from learner.group import LearnerGroup
 from learner.spec import LearnerSpec
-from orchestration.batches import has_gradient
 from orchestration.cluster import Cluster
-from orchestration.eval_prompts import eval_prompts
-from orchestration.eval_records import Evaluation
-from orchestration.evaluation import evaluate_sets
-from orchestration.group_stream import GroupStream, Resampling
+from orchestration.evaluate.drawing import evaluate_sets
+from orchestration.evaluate.prompts import eval_prompts
+from orchestration.interfaces import Standing
+from orchestration.journal.eval_rows import Evaluation
 from orchestration.placement import PlacementError
-from orchestration.positions import FRESH, StreamPositions
-from orchestration.recorded_groups import RecordingStream
-from orchestration.recordings import manifest_of
 from orchestration.rollout_parts import engine_dtype, start_rollout
-from orchestration.scoring_ahead import scoring_ahead
-from orchestration.stages import GroupSource, Standing
+from orchestration.stream.batches import has_gradient
+from orchestration.stream.group_stream import GroupStream, Resampling
+from orchestration.stream.order import admission_for, buffer_for
+from orchestration.stream.positions import FRESH, StreamPositions
+from orchestration.stream.recorded_groups import RecordingStream
+from orchestration.stream.recordings import manifest_of
+from orchestration.stream.scoring_ahead import scoring_ahead
+from orchestration.stream.source import GroupSource
 from orchestration.weight_channel import Probe, WeightChannel
 from rollout.contract import Prompt, SamplingSpec
-from rollout.fleet import RolloutFleet
-from rollout.graders import GraderPool
+from rollout.fleets.fleet import RolloutFleet
 from rollout.prompts import PromptStream, load_tokenizer, prompt_encoder, prompt_renderer
 from rollout.recording import vocabulary_digest
+from rollout.rewards.graders import GraderPool
 from rollout.tasks import Task
+from transfer.answers import await_answers
+from transfer.spans import Span
 
 # Mean over the probe's tokens, nats: two float32 implementations agree to 1e-6, bfloat16 kernels to a hundredth.
 FLOAT32_PROBE_TOLERANCE = 1e-3

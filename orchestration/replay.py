@@ -9,17 +9,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from actors.spans import Span
 from configs.schema import RunConfig
 from learner.group import LearnerGroup
 from orchestration.cluster import Cluster
-from orchestration.eval_records import Evaluation
+from orchestration.interfaces import Standing
+from orchestration.journal.eval_rows import Evaluation
 from orchestration.parts import learner_spec, standing_of_learner, start_learner
-from orchestration.recorded_groups import ReplayStream
-from orchestration.recordings import refuse_other_vocabulary
-from orchestration.stages import Standing
+from orchestration.stream.recorded_groups import ReplayStream
+from orchestration.stream.recordings import refuse_other_vocabulary
 from rollout.prompts import load_tokenizer
 from rollout.recording import vocabulary_digest
+from transfer.spans import Span
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,9 +12,9 @@ import ray
 
 from configs.schema import RunConfig
 from orchestration.cluster import Cluster
-from rollout.engine import RolloutEngine
-from rollout.fleet import RolloutFleet
-from rollout.graders import GraderPool
+from rollout.engines.engine import RolloutEngine
+from rollout.fleets.fleet import RolloutFleet
+from rollout.rewards.graders import GraderPool
 
 
 def start_rollout(

@@ -11,7 +11,7 @@ if not __package__:  # run as a script: sys.path[0] is orchestration/, where our
 
 from configs.command import help_text, read_command
 from orchestration.dry_run import describe
-from orchestration.exit_status import exit_status, print_answer
+from orchestration.terminal.exit_status import exit_status, print_answer
 from orchestration.user_code import refuse_unusable_code
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from configs.differences import differences, typed
 from configs.loading import ConfigError, read_yaml
 from configs.schema import RunConfig
-from reports.run_files import CHECKPOINT_FOLDER, CONFIG_FILE, METRICS_FILE
+from orchestration.journal.run_files import CHECKPOINT_FOLDER, CONFIG_FILE, METRICS_FILE
 
 # Where a run runs, how long it waits, what it writes down, how much memory it takes: no part of its mathematics.
 FREE_SECTIONS = ("graders", "publish", "checkpoint", "eval", "journal")

@@ -7,23 +7,21 @@ refused is refused first, so torch and all that needs it are imported only when 
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from rich.console import Console
-
 from configs.loading import dump_yaml
-from configs.schema import ModelConfig, RunConfig
-from orchestration.balance import Adviser
+from configs.schema import RunConfig
 from orchestration.checkpoint import CheckpointStore, RunState
 from orchestration.cluster import Cluster, start_cluster
-from orchestration.console import print_line, progress_of, redirect_output
 from orchestration.dry_run import ratio_warning
-from orchestration.embedded_model import ensure_embedded_model
-from orchestration.journal import LOG_FILE, Journal, RunResult
-from orchestration.recordings import refuse_gaps, refuse_recordings
-from orchestration.report import report_at_end
+from orchestration.interfaces import RunParts
+from orchestration.journal.balance import Adviser
+from orchestration.journal.journal import LOG_FILE, Journal, RunResult
+from orchestration.journal.run_files import CHECKPOINT_FOLDER, CONFIG_FILE
+from orchestration.model_location import locate_model
+from orchestration.report.at_end import report_at_end
 from orchestration.run_dir import check_resumable, resolve_run_dir
-from orchestration.stages import RunParts
+from orchestration.stream.recordings import refuse_gaps, refuse_recordings
 from orchestration.task_loading import LoadedTask, load_task
-from reports.run_files import CHECKPOINT_FOLDER, CONFIG_FILE
+from orchestration.terminal.console import print_line, redirect_output
 
 MODEL_FOLDER = "model"
 
@@ -99,11 +97,3 @@ def _building(
         start_iteration=state.iteration,
         start_positions=state.positions,
     )
-
-
-def locate_model(model: ModelConfig, console: Console) -> Path | str:
-    """The folder or hub name to load; "embedded" is built on first use, under a progress bar, and cached."""
-    if model.path != "embedded":
-        return model.path
-    with progress_of(console, "building the embedded model (once)") as progress:
-        return ensure_embedded_model(progress=progress)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from configs.loading import ConfigError
 from configs.schema import RunConfig
-from rollout.reward_functions import unusable_extras
+from rollout.rewards.functions import unusable_extras
 
 
 def refuse_unusable_code(configs: Sequence[RunConfig]) -> None:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from actors.answers import await_answers, reason
-from actors.spans import Span
 from configs.schema import PublishConfig
 from learner.group import LearnerGroup
 from rollout.contract import EngineReceipt
-from rollout.fleet import RolloutFleet
+from rollout.fleets.fleet import RolloutFleet
+from transfer.answers import await_answers, reason
 from transfer.communicator import Backend, Rendezvous
+from transfer.spans import Span
 from transfer.wire import ParameterGroup
 
 if TYPE_CHECKING:  # imports transformers' models: seconds before the first actor starts

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from actors.spans import Span
+from transfer.spans import Span
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations  # an old Python must get as far as the line 
 import argparse
 import hashlib
 import platform
+import runpy
 import shutil
 import subprocess
 import sys
@@ -23,19 +24,8 @@ SUPPORTED_PYTHONS = ((3, 11), (3, 12))
 UNWANTED_ON_CPU = ("torchvision", "torchaudio", "torchcodec")
 LOG_TAIL_LINES = 20
 UV = "uv>=0.13,<1"  # 0.13 is the version tried: --excludes, --torch-backend
-PACKAGES = (
-    "actors",
-    "analysis",
-    "batching",
-    "configs",
-    "gates",
-    "learner",
-    "orchestration",
-    "planning",
-    "reports",
-    "rollout",
-    "transfer",
-)
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES: tuple[str, ...] = runpy.run_path(str(ROOT / "configs" / "packages.py"))["PACKAGES"]
 
 # Importing vLLM takes 10 s with bytecode and 25 s without; where PYTHONDONTWRITEBYTECODE is set no import writes any.
 # A few files of torch and vLLM are for other Pythons and do not compile; nothing imports them, so the result is unused.
@@ -232,7 +222,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--extra", choices=("auto", "cpu", "gpu"), default="auto", help="auto: gpu if nvidia-smi lists one"
     )
-    parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parent.parent, help="the repository")
+    parser.add_argument("--root", type=Path, default=ROOT, help="the repository")
     options = parser.parse_args(arguments)
     environment = Environment(root=options.root.resolve(), extra=find_extra(options.extra))
     if is_up_to_date(environment):

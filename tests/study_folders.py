@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configs.loading import dump_yaml, load_config
-from reports.json_lines import append_rows
+from orchestration.journal.json_lines import append_rows
 
 HOSTILE = "</pre><script>alert(1)</script><img src=http://x onerror=alert(2)>\x00\x1b[31m|`*_é"
 

@@ -5,8 +5,8 @@ import re
 import time
 
 from rollout.contract import RewardVerdict
-from rollout.reward_functions import Announce, RewardFunction
-from rollout.rewards import grade_completion
+from rollout.rewards.format_and_answer import grade_completion
+from rollout.rewards.functions import Announce, RewardFunction
 
 
 def make(settings: dict[str, object], announce: Announce) -> RewardFunction:

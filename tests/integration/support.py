@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import torch
 
-from orchestration.embedded_model import EmbeddedRecipe, new_model, new_tokenizer
+from rollout.tasks.embedded_model import EmbeddedRecipe, new_model, new_tokenizer
 
 SESSION_VARIABLE = "SOFTGATE_TEST_SESSION"  # every process that a test starts inherits it
 os.environ[SESSION_VARIABLE] = secrets.token_hex(8)
@@ -91,5 +91,5 @@ def command_lines() -> dict[int, str]:
 
 def actor_processes() -> set[int]:
     """Processes of Ray and vLLM among them."""
-    marks = ("raylet", "gcs_server", "ray::", "VLLM::", "rollout.grader_child")
+    marks = ("raylet", "gcs_server", "ray::", "VLLM::", "rollout.rewards.grader_child")
     return {pid for pid, line in command_lines().items() if any(mark in line for mark in marks)}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import ray
 
-from actors.answers import FAILURE_GRACE_S, await_answers, reason
+from transfer.answers import FAILURE_GRACE_S, await_answers, reason
 
 
 @pytest.fixture(scope="module", autouse=True)

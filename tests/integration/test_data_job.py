@@ -12,7 +12,7 @@ from configs.loading import read_yaml
 from configs.tasks import SYSTEM_PROMPT
 from orchestration.task_loading import load_task
 from rollout.prompts import PromptStream, load_tokenizer, prompt_encoder, prompt_renderer
-from rollout.rewards import grade_completion
+from rollout.rewards.format_and_answer import grade_completion
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 

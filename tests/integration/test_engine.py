@@ -12,8 +12,8 @@ import ray
 
 from configs.schema import ModelConfig, RolloutConfig
 from rollout.contract import EngineReceipt, Prompt, PromptGroup, SamplingSpec
-from rollout.engine import RolloutEngine
-from rollout.fleet import EngineError, RolloutFleet
+from rollout.engines.engine import RolloutEngine
+from rollout.fleets.fleet import EngineError, RolloutFleet
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # actors cannot import the tests
 

@@ -13,8 +13,8 @@ import ray
 from benchmarks.grading import ungraded_group
 from configs.rewards import ExtraRewardConfig, RewardConfig
 from rollout.contract import GroupVerdicts, PromptGroup, RewardVerdict
-from rollout.graders import GraderChild, GraderPool, GradingError, await_verdicts
-from rollout.rewards import grade_completion
+from rollout.rewards.format_and_answer import grade_completion
+from rollout.rewards.graders import GraderChild, GraderPool, GradingError, await_verdicts
 
 pytestmark = pytest.mark.integration
 

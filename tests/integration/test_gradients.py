@@ -95,9 +95,9 @@ def step_once(join: dict[str, Any], spec: LearnerSpec, batch: TrainBatch) -> Ste
     """In a rank: one optimizer step of the real learner."""
     from deepspeed.utils import safe_get_full_grad
 
-    from learner.policy import Policy, checkpoint_parameters
+    from learner.model.policy import Policy, checkpoint_parameters
+    from learner.model.zero import gathered
     from learner.worker import LearnerWorker
-    from learner.zero import gathered
 
     class Recorder(LearnerWorker):
         def _optimizer_step(self, where: str) -> float:
@@ -145,8 +145,8 @@ def adapter_gradients(join: dict[str, Any], spec: LearnerSpec, batch: TrainBatch
     """In a rank: the whole gradients of one step, by the adapters' names, with `factors` as the adapters' values."""
     from deepspeed.utils import safe_get_full_grad
 
-    import learner.policy
-    from learner.lora import Adapters, add_adapters
+    import learner.model.policy
+    from learner.model.lora import Adapters, add_adapters
     from learner.worker import LearnerWorker
 
     def add_trained_adapters(model: Any, config: LoraConfig) -> Adapters:
@@ -163,11 +163,11 @@ def adapter_gradients(join: dict[str, Any], spec: LearnerSpec, batch: TrainBatch
             self.gradients = {name: safe_get_full_grad(parameter).double().numpy() for name, parameter in named}
             return super()._optimizer_step(where)
 
-    learner.policy.add_adapters = add_trained_adapters
+    learner.model.policy.add_adapters = add_trained_adapters
     try:
         worker = Recorder(spec, **join)
     finally:
-        learner.policy.add_adapters = add_adapters
+        learner.model.policy.add_adapters = add_adapters
     worker.load(batch, 0)
     worker.step(0)
     worker.engine.destroy()

@@ -9,7 +9,7 @@ import ray
 
 from benchmarks.grading import ungraded_group as group
 from configs.rewards import RewardConfig
-from rollout.graders import GraderPool, await_verdicts
+from rollout.rewards.graders import GraderPool, await_verdicts
 
 pytestmark = pytest.mark.integration
 

@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 from support import EIGHT, CommandRun, RunCommand
 from torch import equal
 
-from actors.spans import Span
-from reports.trace import read_spans
+from orchestration.journal.trace import read_spans
+from transfer.spans import Span
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 

@@ -130,9 +130,9 @@ def last_step(join: dict[str, Any], spec: LearnerSpec, given: list[TrainBatch]) 
     """
     from deepspeed.utils import safe_get_full_grad
 
-    from learner.policy import checkpoint_parameters
+    from learner.model.policy import checkpoint_parameters
+    from learner.model.zero import gathered, is_partitioned
     from learner.worker import LearnerWorker
-    from learner.zero import gathered, is_partitioned
 
     gradients: Arrays = {}
 

@@ -16,9 +16,9 @@ import torch
 from support import SMALL
 
 from configs.loading import load_config
-from orchestration.batches import to_train_batch
 from orchestration.cluster import start_cluster
 from orchestration.parts import Parts, build_parts
+from orchestration.stream.batches import to_train_batch
 from orchestration.weight_channel import PublishError
 from rollout.contract import SamplingSpec
 from rollout.tasks import build_task
@@ -156,7 +156,7 @@ def send_adapted_only(worker: Any) -> None:
 
 def nudge_weights(worker: Any) -> None:
     """On a learner rank: every weight of its shard grows by a tenth, as if an update had not been published."""
-    from learner.policy import checkpoint_parameters
+    from learner.model.policy import checkpoint_parameters
 
     with torch.no_grad():
         for _, parameter in checkpoint_parameters(worker.policy):

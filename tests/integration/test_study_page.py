@@ -8,8 +8,8 @@ import pytest
 from browser import Browser, find_browser
 from study_folders import HOSTILE, write_run, write_study
 
-from reports.run_report import write_run_report
-from reports.study_report import write_study_report
+from orchestration.report.run_report import write_run_report
+from orchestration.study.report import write_study_report
 
 PROGRAM = find_browser()
 # CI must look at the page; elsewhere a machine without a browser leaves the look out.

@@ -5,7 +5,6 @@ Tests and benchmarks are free: they compare our parts with the bare libraries.
 """
 
 import ast
-import importlib.machinery
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,74 +12,76 @@ from pathlib import Path
 
 import pytest
 
+from configs.packages import PACKAGES
+
 ROOT = Path(__file__).resolve().parents[2]
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 MAX_RUN_LINES = 40
 
-# What of ours a package may import besides itself. Nothing imports orchestration but itself.
+# What of ours a package or a folder within may import besides itself; the longest path that contains a file counts.
+# Nothing imports orchestration but itself.
 ALLOWED_OURS = {
-    "actors": (),
-    "analysis": (),
     "configs": (),
     "gates": (),
     "transfer": (),
-    "rollout": ("actors", "configs", "transfer"),
-    "learner": ("actors", "configs", "gates", "transfer", "rollout.contract"),
-    "reports": ("actors.spans", "analysis", "configs"),
-    "batching": (),
-    "planning": ("batching", "configs"),  # simulates time, and runs the admission rule and the buffers themselves
-    "orchestration": (
-        "actors",
-        "analysis",
-        "batching",
+    "rollout": ("configs", "transfer"),
+    "learner": ("configs", "gates", "transfer", "rollout.contract"),
+    "orchestration": ("configs", "gates", "transfer", "rollout", "learner"),
+    "orchestration/statistics": (),
+    "orchestration/pages": ("configs", "orchestration.statistics"),
+    "orchestration/journal": (
         "configs",
-        "gates",
-        "transfer",
-        "rollout",
-        "learner",
-        "reports",
-        "planning",
+        "transfer.spans",
+        "rollout.contract",
+        "learner.contract",
+        "orchestration.stream.graded_groups",
+        "orchestration.terminal",
     ),
+    "orchestration/terminal": ("configs", "orchestration.journal"),
 }
-# Packages that may import nothing from outside but this (and the standard library).
+# Packages, folders and files that may import nothing from outside but this (and the standard library).
 ALLOWED_THIRD_PARTY = {
-    "actors": ("ray",),
-    "analysis": ("numpy",),
-    "batching": (),
-    "planning": ("numpy", "pydantic", "yaml"),
-    "gates": ("torch", "triton", "numpy", "rich", "matplotlib"),
     "configs": ("pydantic", "pydantic_core", "hydra", "omegaconf", "yaml"),
+    "gates": ("torch", "triton", "numpy", "rich", "matplotlib"),
+    "transfer/answers.py": ("ray",),
+    "transfer/spans.py": (),
+    "transfer/wire.py": ("torch", "numpy"),
+    "rollout/contract.py": ("numpy",),
+    "learner/contract.py": ("numpy",),
+    "orchestration/statistics": ("numpy",),
+    "orchestration/stream/admission.py": (),
+    "orchestration/stream/order.py": (),
+    "orchestration/stream/positions.py": (),
+    "orchestration/stream/prompt_order.py": (),
+    "orchestration/stream/finished_order.py": (),
 }
 # Who may import a heavy library; a folder stands for all of its modules.
 OWNERS = {
-    "math_verify": ("rollout/grading/symbolic.py",),
-    "latex2sympy2_extended": ("rollout/grading/symbolic.py",),
-    "sympy": ("rollout/grading/symbolic.py",),
+    "math_verify": ("rollout/rewards/grading/symbolic.py",),
+    "latex2sympy2_extended": ("rollout/rewards/grading/symbolic.py",),
+    "sympy": ("rollout/rewards/grading/symbolic.py",),
     "datasets": ("rollout/tasks/data_sets.py",),
     "vllm": (
-        "rollout/engine.py",
-        "rollout/async_llm.py",
-        "rollout/inline_llm.py",
-        "rollout/receiver.py",
+        "rollout/engines/engine.py",
+        "rollout/engines/async_llm.py",
+        "rollout/engines/inline_llm.py",
+        "rollout/engines/receiver.py",
         "transfer/communicator.py",
     ),
-    "peft": ("learner/lora.py",),
-    "deepspeed": ("learner/engine_start.py", "learner/checkpoint.py", "learner/zero.py"),
+    "peft": ("learner/model/lora.py",),
+    "deepspeed": ("learner/engine_start.py", "learner/checkpoint.py", "learner/model/zero.py"),
     "ray": (
-        "actors/",
-        "rollout/engine.py",
-        "rollout/engine_pool.py",
-        "rollout/fleet.py",
-        "rollout/graders.py",
+        "transfer/answers.py",
+        "rollout/engines/engine.py",
+        "rollout/fleets/engine_pool.py",
+        "rollout/fleets/fleet.py",
+        "rollout/rewards/graders.py",
         "learner/worker.py",
         "learner/group.py",
         "orchestration/",
     ),
 }
-# Modules that must load in milliseconds wherever a contract is read.
-LIGHT_MODULES = ("rollout/contract.py", "learner/contract.py")
-LIGHT_THIRD_PARTY = ("numpy",)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,7 +98,7 @@ class Import:
 
 def source_files(root: Path) -> list[Path]:
     """All Python files of our packages below root."""
-    return sorted(path for package in ALLOWED_OURS for path in (root / package).rglob("*.py"))
+    return sorted(path for package in PACKAGES for path in (root / package).rglob("*.py"))
 
 
 def imports_of(path: Path, root: Path) -> Iterator[Import]:
@@ -120,12 +121,20 @@ def is_within(module: str, allowed: tuple[str, ...]) -> bool:
     return any(module == name or module.startswith(f"{name}.") for name in allowed)
 
 
+def rule_for(rules: dict[str, tuple[str, ...]], name: str) -> tuple[str, tuple[str, ...]] | None:
+    """The rule of the longest path that is the file or contains it, with that path."""
+    paths = [path for path in rules if name == path or name.startswith(f"{path}/")]
+    return (longest, rules[longest]) if (longest := max(paths, key=len, default="")) else None
+
+
 def direction_breaches(path: Path, root: Path) -> Iterator[str]:
     """Imports of our packages that point the wrong way."""
-    package = path.relative_to(root).parts[0]
+    name = path.relative_to(root)
+    place, allowed = rule_for(ALLOWED_OURS, name.as_posix()) or ("", ())
+    own = place.replace("/", ".")
     for found in imports_of(path, root):
-        if found.top in ALLOWED_OURS and not is_within(found.module, (package, *ALLOWED_OURS[package])):
-            yield f"{path.relative_to(root)}:{found.line}: {package} may not import {found.module}"
+        if found.top in PACKAGES and not is_within(found.module, (own, *allowed)):
+            yield f"{name}:{found.line}: {own} may not import {found.module}"
 
 
 def owner_breaches(path: Path, root: Path) -> Iterator[str]:
@@ -142,12 +151,14 @@ def owner_breaches(path: Path, root: Path) -> Iterator[str]:
 def third_party_breaches(path: Path, root: Path) -> Iterator[str]:
     """Imports from outside in packages and modules that name what they may take."""
     name = path.relative_to(root)
-    allowed = LIGHT_THIRD_PARTY if name.as_posix() in LIGHT_MODULES else ALLOWED_THIRD_PARTY.get(name.parts[0])
-    if allowed is None:
+    rule = rule_for(ALLOWED_THIRD_PARTY, name.as_posix())
+    if rule is None:
         return
+    allowed = rule[1]
     for found in imports_of(path, root):
-        if found.top not in ALLOWED_OURS and found.top not in sys.stdlib_module_names and found.top not in allowed:
-            yield f"{name}:{found.line}: may import {', '.join(allowed)} only, not {found.module}"
+        if found.top not in PACKAGES and found.top not in sys.stdlib_module_names and found.top not in allowed:
+            named = ", ".join(allowed) or "the standard library"
+            yield f"{name}:{found.line}: may import {named} only, not {found.module}"
 
 
 def size_breaches(path: Path, root: Path) -> Iterator[str]:
@@ -163,15 +174,6 @@ def size_breaches(path: Path, root: Path) -> Iterator[str]:
             length = (node.end_lineno or node.lineno) - node.lineno + 1
             if length > MAX_FUNCTION_LINES:
                 yield f"{name}:{node.lineno}: {node.name} has {length} lines, at most {MAX_FUNCTION_LINES}"
-
-
-def shadowing_breaches(path: Path, root: Path) -> Iterator[str]:
-    """Modules of orchestration/ that hide a library: `python orchestration/run.py` puts it first on sys.path."""
-    if path.relative_to(root).parts[0] != "orchestration" or path.stem == "__init__":
-        return
-    search_path = [entry for entry in sys.path if Path(entry).resolve() != path.parent.resolve()]
-    if path.stem in sys.stdlib_module_names or importlib.machinery.PathFinder.find_spec(path.stem, search_path):
-        yield f"{path.relative_to(root)}: hides the installed module {path.stem}"
 
 
 def run_script_breaches(path: Path, root: Path) -> Iterator[str]:
@@ -192,7 +194,6 @@ CHECKS: tuple[Check, ...] = (
     owner_breaches,
     third_party_breaches,
     size_breaches,
-    shadowing_breaches,
     run_script_breaches,
 )
 
@@ -200,13 +201,13 @@ CHECKS: tuple[Check, ...] = (
 BREACHES = [
     ("gates/a.py", "import configs.schema\n", direction_breaches, "gates may not import configs.schema"),
     ("configs/a.py", "from gates import get_gate\n", direction_breaches, "configs may not import gates.get_gate"),
-    ("actors/a.py", "import learner.spec\n", direction_breaches, "actors may not import learner.spec"),
+    ("transfer/a.py", "import learner.spec\n", direction_breaches, "transfer may not import learner.spec"),
     ("learner/a.py", "from rollout import fleet\n", direction_breaches, "learner may not import rollout.fleet"),
     ("learner/a.py", "import rollout\n", direction_breaches, "learner may not import rollout"),
     ("learner/a.py", "from ..rollout import fleet\n", direction_breaches, "learner may not import rollout.fleet"),
     (
         "rollout/tasks/a.py",
-        "def f():\n    import learner.packing\n",
+        "def f():\n    import learner.batches.packing\n",
         direction_breaches,
         "a.py:2: rollout may not import",
     ),
@@ -221,23 +222,31 @@ BREACHES = [
     ("rollout/prompts.py", "if True:\n    from ray import get\n", owner_breaches, "rollout/prompts.py:2: only"),
     ("gates/a.py", "import transformers\n", third_party_breaches, "not transformers"),
     ("configs/a.py", "from torch import nn\n", third_party_breaches, "not torch.nn"),
-    ("analysis/a.py", "from orchestration import plots\n", direction_breaches, "analysis may not import orchestration"),
-    ("planning/a.py", "from orchestration import loop\n", direction_breaches, "planning may not import orchestration"),
-    ("planning/a.py", "import torch\n", third_party_breaches, "may import numpy, pydantic, yaml only"),
-    ("analysis/a.py", "import scipy.stats\n", third_party_breaches, "may import numpy only"),
-    ("actors/a.py", "import torch\n", third_party_breaches, "may import ray only"),
+    (
+        "orchestration/statistics/a.py",
+        "from orchestration.study import result\n",
+        direction_breaches,
+        "orchestration.statistics may not import orchestration.study",
+    ),
+    (
+        "orchestration/journal/a.py",
+        "from orchestration import loop\n",
+        direction_breaches,
+        "orchestration.journal may not import orchestration.loop",
+    ),
+    ("orchestration/statistics/a.py", "import torch\n", third_party_breaches, "may import numpy only"),
+    ("orchestration/stream/order.py", "import numpy\n", third_party_breaches, "may import the standard library only"),
+    ("transfer/answers.py", "import torch\n", third_party_breaches, "may import ray only"),
     ("rollout/contract.py", "import torch\n", third_party_breaches, "may import numpy only"),
     ("gates/a.py", "x = 1\n", size_breaches, "no module docstring"),
     ("gates/a.py", '"""Doc."""\n' + "x = 1\n" * 400, size_breaches, "401 lines"),
     ("gates/a.py", '"""Doc."""\ndef f():\n' + "    x = 1\n" * 60, size_breaches, "f has 61 lines"),
-    ("orchestration/queue.py", "", shadowing_breaches, "hides the installed module queue"),
-    ("orchestration/numpy.py", "", shadowing_breaches, "hides the installed module numpy"),
     ("orchestration/run.py", "class A: ...\n", run_script_breaches, "defines class A"),
     ("orchestration/run.py", "x = 1\n" * 41, run_script_breaches, "41 lines"),
 ]
 CORRECT = {
     "learner/engine_start.py": "from rollout.contract import Prompt\nimport deepspeed, gates, configs, transfer\n",
-    "planning/simulation.py": "from batching.admission import Admission\nimport configs.schema, numpy\n",
+    "orchestration/plan/simulation.py": "from batching.admission import Admission\nimport configs.schema, numpy\n",
     "orchestration/loop.py": "from . import buffer\nimport ray\nimport torch, rollout.fleet, learner.group\n",
     "gates/kernels.py": "def f():\n    import triton.language as tl\n",
 }
@@ -246,7 +255,7 @@ CORRECT = {
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_packages_keep_the_rules(check: Check) -> None:
     files = source_files(ROOT)
-    assert {path.relative_to(ROOT).parts[0] for path in files} == set(ALLOWED_OURS)
+    assert {path.relative_to(ROOT).parts[0] for path in files} == set(PACKAGES)
     breaches = [breach for path in files for breach in check(path, ROOT)]
     assert not breaches, "\n".join(breaches)
 

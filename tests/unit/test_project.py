@@ -11,6 +11,8 @@ from types import ModuleType
 
 import pytest
 
+from configs.packages import PACKAGES
+
 ROOT = Path(__file__).resolve().parents[2]
 TARGETS = ("setup", "train", "study", "test", "test-fast", "check", "bench", "bench-gates", "plots")
 
@@ -70,10 +72,10 @@ def test_ci_runs_check_and_test() -> None:
 
 def test_setup_checks_every_package_that_is_installed(setup_script: ModuleType) -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]
-    installed = sorted(pattern.removesuffix("*") for pattern in settings["include"])
-    assert sorted(setup_script.PACKAGES) == installed
-    here = sorted(path.parent.name for path in ROOT.glob("*/__init__.py"))
-    assert installed == [name for name in here if name not in ("benchmarks", "tests")]
+    left_out = [pattern.removesuffix("*") for pattern in settings["exclude"]]
+    installed = [name for path in ROOT.glob("*/__init__.py") if (name := path.parent.name) not in left_out]
+    assert sorted(installed) == sorted(PACKAGES)
+    assert setup_script.PACKAGES == PACKAGES
 
 
 def test_fresh_tree_is_not_up_to_date(setup_script: ModuleType, tree: Path) -> None:

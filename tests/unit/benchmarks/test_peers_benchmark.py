@@ -7,9 +7,9 @@ import pytest
 
 from benchmarks.peers import COOL_DOWN, WARMUP_ITERATIONS, Contest, Iteration, peer_job, rate, run_settings
 from configs.loading import load_config
-from orchestration.embedded_model import EmbeddedRecipe, new_model, new_tokenizer
 from rollout.prompts import PromptStream, load_tokenizer, prompt_encoder
 from rollout.tasks import build_task
+from rollout.tasks.embedded_model import EmbeddedRecipe, new_model, new_tokenizer
 
 
 def test_a_rate_is_samples_over_time_and_leaves_out_begin_and_end() -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.staleness import MODES, TrainedRun, sample_ratio, samples_to_reward, verdict
-from reports.figures import color_of
+from orchestration.pages.figures import color_of
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 import orchestration.checkpoint as module
 from orchestration.checkpoint import CheckpointError, CheckpointStore, RunState
-from orchestration.positions import FRESH, StreamPositions
+from orchestration.stream.positions import FRESH, StreamPositions
 
 
 def state_at(iteration: int) -> RunState:

@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actors.spans import Span
 from configs.loading import load_config
 from learner.contract import StepReport, TrainBatch
 from orchestration.checkpoint import CheckpointStore, RunState
-from orchestration.eval_records import Evaluation
-from orchestration.graded_groups import GradedGroup
-from orchestration.journal import Journal
+from orchestration.interfaces import Standing
+from orchestration.journal.eval_rows import Evaluation
+from orchestration.journal.journal import Journal
 from orchestration.loop import iterate
-from orchestration.positions import FRESH
-from orchestration.stages import Standing
+from orchestration.stream.graded_groups import GradedGroup
+from orchestration.stream.positions import FRESH
 from rollout.contract import Completion, Prompt, PromptGroup, RewardVerdict
+from transfer.spans import Span
 
 CONFIG = [
     "num_iterations=3",

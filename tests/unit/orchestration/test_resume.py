@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from configs.loading import dump_yaml, load_config
+from orchestration.journal.run_files import CONFIG_FILE
 from orchestration.run_dir import RunDirError, check_resumable
-from reports.run_files import CONFIG_FILE
 
 FREE = (
     "dry_run=true",

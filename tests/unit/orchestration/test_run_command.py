@@ -13,8 +13,8 @@ import pytest
 import orchestration.run
 from configs.loading import ConfigError
 from configs.schema import RunConfig
-from orchestration.exit_status import exit_status
 from orchestration.placement import PlacementError
+from orchestration.terminal.exit_status import exit_status
 
 ROOT = Path(__file__).resolve().parents[3]
 RUN = ROOT / "orchestration" / "run.py"

@@ -1,1 +1,0 @@
-"""What every caller of Ray actors shares: waiting for several, what went wrong in one, and spans of what they did."""

@@ -1,1 +1,0 @@
-"""How far generation may run ahead, and which finished groups make the batch of an iteration."""

@@ -1,0 +1,1 @@
+"""From graded completions to packed rows: advantages, packing, balance."""

@@ -1,0 +1,136 @@
+"""From the samples of an iteration to micro-batches: minibatches, loss weights, packed rows.
+
+In: a TrainBatch and numbers. Out: numpy MicroBatches, a pure function of the arguments; which sequences share a row,
+and which rank gets it, is row_filling.py's. Knows nothing of torch, models or ranks' communication. Loss weights are
+fixed over the global minibatch, so that loss and gradient do not depend on how sequences are split, packed or spread.
+"""
+
+from typing import Literal
+
+import numpy as np
+
+from learner.batches.rows import BY_TOKENS, RowCost, deal_rows, fill_rows
+from learner.contract import MicroBatch, TrainBatch, TrainSample
+
+Aggregation = Literal["sequence_mean", "token_mean", "constant_length"]
+
+
+def split_minibatches(
+    num_samples: int, num_minibatches: int, *, seed: int, iteration: int, epoch: int
+) -> list[np.ndarray]:
+    """A permutation of 0..num_samples-1, seeded by (seed, iteration, epoch), cut into sorted parts.
+
+    Their sizes differ by at most 1.
+    """
+    if not 1 <= num_minibatches <= num_samples:
+        raise ValueError(f"num_minibatches={num_minibatches}: must lie in 1..{num_samples}, the number of samples")
+    order = np.random.default_rng([seed, iteration, epoch]).permutation(num_samples)
+    return [np.sort(part) for part in np.array_split(order, num_minibatches)]
+
+
+def token_loss_weights(completion_lengths: np.ndarray, *, aggregation: Aggregation, max_new_tokens: int) -> np.ndarray:
+    """Weight of each token of each of the N sequences of one global minibatch, [N] float64.
+
+    sequence_mean 1 / (N |o_i|), the paper's eq. 2; token_mean 1 / sum |o_i|; constant_length 1 / (N max_new_tokens).
+    """
+    lengths = np.asarray(completion_lengths, dtype=np.float64)
+    if len(lengths) == 0 or lengths.min() < 1:
+        raise ValueError("completion_lengths: needs at least one sequence, and at least one completion token in each")
+    match aggregation:
+        case "sequence_mean":
+            return 1.0 / (len(lengths) * lengths)
+        case "token_mean":
+            return np.full(len(lengths), 1.0 / lengths.sum())
+        case "constant_length":
+            return np.full(len(lengths), 1.0 / (len(lengths) * max_new_tokens))
+    raise ValueError(f"aggregation={aggregation!r}: must be sequence_mean, token_mean or constant_length")
+
+
+def trained_samples(batch: TrainBatch, indices: np.ndarray, *, mask_truncated: bool) -> np.ndarray:
+    """Those of indices that enter the loss: all, or only completions that were not cut off. May be empty."""
+    if not mask_truncated:
+        return indices
+    return indices[[batch.samples[index].finished for index in indices]]
+
+
+def pack_minibatch(
+    batch: TrainBatch,
+    indices: np.ndarray,
+    *,
+    aggregation: Aggregation,
+    max_new_tokens: int,
+    max_tokens: int,
+    num_ranks: int,
+    row_cost: RowCost = BY_TOKENS,
+) -> list[list[MicroBatch]]:
+    """The micro-batches of one optimizer step: one list a rank, each sequence of indices exactly once.
+
+    All lists have the same length, and cost the ranks about the same by row_cost. A micro-batch holds at most
+    max_tokens tokens (prompt + completion). Where there are fewer sequences than micro-batches, ranks are kept in step
+    by fillers: the shortest sequence with loss weights 0. Empty indices give a filler a rank. Raises ValueError for a
+    sequence longer than max_tokens.
+    """
+    if len(indices) == 0:
+        shortest = min(range(len(batch.samples)), key=lambda index: len(batch.samples[index].token_ids))
+        return [[_micro_batch(batch, np.array([shortest]), np.zeros(1))] for _ in range(num_ranks)]
+    lengths = np.array([batch.samples[index].completion_length for index in indices])
+    weights = token_loss_weights(lengths, aggregation=aggregation, max_new_tokens=max_new_tokens)
+    return _pack(batch, indices, weights, max_tokens=max_tokens, num_ranks=num_ranks, row_cost=row_cost)
+
+
+def pack_all(
+    batch: TrainBatch, *, max_tokens: int, num_ranks: int, row_cost: RowCost = BY_TOKENS
+) -> list[list[MicroBatch]]:
+    """All sequences packed like a minibatch, for passes without a loss: loss weights are 1, and 0 in fillers."""
+    indices = np.arange(len(batch.samples))
+    return _pack(batch, indices, np.ones(len(indices)), max_tokens=max_tokens, num_ranks=num_ranks, row_cost=row_cost)
+
+
+def _pack(
+    batch: TrainBatch,
+    indices: np.ndarray,
+    weights: np.ndarray,
+    *,
+    max_tokens: int,
+    num_ranks: int,
+    row_cost: RowCost,
+) -> list[list[MicroBatch]]:
+    lengths = np.array([len(batch.samples[index].token_ids) for index in indices])
+    if lengths.max() > max_tokens:
+        longest = int(indices[lengths.argmax()])
+        raise ValueError(
+            f"sample {longest} has {lengths.max()} tokens: more than max_tokens_per_micro_batch={max_tokens}; "
+            f"raise learner.max_tokens_per_micro_batch or lower rollout.max_new_tokens"
+        )
+    rows = fill_rows(lengths, max_tokens=max_tokens, multiple_of=num_ranks, row_cost=row_cost)
+    dealt = deal_rows(rows, lengths, num_ranks=num_ranks, row_cost=row_cost)
+    filler = _micro_batch(batch, indices[[lengths.argmin()]], np.zeros(1))
+    return [
+        [_micro_batch(batch, indices[row], weights[row]) if row else filler for row in rank_rows] for rank_rows in dealt
+    ]
+
+
+def _micro_batch(batch: TrainBatch, indices: np.ndarray, weights: np.ndarray) -> MicroBatch:
+    samples = [batch.samples[index] for index in indices]
+    lengths = np.array([len(sample.token_ids) for sample in samples], dtype=np.int64)
+    starts = np.cumsum(lengths) - lengths
+    completion_lengths = np.array([sample.completion_length for sample in samples], dtype=np.int64)
+    return MicroBatch(
+        sample_indices=np.asarray(indices, dtype=np.int64),
+        token_ids=np.concatenate([sample.token_ids for sample in samples]).astype(np.int64),
+        position_ids=np.concatenate([np.arange(length, dtype=np.int64) for length in lengths]),
+        sequence_lengths=lengths,
+        positions=np.concatenate([start + _predicting(sample) for start, sample in zip(starts, samples, strict=True)]),
+        targets=np.concatenate([sample.token_ids[sample.prompt_length :] for sample in samples]).astype(np.int64),
+        sequence_index=np.repeat(np.arange(len(samples), dtype=np.int64), completion_lengths),
+        group_index=np.repeat(np.array([sample.group_index for sample in samples], dtype=np.int64), completion_lengths),
+        rollout_logprobs=np.concatenate([sample.rollout_logprobs for sample in samples]).astype(np.float32),
+        advantages=np.repeat(np.array([sample.advantage for sample in samples], dtype=np.float32), completion_lengths),
+        loss_weights=np.repeat(weights.astype(np.float32), completion_lengths),
+    )
+
+
+def _predicting(sample: TrainSample) -> np.ndarray:
+    """Positions within the sequence whose next token is a completion token."""
+    assert sample.prompt_length >= 1, f"a completion needs a token before it, prompt_length={sample.prompt_length}"
+    return np.arange(sample.prompt_length - 1, len(sample.token_ids) - 1, dtype=np.int64)

@@ -1,0 +1,1 @@
+"""The objective of a run: gated loss, terms, gate, statistics."""

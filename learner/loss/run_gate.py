@@ -1,0 +1,104 @@
+"""The gate of a run, as the steps of a rank go by: fixed, or with temperatures that follow a target EUR.
+
+In: the gate's section and, after each step, its metrics, which are equal on all ranks. Out: the gate in force, hence
+equal too; its temperatures as metrics; a small file in the checkpoint where they follow a target.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from configs.gates import GateConfig, TemperedGateConfig
+from gates import SoftGate
+from gates.adaptive import EurTarget, TauController, TauState
+from gates.audit import AuditTokens
+from gates.eur_curve import SIGNS, EurCurves
+from learner.loss.gate_builder import build_gate
+
+STATE_FILE = "gate.json"
+REMEDY = "resume with the version of the program that wrote it"
+
+
+class StepCurves:
+    """`sums` is [S] float64, of one size on all ranks; add those of the ranks up in place before deficits()."""
+
+    def __init__(self, curves: EurCurves, tokens: AuditTokens) -> None:
+        self._curves = curves
+        self.sums = curves.sums(
+            log_ratio=tokens.log_ratio, positive=tokens.advantages > 0, group_index=tokens.group_index
+        )
+
+    def deficits(self) -> dict[str, tuple[float, ...]]:
+        """By sign that has tokens, at the target's taus."""
+        return self._curves.deficits(self.sums)
+
+
+class RunGate:
+    """`gate` is in force for the next step."""
+
+    def __init__(self, config: GateConfig, *, num_steps: int) -> None:
+        """num_steps: optimizer steps of an iteration. Raises ValueError where a custom gate cannot be loaded."""
+        self.gate = build_gate(config)
+        self._target: EurTarget | None = None  # where the taus are fixed
+        self._controllers: dict[str, TauController] = {}  # by sign of the advantage; empty where the taus are fixed
+        if isinstance(config, TemperedGateConfig) and config.adaptive.target_eur is not None:
+            self._target = target = EurTarget(**config.adaptive.model_dump())
+            taus = self._taus()
+            self._controllers = {
+                sign: TauController(target, tau=taus[f"tau_{sign}"], num_steps=num_steps) for sign in SIGNS
+            }
+
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether the temperatures follow a target."""
+        return self._target is not None
+
+    def metrics(self) -> dict[str, float]:
+        """The temperatures in force by metric name; none for a gate without."""
+        return {f"gate/{name}": tau for name, tau in self._taus().items()}
+
+    def measure(self, tokens: AuditTokens, *, num_groups: int) -> StepCurves | None:
+        """What follow() needs of this rank's tokens of a step; None where the taus are fixed."""
+        if self._target is None:
+            return None
+        assert isinstance(self.gate, SoftGate), self.gate
+        return StepCurves(EurCurves(shape=self.gate.shape, taus=self._target.taus, num_groups=num_groups), tokens)
+
+    def follow(self, metrics: Mapping[str, float], curves: StepCurves | None) -> None:
+        """After a step that measured gate/eur_pos and gate/eur_neg (absent where no token has the sign)."""
+        if curves is None:
+            return
+        deficits = curves.deficits()
+        for sign, controller in self._controllers.items():
+            controller.observe(metrics.get(f"gate/eur_{sign}"), deficits.get(sign))
+        self._apply()
+
+    def save(self, folder: Path) -> None:
+        """Between two iterations, into a checkpoint's folder."""
+        if self._controllers:
+            states = {sign: asdict(controller.state()) for sign, controller in self._controllers.items()}
+            (folder / STATE_FILE).write_text(json.dumps(states, indent=1) + "\n", encoding="utf-8")
+
+    def restore(self, folder: Path) -> None:
+        """Goes on from what save() wrote. ValueError where another version of the program wrote it."""
+        if self._controllers:
+            states = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+            for sign, controller in self._controllers.items():
+                try:
+                    state = TauState(
+                        tau=states[sign]["tau"], curves=tuple(tuple(row) for row in states[sign]["curves"])
+                    )
+                except KeyError as error:
+                    raise ValueError(f"{folder / STATE_FILE}: no {error} of {sign}; {REMEDY}") from error
+                controller.restore(state)
+            self._apply()
+
+    def _taus(self) -> dict[str, float]:
+        gate = self.gate
+        return {"tau_pos": gate.tau_pos, "tau_neg": gate.tau_neg} if isinstance(gate, SoftGate) else {}
+
+    def _apply(self) -> None:
+        if self._controllers:
+            assert isinstance(self.gate, SoftGate), self.gate
+            self.gate = replace(self.gate, tau_pos=self._controllers["pos"].tau, tau_neg=self._controllers["neg"].tau)

@@ -1,0 +1,1 @@
+"""The policy: forward passes, logprobs, adapters, weights."""

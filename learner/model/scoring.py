@@ -1,0 +1,109 @@
+"""Log-probabilities of completion tokens under the current weights, on one rank.
+
+In: the engine that holds the policy, and packed rows or whole sequences. Out: log-probabilities, with gradient for a
+micro-batch, as numpy for a sequence or a batch. Knows nothing of objectives, optimizers or which engine it is given.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from learner.batches.packing import pack_all
+from learner.batches.rows import RowCost
+from learner.contract import MicroBatch, TrainBatch
+from learner.spec import LearnerSpec
+
+
+def to_tensor(array: np.ndarray, device: torch.device) -> Tensor:
+    """The array on the device, same shape and dtype."""
+    return torch.from_numpy(array).to(device, non_blocking=True)
+
+
+class Scorer:
+    """This rank's forward passes. Under ZeRO-3 each is collective: all ranks make the same calls in the same order."""
+
+    def __init__(
+        self,
+        engine: nn.Module,
+        spec: LearnerSpec,
+        *,
+        row_cost: RowCost,
+        rank: int,
+        world_size: int,
+        device: torch.device,
+        context: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        """engine is called as the Policy that it wraps; row_cost balances what the ranks compute.
+
+        context: entered for every pass without gradient.
+        """
+        self._engine = engine
+        self._row_cost = row_cost
+        self._rank = rank
+        self._world_size = world_size
+        self._device = device
+        self._context = context
+        self._temperature = spec.temperature
+        self._max_tokens = spec.learner.max_tokens_per_micro_batch
+        self._entropy_gradient = spec.objective.entropy_coef > 0.0
+
+    def forward(self, micro_batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        """Logprobs and entropies [K] of a micro-batch.
+
+        Entropies carry a gradient where the objective has an entropy bonus.
+        """
+        pair: tuple[Tensor, Tensor] = self._engine(
+            self._tensor(micro_batch.token_ids)[None],
+            self._tensor(micro_batch.position_ids)[None],
+            self._tensor(micro_batch.positions),
+            self._tensor(micro_batch.targets),
+            self._temperature,
+            self._entropy_gradient,
+        )
+        return pair
+
+    def batch_logprobs(self, batch: TrainBatch) -> tuple[np.ndarray, ...]:
+        """Logprobs of every completion token, one [C] float32 array a sample; each rank computes its share."""
+        lengths = [sample.completion_length for sample in batch.samples]
+        starts = np.cumsum([0, *lengths])
+        flat = torch.zeros(int(starts[-1]), dtype=torch.float32, device=self._device)
+        packed = pack_all(batch, max_tokens=self._max_tokens, num_ranks=self._world_size, row_cost=self._row_cost)
+        with self._inference():
+            for micro_batch in packed[self._rank]:
+                logprobs, _ = self.forward(micro_batch)
+                if micro_batch.loss_weights.any():  # a filler repeats a sequence that another row holds
+                    places = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in micro_batch.sample_indices])
+                    flat[self._tensor(places)] = logprobs
+        dist.all_reduce(flat, op=dist.ReduceOp.SUM)
+        return tuple(np.split(flat.cpu().numpy(), starts[1:-1]))
+
+    def sequence_logprobs(self, token_ids: np.ndarray, prompt_length: int) -> np.ndarray:
+        """Logprobs [C] float32 of a sequence's completion tokens ([P + C] ids) at temperature 1."""
+        length = len(token_ids)
+        positions = torch.arange(prompt_length - 1, length - 1, device=self._device)
+        tokens = self._tensor(np.asarray(token_ids, dtype=np.int64))
+        with self._inference():
+            logprobs, _ = self._engine(
+                tokens[None],
+                torch.arange(length, device=self._device)[None],
+                positions,
+                tokens[prompt_length:],
+                1.0,
+            )
+        return logprobs.cpu().numpy()
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        self._engine.eval()
+        try:
+            with self._context(), torch.no_grad():
+                yield
+        finally:
+            self._engine.train()
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return to_tensor(array, self._device)

@@ -1,0 +1,91 @@
+"""Evaluation on the rollout engines: prompts in, graded samples out.
+
+In: a fleet, graders, the prompts of a set and how to sample. Out: the samples of each problem as it is graded, in any
+order; or, for a run, all sets with their metrics. It leaves the engines as it found them: training groups in flight
+meanwhile go on and stay with the caller's fleet.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import ray
+
+from configs.evaluation import EvalConfig
+from configs.schema import RolloutConfig
+from orchestration.evaluate.prompts import eval_sampling
+from orchestration.evaluate.summary import summarize
+from orchestration.journal.eval_rows import EvalSample, Evaluation, in_order
+from rollout.contract import GroupVerdicts, Prompt, PromptGroup, SamplingSpec
+from rollout.fleets.fleet import RolloutFleet
+from rollout.rewards.graders import GraderPool, await_verdicts
+
+BEFORE_TRAINING = -1  # where prompts wait for room on the engines: the driver does nothing else meanwhile
+
+
+def evaluate_sets(
+    fleet: RolloutFleet,
+    graders: GraderPool,
+    sets: Mapping[str, Sequence[Prompt]],
+    config: EvalConfig,
+    rollout: RolloutConfig,
+) -> Evaluation:
+    """Every set with the weights that the engines serve."""
+    samples: dict[str, Sequence[EvalSample]] = {}
+    metrics: dict[str, float] = {}
+    for name, prompts in sets.items():
+        sampling = eval_sampling(config, rollout, name=name)
+        graded = graded_samples(fleet, graders, prompts, sampling, name=name, timeout_s=rollout.timeout_s)
+        samples[name] = in_order(sample for of_problem in graded for sample in of_problem)
+        metrics |= summarize(samples[name], name=name)
+    return Evaluation(metrics=metrics, samples=samples)
+
+
+def graded_samples(
+    fleet: RolloutFleet,
+    graders: GraderPool,
+    prompts: Sequence[Prompt],
+    sampling: SamplingSpec,
+    *,
+    name: str,
+    timeout_s: float,
+) -> Iterator[list[EvalSample]]:
+    """The samples of one problem at a time, as soon as they are graded.
+
+    Waits for engines and graders; EngineError or GradingError where one fails or keeps silent for timeout_s.
+    """
+    fleet = fleet.sibling(grade=graders.grade)
+    for prompt in prompts:
+        fleet.submit(prompt, sampling, due=BEFORE_TRAINING)
+    grading: dict[Any, Any] = {}  # reference of verdicts -> reference of their group
+    while fleet.num_in_flight or grading:
+        if fleet.num_in_flight:
+            for finished in fleet.await_finished():
+                grading[finished.verdicts_ref] = finished.group_ref
+        done = _graded(grading, at_least_one=not fleet.num_in_flight)
+        for verdicts_ref, verdicts in zip(done, await_verdicts(done, timeout_s=timeout_s), strict=True):
+            yield _samples(ray.get(grading.pop(verdicts_ref)), verdicts, name=name)
+
+
+def _graded(grading: Mapping[Any, Any], *, at_least_one: bool) -> list[Any]:
+    """References of verdicts that are there by now; at_least_one: else the oldest, to be waited for."""
+    waiting = list(grading)
+    done, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0)
+    return done or waiting[: int(at_least_one)]
+
+
+def _samples(group: PromptGroup, verdicts: GroupVerdicts, *, name: str) -> list[EvalSample]:
+    return [
+        EvalSample(
+            set=name,
+            problem=group.prompt.index,
+            sample=index,
+            prompt=group.prompt.text,
+            reference=group.prompt.reference_answer,
+            completion=completion.text,
+            length=len(completion.token_ids),
+            finished=completion.finished,
+            format=verdict.format,
+            answer=verdict.answer,
+        )
+        for index, (completion, verdict) in enumerate(zip(group.completions, verdicts.verdicts, strict=True))
+    ]

@@ -1,0 +1,132 @@
+"""One evaluation from its folder to its table: everything around evaluation.py where no run is going on.
+
+An EvaluateRequest comes in, a folder of rows and a table stay behind. What can be refused is refused first; engines
+start only where samples are missing, and serve the weights they load from the model folder.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from rich.console import Console
+
+from configs.loading import ConfigError
+from configs.schema import RunConfig
+from configs.tasks import DataTaskConfig
+from orchestration.cluster import start_cluster
+from orchestration.evaluate.command import AUTO_OUT, EvaluateRequest
+from orchestration.evaluate.prompts import chosen_problems, eval_prompts, eval_sampling
+from orchestration.evaluate.records import EvalFolder, prompts_left
+from orchestration.evaluate.settings import default_folder, settings_of
+from orchestration.evaluate.summary import summarize
+from orchestration.evaluate.tables import summary_table
+from orchestration.journal.eval_rows import EvalSample
+from orchestration.model_location import locate_model
+from orchestration.task_loading import model_tokenizer
+from orchestration.terminal.console import print_line, progress_of, redirect_output
+from rollout.contract import Prompt
+from rollout.prompts import PromptStyleError, prompt_encoder, prompt_renderer
+from rollout.tasks import Problem, build_task
+from rollout.tasks.data_sets import DataSetError
+from rollout.tasks.data_task import load_eval_sets
+
+LOG_FILE = "evaluate.log"
+
+
+def evaluate_model(request: EvaluateRequest) -> dict[str, float]:
+    """The metrics of all sets asked for. Whatever ends it, no process stays behind and the rows so far are kept."""
+    config = request.config
+    problems = _problems(request)
+    settings = settings_of(config)
+    records = EvalFolder(default_folder(settings) if request.out == AUTO_OUT else Path(request.out), settings)
+    num_samples = config.eval.samples
+    present = {name: records.begin(name, of_set, num_samples=num_samples) for name, of_set in problems.items()}
+
+    with redirect_output(records.folder / LOG_FILE) as console:
+        print_line(console, f"evaluation in {records.folder}; what libraries print goes to {LOG_FILE} there")
+        missing = {
+            name: len(of_set) * num_samples - len(present[name])
+            for name, of_set in problems.items()
+            if len(of_set) * num_samples > len(present[name])
+        }
+        num_present = sum(len(samples) for samples in present.values())
+        if num_present:
+            print_line(console, f"{num_present:,} samples are there already, {sum(missing.values()):,} to draw")
+        if missing:
+            _draw(config, {name: problems[name] for name in missing}, present, records, console)
+        metrics: dict[str, float] = {}
+        for name in problems:
+            of_set = summarize(present[name], name=name)
+            records.finish(name, present[name], of_set)
+            metrics |= of_set
+        counts = {name: len(of_set) for name, of_set in problems.items()}
+        console.print(summary_table(metrics, counts, num_samples=num_samples))
+        return metrics
+
+
+def _problems(request: EvaluateRequest) -> dict[str, Sequence[Problem]]:
+    """The problems of each set, read before anything starts; ConfigError where a set cannot be used."""
+    task = request.config.task
+    try:
+        sets = load_eval_sets(task, request.sets) if isinstance(task, DataTaskConfig) else build_task(task).eval_sets()
+    except DataSetError as error:
+        raise ConfigError(str(error).splitlines()) from error
+    return {name: chosen_problems(sets[name], request.config.eval) for name in request.sets}
+
+
+def _draw(
+    config: RunConfig,
+    problems: Mapping[str, Sequence[Problem]],
+    present: Mapping[str, list[EvalSample]],
+    records: EvalFolder,
+    console: Console,
+) -> None:
+    """Draws what is missing; each problem's samples go to the folder as soon as they are graded, and to `present`."""
+    with start_cluster(config.cluster, config.rollout, None) as cluster:
+        print_line(console, f"on {cluster.device}: {cluster.placement.describe()}")
+        model_path = locate_model(config.model, console)
+        prompts = _prompts(config, model_path, problems)
+        print_line(console, "starting engines ...")
+        # Not before this line: they import torch, seconds that a refused evaluation should not wait for.
+        from orchestration.evaluate.drawing import graded_samples
+        from orchestration.rollout_parts import start_rollout
+
+        with ExitStack() as undo:
+            fleet, graders = start_rollout(config, cluster, model_path, undo)
+            fleet.await_ready(timeout_s=config.cluster.start_timeout_s)
+            fleet.call("serve_loaded_weights", timeout_s=config.rollout.timeout_s)
+            timeout_s = config.rollout.timeout_s
+            for name, of_set in prompts.items():
+                left = prompts_left(of_set, present[name])
+                sampling = eval_sampling(config.eval, config.rollout, name=name)
+                with progress_of(console, name) as progress:
+                    progress(len(of_set) - len(left), len(of_set))
+                    for samples in graded_samples(fleet, graders, left, sampling, name=name, timeout_s=timeout_s):
+                        records.append(name, samples)
+                        present[name].extend(samples)
+                        progress(len(present[name]) // config.eval.samples, len(of_set))
+
+
+def _prompts(
+    config: RunConfig, model_path: Path | str, problems: Mapping[str, Sequence[Problem]]
+) -> dict[str, tuple[Prompt, ...]]:
+    """ConfigError where the tokenizer does not fit the prompt style, or a prompt leaves too little room."""
+    tokenizer = model_tokenizer(config, model_path)
+    try:
+        render = prompt_renderer(config.task, tokenizer)
+    except PromptStyleError as error:
+        raise ConfigError(str(error).splitlines()) from error
+    encode = prompt_encoder(tokenizer)
+    prompts = {name: eval_prompts(of_set, config.eval, encode, render) for name, of_set in problems.items()}
+    max_new_tokens = config.eval.limit_new_tokens(config.rollout.max_new_tokens)
+    room = config.model.max_model_len - max_new_tokens
+    longest = {name: max(len(prompt.token_ids) for prompt in of_set) for name, of_set in prompts.items()}
+    wrong = [
+        f"model.max_model_len={config.model.max_model_len}: the longest prompt of {name} has {length} tokens, which "
+        f"with max_new_tokens={max_new_tokens} needs {length + max_new_tokens}; raise it or lower max_new_tokens"
+        for name, length in longest.items()
+        if length > room
+    ]
+    if wrong:
+        raise ConfigError(wrong)
+    return prompts

@@ -1,0 +1,65 @@
+"""What decides the numbers of an evaluation: the settings that its folder remembers, and that a resume must share.
+
+In: the configuration and its model. Out: a flat dict of plain values by dotted name, and the default folder's name.
+Where it runs, on how many engines and with what waiting times is left out: it does not change what is measured.
+"""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from configs.schema import ModelConfig, RunConfig
+from rollout.tasks.embedded_model import EmbeddedRecipe
+
+ROOT = Path("evals")
+SAMPLED_PLACES = 16  # of a weights file; training moves every weight, so that a few tell two models apart
+SAMPLED_BYTES = 65_536
+
+
+def settings_of(config: RunConfig) -> dict[str, Any]:
+    """Every setting that changes a number, `auto` resolved where the device does not decide it."""
+    evaluation, task = config.eval, config.task
+    settings: dict[str, Any] = {
+        "model.path": config.model.path,
+        "model.weights": weights_digest(config.model),
+        "model.max_model_len": config.model.max_model_len,
+        "task": task.name,
+        "eval.num_prompts": evaluation.num_prompts,
+        "eval.samples": evaluation.samples,
+        "eval.temperature": evaluation.temperature,
+        "eval.top_p": evaluation.top_p,
+        "eval.max_new_tokens": evaluation.limit_new_tokens(config.rollout.max_new_tokens),
+        "eval.seed": evaluation.seed,
+        "rollout.dtype": config.rollout.dtype,
+    }
+    if task.name != "arithmetic":
+        settings |= {f"task.prompt.{name}": value for name, value in task.prompt.model_dump(mode="json").items()}
+    return settings
+
+
+def weights_digest(model: ModelConfig) -> str:
+    """Tells models at the same path apart: 16 hex digits of what the folder holds, or `hub` for a name on the hub."""
+    if model.path == "embedded":
+        return EmbeddedRecipe().hash()
+    folder = Path(model.path)
+    if not folder.is_dir():
+        return "hub"
+    digest = hashlib.sha256()
+    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]):
+        size = path.stat().st_size
+        digest.update(f"{path.name}/{size}/".encode())
+        with path.open("rb") as file:
+            for place in range(SAMPLED_PLACES):
+                file.seek(size * place // SAMPLED_PLACES)
+                digest.update(file.read(SAMPLED_BYTES))
+    return digest.hexdigest()[:16]
+
+
+def default_folder(settings: dict[str, Any]) -> Path:
+    """evals/<model>-<8 hex digits of the settings>: the same command finds its own rows again."""
+    names = [part for part in Path(settings["model.path"]).parts if part.strip("/.")]
+    model = re.sub(r"[^\w.-]+", "-", "-".join(names[-2:]))
+    content = json.dumps({name: value for name, value in settings.items() if name != "model.weights"}, sort_keys=True)
+    return ROOT / f"{model}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"

@@ -1,0 +1,44 @@
+"""One evaluation and its rows: a graded sample of a problem is a row of <set>.jsonl."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from orchestration.journal.json_lines import append_rows
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvalSample:
+    """One completion of one problem, with its verdict: a row of <set>.jsonl."""
+
+    set: str
+    problem: int  # index in the set
+    sample: int  # 0, 1, ... of the problem
+    prompt: str  # as the model reads it
+    reference: str
+    completion: str
+    length: int  # tokens, the end token included
+    finished: bool  # False where max_new_tokens cut it off
+    format: float  # verdict, 0 to 1
+    answer: float  # verdict; 1 is right
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """One evaluation: metrics by their names (eval/<set>/...), and every sample behind them in order, by set."""
+
+    metrics: Mapping[str, float]
+    samples: Mapping[str, Sequence[EvalSample]]
+
+
+def in_order(samples: Iterable[EvalSample]) -> list[EvalSample]:
+    """By problem, then by sample: the order of an evaluation that was never interrupted."""
+    return sorted(samples, key=lambda sample: (sample.problem, sample.sample))
+
+
+def write_samples(path: Path, samples: Iterable[EvalSample]) -> None:
+    """All rows of a set at once; the file is either there in full or as it was before."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    append_rows(temporary, [asdict(sample) for sample in samples])
+    temporary.replace(path)

@@ -1,0 +1,164 @@
+"""What a finished or stopped run left in its folder, read for a report.
+
+In: a run's folder. Out: a frozen RunRecord with its settings, rows, evaluations, prompts and some completions. Reads
+the files that docs/metrics.md describes and nothing else; computes no statistics.
+"""
+
+import hashlib
+import json
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from configs.loading import ConfigError, read_yaml
+from configs.schema import RunConfig
+from configs.tasks import DataTaskConfig
+from orchestration.journal.json_lines import read_rows
+from orchestration.journal.run_files import CONFIG_FILE, EVAL_FILE, METRICS_FILE, NOTICES_FILE, ROLLOUTS_FILE
+
+Row = Mapping[str, float]
+
+
+class RecordError(RuntimeError):
+    """A folder is not a run that can be reported; the message says why."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SampleCompletion:
+    """One completion in full text; the text is the model's, so nothing in it can be trusted."""
+
+    text: str
+    reward: float
+    num_tokens: int
+    finished: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SampleGroup:
+    """One prompt with its completions."""
+
+    iteration: int
+    prompt: str
+    reference_answer: str
+    completions: tuple[SampleCompletion, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunRecord:
+    """One run."""
+
+    folder: Path
+    config: RunConfig
+    rows: tuple[Row, ...]  # of metrics.jsonl, one an iteration
+    evals: Mapping[int, Row]  # by iterations trained before; names eval/<set>/...
+    prompts: Mapping[int, str]  # digest of each recorded prompt's text, by its position in the stream
+    first_completions: Mapping[int, str]  # digest of its completions in iteration 0, sampled from the initial model
+    samples: tuple[SampleGroup, ...]
+    notices: tuple[str, ...]  # what the log said of the gate and the set-up
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def is_finished(self) -> bool:
+        return is_complete(self.config, num_iterations=len(self.rows), evals=self.evals)
+
+    def series(self, metric: str) -> dict[int, float]:
+        """The metric by iteration, where rows have it."""
+        return {int(row["iteration"]): row[metric] for row in self.rows if metric in row}
+
+
+def is_complete(config: RunConfig, *, num_iterations: int, evals: Container[int]) -> bool:
+    """Whether a run with so many rows and these evaluations has nothing left to do.
+
+    A replay does not evaluate, nor does a task without evaluation sets.
+    """
+    wanted = config.num_iterations
+    evaluates = config.rollout.replay is None and not (isinstance(config.task, DataTaskConfig) and not config.task.eval)
+    return num_iterations >= wanted and (wanted in evals or not evaluates)
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Raises RecordError where the folder holds no run or one that cannot be read."""
+    path = folder / CONFIG_FILE
+    try:
+        config = read_yaml(path.read_text(encoding="utf-8"))
+        rows = read_rows(folder / METRICS_FILE)
+        evals: dict[int, dict[str, float]] = {}
+        for row in read_rows(folder / EVAL_FILE):
+            evals.setdefault(int(row.pop("iteration")), {}).update(row)
+        notices = tuple(dict.fromkeys(row["text"] for row in read_rows(folder / NOTICES_FILE)))
+    except FileNotFoundError:
+        raise RecordError(f"{folder}: holds no run ({CONFIG_FILE} is missing); name a run's folder") from None
+    except ConfigError as error:
+        raise RecordError(f"{path}: {'; '.join(error.lines)}; report with the version that wrote it") from None
+    except ValueError as error:
+        raise RecordError(str(error)) from None
+    prompts, first_completions, samples = _read_rollouts(folder / ROLLOUTS_FILE)
+    return RunRecord(
+        folder=folder,
+        config=config,
+        rows=tuple(rows),
+        evals=evals,
+        prompts=prompts,
+        first_completions=first_completions,
+        samples=samples,
+        notices=notices,
+    )
+
+
+def _read_rollouts(path: Path) -> tuple[dict[int, str], dict[int, str], tuple[SampleGroup, ...]]:
+    """Digests of prompts and first completions, and the first group of three iterations. Keeps no other text."""
+    prompts: dict[int, str] = {}
+    first_completions: dict[int, str] = {}
+    places: dict[int, int] = {}  # byte at which the first row of an iteration starts
+    for offset, row in _rollout_rows(path):
+        prompts[row["prompt_index"]] = _digest([row["prompt"]])
+        places.setdefault(row["iteration"], offset)
+        if row["iteration"] == 0:
+            first_completions[row["prompt_index"]] = _digest([each["text"] for each in row["completions"]])
+    iterations = sorted(places)
+    chosen = sorted({iterations[0], iterations[len(iterations) // 2], iterations[-1]}) if iterations else []
+    return prompts, first_completions, tuple(_sample(path, places[iteration]) for iteration in chosen)
+
+
+def _rollout_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Offset and content of each row; a last line that a crash has cut is passed over."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        offset = 0
+        for line in file:
+            if line.endswith(b"\n"):
+                yield offset, json.loads(line)
+            offset += len(line)
+
+
+def _sample(path: Path, offset: int) -> SampleGroup:
+    with path.open("rb") as file:
+        file.seek(offset)
+        row = json.loads(file.readline())
+    completions = tuple(
+        SampleCompletion(
+            text=each["text"], reward=each["reward"], num_tokens=each["num_tokens"], finished=each["finished"]
+        )
+        for each in row["completions"]
+    )
+    return SampleGroup(
+        iteration=row["iteration"],
+        prompt=row["prompt"],
+        reference_answer=row["reference_answer"],
+        completions=completions,
+    )
+
+
+def _digest(texts: list[str]) -> str:
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+
+
+def combined_digest(digests: Mapping[int, str]) -> str:
+    """One short fingerprint of many digests in the order of their positions."""
+    text = "".join(f"{position}:{digests[position]}\n" for position in sorted(digests))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

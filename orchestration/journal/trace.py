@@ -1,0 +1,138 @@
+"""trace.json of a run: spans as trace events that chrome://tracing and ui.perfetto.dev open.
+
+In: Spans, a batch an iteration. Out: a JSON array with one event a line, valid after every append, and the last spans
+read back. What a crash or a resume left half-written is repaired when the file is opened for writing.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from transfer.spans import Kind, Span
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+HEAD, SEPARATOR, TAIL = "[\n", ",\n", "\n]\n"
+SPAN_PHASE = "X"  # a complete event: it has a begin and a duration
+MICROSECONDS = 1_000_000
+# A publish may begin before the completions in flight have ended; events of one thread must lie within each other.
+OWN_LANE = ("engine", "publish")
+READ_LIMIT_BYTES = 4 * 2**20  # of the end of a file: hundreds of iterations
+
+
+class TraceFile:
+    """`with TraceFile(path) as trace:` appends to what is there. A kill between two appends leaves valid JSON."""
+
+    def __init__(self, path: Path) -> None:
+        if path.exists():
+            _repair(path)
+        else:
+            path.write_text(_document(_process_names()), encoding="utf-8")
+        self._file = path.open("r+b", buffering=0)
+        self._named: set[tuple[int, int]] = set()
+
+    def append(self, spans: Sequence[Span]) -> None:
+        """Adds spans, in one write over the closing bracket; to the disk it goes when the system likes."""
+        if not spans:
+            return
+        events = [*self._new_names(spans), *map(_event, spans)]
+        self._file.seek(-len(TAIL), 2)
+        self._file.write((SEPARATOR + _joined(events) + TAIL).encode())
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> "TraceFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _new_names(self, spans: Sequence[Span]) -> Iterable[dict[str, Any]]:
+        for span in spans:
+            place = _place(span)
+            if place not in self._named:
+                self._named.add(place)
+                label = f"{span.track} {span.name}" if (span.kind, span.name) == OWN_LANE else span.track
+                yield _name_event("thread_name", *place, label)
+
+
+def read_spans(path: Path, *, limit_bytes: int = READ_LIMIT_BYTES) -> list[Span]:
+    """The spans of the last limit_bytes of a trace, none where there is no file; a cut last line is passed over."""
+    if not path.exists():
+        return []
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - limit_bytes))
+        lines = file.read().decode("utf-8", errors="replace").split("\n")
+    return [_span(event) for event in _events(lines) if event["ph"] == SPAN_PHASE]
+
+
+def _repair(path: Path) -> None:
+    """Brings a file that was cut back to valid JSON: events that are whole stay, the rest goes."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - len(TAIL)))
+        if file.read() == TAIL.encode():
+            return
+    events = _events(path.read_text(encoding="utf-8", errors="replace").split("\n")) or _process_names()
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(_document(events), encoding="utf-8")
+    temporary.replace(path)
+
+
+def _events(lines: Iterable[str]) -> list[dict[str, Any]]:
+    """The events among lines, each on a line of its own."""
+    found = []
+    for line in lines:
+        try:
+            event = json.loads(line.removesuffix(","))
+        except ValueError:  # the brackets, or a line that a crash has cut
+            continue
+        if isinstance(event, dict) and "ph" in event:
+            found.append(event)
+    return found
+
+
+def _document(events: Iterable[dict[str, Any]]) -> str:
+    return HEAD + _joined(events) + TAIL
+
+
+def _joined(events: Iterable[dict[str, Any]]) -> str:
+    return SEPARATOR.join(json.dumps(event, separators=(",", ":")) for event in events)
+
+
+def _event(span: Span) -> dict[str, Any]:
+    process, thread = _place(span)
+    start_us = round(span.start_s * MICROSECONDS)
+    return {
+        "name": span.name,
+        "cat": span.kind,
+        "ph": SPAN_PHASE,
+        "ts": start_us,
+        "dur": round(span.end_s * MICROSECONDS) - start_us,
+        "pid": process,
+        "tid": thread,
+    }
+
+
+def _span(event: dict[str, Any]) -> Span:
+    start_s = event["ts"] / MICROSECONDS
+    return Span(
+        name=event["name"],
+        kind=event["cat"],
+        index=event["tid"] // 2,
+        start_s=start_s,
+        end_s=start_s + event["dur"] / MICROSECONDS,
+    )
+
+
+def _place(span: Span) -> tuple[int, int]:
+    """Process and thread of a span in the trace: kinds are processes, their members have two threads each."""
+    return KINDS.index(span.kind), 2 * span.index + int((span.kind, span.name) == OWN_LANE)
+
+
+def _process_names() -> list[dict[str, Any]]:
+    return [_name_event("process_name", number, 0, f"{kind}s") for number, kind in enumerate(KINDS)]
+
+
+def _name_event(name: str, process: int, thread: int, label: str) -> dict[str, Any]:
+    return {"name": name, "ph": "M", "pid": process, "tid": thread, "args": {"name": label}}

@@ -1,0 +1,146 @@
+"""Pictures of a report: curves over iterations with bands over seeds, and means with intervals.
+
+In: numbers with their labels and units. Out: SVG bytes, or a PNG file; the same numbers give the same bytes. Knows no
+run folder and no statistics.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from orchestration.statistics.seeds import SeedMean
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart; a name always has its colour.
+COLORS = {
+    "sigmoid": "#0072B2",
+    "erf": "#009E73",
+    "arctan": "#D55E00",
+    "softsign": "#CC79A7",
+    "power": "#56B4E9",
+    "clip": "#000000",
+}
+OTHER_COLORS = ("#E69F00", "#56B4E9", "#8C564B", "#7F7F7F", "#B8A800")
+BAND_OPACITY = 0.15
+STYLES = ("-", "--", ":")
+PANELS_IN_A_ROW = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """One curve; low and high bound its band, and equal the curve where there is none."""
+
+    name: str  # of its colour and in the legend
+    style: int  # index into STYLES
+    x: np.ndarray  # [N]
+    y: np.ndarray  # [N]
+    low: np.ndarray  # [N]
+    high: np.ndarray  # [N]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Panel:
+    """One plot over iterations."""
+
+    title: str
+    unit: str
+    log: bool
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dots:
+    """One row of a plot of means: a mean with its interval, and the values it is the mean of."""
+
+    name: str
+    mean: SeedMean
+    values: tuple[float, ...]
+
+
+def panel_svg(panel: Panel) -> bytes:
+    figure = new_figure(width=5.2, height=3.3)
+    _draw_panel(figure.subplots(), panel, legend=True)
+    return svg_of(figure)
+
+
+def dots_svg(title: str, unit: str, rows: Sequence[Dots]) -> bytes:
+    """Means and intervals side by side, one row a name."""
+    figure = new_figure(width=5.2, height=1.2 + 0.36 * len(rows))
+    axes = figure.subplots()
+    for place, row in enumerate(rows):
+        color = color_of(row.name)
+        if row.mean.low is not None and row.mean.high is not None:
+            axes.plot([row.mean.low, row.mean.high], [place, place], color=color, linewidth=2.0)
+        axes.plot(row.values, [place] * len(row.values), "o", color=color, markersize=3.5, alpha=0.5)
+        axes.plot([row.mean.mean], [place], "D", color=color, markersize=6)
+    axes.set_yticks(range(len(rows)), [row.name for row in rows])
+    axes.invert_yaxis()
+    axes.set(title=title, xlabel=unit)
+    axes.grid(alpha=0.25, axis="x")
+    axes.spines[["top", "right"]].set_visible(False)
+    return svg_of(figure)
+
+
+def save_panels(panels: Sequence[Panel], path: Path, *, title: str) -> None:
+    """All panels in one PNG, three in a row, for a README."""
+    columns = min(PANELS_IN_A_ROW, len(panels))
+    rows = -(-len(panels) // PANELS_IN_A_ROW)
+    figure = new_figure(width=4.0 * columns, height=3.2 * rows)
+    figure.suptitle(title)
+    places = figure.subplots(rows, columns, squeeze=False).flat
+    for panel, axes in zip(panels, places, strict=False):
+        _draw_panel(axes, panel, legend=False)
+    for axes in places:
+        axes.set_visible(False)
+    named = {
+        label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=len(named) or 1, frameon=False)
+    temporary = path.with_name(f".{path.name}.tmp")
+    figure.savefig(temporary, format="png", dpi=100, metadata={"Software": None})
+    temporary.replace(path)
+
+
+def color_of(name: str) -> str:
+    """The colour of a gate; other names share a few, by their letters."""
+    return COLORS.get(name) or OTHER_COLORS[sum(map(ord, name)) % len(OTHER_COLORS)]
+
+
+def _draw_panel(axes: Axes, panel: Panel, *, legend: bool) -> None:
+    for line in panel.lines:
+        color = color_of(line.name)
+        label = line.name if line.style == 0 else "_"
+        axes.plot(line.x, line.y, STYLES[line.style], color=color, label=label, linewidth=1.4)
+        if not (np.array_equal(line.low, line.y) and np.array_equal(line.high, line.y)):
+            axes.fill_between(line.x, line.low, line.high, color=color, alpha=BAND_OPACITY, linewidth=0)
+    if not panel.lines:
+        axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", va="center", color="0.5")
+    axes.set(title=panel.title, ylabel=panel.unit, xlabel="iteration")
+    # A logarithmic axis has no place for zeros, such as the variance of ratios that are all 1.
+    if panel.log and any((line.low > 0).any() for line in panel.lines):
+        axes.set_yscale("log", nonpositive="mask")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    if legend and len(panel.lines) > 1:
+        axes.legend(frameon=False, fontsize="small")
+
+
+def new_figure(*, width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def svg_of(figure: Figure) -> bytes:
+    target = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "softgate", "svg.fonttype": "path"}):  # ids that do not change
+        figure.savefig(target, format="svg", metadata={"Date": None, "Creator": None})
+    return target.getvalue()

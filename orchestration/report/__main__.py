@@ -1,0 +1,51 @@
+"""`python -m orchestration.report FOLDER ...`: writes the report of runs and of studies.
+
+In: folders. Out: report.html in each, for a study also Markdown, CSV and a picture; an exit status. Starts nothing.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from orchestration.journal.run_record import RecordError
+from orchestration.terminal.exit_status import exit_status, print_answer
+
+HELP_FLAGS = ("-h", "--help")
+USAGE = """\
+softgate report: writes report.html for finished and for interrupted runs, and for studies.
+
+usage: python -m orchestration.report FOLDER [FOLDER ...]
+
+FOLDER is a run's folder (curves, final numbers, settings, sample completions) or a study's (docs/study.md).
+
+Exit status: 0 done, 1 a folder holds nothing to report.\
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    if any(flag in HELP_FLAGS for flag in arguments):
+        print_answer(USAGE)
+        return 0
+    try:
+        if not arguments:
+            raise RecordError("no folder was named; see --help")
+        for folder in map(Path, arguments):
+            for path in _write(folder):
+                print_answer(str(path))
+    except RuntimeError as error:
+        return exit_status(error)
+    return 0
+
+
+def _write(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise RecordError(f"{folder}: is not a folder; name that of a run or of a study")
+    # Not before: matplotlib takes a second that --help need not.
+    from orchestration.report.run_report import write_run_report
+    from orchestration.study.report import is_study, write_study_report
+
+    return write_study_report(folder) if is_study(folder) else [write_run_report(folder)]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,83 @@
+"""The Gantt picture of a run's last iterations: a row a process, a bar a span.
+
+In: spans. Out: SVG bytes, or nothing where no iteration has ended; the same spans give the same bytes.
+"""
+
+from collections.abc import Sequence
+from typing import get_args
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from orchestration.pages.figures import new_figure, svg_of
+from transfer.spans import Kind, Span
+
+NUM_ITERATIONS = 3
+ROWS_PER_KIND = 8  # of a large cluster the first of each kind are drawn
+ITERATION = "iteration"  # the driver's span around the stages of one
+# Colours of the palette in figures.py; what belongs together across processes shares one. In the order of the legend.
+COLORS = {
+    "wait": "#D9DCE1",
+    "generate": "#0072B2",
+    "grade": "#56B4E9",
+    "score": "#E69F00",
+    "load": "#E69F00",
+    "old_logprobs": "#E69F00",
+    "step": "#009E73",
+    "update": "#009E73",
+    "send": "#CC79A7",
+    "publish": "#CC79A7",
+    "evaluate": "#8C564B",
+    "checkpoint": "#7F7F7F",
+}
+OTHER_COLOR = "#B8A800"
+BAR_HEIGHT = 0.8
+
+
+def last_iterations(spans: Sequence[Span], *, count: int = NUM_ITERATIONS) -> tuple[float, float] | None:
+    """Begin and end, in unix seconds, of the last iterations among the spans; None where none has ended."""
+    iterations = sorted((span.start_s, span.end_s) for span in spans if span.name == ITERATION)[-count:]
+    return (iterations[0][0], iterations[-1][1]) if iterations else None
+
+
+def gantt_svg(spans: Sequence[Span]) -> bytes | None:
+    """The last NUM_ITERATIONS iterations; time in seconds from their begin."""
+    window = last_iterations(spans)
+    if window is None:
+        return None
+    begin_s, end_s = window
+    shown = [span for span in spans if span.end_s >= begin_s and span.start_s <= end_s and span.index < ROWS_PER_KIND]
+    kinds = get_args(Kind)
+    tracks = list(dict.fromkeys(s.track for s in sorted(shown, key=lambda s: (kinds.index(s.kind), s.index))))
+    figure = new_figure(width=11.0, height=1.3 + 0.32 * len(tracks))
+    axes = figure.subplots()
+    names = [*COLORS, *sorted({span.name for span in shown} - {*COLORS, ITERATION})]
+    for name in names:
+        _draw_bars(axes, [span for span in shown if span.name == name], tracks, begin_s=begin_s)
+    for start_s in sorted(span.start_s for span in shown if span.name == ITERATION):
+        axes.axvline(start_s - begin_s, color="0.4", linewidth=0.8, linestyle=":")
+    axes.set_yticks(range(len(tracks)), tracks)
+    axes.set_ylim(len(tracks) - 0.4, -0.6)
+    axes.set_xlim(0.0, max(end_s - begin_s, 1e-6))
+    axes.set_xlabel("s")
+    axes.spines[["top", "right"]].set_visible(False)
+    _draw_legend(figure, [name for name in names if any(span.name == name for span in shown)])
+    return svg_of(figure)
+
+
+def _draw_legend(figure: Figure, names: Sequence[str]) -> None:
+    """One entry a colour, with all the names that it stands for."""
+    labels: dict[str, list[str]] = {}
+    for name in names:
+        labels.setdefault(COLORS.get(name, OTHER_COLOR), []).append(name)
+    patches = [Patch(color=color, label=", ".join(of_color)) for color, of_color in labels.items()]
+    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False, fontsize="small")
+
+
+def _draw_bars(axes: Axes, spans: Sequence[Span], tracks: Sequence[str], *, begin_s: float) -> None:
+    for track in {span.track for span in spans}:
+        bars = [(span.start_s - begin_s, span.end_s - span.start_s) for span in spans if span.track == track]
+        name = spans[0].name
+        place = tracks.index(track) - BAR_HEIGHT / 2
+        axes.broken_barh(bars, (place, BAR_HEIGHT), facecolor=COLORS.get(name, OTHER_COLOR), linewidth=0)

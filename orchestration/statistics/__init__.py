@@ -1,0 +1,1 @@
+"""Statistics of results: intervals over seeds and problems, pass@k."""

@@ -1,0 +1,1 @@
+"""From prompts to graded batches: admission, buffers, order, recordings."""

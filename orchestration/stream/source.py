@@ -1,0 +1,18 @@
+"""What the loop asks of whoever has graded batches: a live stream, a recording, or one around another."""
+
+from typing import Protocol
+
+from orchestration.stream.graded_groups import GradedGroup
+from orchestration.stream.positions import StreamPositions
+
+
+class GroupSource(Protocol):
+    """Graded batches, one iteration at a time."""
+
+    def admit(self, published_version: int) -> None: ...
+
+    def take(self, iteration: int) -> list[GradedGroup]: ...
+
+    def positions(self) -> StreamPositions: ...
+
+    def summary(self) -> dict[str, float]: ...

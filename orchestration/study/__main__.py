@@ -1,0 +1,137 @@
+"""`python -m orchestration.study`: trains every gate with every seed and reports what can be told apart.
+
+In: the arguments. Out: one run folder an arm, the report, and an exit status (told by --help). Every arm is checked
+before the first starts; a study that stopped is continued by naming its folder.
+"""
+
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+
+from configs.loading import ConfigError
+from configs.tasks import DataTaskConfig
+from orchestration.run_dir import next_free
+from orchestration.study.arms import arm_status, refuse_other_settings
+from orchestration.study.help import help_text
+from orchestration.study.launch import JobLauncher, Launcher, LocalLauncher
+from orchestration.study.lock import hold_study
+from orchestration.study.progress import StudyProgress
+from orchestration.study.schedule import run_arms
+from orchestration.study.settings import Arm, StudyConfig, plan_arms, split_settings
+from orchestration.terminal.console import print_line
+from orchestration.terminal.exit_status import FAILED, exit_status, print_answer
+from orchestration.user_code import refuse_unusable_code
+
+HELP_FLAGS = ("-h", "--help")
+ROOT_FOLDER, STEM = Path("runs"), "study"
+
+
+def main(arguments: Sequence[str]) -> int:
+    signal.signal(signal.SIGTERM, _as_interrupt)
+    try:
+        if any(flag in HELP_FLAGS for flag in arguments):
+            print_answer(help_text())
+            return 0
+        study, settings = split_settings(arguments)
+        auto = study.study_dir == "auto"
+        # Checked first in a folder of any name: nothing is written before all arms are accepted.
+        named = ROOT_FOLDER / f"{STEM}-NNN" if auto else Path(study.study_dir)
+        arms = plan_arms(study, settings, study_dir=named.resolve())
+        _refuse_what_cannot_run(study, arms)
+        if study.dry_run:
+            print_answer(_described(study, arms, named))
+            return 0
+        if study.launcher == "local":  # a cluster's nodes may see other files
+            _refuse_unreadable_data([arm for arm in arms if _is_to_read_data(arm, named)])
+        study_dir = next_free(ROOT_FOLDER, STEM) if auto else Path(study.study_dir).resolve()
+        return run_study(study, plan_arms(study, settings, study_dir=study_dir), study_dir, arguments=arguments)
+    except (ValueError, RuntimeError, KeyboardInterrupt) as error:
+        return exit_status(error)
+
+
+def run_study(study: StudyConfig, arms: Sequence[Arm], study_dir: Path, *, arguments: Sequence[str]) -> int:
+    """Runs what is not finished, then writes the report; 1 where an arm failed."""
+    console = Console()
+    study_dir.mkdir(parents=True, exist_ok=True)
+    with hold_study(study_dir) as lock:
+        statuses = [arm_status(arm, study_dir) for arm in arms]
+        refuse_other_settings(statuses)
+        print_line(console, f"study folder {study_dir}: {len(arms)} arms")
+        try:
+            with StudyProgress(statuses, console) as progress:
+                failures = run_arms(
+                    statuses,
+                    study_dir,
+                    launcher=_launcher(study, lock),
+                    parallel=study.parallel,
+                    observer=progress,
+                )
+        except KeyboardInterrupt:
+            print_line(console, f"stopped; to go on: {_command(arguments, study_dir)}")
+            raise
+        from orchestration.study.report import write_study_report  # matplotlib: not before it is needed
+
+        for path in write_study_report(study_dir):
+            print_line(console, f"report: {path}")
+    for failure in failures:
+        print_line(console, f"{failure.name} failed: {failure.reason}; see {failure.log_path}")
+    if failures:
+        print_line(console, f"to try again: {_command(arguments, study_dir)}")
+    return FAILED if failures else 0
+
+
+def _refuse_what_cannot_run(study: StudyConfig, arms: Sequence[Arm]) -> None:
+    refuse_unusable_code([arm.config for arm in arms])
+    if study.launcher == "jobs" and any(arm.config.cluster.address == "local" for arm in arms):
+        raise ConfigError(["cluster.address=local: would start a Ray of its own in each job; leave it out"])
+
+
+def _is_to_read_data(arm: Arm, study_dir: Path) -> bool:
+    """A replay has its prompts in the recording."""
+    return arm.kind == "live" and arm_status(arm, study_dir).state != "finished"
+
+
+def _refuse_unreadable_data(arms: Sequence[Arm]) -> None:
+    """Reads the data sets that all arms share, so that they are refused once and not by every arm after its start."""
+    task = arms[0].config.task if arms else None
+    if isinstance(task, DataTaskConfig):
+        from rollout.tasks.data_sets import DataSetError
+        from rollout.tasks.data_task import DataTask
+
+        try:
+            DataTask.load(task)
+        except DataSetError as error:
+            raise ConfigError(str(error).splitlines()) from error
+
+
+def _launcher(study: StudyConfig, lock: int) -> Launcher:
+    if study.launcher == "jobs":
+        return JobLauncher(address=study.jobs_address)
+    return LocalLauncher(inherited_fd=lock)
+
+
+def _as_interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _command(arguments: Sequence[str], study_dir: Path) -> str:
+    kept = [text for text in arguments if not text.startswith("study_dir=")]
+    return shlex.join(["python", "-m", "orchestration.study", *kept, f"study_dir={study_dir}"])
+
+
+def _described(study: StudyConfig, arms: Sequence[Arm], folder: Path) -> str:
+    """What `dry_run=true` prints: the commands of the arms, and how much there is to train."""
+    iterations = sum(arm.config.num_iterations for arm in arms)
+    total = f"{len(arms)} arms, {iterations} iterations in all, {study.parallel} arm(s) at once; their commands:"
+    run = ["python", "orchestration/run.py"]
+    commands = [shlex.join([*run, *arm.overrides, f"run_dir={folder / arm.name}"]) for arm in arms]
+    return "\n".join([f"Study in {folder}: {total}", *(f"  {command}" for command in commands)])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,206 @@
+"""The paper's findings, measured on a study's runs, and what a reader must know before believing them.
+
+In: the finished arms. Out: how soon each gate learns the format, how entropy and EUR move together, how far ratios
+went, and warnings in plain words. Pure; the statistics are those of orchestration/statistics/seeds.py.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from configs.differences import differences
+from configs.gates import CustomGateConfig
+from orchestration.journal.run_record import combined_digest
+from orchestration.statistics.seeds import SeedMean, correlation, seed_mean
+from orchestration.study.result import KINDS, StudyArm, by_gate
+from orchestration.study.settings import Kind
+
+FORMAT_TARGET = 0.9
+RATIO_REACH = 0.01  # ratios that stay this close to 1 tell no gate from another
+# What may differ between the arms of a study without changing what is compared.
+NOT_COMPARED = ("gate", "seed", "run_dir", "resume", "dry_run", "cluster", "journal", "checkpoint", "publish")
+NOT_COMPARED_ROLLOUT = ("rollout.record", "rollout.replay")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FormatSpeed:
+    """When a gate reaches a format reward of FORMAT_TARGET, and how many times sooner than the clip."""
+
+    gate: str
+    kind: Kind
+    reached: Mapping[int, int | None]  # by seed: the first such iteration, from 1; None: never
+    iteration: SeedMean | None  # over the seeds that reached it
+    # geometric mean over seeds of clip's iteration / the gate's, where both reached it; None: no such seed, or no clip
+    times_sooner: SeedMean | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Coupling:
+    """Pearson correlation of policy entropy and EUR over the iterations of a run, mean over seeds."""
+
+    gate: str
+    kind: Kind
+    levels: SeedMean | None
+    changes: SeedMean | None  # from one iteration to the next: without the trend that both have in common
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reach:
+    """How far a gate let the policy go from the one that sampled; means over seeds."""
+
+    gate: str
+    kind: Kind
+    entropy: SeedMean | None  # mean of the run, nats
+    ratio_variance: SeedMean | None  # mean of the run
+    largest_ratio: float | None  # of all seeds
+    largest_grad_norm: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SeedPrompts:
+    """What shows that the arms of one seed saw the same."""
+
+    seed: int
+    fingerprint: str | None  # of the recorded prompts in stream order; None: none recorded, or arms differ
+    same_prompts: bool | None  # None: none recorded
+    same_first_completions: bool | None  # the initial model, sampled with the same seeds; None: none recorded
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claims:
+    """All of it."""
+
+    baseline: str | None  # the gate that times_sooner refers to
+    speeds: tuple[FormatSpeed, ...]
+    couplings: tuple[Coupling, ...]
+    reaches: tuple[Reach, ...]
+    prompts: tuple[SeedPrompts, ...]
+    warnings: tuple[str, ...]
+
+
+def measure_claims(arms: Sequence[StudyArm]) -> Claims:
+    """The claims of finished arms, gates in the order in which they first appear."""
+    groups = by_gate(arms)
+    baseline = next((arm.gate for arm in arms if arm.record.config.gate.name == "clip"), None)
+    reached = {key: {arm.seed: first_iteration_at(arm, FORMAT_TARGET) for arm in each} for key, each in groups.items()}
+    prompts = tuple(_prompts_of(seed, arms) for seed in sorted({arm.seed for arm in arms}))
+    return Claims(
+        baseline=baseline,
+        speeds=tuple(
+            _speed(gate, kind, reached[gate, kind], {} if gate == baseline else reached.get((baseline or "", kind), {}))
+            for gate, kind in groups
+        ),
+        couplings=tuple(_coupling(gate, kind, group) for (gate, kind), group in groups.items()),
+        reaches=tuple(_reach(gate, kind, group) for (gate, kind), group in groups.items()),
+        prompts=prompts,
+        warnings=tuple(_warnings(arms, prompts)),
+    )
+
+
+def first_iteration_at(arm: StudyArm, target: float) -> int | None:
+    """The first iteration, counted from 1, whose mean format reward is at least the target."""
+    series = arm.record.series("reward/format")
+    return next((iteration + 1 for iteration in sorted(series) if series[iteration] >= target), None)
+
+
+def stayed_at_one(arm: StudyArm) -> bool:
+    """Whether no ratio left 1 +- RATIO_REACH."""
+    largest, smallest = (arm.record.series(f"ratio/{end}").values() for end in ("max", "min"))
+    return bool(largest) and max(largest) <= 1.0 + RATIO_REACH and min(smallest, default=1.0) >= 1.0 - RATIO_REACH
+
+
+def _speed(gate: str, kind: Kind, reached: Mapping[int, int | None], baseline: Mapping[int, int | None]) -> FormatSpeed:
+    found = {seed: iteration for seed, iteration in reached.items() if iteration is not None}
+    logs = [math.log(other / found[seed]) for seed, other in baseline.items() if seed in found and other is not None]
+    times_sooner = seed_mean(logs).transformed(math.exp) if logs else None
+    iteration = seed_mean(list(found.values())) if found else None
+    return FormatSpeed(gate=gate, kind=kind, reached=reached, iteration=iteration, times_sooner=times_sooner)
+
+
+def _coupling(gate: str, kind: Kind, arms: Sequence[StudyArm]) -> Coupling:
+    levels, changes = [], []
+    for arm in arms:
+        entropy, eur = arm.record.series("policy/entropy"), arm.record.series("gate/eur")
+        common = sorted(entropy.keys() & eur.keys())
+        first, second = [entropy[iteration] for iteration in common], [eur[iteration] for iteration in common]
+        levels.append(correlation(first, second))
+        changes.append(correlation(np.diff(first).tolist(), np.diff(second).tolist()))
+    return Coupling(gate=gate, kind=kind, levels=_mean_of(levels), changes=_mean_of(changes))
+
+
+def _reach(gate: str, kind: Kind, arms: Sequence[StudyArm]) -> Reach:
+    def means(metric: str) -> SeedMean | None:
+        return _mean_of([_mean(list(arm.record.series(metric).values())) for arm in arms])
+
+    def largest(metric: str) -> float | None:
+        return max((value for arm in arms for value in arm.record.series(metric).values()), default=None)
+
+    return Reach(
+        gate=gate,
+        kind=kind,
+        entropy=means("policy/entropy"),
+        ratio_variance=means("ratio/variance"),
+        largest_ratio=largest("ratio/max"),
+        largest_grad_norm=largest("grad_norm"),
+    )
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None
+
+
+def _mean_of(values: Sequence[float | None]) -> SeedMean | None:
+    present = [value for value in values if value is not None]
+    return seed_mean(present) if present else None
+
+
+def _prompts_of(seed: int, arms: Sequence[StudyArm]) -> SeedPrompts:
+    """Compared on the positions that all arms of the seed recorded."""
+    records = [arm.record for arm in arms if arm.seed == seed]
+    common = set.intersection(*(set(record.prompts) for record in records))
+    digests = {combined_digest({position: record.prompts[position] for position in common}) for record in records}
+    same = None
+    sampled = [record.first_completions for record in records if record.first_completions]
+    if sampled:
+        shared = set.intersection(*(set(each) for each in sampled))
+        same = len({combined_digest({position: each[position] for position in shared}) for each in sampled}) == 1
+    fingerprint = next(iter(digests)) if common and len(digests) == 1 else None
+    same_prompts = len(digests) == 1 if common else None
+    return SeedPrompts(seed=seed, fingerprint=fingerprint, same_prompts=same_prompts, same_first_completions=same)
+
+
+def _warnings(arms: Sequence[StudyArm], prompts: Sequence[SeedPrompts]) -> list[str]:
+    found = []
+    still = [arm.record.name for arm in arms if stayed_at_one(arm)]
+    if still:
+        found.append(
+            f"Ratios never left 1 ± 1 % in {', '.join(still)}: there every gate has a slope near 1 and trains alike. "
+            f"Raise learner.num_minibatches, learner.num_epochs, learner.lr or max_staleness."
+        )
+    for arm in arms:
+        gate = arm.record.config.gate
+        if isinstance(gate, CustomGateConfig) and gate.allow_inadmissible:
+            told = [notice for notice in arm.record.notices if notice.startswith("gate.allow_inadmissible")]
+            found.append(f"{arm.record.name} trained with gate.allow_inadmissible=true. {' '.join(told)}".rstrip())
+    for kind in KINDS:
+        records = [arm.record for arm in arms if arm.kind == kind]
+        names = sorted(
+            {
+                name
+                for record in records[1:]
+                for name, _, _ in differences(records[0].config, record.config)
+                if name.partition(".")[0] not in NOT_COMPARED and name not in NOT_COMPARED_ROLLOUT
+            }
+        )
+        if names:
+            found.append(f"Arms differ in more than gate and seed: {', '.join(names)}.")
+    if len({arm.seed for arm in arms}) == 1:
+        found.append("One seed only: no intervals, and no difference can be told from chance.")
+    for seed in prompts:
+        if seed.same_prompts is False:
+            found.append(f"Seed {seed.seed}: arms saw different prompts.")
+        if seed.same_first_completions is False:
+            found.append(f"Seed {seed.seed}: arms sampled different completions from the initial model.")
+    return found

@@ -1,0 +1,163 @@
+"""Starts one run of a study and asks how it goes: as a child process here, or as a job on a Ray cluster.
+
+In: the arguments of `python orchestration/run.py`. Out: a Launched run that can be polled and stopped. Both launchers
+go through the public command, so an arm is what a person would get by typing it.
+"""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN_SCRIPT = "orchestration/run.py"
+ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+POLL_S = 0.5
+STOP_TIMEOUT_S = 60.0  # a run that was interrupted ends its actors and Ray in a few seconds
+
+
+class LaunchError(RuntimeError):
+    """A run could not be started; the message says what to check."""
+
+
+class Launched(Protocol):
+    """A run that was started."""
+
+    def exit_status(self) -> int | None:
+        """None while it runs; 0 where it ended well."""
+
+    def interrupt(self) -> None:
+        """Asks it to end as Ctrl-C would; returns at once."""
+
+    def await_end(self) -> None:
+        """Waits for the end after interrupt(), and ends it the hard way where that takes too long."""
+
+
+class Launcher(Protocol):
+    """Starts runs."""
+
+    def start(self, name: str, arguments: Sequence[str], *, log_path: Path) -> Launched:
+        """Starts the run `name`; what it prints is appended to log_path."""
+
+
+class LocalLauncher:
+    """Runs as child processes of this one.
+
+    inherited_fd stays open in each child: a lock on it holds as long as any of them lives.
+    """
+
+    def __init__(self, *, inherited_fd: int, script: Path = ROOT / RUN_SCRIPT) -> None:
+        self._inherited_fd = inherited_fd
+        self._script = script
+
+    def start(self, name: str, arguments: Sequence[str], *, log_path: Path) -> "LocalRun":
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+        with log_path.open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, str(self._script), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                pass_fds=(self._inherited_fd,),
+                # A terminal sends Ctrl-C to its whole group; the study passes it on, to the driver of each run only.
+                start_new_session=True,
+            )
+        return LocalRun(process)
+
+
+class LocalRun:
+    """A child process; see Launched."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        self._process = process
+
+    def exit_status(self) -> int | None:
+        return self._process.poll()
+
+    def interrupt(self) -> None:
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+
+    def await_end(self) -> None:
+        try:
+            self._process.wait(timeout=STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._kill()
+        except KeyboardInterrupt:  # the second Ctrl-C: no more patience, and no process left behind
+            self._kill()
+            raise
+
+    def _kill(self) -> None:
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+class JobLauncher:
+    """Runs as jobs of a Ray cluster, each in a copy of this project's folder; study_dir must be shared by all nodes.
+
+    address: of the job server, such as http://head:8265, or "auto" for what Ray's environment variables name. Where
+    the cluster uses token authentication, Ray's default, RAY_AUTH_MODE=token must stand in the environment.
+    """
+
+    def __init__(self, *, address: str) -> None:
+        from ray.exceptions import RayError  # a second to import, which the local launcher does without
+        from ray.job_submission import JobSubmissionClient
+
+        named = [f"{name}={os.environ[name]}" for name in ADDRESS_VARIABLES if name in os.environ]
+        if address != "auto" and named:  # Ray would prefer the variable without a word
+            raise LaunchError(
+                f"jobs_address={address}: Ray goes by {named[0]} instead; unset it or leave out the setting"
+            )
+        self._errors = (OSError, RuntimeError, ValueError, RayError)
+        try:
+            self._client: Any = JobSubmissionClient(None if address == "auto" else address)
+        except self._errors as error:
+            raise LaunchError(f"jobs_address={address}: no Ray job server answers ({_told(error)})") from error
+
+    def start(self, name: str, arguments: Sequence[str], *, log_path: Path) -> "JobRun":
+        variables = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": f"{STOP_TIMEOUT_S:.0f}"}
+        try:
+            job_id = self._client.submit_job(
+                entrypoint=shlex.join(["python", RUN_SCRIPT, *arguments]),
+                runtime_env={"working_dir": str(ROOT), "env_vars": variables},  # Ray leaves out what .gitignore names
+                metadata={"softgate_arm": name},
+            )
+        except self._errors as error:
+            raise LaunchError(f"{name}: the job server refused it ({_told(error)})") from error
+        return JobRun(self._client, job_id, log_path=log_path)
+
+
+class JobRun:
+    """A submitted job; see Launched. Its log is fetched once it has ended."""
+
+    def __init__(self, client: Any, job_id: str, *, log_path: Path) -> None:
+        self._client = client
+        self._job_id = job_id
+        self._log_path = log_path
+
+    def exit_status(self) -> int | None:
+        status = self._client.get_job_status(self._job_id)
+        if not status.is_terminal():
+            return None
+        self._log_path.parent.mkdir(parents=True, exist_ok=True)
+        self._log_path.write_text(self._client.get_job_logs(self._job_id), encoding="utf-8")
+        return 0 if status.value == "SUCCEEDED" else 1
+
+    def interrupt(self) -> None:
+        self._client.stop_job(self._job_id)
+
+    def await_end(self) -> None:
+        deadline = time.monotonic() + 2 * STOP_TIMEOUT_S  # Ray kills what has not stopped after the first half
+        while not self._client.get_job_status(self._job_id).is_terminal():
+            if time.monotonic() > deadline:
+                raise LaunchError(f"Ray job {self._job_id} does not stop; see `ray job stop {self._job_id}`")
+            time.sleep(POLL_S)
+
+
+def _told(error: BaseException) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,115 @@
+"""What a person sees while a study runs: a bar over all iterations, one a running arm, and lines.
+
+In: what the schedule tells. Out: lines, and on a terminal bars with iteration numbers and the time left. Computes
+nothing but that time.
+"""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from orchestration.journal.json_lines import read_rows
+from orchestration.journal.run_files import METRICS_FILE
+from orchestration.study.arms import ArmStatus
+from orchestration.study.schedule import Failure
+from orchestration.terminal.console import duration, print_line
+
+
+class StudyProgress:
+    """`with StudyProgress(...) as progress:` around run_arms(..., observer=progress)."""
+
+    def __init__(self, statuses: Sequence[ArmStatus], console: Console) -> None:
+        self._console = console
+        self._wanted = {status.arm.name: status.arm.config.num_iterations for status in statuses}
+        self._rows = {status.arm.name: self._kept(status) for status in statuses}
+        self._rows_at_start = sum(self._rows.values())
+        self._ended = sum(status.state == "finished" for status in statuses)
+        self._num_arms = len(statuses)
+        self._tasks: dict[str, TaskID] = {}
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("iterations"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+
+    @staticmethod
+    def _kept(status: ArmStatus) -> int:
+        return status.num_iterations if status.state in ("finished", "stopped") else 0
+
+    def __enter__(self) -> "StudyProgress":
+        self._start = time.monotonic()
+        self._total = self._bar.add_task("", total=sum(self._wanted.values()), left="")
+        self._show()
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def started(self, status: ArmStatus, *, moved_aside: Path | None) -> None:
+        name = status.arm.name
+        if moved_aside is not None:
+            self._say(f"{name}: an earlier run left no checkpoint; it is kept as {moved_aside.name}")
+        self._say(f"{name}: resumes" if status.state == "stopped" else f"{name}: starts")
+        self._tasks[name] = self._bar.add_task(f"  {name}", total=self._wanted[name], left="starting ...")
+
+    def progressed(self, name: str, num_iterations: int) -> None:
+        if num_iterations != self._rows[name]:
+            self._rows[name] = num_iterations
+            self._bar.update(self._tasks[name], completed=num_iterations, left="", refresh=True)
+            self._show()
+
+    def ended(self, status: ArmStatus, failure: Failure | None, *, elapsed_s: float) -> None:
+        name = status.arm.name
+        if name in self._tasks:
+            self._bar.remove_task(self._tasks.pop(name))
+        self._ended += 1
+        if failure is None:
+            self._say(f"{name}: done in {duration(elapsed_s)}{_result(status)}, {self._arms()}{self._left()}")
+        else:
+            self._say(f"{name}: failed, {failure.reason}; the end of {failure.log_path}:")
+            for line in failure.lines:
+                self._say(f"    {line}")
+        self._show()
+
+    def _arms(self) -> str:
+        return f"{self._ended} of {self._num_arms} arms"
+
+    def _left(self) -> str:
+        """Time left at the pace so far, starts of runs included."""
+        done = sum(self._rows.values()) - self._rows_at_start
+        open_rows = sum(max(0, self._wanted[name] - self._rows[name]) for name in self._wanted)
+        if not done or not open_rows:
+            return ""
+        return f", about {duration((time.monotonic() - self._start) / done * open_rows)} left"
+
+    def _show(self) -> None:
+        self._bar.update(
+            self._total,
+            description=self._arms(),
+            completed=sum(self._rows.values()),
+            left=self._left().removeprefix(", "),
+            refresh=True,
+        )
+
+    def _say(self, text: str) -> None:
+        print_line(self._console, text)
+
+
+def _result(status: ArmStatus) -> str:
+    """The reward at the end, where the rows have one."""
+    rows = read_rows(status.folder / METRICS_FILE)[-10:]
+    rewards = [row["reward/mean"] for row in rows if "reward/mean" in row]
+    return f", reward {sum(rewards) / len(rewards):.2f} points at the end" if rewards else ""

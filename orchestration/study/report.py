@@ -1,0 +1,195 @@
+"""Writes the report of a study: HTML, Markdown, CSV and the picture for a README.
+
+In: a study's folder with its run folders. Out: files beside them, the same for the same runs. What is not finished is
+named and left out.
+"""
+
+import csv
+import re
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+
+from configs.loading import dump_yaml
+from orchestration.journal.run_files import CONFIG_FILE, LOG_FOLDER, last_lines
+from orchestration.journal.run_record import RunRecord, read_run
+from orchestration.pages.figures import Dots, Line, Panel, dots_svg, panel_svg, save_panels
+from orchestration.pages.markdown import markdown_page
+from orchestration.pages.page import Figure, Figures, html_page
+from orchestration.study.claims import measure_claims
+from orchestration.study.page import study_blocks
+from orchestration.study.result import KINDS, GateSummary, Measure, StudyArm, StudyResult, summarize
+from orchestration.study.settings import Kind
+
+ARM_NAME = re.compile(r"(?P<gate>\w+)-seed(?P<seed>\d+)(?P<replayed>-replayed)?")
+HTML_FILE, MARKDOWN_FILE, CURVES_FILE = "report.html", "report.md", "curves.png"
+ITERATIONS_FILE, PAIRS_FILE, FIGURE_FOLDER = "iterations.csv", "pairs.csv", "figures"
+LOG_LINES = 15
+# Title, unit, logarithmic, metrics; several metrics of one panel differ in line style.
+PANELS: tuple[tuple[str, str, bool, tuple[str, ...]], ...] = (
+    ("Reward", "points", False, ("reward/mean",)),
+    ("Format reward", "points, 0 to 1", False, ("reward/format",)),
+    ("Policy entropy", "nats per completion token", False, ("policy/entropy",)),
+    ("EUR, advantage > 0", "mean slope, 0 to 1", False, ("gate/eur_pos",)),
+    ("EUR, advantage ≤ 0", "mean slope, 0 to 1", False, ("gate/eur_neg",)),
+    ("Completion length", "tokens", False, ("completion/length_mean",)),
+    ("Variance of the ratio", "within a step, log scale", True, ("ratio/variance",)),
+    ("Gradient norm", "before clipping", False, ("grad_norm",)),
+    ("Temperature of the gate", "tau_pos solid, tau_neg dashed", False, ("gate/tau_pos", "gate/tau_neg")),
+)
+README_PANELS = 6  # the first of them
+
+
+class ReportError(RuntimeError):
+    """There is nothing to report; the message says what is missing."""
+
+
+def is_study(folder: Path) -> bool:
+    return bool(_arm_folders(folder))
+
+
+def write_study_report(study_dir: Path) -> list[Path]:
+    """Reports every finished arm in the folder, also those of an earlier command; the files written."""
+    arms, unfinished = read_arms(study_dir)
+    if not arms:
+        raise ReportError(f"{study_dir}: no arm has finished, so there is nothing to report; see {LOG_FOLDER}/ there")
+    result, claims = summarize(arms), measure_claims(arms)
+    figures = {kind: _figures(result, kind) for kind in KINDS}
+    title = f"Study of {_counted({arm.gate for arm in arms}, 'gate')} on {_counted({arm.seed for arm in arms}, 'seed')}"
+    blocks = study_blocks(
+        result, claims, title=title, settings=_shared_settings(arms), unfinished=unfinished, figures=figures
+    )
+    (study_dir / FIGURE_FOLDER).mkdir(exist_ok=True)
+    for each in figures.values():
+        for figure in each.items:
+            (study_dir / FIGURE_FOLDER / f"{figure.name}.svg").write_bytes(figure.svg)
+    (study_dir / HTML_FILE).write_text(html_page(title, blocks), encoding="utf-8")
+    markdown = markdown_page(blocks, figure_folder=FIGURE_FOLDER)
+    (study_dir / MARKDOWN_FILE).write_text(markdown, encoding="utf-8")
+    _write_csv(study_dir / ITERATIONS_FILE, _iteration_rows(arms))
+    _write_csv(study_dir / PAIRS_FILE, _pair_rows(result))
+    kind = next(kind for kind in KINDS if any(row.kind == kind for row in result.gates))
+    save_panels(_panels(result, kind)[:README_PANELS], study_dir / CURVES_FILE, title=title)
+    return [study_dir / name for name in (HTML_FILE, MARKDOWN_FILE, CURVES_FILE, ITERATIONS_FILE, PAIRS_FILE)]
+
+
+def _counted(things: Collection[object], noun: str) -> str:
+    return f"{len(things)} {noun}{'' if len(things) == 1 else 's'}"
+
+
+def _arm_folders(study_dir: Path) -> list[tuple[Path, "re.Match[str]"]]:
+    found = ((path, ARM_NAME.fullmatch(path.name)) for path in sorted(study_dir.iterdir()) if path.is_dir())
+    return [(path, match) for path, match in found if match and (path / CONFIG_FILE).exists()]
+
+
+def read_arms(study_dir: Path) -> tuple[list[StudyArm], list[tuple[str, Sequence[str]]]]:
+    """Finished arms, by gate as the first seed's folders were made, and the others with the end of their logs."""
+    arms: list[StudyArm] = []
+    unfinished: list[tuple[str, Sequence[str]]] = []
+    for folder, match in _arm_folders(study_dir):
+        record = read_run(folder)
+        if record.is_finished:
+            kind: Kind = "replayed" if match["replayed"] else "live"
+            arms.append(StudyArm(gate=match["gate"], seed=int(match["seed"]), kind=kind, record=record))
+        else:
+            unfinished.append((folder.name, last_lines(study_dir / LOG_FOLDER / f"{folder.name}.log", LOG_LINES)))
+    return sorted(arms, key=lambda arm: (_rank(arm.record), arm.gate, arm.seed)), unfinished
+
+
+def _rank(record: RunRecord) -> int:
+    """Soft gates in the paper's order, then others, the clip last."""
+    order = ("sigmoid", "erf", "arctan", "softsign", "power", "custom", "clip")
+    return order.index(record.config.gate.name)
+
+
+def _shared_settings(arms: Sequence[StudyArm]) -> str:
+    """The first arm's settings, without those of its gate and place."""
+    lines = dump_yaml(arms[0].record.config).splitlines()
+    kept, is_inside = [], False
+    for line in lines:
+        is_inside = line.startswith("gate:") or (is_inside and line.startswith(" "))
+        if not is_inside and not line.startswith(("seed:", "run_dir:", "resume:")):
+            kept.append(line)
+    return "\n".join(kept)
+
+
+def _figures(result: StudyResult, kind: Kind) -> Figures:
+    rows = [row for row in result.gates if row.kind == kind]
+    found = []
+    for measure in (each for each in result.measures if each.compared):
+        dots = [_dots(row, measure) for row in rows if measure.key in row.means]
+        if dots and (measure.key.startswith("eval/") or measure.key == "reward"):
+            name = re.sub(r"\W+", "-", measure.key)
+            title = measure.label.rpartition(",")[0]
+            found.append(
+                Figure(
+                    name=f"{kind}-means-{name}",
+                    svg=dots_svg(title, measure.label, dots),
+                    alt=f"{measure.label} of each gate with its interval",
+                    caption="Diamond: mean over seeds. Bar: 95 % interval. Dots: seeds.",
+                )
+            )
+    for panel in _panels(result, kind) if rows else []:
+        name = re.sub(r"\W+", "-", panel.title.replace(">", "pos").replace("≤", "neg").lower())
+        alt = f"{panel.title} over the iterations, one line a gate"
+        found.append(Figure(name=f"{kind}-curve-{name}", svg=panel_svg(panel), alt=alt, caption=panel.title))
+    return Figures(items=tuple(found))
+
+
+def _dots(row: GateSummary, measure: Measure) -> Dots:
+    def scaled(value: float) -> float:
+        return measure.scale * value
+
+    values = row.values[measure.key].values()
+    return Dots(name=row.gate, mean=row.means[measure.key].transformed(scaled), values=tuple(map(scaled, values)))
+
+
+def _panels(result: StudyResult, kind: Kind) -> list[Panel]:
+    return [
+        Panel(
+            title=title,
+            unit=unit,
+            log=log,
+            lines=tuple(
+                Line(name=band.gate, style=style, x=band.iterations, y=band.mean, low=band.low, high=band.high)
+                for style, metric in enumerate(metrics)
+                for band in result.bands
+                if (band.metric, band.kind) == (metric, kind)
+            ),
+        )
+        for title, unit, log, metrics in PANELS
+    ]
+
+
+def _iteration_rows(arms: Sequence[StudyArm]) -> list[dict[str, object]]:
+    return [{"gate": arm.gate, "seed": arm.seed, "kind": arm.kind, **row} for arm in arms for row in arm.record.rows]
+
+
+def _pair_rows(result: StudyResult) -> list[dict[str, object]]:
+    return [
+        {
+            "measure": pair.measure,
+            "kind": pair.kind,
+            "first": pair.first,
+            "second": pair.second,
+            "num_seeds": pair.difference.num_seeds,
+            "difference": pair.difference.mean,
+            "low": pair.difference.low,
+            "high": pair.difference.high,
+            "std": pair.difference.std,
+            "p_value": pair.difference.p_value,
+            "p_holm": pair.verdict.p_holm,
+            "separable": pair.verdict.separable,
+            "more_seeds": pair.verdict.more_seeds,
+        }
+        for pair in result.pairs
+    ]
+
+
+def _write_csv(path: Path, rows: Iterable[dict[str, object]]) -> None:
+    """Columns in the order in which they first appear; empty where a row has none."""
+    rows = list(rows)
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=columns)
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,0 +1,242 @@
+"""From the runs of a study to what can be said about its gates: means, differences, verdicts, curves.
+
+In: run records with their gate, seed and kind. Out: a frozen StudyResult. Pure: reads no file, draws nothing, and the
+same runs give the same result in whatever order and however often they were interrupted.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from orchestration.journal.run_record import RunRecord
+from orchestration.statistics.seeds import SeedDifference, SeedMean, Verdict, judge, paired_difference, seed_mean
+from orchestration.study.settings import Kind
+
+LAST = 10  # iterations over which "at the end" is the mean
+KINDS: tuple[Kind, ...] = ("live", "replayed")
+AIME = ("eval/aime24/pass@1", "eval/aime25/pass@1")
+AIME_TOGETHER = "eval/aime24-25/pass@1"  # as in the paper's table 1; the sets are of one size
+BAND_METRICS = (
+    "reward/mean",
+    "reward/format",
+    "completion/length_mean",
+    "policy/entropy",
+    "gate/eur_pos",
+    "gate/eur_neg",
+    "ratio/variance",
+    "grad_norm",
+    "gate/tau_pos",
+    "gate/tau_neg",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudyArm:
+    """One run and its place in the study."""
+
+    gate: str
+    seed: int
+    kind: Kind
+    record: RunRecord
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measure:
+    """One number a run."""
+
+    key: str
+    label: str  # with its unit
+    scale: float  # from the number to the unit
+    digits: int
+    compared: bool  # whether pairs of gates are judged on it
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GateSummary:
+    """One row of the table: a gate over its seeds."""
+
+    gate: str
+    kind: Kind
+    values: Mapping[str, Mapping[int, float]]  # by measure, then seed; a measure that no run has is absent
+    means: Mapping[str, SeedMean]  # by measure
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pair:
+    """first minus second on one measure."""
+
+    measure: str
+    kind: Kind
+    first: str
+    second: str
+    difference: SeedDifference
+    verdict: Verdict  # corrected for all pairs of this measure and kind
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Band:
+    """One metric of one gate over the iterations that all its seeds have."""
+
+    metric: str
+    gate: str
+    kind: Kind
+    iterations: np.ndarray  # [N] int, from 1
+    mean: np.ndarray  # [N]
+    low: np.ndarray  # [N] smallest over the seeds
+    high: np.ndarray  # [N] largest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudyResult:
+    """Everything that the tables and pictures show."""
+
+    measures: tuple[Measure, ...]
+    untrained: Mapping[str, SeedMean]  # by measure: evaluations before training, over the seeds
+    gates: tuple[GateSummary, ...]
+    pairs: tuple[Pair, ...]
+    bands: tuple[Band, ...]
+
+
+def summarize(arms: Sequence[StudyArm]) -> StudyResult:
+    """The result of finished runs; rows in the order in which gates first appear."""
+    measures, groups = measures_of(arms), by_gate(arms)
+    gates = tuple(_gate_summary(gate, kind, group, measures) for (gate, kind), group in groups.items())
+    return StudyResult(
+        measures=measures,
+        untrained=_untrained(arms, measures),
+        gates=gates,
+        pairs=tuple(
+            pair for kind in KINDS for measure in measures if measure.compared for pair in _pairs(gates, kind, measure)
+        ),
+        bands=tuple(
+            band
+            for (gate, kind), group in groups.items()
+            for metric in BAND_METRICS
+            for band in _bands(gate, kind, metric, group)
+        ),
+    )
+
+
+def by_gate(arms: Sequence[StudyArm]) -> dict[tuple[str, Kind], list[StudyArm]]:
+    """The arms of each gate and kind, by seed; live ones first, gates in the order in which they first appear."""
+    return {
+        (gate, kind): sorted((arm for arm in arms if (arm.gate, arm.kind) == (gate, kind)), key=lambda arm: arm.seed)
+        for kind in KINDS
+        for gate in dict.fromkeys(arm.gate for arm in arms if arm.kind == kind)
+    }
+
+
+def measures_of(arms: Sequence[StudyArm]) -> tuple[Measure, ...]:
+    """One measure for each evaluation set, then those of the training itself."""
+    names = sorted({name for arm in arms for row in arm.record.evals.values() for name in row})
+    sets = [name for name in names if name.endswith("/pass@1")]
+    return (
+        *(
+            Measure(key=name, label=f"{name.split('/')[1]} pass@1, %", scale=100.0, digits=1, compared=True)
+            for name in sets
+        ),
+        *(
+            [Measure(key=AIME_TOGETHER, label="AIME 24 and 25 pass@1, %", scale=100.0, digits=1, compared=True)]
+            if set(AIME) <= set(sets)
+            else []
+        ),
+        Measure(key="reward", label="reward at the end, points", scale=1.0, digits=3, compared=True),
+        Measure(key="format", label="format reward at the end, points", scale=1.0, digits=3, compared=True),
+        Measure(key="entropy", label="entropy at the end, nats", scale=1.0, digits=4, compared=True),
+        Measure(key="eur", label="EUR, mean of the run, %", scale=100.0, digits=1, compared=True),
+        Measure(key="samples_per_s", label="samples/s", scale=1.0, digits=0, compared=False),
+    )
+
+
+def value_of(record: RunRecord, key: str) -> float | None:
+    """The measure of one run; None where the run does not have it."""
+    if key.startswith("eval/"):
+        return _evaluated(record, record.config.num_iterations, key)
+    metric, take = TRAINING_MEASURES[key]
+    series = list(record.series(metric).values())
+    return take(series) if series else None
+
+
+def _evaluated(record: RunRecord, iteration: int, key: str) -> float | None:
+    row = record.evals.get(iteration, {})
+    if key == AIME_TOGETHER:
+        return _mean([row[name] for name in AIME]) if all(name in row for name in AIME) else None
+    return row.get(key)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))
+
+
+def _mean_of_last(values: Sequence[float]) -> float:
+    return float(np.mean(values[-LAST:]))
+
+
+TRAINING_MEASURES: dict[str, tuple[str, Callable[[Sequence[float]], float]]] = {
+    "reward": ("reward/mean", _mean_of_last),
+    "format": ("reward/format", _mean_of_last),
+    "entropy": ("policy/entropy", _mean_of_last),
+    "eur": ("gate/eur", _mean),
+    "samples_per_s": ("throughput/samples_per_s", _mean),
+}
+
+
+def _gate_summary(gate: str, kind: Kind, arms: Sequence[StudyArm], measures: Sequence[Measure]) -> GateSummary:
+    values: dict[str, dict[int, float]] = {}
+    for measure in measures:
+        found = {arm.seed: value_of(arm.record, measure.key) for arm in arms}
+        present = {seed: value for seed, value in found.items() if value is not None}
+        if present:
+            values[measure.key] = present
+    means = {key: seed_mean(list(by_seed.values())) for key, by_seed in values.items()}
+    return GateSummary(gate=gate, kind=kind, values=values, means=means)
+
+
+def _untrained(arms: Sequence[StudyArm], measures: Sequence[Measure]) -> dict[str, SeedMean]:
+    """All arms start from one model: an evaluation that depends on the seed counts once a seed."""
+    found = {}
+    for measure in measures:
+        by_seed = {
+            arm.seed: value
+            for arm in arms
+            if (value := _evaluated(arm.record, 0, measure.key)) is not None  # replayed arms do not evaluate
+        }
+        if by_seed:
+            found[measure.key] = seed_mean([by_seed[seed] for seed in sorted(by_seed)])
+    return found
+
+
+def _pairs(gates: Sequence[GateSummary], kind: Kind, measure: Measure) -> list[Pair]:
+    rows = [row for row in gates if row.kind == kind and measure.key in row.values]
+    found = [
+        (first.gate, second.gate, difference)
+        for first, second in combinations(rows, 2)
+        if (difference := paired_difference(first.values[measure.key], second.values[measure.key])) is not None
+    ]
+    verdicts = judge([difference for _, _, difference in found])
+    return [
+        Pair(measure=measure.key, kind=kind, first=first, second=second, difference=difference, verdict=verdict)
+        for (first, second, difference), verdict in zip(found, verdicts, strict=True)
+    ]
+
+
+def _bands(gate: str, kind: Kind, metric: str, arms: Sequence[StudyArm]) -> list[Band]:
+    """One, or none where no run of the gate has the metric."""
+    series = [arm.record.series(metric) for arm in arms]
+    common = sorted(set.intersection(*(set(each) for each in series)))
+    if not common:
+        return []
+    values = np.array([[each[iteration] for iteration in common] for each in series])  # [seeds, N]
+    return [
+        Band(
+            metric=metric,
+            gate=gate,
+            kind=kind,
+            iterations=np.array(common) + 1,
+            mean=values.mean(axis=0),
+            low=values.min(axis=0),
+            high=values.max(axis=0),
+        )
+    ]

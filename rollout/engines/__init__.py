@@ -1,0 +1,1 @@
+"""One vLLM engine in a Ray actor, and how weights reach it."""

@@ -1,0 +1,1 @@
+"""Several engines behind one door: which prompt goes where, and when."""

@@ -1,0 +1,232 @@
+"""The engines of a run as their fleets share them: prompts go out in batches, finished groups come back in chunks.
+
+In: prompts, each with the mailbox of the fleet that wants it. Out: finished groups in that mailbox. One call is always
+open at an engine that has work (RolloutEngine.collect). It answers with what has finished and with the engine's load; a
+thread then opens the next one, hands over whatever there is room for (feeding.py) and sends what has finished
+to be graded, so that engines stay full and graders start while the driver waits for something else. A failure is kept
+for the fleets to raise.
+"""
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ray.exceptions import RayError
+
+from rollout.contract import EngineRoom, GroupChunk, GroupRequest, GroupSummary, Prompt, SamplingSpec
+from rollout.fleets.expected_lengths import ExpectedLengths
+from rollout.fleets.feeding import Feeder, WaitingGroup
+
+CHUNK_GROUPS = 8  # of one answer at most: each is a Ray object of its own
+COMPANY_S = 0.001  # how long the thread lets a prompt wait for those submitted right after it
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinishedGroup:
+    """A group whose completions are all there. The group itself stays in Ray's object store."""
+
+    group_ref: Any  # ObjectRef of a PromptGroup
+    verdicts_ref: Any  # what the fleet's `grade` gave for it; None for a fleet without
+    summary: GroupSummary
+    finished_at: float  # time.perf_counter(), when the driver's process heard of it
+
+
+@dataclass(kw_only=True, slots=True)
+class Mailbox:
+    """What one fleet waits for; guarded by the pool's lock."""
+
+    grade: Callable[[Any], Any] | None = None  # takes the reference of each group in the pool's thread, as it arrives
+    groups: deque[FinishedGroup] = field(default_factory=deque)
+    num_in_flight: int = 0  # submitted, and not yet in `groups`
+    error: Exception | None = None  # that `grade` raised
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Submitted:
+    request: GroupRequest
+    mailbox: Mailbox
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Arrival:
+    """A group that an answer brought."""
+
+    mailbox: Mailbox
+    group_ref: Any
+    summary: GroupSummary
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Answer:
+    """Of a collect call: its future is done."""
+
+    engine: int
+    chunk: Any  # Future of a GroupChunk
+    group_refs: list[Any]
+
+
+class EnginePool:
+    """`engines` are RolloutEngine actor handles. All methods may be called from any thread."""
+
+    def __init__(self, engines: Sequence[Any]) -> None:
+        self.engines = list(engines)
+        self.arrived = threading.Condition()  # notified when mailboxes or failures change; its lock guards everything
+        self.failures: dict[int, RayError] = {}  # by engine
+        self._feeder = Feeder(len(self.engines))
+        self._lengths = ExpectedLengths()
+        self._submitted: dict[int, _Submitted] = {}  # by ticket
+        self._num_tickets = 0
+        self._collecting: set[int] = set()  # engines with an open collect call
+        self._told_of_more: set[int] = set()  # engines that know of prompts held back here
+        self._events: queue.SimpleQueue[_Answer | Literal["submitted", "stop"]] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self.is_serving = True  # False: the thread has ended, and nothing will arrive any more
+
+    def set_rooms(self, rooms: list[EngineRoom]) -> None:
+        """How much each engine holds; before, every prompt is handed over at once."""
+        with self.arrived:
+            self._feeder.set_rooms(rooms)
+
+    def submit(self, prompt: Prompt, sampling: SamplingSpec, mailbox: Mailbox, *, due: int) -> None:
+        """Takes a prompt in; it goes to an engine a moment later, or when one has room."""
+        with self.arrived:
+            ticket, self._num_tickets = self._num_tickets, self._num_tickets + 1
+            request = GroupRequest(ticket=ticket, prompt=prompt, sampling=sampling)
+            self._submitted[ticket] = _Submitted(request=request, mailbox=mailbox)
+            mailbox.num_in_flight += 1
+            if self._feeder.num_waiting == 0:
+                self._wake()
+            self._feeder.hold(
+                WaitingGroup(
+                    ticket=ticket,
+                    due=due,
+                    num_sequences=sampling.num_completions,
+                    num_prompt_tokens=len(prompt.token_ids),
+                    expected_tokens=self._lengths.expected(prompt, max_new_tokens=sampling.max_new_tokens),
+                )
+            )
+
+    def hand_over(self) -> None:
+        """Gives the engines what they have room for, at once."""
+        with self.arrived:
+            self._hand_over()
+
+    def at_work(self) -> list[int]:
+        """Engines that have prompts."""
+        with self.arrived:
+            return [engine for engine in range(len(self.engines)) if self._feeder.num_unfinished(engine)]
+
+    def stop(self) -> None:
+        """Ends the thread; what is in flight is lost."""
+        self._events.put("stop")
+
+    def _wake(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._serve, name="engine-pool", daemon=True)
+            self._thread.start()
+        self._events.put("submitted")
+
+    def _serve(self) -> None:
+        """Waits for the engines' answers and for new prompts, until stop()."""
+        try:
+            while (event := self._events.get()) != "stop":
+                if isinstance(event, _Answer):
+                    self._answered(event)
+                else:
+                    time.sleep(COMPANY_S)
+                    self.hand_over()
+        finally:  # after an error of our own too: who waits must hear of it
+            with self.arrived:
+                self.is_serving = False
+                self.arrived.notify_all()
+
+    def _answered(self, answer: _Answer) -> None:
+        finished_at = time.perf_counter()
+        with self.arrived:
+            self._collecting.discard(answer.engine)
+            arrivals = self._take_in(answer)
+            self._hand_over(answer.engine)
+        # The engine has work again by now, and the driver may submit meanwhile.
+        deliveries = [(arrival.mailbox, _graded(arrival, finished_at)) for arrival in arrivals]
+        with self.arrived:
+            for mailbox, delivery in deliveries:
+                if isinstance(delivery, FinishedGroup):
+                    mailbox.groups.append(delivery)
+                    mailbox.num_in_flight -= 1
+                else:
+                    mailbox.error = delivery
+            self.arrived.notify_all()
+
+    def _take_in(self, answer: _Answer) -> list[_Arrival]:
+        """Notes what the engine has done; the groups that it has finished."""
+        error = answer.chunk.exception()
+        if error is not None:
+            assert isinstance(error, RayError), error
+            self.failures[answer.engine] = error
+            self._feeder.close(answer.engine)
+            return []
+        chunk: GroupChunk = answer.chunk.result()
+        arrivals = []
+        for ticket, summary, group_ref in zip(
+            chunk.tickets, chunk.summaries, answer.group_refs[: len(chunk.tickets)], strict=True
+        ):
+            done = self._submitted.pop(ticket)
+            sampling = done.request.sampling
+            self._lengths.observe(
+                done.request.prompt, num_tokens=summary.num_tokens, num_completions=sampling.num_completions
+            )
+            arrivals.append(_Arrival(mailbox=done.mailbox, group_ref=group_ref, summary=summary))
+        self._feeder.report(answer.engine, finished=chunk.tickets, load=chunk.load, num_entered=chunk.num_entered)
+        return arrivals
+
+    def _hand_over(self, answered: int | None = None) -> None:
+        """answered: the engine whose call has just ended, and which may still have work."""
+        handed: dict[int, list[GroupRequest]] = {}
+        for engine, ticket in self._feeder.assign():
+            handed.setdefault(engine, []).append(self._submitted[ticket].request)
+        holds_back = self._feeder.num_waiting > 0
+        for engine, requests in handed.items():
+            self._start(engine, requests, holds_back=holds_back)
+        for engine in handed if answered is None else handed.keys() | {answered}:
+            is_needed = self._feeder.num_unfinished(engine) and engine not in self.failures
+            if is_needed and engine not in self._collecting:
+                self._collect(engine, holds_back=holds_back)
+        if holds_back:
+            for engine in self._collecting - self._told_of_more:
+                self._start(engine, [], holds_back=True)
+
+    def _start(self, engine: int, requests: list[GroupRequest], *, holds_back: bool) -> None:
+        self.engines[engine].start.remote(requests, holds_back=holds_back)
+        self._note_told(engine, holds_back=holds_back)
+
+    def _collect(self, engine: int, *, holds_back: bool) -> None:
+        limit = min(CHUNK_GROUPS, self._feeder.num_unfinished(engine))
+        call = self.engines[engine].collect.options(num_returns=1 + limit)
+        chunk_ref, *group_refs = call.remote(limit, holds_back=holds_back)
+        self._collecting.add(engine)
+        self._note_told(engine, holds_back=holds_back)
+        chunk_ref.future().add_done_callback(
+            lambda chunk: self._events.put(_Answer(engine=engine, chunk=chunk, group_refs=group_refs))
+        )
+
+    def _note_told(self, engine: int, *, holds_back: bool) -> None:
+        if holds_back:
+            self._told_of_more.add(engine)
+        else:
+            self._told_of_more.discard(engine)
+
+
+def _graded(arrival: _Arrival, finished_at: float) -> FinishedGroup | Exception:
+    """The group on its way to the graders, or the error of handing it to them."""
+    grade = arrival.mailbox.grade
+    try:
+        verdicts_ref = None if grade is None else grade(arrival.group_ref)
+    except Exception as error:  # noqa: BLE001  whatever it is, the driver raises it; the thread serves other fleets too
+        return error
+    return FinishedGroup(
+        group_ref=arrival.group_ref, verdicts_ref=verdicts_ref, summary=arrival.summary, finished_at=finished_at
+    )

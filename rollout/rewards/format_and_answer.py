@@ -1,0 +1,41 @@
+"""The reward of a completion (paper, Reward, eq. 9-11): format plus answer.
+
+In: a completion's text and the reference answer. Out: numbers. Imports little, because every grader child imports it,
+and knows nothing of processes and time limits.
+"""
+
+import re
+
+from rollout.contract import RewardVerdict
+from rollout.rewards.grading import is_equivalent
+
+THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE = TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+FULL_FORMAT, BOTH_ENDS, ONE_END, NO_FORMAT = 1.0, 0.5, 0.25, 0.0
+
+_BLOCKS = re.compile(r"<think>.*</think>\s*<answer>.*</answer>", re.DOTALL)
+
+
+def format_reward(completion_text: str) -> float:
+    """1 for one think block followed by one answer block and nothing else; 0.5 if the text begins with `<think>` and
+    ends with `</answer>`; 0.25 if only one of these holds; else 0.
+
+    White space around and between the blocks is allowed, and a block may be empty. A second tag of any kind spoils the
+    full form.
+    """
+    text = completion_text.strip()
+    if all(text.count(tag) == 1 for tag in TAGS) and _BLOCKS.fullmatch(text):
+        return FULL_FORMAT
+    ends = (text.startswith(THINK_OPEN), text.endswith(ANSWER_CLOSE))
+    return BOTH_ENDS if all(ends) else ONE_END if any(ends) else NO_FORMAT
+
+
+def answer_reward(completion_text: str, reference_answer: str) -> float:
+    """1 if the text of the first answer block is equivalent to the reference, else 0; 0 without such a block."""
+    _, opened, rest = completion_text.partition(ANSWER_OPEN)
+    answer, closed, _ = rest.partition(ANSWER_CLOSE)
+    return 1.0 if opened and closed and is_equivalent(answer, reference_answer) else 0.0
+
+
+def grade_completion(completion_text: str, reference_answer: str) -> RewardVerdict:
+    """Both parts of the reward, unweighted."""
+    return RewardVerdict(format=format_reward(completion_text), answer=answer_reward(completion_text, reference_answer))

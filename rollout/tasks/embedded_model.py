@@ -1,0 +1,292 @@
+"""The tiny model that the project builds itself: random Qwen2, word-level tokenizer, warm start on poor demonstrations.
+
+In: a recipe (defaults below). Out: a Hugging Face folder in a cache, named by the recipe's hash; a second call finds it
+there. `python -m rollout.tasks.embedded_model` builds it and prints the path. torch and transformers are imported only
+when there is something to build. Knows nothing of RL, vLLM or Ray.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from rollout.tasks.arithmetic import DemonstrationFlaws, Sum, demonstration_sums, poor_demonstration
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
+
+PAD, UNKNOWN, END = "<|pad|>", "<|unk|>", "<|end|>"
+CONTROL_TOKENS = (PAD, UNKNOWN, END, "<|user|>", "<|assistant|>")
+TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+VOCABULARY = (*CONTROL_TOKENS, *TAGS, *"0123456789", *"+=,")
+IGNORED = -100  # label of a position without loss
+Progress = Callable[[int, int], None]  # (steps done, steps in all)
+
+
+class Demonstrate(Protocol):
+    """One completion to imitate, end token left out."""
+
+    def __call__(self, item: Sum, rng: random.Random, *, flaws: DemonstrationFlaws) -> str: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EmbeddedRecipe:
+    """Every constant of the embedded model; a change of any gives another model and another cache folder."""
+
+    revision: int = 1  # raised when the code below changes what comes out
+    vocabulary: tuple[str, ...] = VOCABULARY
+    hidden_size: int = 128
+    num_layers: int = 2
+    num_heads: int = 4
+    num_key_value_heads: int = 2
+    intermediate_size: int = 256
+    max_position_embeddings: int = 128
+    tied_embeddings: bool = True
+    num_steps: int = 500
+    num_scratchpad_steps: int = 200  # the first, without guesses, whose noise hides how an answer is put together
+    batch_size: int = 64  # demonstrations a step
+    peak_lr: float = 2e-3  # above it, copying the sum into the answer is learnt by luck
+    num_warmup_steps: int = 20
+    betas: tuple[float, float] = (0.9, 0.98)  # 0.999 adapts too slowly for so few steps
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    seed: int = 0
+    flaws: DemonstrationFlaws = field(default_factory=DemonstrationFlaws)
+
+    def hash(self) -> str:
+        """16 hex digits that name the recipe."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+    def flaws_at(self, step: int) -> DemonstrationFlaws:
+        """The flaws of the demonstrations of a step."""
+        return replace(self.flaws, guess_share=0.0) if step < self.num_scratchpad_steps else self.flaws
+
+    def lr_at(self, step: int) -> float:
+        """Learning rate of a step: linear warm-up, then half a cosine down to 0."""
+        if step < self.num_warmup_steps:
+            return self.peak_lr * (step + 1) / self.num_warmup_steps
+        done = (step - self.num_warmup_steps) / max(1, self.num_steps - self.num_warmup_steps)
+        return self.peak_lr * 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+def default_cache_dir() -> Path:
+    """$SOFTGATE_CACHE/models, or ~/.cache/softgate/models."""
+    root = os.environ.get("SOFTGATE_CACHE")
+    return (Path(root) if root else Path.home() / ".cache" / "softgate") / "models"
+
+
+def ensure_embedded_model(
+    recipe: EmbeddedRecipe = EmbeddedRecipe(),
+    *,
+    cache_dir: Path | None = None,
+    progress: Progress | None = None,
+    prefix: str = "",
+    demonstrate: Demonstrate = poor_demonstration,
+) -> Path:
+    """The folder of the recipe's model, built first if the cache does not have it.
+
+    Other demonstrations than the recipe's need a prefix of their own, which begins the folder's name. Safe with
+    concurrent builders: each builds in a folder of its own, the first rename wins, the rest take its result.
+    """
+    cache = cache_dir if cache_dir is not None else default_cache_dir()
+    target = cache / f"{prefix}{recipe.hash()}"
+    if target.is_dir():
+        return target
+    cache.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=cache))
+    try:
+        build_embedded_model(recipe, folder=building, progress=progress, demonstrate=demonstrate)
+        building.chmod(0o755)  # mkdtemp's 0700 would shut out engines of another user
+        try:
+            building.rename(target)
+        except OSError:
+            if not target.is_dir():
+                raise
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return target
+
+
+def build_embedded_model(
+    recipe: EmbeddedRecipe,
+    *,
+    folder: Path,
+    progress: Progress | None = None,
+    demonstrate: Demonstrate = poor_demonstration,
+) -> None:
+    """Warm-start the model and write it with tokenizer and recipe into the folder.
+
+    Uses one thread; torch's seed and number of threads are left as they were.
+    """
+    import torch
+
+    num_threads = torch.get_num_threads()
+    # Two threads that share their cores with other processes spin, and cost ten times the time.
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            model = new_model(recipe)
+            warm_start(model, recipe, progress=progress, demonstrate=demonstrate)
+    finally:
+        torch.set_num_threads(num_threads)
+    model.save_pretrained(folder)
+    new_tokenizer(recipe).save_pretrained(folder)
+    (folder / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n", encoding="utf-8")
+
+
+def new_tokenizer(recipe: EmbeddedRecipe) -> "PreTrainedTokenizerFast":
+    """One token a character, tag or control token. The tags are ordinary added tokens, so that decoding keeps them."""
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    ids = {word: index for index, word in enumerate(recipe.vocabulary)}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens([AddedToken(word, special=True, normalized=False) for word in CONTROL_TOKENS])
+    tokenizer.add_tokens([AddedToken(word, special=False, normalized=False) for word in TAGS])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        unk_token=UNKNOWN,
+        eos_token=END,
+        model_max_length=recipe.max_position_embeddings,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def new_model(recipe: EmbeddedRecipe) -> "Qwen2ForCausalLM":
+    """The model at random initialisation, float32, drawn from torch's current seed."""
+    import torch
+    from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
+
+    ids = {word: index for index, word in enumerate(recipe.vocabulary)}
+    config = Qwen2Config(
+        vocab_size=len(recipe.vocabulary),
+        hidden_size=recipe.hidden_size,
+        num_hidden_layers=recipe.num_layers,
+        num_attention_heads=recipe.num_heads,
+        num_key_value_heads=recipe.num_key_value_heads,
+        intermediate_size=recipe.intermediate_size,
+        max_position_embeddings=recipe.max_position_embeddings,
+        tie_word_embeddings=recipe.tied_embeddings,
+        bos_token_id=None,
+        eos_token_id=ids[END],
+        pad_token_id=ids[PAD],
+        dtype=torch.float32,
+    )
+    model = Qwen2ForCausalLM(config)
+    model.generation_config = GenerationConfig(eos_token_id=ids[END], pad_token_id=ids[PAD])
+    return model
+
+
+def warm_start(
+    model: "Qwen2ForCausalLM",
+    recipe: EmbeddedRecipe,
+    *,
+    progress: Progress | None = None,
+    demonstrate: Demonstrate = poor_demonstration,
+) -> None:
+    """Supervised steps on demonstrations, in place; the loss is the mean over completion tokens."""
+    import torch
+
+    tokenizer = new_tokenizer(recipe)
+    rng = random.Random(recipe.seed)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=recipe.peak_lr, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True
+    )
+    model.train()
+    for step in range(recipe.num_steps):
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.lr_at(step)
+        flaws = recipe.flaws_at(step)
+        sequences = draw_demonstrations(tokenizer, rng, demonstrate, batch_size=recipe.batch_size, flaws=flaws)
+        num_targets = sum(len(tokens) - prompt_length for tokens, prompt_length in sequences)
+        for tokens, labels in similar_length_rows(sequences, pad_id=recipe.vocabulary.index(PAD)):
+            logits = model(input_ids=tokens, use_cache=False).logits
+            loss_sum = torch.nn.functional.cross_entropy(
+                logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum"
+            )
+            (loss_sum / num_targets).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm, foreach=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if progress is not None:
+            progress(step + 1, recipe.num_steps)
+    model.eval()
+
+
+def draw_demonstrations(
+    tokenizer: "PreTrainedTokenizerFast",
+    rng: random.Random,
+    demonstrate: Demonstrate = poor_demonstration,
+    *,
+    batch_size: int,
+    flaws: DemonstrationFlaws,
+) -> list[tuple[list[int], int]]:
+    """The demonstrations of one step: (tokens of prompt, completion and end; prompt length), shortest first."""
+    sums = demonstration_sums()
+    chosen = [sums[rng.randrange(len(sums))] for _ in range(batch_size)]
+    prompts = tokenizer([item.problem().text for item in chosen])["input_ids"]
+    completions = tokenizer([demonstrate(item, rng, flaws=flaws) + END for item in chosen])["input_ids"]
+    sequences = [(prompt + completion, len(prompt)) for prompt, completion in zip(prompts, completions, strict=True)]
+    return sorted(sequences, key=lambda sequence: len(sequence[0]))
+
+
+def similar_length_rows(
+    sequences: list[tuple[list[int], int]], *, pad_id: int
+) -> "list[tuple[torch.Tensor, torch.Tensor]]":
+    """(tokens, next-token labels), both [B, T], for guesses and scratchpads apart, which saves a third of the tokens.
+
+    Padding is on the right, so causal attention needs no mask.
+    """
+    import torch
+
+    middle = (len(sequences[0][0]) + len(sequences[-1][0])) / 2
+    rows = []
+    for part in ([s for s in sequences if len(s[0]) <= middle], [s for s in sequences if len(s[0]) > middle]):
+        if not part:
+            continue
+        width = len(part[-1][0])
+        tokens = torch.full((len(part), width), pad_id)
+        labels = torch.full((len(part), width), IGNORED)
+        for row, (ids, prompt_length) in enumerate(part):
+            tokens[row, : len(ids)] = torch.tensor(ids)
+            labels[row, prompt_length - 1 : len(ids) - 1] = tokens[row, prompt_length : len(ids)]
+        rows.append((tokens, labels))
+    return rows
+
+
+def main() -> None:
+    """Build the model with a progress bar and print its path."""
+    from rich.progress import Progress as ProgressBar
+    from transformers.utils import logging as transformers_logging
+
+    parser = argparse.ArgumentParser(
+        prog="python -m rollout.tasks.embedded_model", description="Build the embedded model and print its path."
+    )
+    parser.add_argument(
+        "--cache-dir", type=Path, default=default_cache_dir(), help="folder of built models (default: %(default)s)"
+    )
+    arguments = parser.parse_args()
+    transformers_logging.disable_progress_bar()  # its bar for writing files would cut ours in two
+    with ProgressBar(transient=True) as bar:
+        task = bar.add_task("building the embedded model", total=EmbeddedRecipe().num_steps)
+        path = ensure_embedded_model(
+            cache_dir=arguments.cache_dir, progress=lambda done, total: bar.update(task, completed=done, total=total)
+        )
+    print(path)
+
+
+if __name__ == "__main__":
+    main()

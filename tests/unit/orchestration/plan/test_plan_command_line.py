@@ -1,0 +1,152 @@
+"""The planner's command as a person runs it, from a data sheet and from a kept calibration; nothing heavy is loaded."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from configs.loading import load_config
+from configs.lora import LoraConfig
+from orchestration.plan import __main__ as plan
+from orchestration.plan.calibration_file import Calibration, default_path, save_calibration
+from orchestration.plan.command import read_plan_command
+from orchestration.plan.costs import Costs, EngineCosts, LearnerCosts, PublishCosts, WireCosts
+from orchestration.plan.machine import model_shape
+from orchestration.plan.session import basis_of
+from orchestration.plan.tables import num_bytes, seconds
+from rollout.tasks.embedded_model import EmbeddedRecipe, new_model
+
+ROOT = Path(__file__).resolve().parents[4]
+HEAVY = ("torch", "vllm", "ray", "deepspeed", "transformers")
+PAPER = ("experiment=paper", "hardware=h100", "lengths=[100,512]", "prompt_length=150")
+
+
+def kept_calibration() -> Path:
+    """For the embedded model on a CPU, where it is looked for."""
+    shape = model_shape(load_config([]))
+    path = default_path(shape, "cpu")
+    costs = Costs(
+        engine=EngineCosts(
+            step_s=1e-3, sequence_s=1e-4, context_token_s=0.0, prompt_token_s=0.0, group_s=0.0, burst_s=0.0
+        ),
+        learner=LearnerCosts(
+            load_s=0.01,
+            sample_s=0.0,
+            step_s=0.01,
+            row_s=0.0,
+            sequence_s=0.0,
+            token_s=1e-4,
+            pair_s=0.0,
+            scoring_share=0.3,
+        ),
+        wire=WireCosts(byte_s=1e-9, network_byte_s=1e-9, devices_per_node=1),
+        publish=PublishCosts(fixed_s=0.02, by_tree=True),
+        grade_s=1e-4,
+        iteration_s=0.01,
+        completion_s=0.0,
+        rates=(1.0, 0.8),
+    )
+    calibration = Calibration(
+        machine="a machine",
+        device="cpu",
+        shape=shape,
+        engine_dtype="float32",
+        learner_dtype="float32",
+        lora=LoraConfig(),
+        costs=costs,
+        prompt_length=8,
+        lengths=(10, 30),
+        errors={"generation": 0.02, "learner": 0.03},
+    )
+    save_calibration(calibration, path)
+    return path
+
+
+def test_help_and_mistakes_have_their_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan.main(["--help"]) == 0
+    assert "usage: python -m orchestration.plan" in capsys.readouterr().out
+    assert plan.main(["gpus=1", "lr=3"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 2
+
+
+def test_the_papers_run_is_planned_from_a_data_sheet(capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan.main([*PAPER, "gpus=8,16"]) == 0
+    text = capsys.readouterr().out
+    assert "7,615,616,512 parameters in 28 layers" in text
+    assert "NVIDIA's H100 data sheet" in text
+    assert "at its peak figures: real times are longer" in text
+    assert "scaling" in text.splitlines()[-1] or "more of them help" in text
+
+
+def test_a_model_that_fits_nowhere_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan.main([*PAPER, "gpus=2", "learner.zero_stage=2"]) == 0
+    assert "scaling: none of 2 devices hold the run: a learner rank needs" in capsys.readouterr().out
+    assert plan.main([*PAPER, "gpus=2", "rollout.tensor_parallel_size=2"]) == 0
+    assert "hold the run: an engine takes 2, and none is left for a rank" in capsys.readouterr().out
+
+
+def test_assumptions_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan.main(["experiment=paper", "hardware=h100", "gpus=8"]) == 0
+    text = capsys.readouterr().out
+    assert "completion lengths: all at rollout.max_new_tokens=512" in text
+    assert "prompts: all of 1536 tokens, the longest" in text
+
+
+def test_without_anything_to_predict_from_the_remedy_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SOFTGATE_CACHE", str(tmp_path))
+    assert plan.main(["cluster.device=cpu"]) == 2
+    assert "add --calibrate to measure it" in capsys.readouterr().err
+
+
+def test_a_kept_calibration_is_found_and_wires_come_from_hardware_beside_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SOFTGATE_CACHE", str(tmp_path))
+    path = kept_calibration()
+
+    def basis(*arguments: str):  # type: ignore[no-untyped-def]
+        request = read_plan_command(["cluster.device=cpu", *arguments]).request
+        assert request is not None
+        return basis_of(request, model_shape(request.config))
+
+    found = basis("rollout.max_new_tokens=12")
+    assert found.scenario.lengths == (10, 12)
+    workload = found.scenario.workload()
+    assert found.costs_of(workload).rates == (1.0, 0.8)
+    with_hardware = basis(f"calibration='{path}'", "hardware=h100")
+    costs = with_hardware.costs_of(workload)
+    assert costs.engine == found.costs_of(workload).engine
+    assert costs.wire.devices_per_node == 8
+    assert with_hardware.scenario.device_bytes == 80e9
+    assert basis("hardware=h100").costs_of(workload).engine != costs.engine
+
+
+def test_the_embedded_models_shape_is_that_of_its_recipe() -> None:
+    model = new_model(EmbeddedRecipe())
+    assert model_shape(load_config([])).num_parameters == sum(each.numel() for each in model.parameters())
+
+
+def test_a_folders_shape_is_read_from_it(tmp_path: Path) -> None:
+    new_model(EmbeddedRecipe(num_layers=1)).save_pretrained(tmp_path)
+    assert model_shape(load_config([f"model.path={tmp_path}"])).layers == 1
+
+
+def test_a_plan_from_a_data_sheet_imports_nothing_heavy() -> None:
+    code = f"import sys; from orchestration.plan.__main__ import main; main({[*PAPER, 'gpus=8']!r}); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert not set(HEAVY) & set(done.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.0123, "12.3 ms"), (1.234, "1.23 s"), (99.6, "99.6 s"), (1234.0, "1,234 s")]
+)
+def test_seconds_read_well(value: float, text: str) -> None:
+    assert seconds(value) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(12.0, "12 B"), (1.5e6, "1.5 MB"), (36.3e9, "36.3 GB")])
+def test_bytes_read_well(value: float, text: str) -> None:
+    assert num_bytes(value) == text

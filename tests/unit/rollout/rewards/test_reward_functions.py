@@ -1,0 +1,148 @@
+"""The configured reward: weights, rewards of the user's own, their failures, and what is refused."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from configs.loading import ConfigError, load_config
+from configs.rewards import RewardConfig
+from orchestration import run
+from orchestration.study import __main__ as study
+from orchestration.terminal.exit_status import MISCONFIGURED
+from rollout.contract import RewardVerdict
+from rollout.rewards.functions import RewardError, make_reward, unusable_extras
+
+ROOT = Path(__file__).resolve().parents[4]
+RIGHT, WRONG = "<think>a</think><answer>42</answer>", "<think>a</think><answer>41</answer>"
+MODULE = """
+import sys
+import numpy
+def length(completion_text, reference_answer):
+    return len(completion_text)
+def defect(completion_text, reference_answer):
+    return 1 / 0
+def infinite(completion_text, reference_answer):
+    return float("inf")
+def leaves(completion_text, reference_answer):
+    sys.exit(3)
+def narrow(completion_text, reference_answer):
+    return numpy.float32(0.5)
+NUMBER = 3
+"""
+
+
+@pytest.fixture
+def own_rewards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_rewards.py").write_text(MODULE, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "own_rewards", raising=False)
+
+
+def config(*functions: str, **fields: object) -> RewardConfig:
+    extra = {name: {"function": f"own_rewards:{name}", "weight": 0.5} for name in functions}
+    return RewardConfig.model_validate({"extra": extra, **fields})
+
+
+def grade(reward: RewardConfig, text: str) -> RewardVerdict:
+    return make_reward(reward.model_dump(mode="json"), lambda name, verdict: None)(text, "42")
+
+
+def test_the_default_is_format_plus_answer() -> None:
+    assert grade(RewardConfig(), RIGHT).total == 2.0
+    assert grade(RewardConfig(), WRONG).total == 1.0
+    assert grade(RewardConfig(), RIGHT) == RewardVerdict(format=1.0, answer=1.0)
+
+
+def test_weights_change_the_total_and_not_the_parts() -> None:
+    verdict = grade(RewardConfig(format_weight=0.25, answer_weight=2.0), RIGHT)
+    assert (verdict.format, verdict.answer, verdict.total) == (1.0, 1.0, 2.25)
+
+
+def test_extra_rewards_add_to_the_total_by_their_weights(own_rewards: None) -> None:
+    verdict = grade(config("length"), RIGHT)
+    assert verdict.extra == {"length": float(len(RIGHT))}
+    assert verdict.total == 2.0 + 0.5 * len(RIGHT)
+
+
+def test_a_number_of_numpy_is_a_number(own_rewards: None) -> None:
+    assert grade(config("narrow"), RIGHT).extra == {"narrow": 0.5}
+
+
+def test_each_extra_reward_is_announced_before_it_runs(own_rewards: None) -> None:
+    announced: list[tuple[str, RewardVerdict]] = []
+    settings = config("length", "defect", on_error="zero").model_dump(mode="json")
+    make_reward(settings, lambda name, verdict: announced.append((name, verdict)))(RIGHT, "42")
+    assert [name for name, _ in announced] == ["length", "defect"]
+    assert [(verdict.total, verdict.num_failed) for _, verdict in announced] == [(2.0, 2), (2.0 + len(RIGHT) / 2, 1)]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("defect", "reward.extra.defect raised ZeroDivisionError"),
+        ("infinite", "reward.extra.infinite gave inf"),
+        ("leaves", "reward.extra.leaves raised SystemExit: 3"),
+    ],
+)
+def test_a_failure_is_named_or_counts_as_zero(own_rewards: None, name: str, message: str) -> None:
+    with pytest.raises(RewardError, match=re.escape(message)):
+        grade(config(name), RIGHT)
+    verdict = grade(config(name, "length", on_error="zero"), RIGHT)
+    assert verdict.extra == {name: 0.0, "length": float(len(RIGHT))}
+    assert verdict.num_failed == 1
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("no_such_module_here:f", "reward.extra.own.function=no_such_module_here:f: the module cannot be imported"),
+        ("own_rewards:missing", "missing is not in own_rewards"),
+        ("own_rewards:NUMBER", "NUMBER is not callable"),
+    ],
+)
+def test_what_cannot_be_loaded_is_refused_before_anything_starts(
+    own_rewards: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], function: str, message: str
+) -> None:
+    extra = RewardConfig.model_validate({"extra": {"own": {"function": function}}})
+    (line,) = unusable_extras(extra)
+    assert message in line
+    setting, folder = f'reward.extra.own.function="{function}"', tmp_path / "run"
+    commands = [
+        lambda: run.main([setting, f"run_dir={folder}"]),
+        lambda: run.main([setting, "dry_run=true"]),
+        lambda: run.main(["-m", setting, "seed=0,1"]),
+        lambda: study.main([setting, "gates=[clip]", "seeds=[0,1]", f"study_dir={folder}"]),
+    ]
+    for command in commands:
+        assert command() == MISCONFIGURED
+        assert capsys.readouterr().err.count(message) == 1
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("reward.extra.mean.function=a:b", "reward.extra.mean: this name is taken"),
+        ("reward.extra.own.function=a.b", "reward.extra.own.function=a.b"),
+        ("reward.extra.own.weight=2", "reward.extra.own.function: missing"),
+        ("reward.on_eror=zero", "did you mean reward.on_error?"),
+    ],
+)
+def test_mistakes_in_the_section_are_told(setting: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_config([setting])
+
+
+def test_the_example_of_the_documentation_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8")
+    (source,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "my_rewards.py").write_text(source, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (command,) = re.findall(r"orchestration/run\.py (reward\..*)", text)
+    reward = load_config(command.split()).reward
+    verdict = grade(reward, RIGHT)
+    assert verdict.extra["short"] == pytest.approx(1.0 - len(RIGHT) / 200)
+    assert verdict.total == pytest.approx(2.0 + 0.1 * verdict.extra["short"])
