@@ -135,7 +135,9 @@ def test_a_folders_shape_is_read_from_it(tmp_path: Path) -> None:
 
 
 def test_a_plan_from_a_data_sheet_imports_nothing_heavy() -> None:
-    code = f"import sys; from orchestration.plan.__main__ import main; main({[*PAPER, 'gpus=8']!r}); print(*sys.modules)"
+    code = (
+        f"import sys; from orchestration.plan.__main__ import main; main({[*PAPER, 'gpus=8']!r}); print(*sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert not set(HEAVY) & set(done.stdout.splitlines()[-1].split())
 
