@@ -87,7 +87,7 @@ class _Engine:
 
     def _collect(self, limit: int, *, holds_back: bool) -> list[Any]:
         done, self._inside = self._inside[:limit], self._inside[limit:]
-        groups = [self._sampled[request.prompt.index] for request in done]
+        groups = [self._sampled[request.prompt.position] for request in done]
         chunk = GroupChunk(
             tickets=tuple(request.ticket for request in done),
             summaries=tuple(group.summary for group in groups),
@@ -199,4 +199,4 @@ def _sample(position: int) -> _Sampled:
 
 def _prompt_at(position: int) -> Prompt:
     token_ids = np.full(PROMPT_TOKENS, 7, dtype=np.int32)
-    return Prompt(index=position, token_ids=token_ids, text="", reference_answer="", source="simulated")
+    return Prompt(position=position, token_ids=token_ids, text="", reference_answer="", source="simulated")

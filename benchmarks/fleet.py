@@ -48,7 +48,7 @@ class BareEngine:
         params = [
             SamplingParams(
                 n=sampling.num_completions,
-                seed=request_seed(sampling.seed, prompt.index),
+                seed=request_seed(sampling.seed, prompt.position),
                 temperature=sampling.temperature,
                 max_tokens=sampling.max_new_tokens,
                 logprobs=0,

@@ -83,7 +83,9 @@ def _by_processes(*, repeats: int) -> dict[str, float]:
 
 def ungraded_group(*texts: str, reference: str) -> PromptGroup:
     """Completions of these texts as graders get them, whose tokens mean nothing; tests use it too."""
-    prompt = Prompt(index=0, token_ids=np.array([1], dtype=np.int32), text="?", reference_answer=reference, source="")
+    prompt = Prompt(
+        position=0, token_ids=np.array([1], dtype=np.int32), text="?", reference_answer=reference, source=""
+    )
     completions = tuple(
         Completion(
             token_ids=np.array([2], dtype=np.int32),

@@ -15,7 +15,7 @@ from transfer.spans import Span
 class Prompt:
     """One problem at one position of the prompt stream."""
 
-    index: int  # position in the stream, counted over the whole run; seeds derive from it
+    position: int  # in the prompt stream, counted over the whole run; seeds derive from it
     token_ids: np.ndarray  # [P] int32
     text: str
     reference_answer: str
@@ -113,7 +113,7 @@ class RewardVerdict:
 class GroupSummary:
     """What the driver needs of a group to plan with; a few numbers, so that token data stays out of its loops."""
 
-    prompt_index: int
+    position: int
     engine_index: int
     num_tokens: int  # completion tokens of the group
     min_policy_version: int
@@ -123,7 +123,7 @@ class GroupSummary:
     @classmethod
     def of(cls, group: PromptGroup) -> "GroupSummary":
         return cls(
-            prompt_index=group.prompt.index,
+            position=group.prompt.position,
             engine_index=group.engine_index,
             num_tokens=sum(len(completion.token_ids) for completion in group.completions),
             min_policy_version=min(completion.min_policy_version for completion in group.completions),
@@ -136,7 +136,7 @@ class GroupSummary:
 class GroupRequest:
     """A prompt on its way to an engine."""
 
-    ticket: int  # the fleet's number for it: a prompt of the training and one of an evaluation may share an index
+    ticket: int  # the fleet's number for it: a prompt of the training and one of an evaluation may share a position
     prompt: Prompt
     sampling: SamplingSpec
 

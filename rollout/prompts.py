@@ -64,7 +64,9 @@ class PromptStream:
         """The prompt at a position (0, 1, ...), whatever was asked before."""
         assert position >= 0, f"position {position}: the stream begins at 0"
         source, place = self._turns.turn(position)
-        return make_prompt(self._sources[source].problem_at(place), self._encode, index=position, render=self._render)
+        return make_prompt(
+            self._sources[source].problem_at(place), self._encode, position=position, render=self._render
+        )
 
 
 class _Source:
@@ -89,11 +91,11 @@ class _Source:
         return self._order[1]
 
 
-def make_prompt(problem: Problem, encode: Encode, *, index: int, render: Render = as_it_stands) -> Prompt:
-    """The problem as a prompt with the given index; evaluation uses it too."""
+def make_prompt(problem: Problem, encode: Encode, *, position: int, render: Render = as_it_stands) -> Prompt:
+    """The problem as a prompt at the given position; evaluation uses it too."""
     text = render(problem.text)
     return Prompt(
-        index=index,
+        position=position,
         token_ids=np.asarray(encode(text), dtype=np.int32),
         text=text,
         reference_answer=problem.reference_answer,

@@ -74,7 +74,7 @@ def _rollout(index: int, seed: int, text: str) -> dict[str, object]:
     completion = {"text": text, "reward": 1.5, "num_tokens": 9, "finished": True}
     return {
         "iteration": index,
-        "prompt_index": index,
+        "position": index,
         "prompt": f"{index}+{seed}=",
         "reference_answer": str(index + seed),
         "completions": [completion, completion],

@@ -77,7 +77,7 @@ def _samples(group: PromptGroup, verdicts: GroupVerdicts, *, name: str) -> list[
     return [
         EvalSample(
             set=name,
-            problem=group.prompt.index,
+            problem=group.prompt.position,
             sample=index,
             prompt=group.prompt.text,
             reference=group.prompt.reference_answer,

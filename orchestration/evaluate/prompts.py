@@ -17,7 +17,9 @@ from rollout.tasks import Problem
 def eval_prompts(problems: Sequence[Problem], config: EvalConfig, encode: Encode, render: Render) -> tuple[Prompt, ...]:
     """The prompts of a set's problems, as many as the configuration asks for; their index is that of the problem."""
     chosen = chosen_problems(problems, config)
-    return tuple(make_prompt(problem, encode, index=index, render=render) for index, problem in enumerate(chosen))
+    return tuple(
+        make_prompt(problem, encode, position=position, render=render) for position, problem in enumerate(chosen)
+    )
 
 
 def chosen_problems(problems: Sequence[Problem], config: EvalConfig) -> Sequence[Problem]:

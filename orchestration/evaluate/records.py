@@ -137,4 +137,4 @@ def differences(before: Settings, now: Settings) -> list[tuple[str, Any, Any]]:
 def prompts_left(prompts: Sequence[Prompt], samples: Iterable[EvalSample]) -> list[Prompt]:
     """Those that have no samples yet."""
     done = {sample.problem for sample in samples}
-    return [prompt for prompt in prompts if prompt.index not in done]
+    return [prompt for prompt in prompts if prompt.position not in done]

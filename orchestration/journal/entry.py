@@ -161,7 +161,7 @@ def _rollout_row(item: GradedGroup, iteration: int, policy_version: int) -> dict
     return {
         "iteration": iteration,
         "policy_version": policy_version,
-        "prompt_index": prompt.index,
+        "position": prompt.position,
         "prompt": prompt.text,
         "reference_answer": prompt.reference_answer,
         "source": prompt.source,

@@ -115,10 +115,10 @@ def _read_rollouts(path: Path) -> tuple[dict[int, str], dict[int, str], tuple[Sa
     first_completions: dict[int, str] = {}
     places: dict[int, int] = {}  # byte at which the first row of an iteration starts
     for offset, row in _rollout_rows(path):
-        prompts[row["prompt_index"]] = _digest([row["prompt"]])
+        prompts[row["position"]] = _digest([row["prompt"]])
         places.setdefault(row["iteration"], offset)
         if row["iteration"] == 0:
-            first_completions[row["prompt_index"]] = _digest([each["text"] for each in row["completions"]])
+            first_completions[row["position"]] = _digest([each["text"] for each in row["completions"]])
     iterations = sorted(places)
     chosen = sorted({iterations[0], iterations[len(iterations) // 2], iterations[-1]}) if iterations else []
     return prompts, first_completions, tuple(_sample(path, places[iteration]) for iteration in chosen)

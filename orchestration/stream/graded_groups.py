@@ -24,13 +24,13 @@ class GradedGroup:
     def __post_init__(self) -> None:
         if len(self.verdicts) != len(self.group.completions):
             raise ValueError(
-                f"prompt {self.prompt_index}: {len(self.verdicts)} verdicts for {len(self.group.completions)} "
+                f"prompt {self.position}: {len(self.verdicts)} verdicts for {len(self.group.completions)} "
                 f"completions; a group needs one each"
             )
 
     @property
-    def prompt_index(self) -> int:
-        return self.group.prompt.index
+    def position(self) -> int:
+        return self.group.prompt.position
 
     @property
     def rewards(self) -> np.ndarray:

@@ -172,10 +172,10 @@ class GroupStream:
         """
         patience_s = math.inf
         if self._scoring is not None:
-            groups = {ticket.summary.prompt_index: ticket.group_ref for ticket in settled}
+            groups = {ticket.summary.position: ticket.group_ref for ticket in settled}
             patience_s = SCORING_POLL_S if self._scoring.offer(groups) else math.inf
         for finished in self._fleet.await_finished(at_most_s=patience_s):
-            submission = self._in_flight.pop(finished.summary.prompt_index)
+            submission = self._in_flight.pop(finished.summary.position)
             ticket = GroupTicket(
                 place=submission.place,
                 group_ref=finished.group_ref,

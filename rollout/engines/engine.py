@@ -42,9 +42,9 @@ SHUTDOWN_GRACE_S = 0.5  # for vLLM's child to go by itself; nothing of it is nee
 MIXED_SEED_BITS = 62  # vLLM adds the sample index to a request's seed; this leaves room below int64
 
 
-def request_seed(seed: int, prompt_index: int) -> int:
+def request_seed(seed: int, position: int) -> int:
     """Seed of a prompt's first sample; sample i uses this + i. Equal on every engine, independent of arrival order."""
-    mixed = hashlib.blake2b(f"{seed}/{prompt_index}".encode(), digest_size=8).digest()
+    mixed = hashlib.blake2b(f"{seed}/{position}".encode(), digest_size=8).digest()
     return int.from_bytes(mixed, "big") >> (64 - MIXED_SEED_BITS)
 
 
@@ -156,7 +156,7 @@ class RolloutEngine:
         self._num_entered += 1
         try:
             with self._spans.span("generate"):
-                final = await self._finished(tokens, sampling_params(prompt, sampling), f"{prompt.index}-{started}")
+                final = await self._finished(tokens, sampling_params(prompt, sampling), f"{prompt.position}-{started}")
         finally:
             self._num_generating -= 1
             if self._num_generating == 0:
@@ -336,7 +336,7 @@ def sampling_params(prompt: Prompt, sampling: SamplingSpec) -> Any:
 
     return SamplingParams(
         n=sampling.num_completions,
-        seed=request_seed(sampling.seed, prompt.index),
+        seed=request_seed(sampling.seed, prompt.position),
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         max_tokens=sampling.max_new_tokens,

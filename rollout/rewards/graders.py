@@ -158,7 +158,7 @@ class GraderWorker:
             try:
                 verdicts = self._child.grade(texts, reference_answer=group.prompt.reference_answer)
             except GradingError as error:
-                raise GradingError(f"prompt {group.prompt.index}: {error}") from error
+                raise GradingError(f"prompt {group.prompt.position}: {error}") from error
         graded = tuple(NO_REWARD if verdict is None else verdict for verdict in verdicts)
         return GroupVerdicts(verdicts=graded, timed_out=verdicts.count(None))
 

@@ -93,7 +93,7 @@ def test_a_resume_goes_on_at_the_saved_position(trained: CommandRun, chat_model:
         render=prompt_renderer(config.task, tokenizer),
     )
     rollouts = trained.rows("rollouts.jsonl")
-    assert [row["prompt_index"] for row in rollouts] == list(range(12))
+    assert [row["position"] for row in rollouts] == list(range(12))
     assert [row["prompt"] for row in rollouts] == [stream.prompt_at(position).text for position in range(12)]
 
 

@@ -110,7 +110,7 @@ def engine(tied_model: Path, local_ray: None) -> Any:
 
 
 def prompt_of(length: int, *, index: int = 0) -> Prompt:
-    return Prompt(index=index, token_ids=np.full(length, 5, dtype=np.int32), text="", reference_answer="", source="")
+    return Prompt(position=index, token_ids=np.full(length, 5, dtype=np.int32), text="", reference_answer="", source="")
 
 
 def drain(fleet: RolloutFleet) -> dict[int, PromptGroup]:
@@ -118,7 +118,7 @@ def drain(fleet: RolloutFleet) -> dict[int, PromptGroup]:
     groups = {}
     while fleet.num_in_flight:
         for finished in fleet.await_finished():
-            groups[finished.summary.prompt_index] = ray.get(finished.group_ref)
+            groups[finished.summary.position] = ray.get(finished.group_ref)
     return groups
 
 
@@ -207,7 +207,7 @@ def test_a_fleet_keeps_a_small_engine_full_and_changes_no_bit(tied_model: Path, 
     assert max(running for running, _ in steps) == 16
     for prompt in prompts[::7]:
         alone, _ = ray.get(engine.generate.remote(prompt, SAMPLING))
-        for fed, one in zip(groups[prompt.index].completions, alone.completions, strict=True):
+        for fed, one in zip(groups[prompt.position].completions, alone.completions, strict=True):
             np.testing.assert_array_equal(fed.token_ids, one.token_ids)
             np.testing.assert_array_equal(fed.rollout_logprobs, one.rollout_logprobs)
 

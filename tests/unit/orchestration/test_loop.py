@@ -85,7 +85,9 @@ def graded(index: int, version: int) -> GradedGroup:
         finished=True,
         version_starts=((version, 0),),
     )
-    prompt = Prompt(index=index, token_ids=np.array([1], dtype=np.int32), text="1+0=", reference_answer="1", source="")
+    prompt = Prompt(
+        position=index, token_ids=np.array([1], dtype=np.int32), text="1+0=", reference_answer="1", source=""
+    )
     group = PromptGroup(prompt=prompt, completions=(completion,) * 2, engine_index=0, generate_s=0.1)
     return GradedGroup(group=group, verdicts=(RewardVerdict(format=0.25, answer=1.0),) * 2)
 

@@ -47,7 +47,7 @@ def test_every_pass_visits_every_problem_once_in_an_order_of_its_own() -> None:
 
 def test_prompt_carries_its_position_tokens_and_reference() -> None:
     prompt = stream().prompt_at(9)
-    assert prompt.index == 9
+    assert prompt.position == 9
     assert prompt.token_ids.dtype == np.int32
     assert prompt.token_ids.tolist() == encode(prompt.text)
     assert prompt.text == f"{prompt.reference_answer}?"
@@ -118,7 +118,7 @@ def test_plain_style_needs_no_template() -> None:
 def test_a_prompt_carries_its_rendered_text_and_its_source() -> None:
     tokenizer = tiny_chat_tokenizer()
     render, encode_text = prompt_renderer(data_task(), tokenizer), prompt_encoder(tokenizer)
-    made = make_prompt(PROBLEMS[2], encode_text, index=5, render=render)
+    made = make_prompt(PROBLEMS[2], encode_text, position=5, render=render)
     assert (made.text, made.source, made.reference_answer) == (render("2?"), "numbers", "2")
     assert made.token_ids.tolist() == encode_text(made.text)
     streamed = PromptStream(PROBLEMS, encode_text, seed=3, render=render).prompt_at(0)

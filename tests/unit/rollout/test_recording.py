@@ -43,7 +43,7 @@ def recorded_group(rng: np.random.Generator, *, index: int, num_completions: int
             )
         )
     prompt = Prompt(
-        index=index,
+        position=index,
         token_ids=rng.integers(0, 99, index + 1).astype(np.int32),
         text=f"problem {index}?",
         reference_answer="1/3",

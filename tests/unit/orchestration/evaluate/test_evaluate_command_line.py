@@ -44,11 +44,11 @@ class PlayedEngines:
         for prompt in reversed(prompts):
             if len(self.drawn) == self.limit:
                 raise KeyboardInterrupt
-            self.drawn.append(prompt.index)
+            self.drawn.append(prompt.position)
             yield [
                 EvalSample(
                     set=name,
-                    problem=prompt.index,
+                    problem=prompt.position,
                     sample=sample,
                     prompt=prompt.text,
                     reference=prompt.reference_answer,
@@ -56,7 +56,7 @@ class PlayedEngines:
                     length=5 + sample,
                     finished=True,
                     format=1.0,
-                    answer=float((prompt.index * 7 + sampling.seed + sample) % 3 == 0),
+                    answer=float((prompt.position * 7 + sampling.seed + sample) % 3 == 0),
                 )
                 for sample in range(sampling.num_completions)
             ]

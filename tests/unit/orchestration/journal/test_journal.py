@@ -34,7 +34,7 @@ def graded(index: int, *, rewards: Sequence[tuple[float, float]] = ((1.0, 1.0), 
         finished=True,
         version_starts=((0, 0),),
     )
-    prompt = Prompt(index=index, token_ids=np.zeros(2, dtype=np.int32), text="1+1=", reference_answer="2", source="")
+    prompt = Prompt(position=index, token_ids=np.zeros(2, dtype=np.int32), text="1+1=", reference_answer="2", source="")
     group = PromptGroup(prompt=prompt, completions=(completion,) * len(rewards), engine_index=0, generate_s=0.5)
     return GradedGroup(group=group, verdicts=tuple(RewardVerdict(format=f, answer=a) for f, a in rewards))
 
@@ -121,7 +121,7 @@ def test_rollouts_hold_full_text_of_the_first_groups(tmp_path: Path) -> None:
     with open_journal(tmp_path, config=JournalConfig(tensorboard=False, rollouts_per_iteration=2)) as journal:
         run_iteration(journal, 0)
     first, second = rows(tmp_path / "rollouts.jsonl")
-    assert (first["prompt_index"], second["prompt_index"]) == (0, 1)
+    assert (first["position"], second["position"]) == (0, 1)
     assert (first["prompt"], first["reference_answer"], first["iteration"]) == ("1+1=", "2", 0)
     assert [completion["reward"] for completion in first["completions"]] == [2.0, 0.5]
     assert first["completions"][0]["text"] == "<think>é</think>"

@@ -36,15 +36,15 @@ class FakeRollout:
 
     def prompt_at(self, position: int) -> Prompt:
         return Prompt(
-            index=position, token_ids=np.array([1], dtype=np.int32), text="", reference_answer="", source="fake"
+            position=position, token_ids=np.array([1], dtype=np.int32), text="", reference_answer="", source="fake"
         )
 
     def submit(self, prompt: Prompt, sampling: SamplingSpec, *, due: int) -> None:
-        self.events.append(f"submit {prompt.index}")
-        assert prompt.index not in self.versions_of, "a prompt is generated once"
-        self.versions_of[prompt.index] = self.version
-        self.due_of[prompt.index] = due
-        self._in_flight[prompt.index] = []
+        self.events.append(f"submit {prompt.position}")
+        assert prompt.position not in self.versions_of, "a prompt is generated once"
+        self.versions_of[prompt.position] = self.version
+        self.due_of[prompt.position] = due
+        self._in_flight[prompt.position] = []
 
     def tick(self) -> None:
         """One token of everything in flight; what finishes with it is graded at once."""
@@ -70,7 +70,7 @@ class FakeRollout:
             self.tick()
 
     def grade(self, group: PromptGroup) -> GroupVerdicts:
-        verdicts = tuple(RewardVerdict(format=reward, answer=0.0) for reward in self._rewards(group.prompt.index))
+        verdicts = tuple(RewardVerdict(format=reward, answer=0.0) for reward in self._rewards(group.prompt.position))
         return GroupVerdicts(verdicts=verdicts, timed_out=0)
 
     def _finished(self, position: int, tokens: list[int]) -> FinishedGroup:

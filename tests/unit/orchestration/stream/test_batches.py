@@ -12,7 +12,7 @@ from rollout.contract import Completion, Prompt, PromptGroup, RewardVerdict
 
 
 def graded(index: int, rewards: list[float], *, min_version: int) -> GradedGroup:
-    prompt = Prompt(index=index, token_ids=np.array([1, 2], dtype=np.int32), text="", reference_answer="", source="")
+    prompt = Prompt(position=index, token_ids=np.array([1, 2], dtype=np.int32), text="", reference_answer="", source="")
     completions = tuple(
         Completion(
             token_ids=np.array([10 + place] * (place + 1), dtype=np.int32),

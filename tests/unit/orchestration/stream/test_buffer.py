@@ -30,7 +30,7 @@ def completion(
 
 
 def graded(index: int, completions: list[Completion], verdicts: list[tuple[float, float]]) -> GradedGroup:
-    prompt = Prompt(index=index, token_ids=np.zeros(2, dtype=np.int32), text="1+1=", reference_answer="2", source="")
+    prompt = Prompt(position=index, token_ids=np.zeros(2, dtype=np.int32), text="1+1=", reference_answer="2", source="")
     group = PromptGroup(prompt=prompt, completions=tuple(completions), engine_index=0, generate_s=0.5)
     return GradedGroup(group=group, verdicts=tuple(RewardVerdict(format=f, answer=a) for f, a in verdicts))
 

@@ -75,7 +75,7 @@ def iterate(stream: GroupStream, rollout: FakeRollout, state: RunState, *, until
 
 
 def indices(batches: Batches) -> list[list[int]]:
-    return [[graded.prompt_index for graded in batch] for batch in batches]
+    return [[graded.position for graded in batch] for batch in batches]
 
 
 def staleness(batches: Batches, *, start: int = 0) -> list[float]:
@@ -111,7 +111,7 @@ def test_finished_order_lets_long_groups_go_on_into_later_batches(
     assert sorted(trained) == list(range(4 * ITERATIONS)), "each prompt once, none dropped"
     assert indices(batches)[0] == [0, 2, 4, 7], "1, 3 and 6 are long; 4 and 7 were admitted one version ahead"
     assert max(staleness(batches)) == max_staleness
-    long = next(graded for batch in batches for graded in batch if graded.prompt_index == 3)
+    long = next(graded for batch in batches for graded in batch if graded.position == 3)
     assert len(long.group.completions[0].version_starts) == max_staleness + 1, "it went on under each next version"
     ordered, _, _ = fresh_run(monkeypatch, max_staleness=1)
     assert rollout.now < ordered.now, "with the same lookahead the learner waits less for stragglers"
@@ -154,7 +154,7 @@ def test_replacing_ends_after_the_attempts_and_is_counted(monkeypatch: pytest.Mo
     rollout = FakeRollout(monkeypatch, rewards=dull_at(*range(1000)), lengths=uneven)
     stream = stream_of(rollout, RunState.fresh(seed=0), max_staleness=0, max_attempts=2)
     (batch,) = iterate(stream, rollout, RunState.fresh(seed=0), until=1)
-    assert [graded.prompt_index for graded in batch] == [8, 9, 10, 11], "filled with what there is"
+    assert [graded.position for graded in batch] == [8, 9, 10, 11], "filled with what there is"
     assert (stream.summary()["group/replaced"], stream.summary()["group/attempts"]) == (8, 2)
 
 

@@ -37,7 +37,7 @@ def batch(iteration: int) -> list[GradedGroup]:
     groups = []
     for index in (2 * iteration, 2 * iteration + 1):
         token_ids = np.array([1, 2], dtype=np.int32)
-        prompt = Prompt(index=index, token_ids=token_ids, text="", reference_answer="", source="arithmetic")
+        prompt = Prompt(position=index, token_ids=token_ids, text="", reference_answer="", source="arithmetic")
         group = PromptGroup(prompt=prompt, completions=(completion,) * 3, engine_index=0, generate_s=0.5)
         groups.append(GradedGroup(group=group, verdicts=(RewardVerdict(format=1.0, answer=0.0),) * 3))
     return groups
@@ -73,7 +73,7 @@ def test_what_passes_is_written_and_comes_out_of_the_replay(tmp_path: Path) -> N
     for iteration in range(2):
         replay.admit(iteration)
         found = replay.take(iteration)
-        assert [item.prompt_index for item in found] == [item.prompt_index for item in taken[iteration]]
+        assert [item.position for item in found] == [item.position for item in taken[iteration]]
         assert [item.rewards.tolist() for item in found] == [item.rewards.tolist() for item in taken[iteration]]
     assert replay.summary() == {}
 

@@ -102,10 +102,10 @@ def test_the_rest_is_scored_while_a_dull_group_is_replaced(monkeypatch: pytest.M
     lengths = [2, 2, 2, 2, 90, 90, 90, 90, 30]
     rollout = rollout_of(monkeypatch, lambda position: lengths[position], dull=1)
     learner = Learner(rollout, monkeypatch, ticks=1.0)
-    resampling = Resampling(has_gradient=lambda graded: graded.prompt_index != 1, max_attempts=1)
+    resampling = Resampling(has_gradient=lambda graded: graded.position != 1, max_attempts=1)
     stream = stream_of(rollout, learner, resampling=resampling)
     stream.admit(0)
-    assert [graded.prompt_index for graded in stream.take(0)] == [0, 8, 2, 3]
+    assert [graded.position for graded in stream.take(0)] == [0, 8, 2, 3]
     assert learner.calls == [(2.0, [2, 2, 2])]
 
 

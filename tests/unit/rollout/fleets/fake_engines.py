@@ -49,8 +49,8 @@ class FakeEngine:
         self.num_calls += 1
         self.holds_back = holds_back
         self.num_started += len(requests)
-        self.inside |= {request.prompt.index: request for request in requests}
-        self.events.append((self.name, *(str(request.prompt.index) for request in requests)))
+        self.inside |= {request.prompt.position: request for request in requests}
+        self.events.append((self.name, *(str(request.prompt.position) for request in requests)))
 
     def _collect(self, limit: int, *, holds_back: bool, num_returns: int) -> list[Ref]:
         assert not self._open, "one call at a time"
@@ -68,7 +68,7 @@ class FakeEngine:
         requests = [self.inside.pop(index) for index in indices]
         summaries = [
             GroupSummary(
-                prompt_index=request.prompt.index,
+                position=request.prompt.position,
                 engine_index=0,
                 num_tokens=num_tokens,
                 min_policy_version=0,
@@ -94,7 +94,7 @@ class FakeEngine:
 
 def prompt_of(index: int, *, text: str = "", source: str = "sums", length: int = 4) -> Prompt:
     return Prompt(
-        index=index,
+        position=index,
         token_ids=np.zeros(length, dtype=np.int32),
         text=text or f"problem {index}",
         reference_answer="",

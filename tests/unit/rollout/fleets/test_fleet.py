@@ -22,7 +22,7 @@ def fleet_of(*engines: FakeEngine, room: EngineRoom | None = None, timeout_s: fl
 
 
 def indices(groups: list[FinishedGroup]) -> list[int]:
-    return [group.summary.prompt_index for group in groups]
+    return [group.summary.position for group in groups]
 
 
 def test_prompts_go_out_in_one_call_and_groups_come_back_in_one() -> None:

@@ -96,4 +96,4 @@ def test_a_stream_that_begins_where_a_resume_does_goes_on_alike() -> None:
     sources = problems_of(a=5, b=7)
     undisturbed = prompts(PromptStream(sources, encode, seed=0, weights={"b": 2.0}), 0, 40)
     resumed = prompts(PromptStream(sources, encode, seed=0, weights={"b": 2.0}), 17, 40)
-    assert [(p.index, p.text) for p in resumed] == [(p.index, p.text) for p in undisturbed[17:]]
+    assert [(p.position, p.text) for p in resumed] == [(p.position, p.text) for p in undisturbed[17:]]
