@@ -18,7 +18,7 @@ from configs.objective import ObjectiveConfig
 from learner.batches.packing import pack_minibatch, split_minibatches
 from orchestration.stream.admission import Admission
 from orchestration.stream.batches import to_train_batch
-from orchestration.stream.group_stream import GroupStream, GroupTicket
+from orchestration.stream.group_stream import ArrivedGroup, GroupStream
 from orchestration.stream.positions import FRESH
 from orchestration.stream.prompt_order import GroupBuffer
 from rollout.contract import (
@@ -32,7 +32,9 @@ from rollout.contract import (
     Prompt,
     PromptGroup,
     RewardVerdict,
+    SampledTokens,
     SamplingSpec,
+    VersionStart,
 )
 from rollout.fleets.fleet import RolloutFleet
 
@@ -146,7 +148,7 @@ def _measure(num_engines: int, *, repeats: int) -> DriverRate:
         _Prompts(),  # type: ignore[arg-type]
         SamplingSpec(num_completions=COMPLETIONS, max_new_tokens=TOKENS, temperature=1.0, seed=0),
         admission=Admission(prompts_per_iteration=PROMPTS, max_staleness=0),
-        buffer=GroupBuffer[GroupTicket](PROMPTS),
+        buffer=GroupBuffer[ArrivedGroup](PROMPTS),
         resampling=None,
         scoring=None,
         start_iteration=0,
@@ -183,17 +185,21 @@ def _iterate(groups: GroupStream, iteration: int) -> None:
 
 
 def _sample(position: int) -> _Sampled:
+    prompt = _prompt_at(position)
     completions = tuple(
         Completion(
-            token_ids=np.full(TOKENS, 9, dtype=np.int32),
-            rollout_logprobs=np.zeros(TOKENS, dtype=np.float32),
+            tokens=SampledTokens.one_turn(
+                prompt.token_ids,
+                np.full(TOKENS, 9, dtype=np.int32),
+                rollout_logprobs=np.zeros(TOKENS, dtype=np.float32),
+                version_starts=(VersionStart(version=0, start=0),),
+            ),
             text="x" * TOKENS,
             finished=True,
-            version_starts=((0, 0),),
         )
         for _ in range(COMPLETIONS)
     )
-    group = PromptGroup(prompt=_prompt_at(position), completions=completions, engine_index=0, generate_s=0.0)
+    group = PromptGroup(prompt=prompt, completions=completions, engine_index=0, generate_s=0.0)
     return _Sampled(group_ref=ray.put(group), summary=GroupSummary.of(group))
 
 

@@ -149,7 +149,7 @@ def _measure_sides(parts: Parts, prompts: Sequence[Prompt], *, number: int) -> t
     for graded in batches:
         load_s, update_s = train_batch(parts, graded, make_batch(parts, graded))
         learner_s += load_s + update_s + parts.channel.publish(next(versions)).total_s
-    num_tokens = sum(len(each.token_ids) for graded in batches for one in graded for each in one.group.completions)
+    num_tokens = sum(each.tokens.num_sampled for graded in batches for one in graded for each in one.group.completions)
     return sum(seconds for seconds, _ in generated) / number, learner_s / number, num_tokens / number
 
 

@@ -29,7 +29,7 @@ from learner.loss.gate_builder import kernel_of
 from learner.loss.run_gate import RunGate, StepCurves
 from learner.loss.run_objective import LossInputs, ObjectiveLoss, RunObjective
 from learner.loss.statistics import StepStatistics
-from learner.model.ahead_scores import AheadScores
+from learner.model.logprob_cache import LogprobCache
 from learner.model.policy import Policy, row_cost_of
 from learner.model.scoring import Scorer, to_tensor
 from learner.model.weights import published_weights
@@ -79,12 +79,12 @@ class LearnerWorker:
         self._row_cost = row_cost_of(self.policy)
         self.engine = build_engine(self.policy, spec)
         self._scorer = self._scorer_of(self.engine)
-        self._old: AheadScores | None = None
+        self._old: LogprobCache | None = None
         if spec.recomputes_old_logprobs:
-            self._old = AheadScores(self._scorer.batch_logprobs)
-        self._reference: AheadScores | None = None
+            self._old = LogprobCache(self._scorer.batch_logprobs)
+        self._reference: LogprobCache | None = None
         if spec.objective.kl_coef > 0.0:
-            self._reference = AheadScores(self._reference_scorer().batch_logprobs)
+            self._reference = LogprobCache(self._reference_scorer().batch_logprobs)
         self._loaded: LoadedBatch | None = None
         self._layout = ShardLayout(num_ranks=world_size, zero_stage=spec.learner.zero_stage, dtype_name=spec.dtype_name)
         self._sender = WeightSender(
@@ -118,7 +118,7 @@ class LearnerWorker:
 
     def load(self, batch: TrainBatch, iteration: int) -> None:
         """Take the batch of an iteration and fix what stays through its steps: ratios' denominators, the reference."""
-        rollout_logprobs = tuple(sample.rollout_logprobs for sample in batch.samples)
+        rollout_logprobs = tuple(sample.tokens.rollout_logprobs for sample in batch.samples)
         self._loaded = LoadedBatch(
             batch=batch,
             iteration=iteration,

@@ -27,7 +27,7 @@ from orchestration.stream.order import admission_for, buffer_for
 from orchestration.stream.positions import FRESH, StreamPositions
 from orchestration.stream.recorded_groups import RecordingStream
 from orchestration.stream.recordings import manifest_of
-from orchestration.stream.scoring_ahead import scoring_ahead
+from orchestration.stream.score_dispatch import dispatcher_for
 from orchestration.stream.source import GroupSource
 from orchestration.weight_channel import Probe, WeightChannel
 from rollout.contract import Prompt, SamplingSpec
@@ -130,7 +130,7 @@ def build_parts(
                 start_iteration=start_iteration,
             ),
             resampling=_resampling(config),
-            scoring=scoring_ahead(learner, max_staleness=config.max_staleness),
+            scoring=dispatcher_for(learner, max_staleness=config.max_staleness),
             start_iteration=start_iteration,
             start_positions=start_positions,
             num_iterations=config.num_iterations,

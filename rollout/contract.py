@@ -1,10 +1,12 @@
 """What the generation side hands out: prompts in, groups of completions back, verdicts on them.
 
 Frozen dataclasses with numpy arrays: a group travels as one Ray object, and nobody needs torch or vLLM to read it.
+docs/architecture.md has the table of what a group is at each stop.
 """
 
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Self
 
 import numpy as np
 
@@ -13,7 +15,10 @@ from transfer.spans import Span
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prompt:
-    """One problem at one position of the prompt stream."""
+    """One problem at one position of the prompt stream.
+
+    Example: position=40, token_ids=[5, 12, 7], text="<|user|>1+1=", reference_answer="2", source="arithmetic".
+    """
 
     position: int  # in the prompt stream, counted over the whole run; seeds derive from it
     token_ids: np.ndarray  # [P] int32
@@ -34,55 +39,113 @@ class SamplingSpec:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Completion:
-    """One sampled continuation.
+class VersionStart:
+    """The first token that a policy version sampled. Example: version=4, start=2 from the third sampled token on."""
 
-    Example: token_ids=[17, 4, 9, 2], rollout_logprobs=[-0.1, -2.3, -0.7, 0.0], finished=True where 2 is an end token.
-    version_starts=((3, 0), (4, 2)) where weights of version 4 arrived before the third token was sampled.
+    version: int
+    start: int  # sampled tokens before it, in the same sequence
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SampledTokens:
+    """One sequence of T tokens, of which the policy sampled C; the same object from the engine to the learner.
+
+    Example: prompt [5, 12], sampled [9, 2]: token_ids=[5, 12, 9, 2], completion_mask=[F, F, T, T], rollout_logprobs=
+    [-0.1, -2.3], version_starts=(VersionStart(version=3, start=0),). A second turn makes the mask [F, F, T, T, F, T].
     """
 
-    token_ids: np.ndarray  # [C] int32, the end token included when one was sampled
+    token_ids: np.ndarray  # [T] int32, the prompt first, the end token included when one was sampled
+    completion_mask: np.ndarray  # [T] bool, True where the policy sampled the token
     rollout_logprobs: np.ndarray  # [C] float32, of the sampled tokens under the distribution they were drawn from
-    text: str  # decoded, tags kept, end token left out
-    finished: bool  # False where max_new_tokens cut it off
-    # (policy version, index of its first token), both ascending; the first is the version at which the prompt came
-    version_starts: tuple[tuple[int, int], ...]
+    version_starts: tuple[VersionStart, ...]  # versions and starts ascending; the first is that at the prompt's arrival
+
+    @classmethod
+    def one_turn(
+        cls,
+        prompt_ids: np.ndarray,
+        sampled_ids: np.ndarray,
+        *,
+        rollout_logprobs: np.ndarray,
+        version_starts: tuple[VersionStart, ...],
+    ) -> Self:
+        """A prompt ([P] int32) and what was sampled after it ([C] int32)."""
+        return cls(
+            token_ids=np.concatenate([prompt_ids, sampled_ids]),
+            completion_mask=np.arange(len(prompt_ids) + len(sampled_ids)) >= len(prompt_ids),
+            rollout_logprobs=rollout_logprobs,
+            version_starts=version_starts,
+        )
 
     def __post_init__(self) -> None:
-        versions, starts = zip(*self.version_starts, strict=True) if self.version_starts else ((), ())
-        if starts[:1] != (0,) or not _ascend(versions) or not _ascend(starts):
+        shapes = (len(self.token_ids), len(self.completion_mask))
+        if shapes[0] != shapes[1] or np.count_nonzero(self.completion_mask) != self.num_sampled:
             raise ValueError(
-                f"version_starts={self.version_starts}: must begin at token 0 and have ascending versions and indices"
+                f"{shapes[0]} tokens, a mask of {shapes[1]} with {np.count_nonzero(self.completion_mask)} sampled, "
+                f"{self.num_sampled} logprobs: need a mask entry a token and a logprob a sampled token"
             )
-        if starts[-1] >= max(len(self.token_ids), 1):
-            raise ValueError(f"version_starts={self.version_starts}: goes beyond {len(self.token_ids)} tokens")
+        if self.completion_mask[:1].any():
+            raise ValueError("completion_mask: the first token is sampled, but a sampled token needs one before it")
+        versions = [each.version for each in self.version_starts]
+        starts = [each.start for each in self.version_starts]
+        if starts[:1] != [0] or not _ascend(versions) or not _ascend(starts):
+            raise ValueError(
+                f"version_starts={self.version_starts}: must begin at token 0 and have ascending versions and starts"
+            )
+        if starts[-1] >= max(self.num_sampled, 1):
+            raise ValueError(f"version_starts={self.version_starts}: goes beyond {self.num_sampled} tokens")
+
+    @property
+    def num_sampled(self) -> int:
+        """C: tokens that the policy sampled."""
+        return len(self.rollout_logprobs)
+
+    @property
+    def sampled_ids(self) -> np.ndarray:
+        """[C] int32."""
+        return self.token_ids[self.completion_mask]
 
     @property
     def min_policy_version(self) -> int:
         """Lowest version that produced a token of it."""
-        return self.version_starts[0][0]
+        return self.version_starts[0].version
 
     @property
     def max_policy_version(self) -> int:
-        """Highest."""
-        return self.version_starts[-1][0]
+        """Highest version that produced a token of it."""
+        return self.version_starts[-1].version
 
     def tokens_by_version(self) -> dict[int, int]:
-        """How many tokens each version produced."""
-        starts = [start for _, start in self.version_starts]
-        ends = [*starts[1:], len(self.token_ids)]
+        """How many tokens each version sampled."""
+        ends = [*(each.start for each in self.version_starts[1:]), self.num_sampled]
         return {
-            version: end - start for (version, start), end in zip(self.version_starts, ends, strict=True) if end > start
+            each.version: end - each.start
+            for each, end in zip(self.version_starts, ends, strict=True)
+            if end > each.start
         }
 
 
-def _ascend(numbers: tuple[int, ...]) -> bool:
+def _ascend(numbers: list[int]) -> bool:
     return all(before < after for before, after in pairwise(numbers))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Completion:
+    """What the policy made of one prompt: one sample.
+
+    Example: tokens whose sampled_ids are [17, 4, 2], text="42", finished=True where 2 is an end token.
+    """
+
+    tokens: SampledTokens  # of prompt and completion
+    text: str  # of the sampled tokens, tags kept, end token left out
+    finished: bool  # False where max_new_tokens cut it off
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PromptGroup:
-    """The G completions of one prompt, in sample order."""
+    """The G completions of one prompt, in sample order.
+
+    Example: the prompt at position 40 with 8 completions, sampled by engine 1 in generate_s=0.8.
+    """
 
     prompt: Prompt
     completions: tuple[Completion, ...]  # G
@@ -113,28 +176,23 @@ class RewardVerdict:
 class GroupSummary:
     """What the driver needs of a group to plan with; a few numbers, so that token data stays out of its loops."""
 
-    position: int
-    engine_index: int
-    num_tokens: int  # completion tokens of the group
-    min_policy_version: int
-    max_policy_version: int
-    generate_s: float
+    position: int  # of its prompt
+    num_tokens: int  # sampled tokens of the group
 
     @classmethod
     def of(cls, group: PromptGroup) -> "GroupSummary":
         return cls(
             position=group.prompt.position,
-            engine_index=group.engine_index,
-            num_tokens=sum(len(completion.token_ids) for completion in group.completions),
-            min_policy_version=min(completion.min_policy_version for completion in group.completions),
-            max_policy_version=max(completion.max_policy_version for completion in group.completions),
-            generate_s=group.generate_s,
+            num_tokens=sum(completion.tokens.num_sampled for completion in group.completions),
         )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GroupRequest:
-    """A prompt on its way to an engine."""
+    """A prompt on its way to an engine.
+
+    Example: ticket=57 for the prompt at position 40, of which sampling wants 8 completions of at most 512 tokens.
+    """
 
     ticket: int  # the fleet's number for it: a prompt of the training and one of an evaluation may share a position
     prompt: Prompt
@@ -181,7 +239,10 @@ class EngineReceipt:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GroupVerdicts:
-    """The verdicts on one PromptGroup, in its completions' order."""
+    """The verdicts on one PromptGroup, in its completions' order.
+
+    Example: 8 verdicts, timed_out=1 where the grading of one completion met its time limit and gave it zeros.
+    """
 
     verdicts: tuple[RewardVerdict, ...]  # G; zeros where the limit struck before the completion was graded
     timed_out: int  # how many those are
@@ -190,3 +251,32 @@ class GroupVerdicts:
     def num_failed(self) -> int:
         """Extra rewards that failed and count as 0."""
         return sum(verdict.num_failed for verdict in self.verdicts)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GradedGroup:
+    """The G completions of one prompt with their verdicts, in sample order.
+
+    Example: the group of position 40 with 8 verdicts, rewards=[2.0, 0.5, 2.0, 0.0, 0.5, 2.0, 0.5, 0.5].
+    """
+
+    group: PromptGroup
+    verdicts: tuple[RewardVerdict, ...]  # G
+    is_replayed: bool = False  # read from a recording: sampled by the policy of another run
+
+    def __post_init__(self) -> None:
+        if len(self.verdicts) != len(self.group.completions):
+            raise ValueError(
+                f"prompt {self.position}: {len(self.verdicts)} verdicts for {len(self.group.completions)} "
+                f"completions; a group needs one each"
+            )
+
+    @property
+    def position(self) -> int:
+        """Position of its prompt in the stream."""
+        return self.group.prompt.position
+
+    @property
+    def rewards(self) -> np.ndarray:
+        """[G] float64."""
+        return np.array([verdict.total for verdict in self.verdicts], dtype=np.float64)

@@ -16,7 +16,8 @@ from typing import Any
 from learner.contract import StepReport
 from orchestration.journal.balance import idle_shares
 from orchestration.journal.json_lines import append_rows
-from orchestration.stream.graded_groups import GradedGroup, group_metrics
+from orchestration.stream.group_metrics import group_metrics
+from rollout.contract import GradedGroup
 from transfer.spans import Span, SpanLog
 
 METRIC_NAME = re.compile(r"[a-z0-9_-]+(/[a-z0-9_@-]+)*")
@@ -89,7 +90,7 @@ class IterationEntry:
         """
         self.record({"policy_version": policy_version, **group_metrics(groups, policy_version=policy_version)})
         self._num_samples += sum(len(item.group.completions) for item in groups)
-        self._num_tokens += sum(len(completion.token_ids) for item in groups for completion in item.group.completions)
+        self._num_tokens += sum(each.tokens.num_sampled for item in groups for each in item.group.completions)
         written = groups[: self._rollouts_left]
         self._rollouts_left -= len(written)
         rows = [_rollout_row(item, self._iteration, policy_version) for item in written]
@@ -174,10 +175,10 @@ def _rollout_row(item: GradedGroup, iteration: int, policy_version: int) -> dict
                 "format": verdict.format,
                 "answer": verdict.answer,
                 "extra": verdict.extra,
-                "num_tokens": len(completion.token_ids),
+                "num_tokens": completion.tokens.num_sampled,
                 "finished": completion.finished,
-                "min_policy_version": completion.min_policy_version,
-                "max_policy_version": completion.max_policy_version,
+                "min_policy_version": completion.tokens.min_policy_version,
+                "max_policy_version": completion.tokens.max_policy_version,
             }
             for completion, verdict in zip(item.group.completions, item.verdicts, strict=True)
         ],

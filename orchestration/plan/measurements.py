@@ -25,9 +25,8 @@ from orchestration.journal.run_files import METRICS_FILE
 from orchestration.parts import Parts, build_parts
 from orchestration.plan.calibration import GenerationRun, LearnerRun, Measurements, PublishRun
 from orchestration.stream.batches import to_train_batch
-from orchestration.stream.graded_groups import GradedGroup
 from orchestration.task_loading import load_task
-from rollout.contract import Prompt, SamplingSpec
+from rollout.contract import GradedGroup, Prompt, SampledTokens, SamplingSpec
 from rollout.prompts import PromptStream, load_tokenizer, prompt_encoder, prompt_renderer
 from rollout.rewards.graders import await_verdicts
 from rollout.tasks import Task
@@ -148,7 +147,7 @@ def _measure_generation(
         runs.append(
             GenerationRun(
                 prompt_length=round(float(np.mean([len(prompt.token_ids) for prompt in chosen]))),
-                lengths=tuple(tuple(len(each.token_ids) for each in group.completions) for group in groups),
+                lengths=tuple(tuple(each.tokens.num_sampled for each in group.completions) for group in groups),
                 seconds=median(seconds for seconds, _ in timed),
             )
         )
@@ -211,7 +210,7 @@ def _measure_learner(parts: Parts, graded: Sequence[GradedGroup], *, repeats: in
         timed = _repeated(partial(train_batch, parts, chosen, batch), repeats=repeats)
         runs.append(
             LearnerRun(
-                lengths=tuple(len(sample.token_ids) for sample in batch.samples),
+                lengths=tuple(len(sample.tokens.token_ids) for sample in batch.samples),
                 num_steps=config.learner.num_minibatches,
                 max_tokens=config.learner.max_tokens_per_micro_batch,
                 load_s=median(load_s for load_s, _ in timed),
@@ -223,7 +222,7 @@ def _measure_learner(parts: Parts, graded: Sequence[GradedGroup], *, repeats: in
 
 def make_batch(parts: Parts, graded: Sequence[GradedGroup]) -> TrainBatch:
     """As if the groups had been sampled from the version that is served."""
-    newest = max(completion.max_policy_version for each in graded for completion in each.group.completions)
+    newest = max(completion.tokens.max_policy_version for each in graded for completion in each.group.completions)
     return to_train_batch(
         graded,
         policy_version=newest,
@@ -234,19 +233,18 @@ def make_batch(parts: Parts, graded: Sequence[GradedGroup]) -> TrainBatch:
 
 def _stretched(batch: TrainBatch, factor: float, *, max_tokens: int) -> TrainBatch:
     """Completions cut short or said again, to so many times their length; what they say does not cost time."""
-    samples = []
-    for sample in batch.samples:
-        start = sample.prompt_length
-        length = max(1, min(max_tokens - start, round(factor * sample.completion_length)))
-        completion = np.resize(sample.token_ids[start:], length)
-        samples.append(
-            replace(
-                sample,
-                token_ids=np.concatenate([sample.token_ids[:start], completion]),
-                rollout_logprobs=np.resize(sample.rollout_logprobs, length),
-            )
+
+    def stretched(tokens: SampledTokens) -> SampledTokens:
+        prompt_ids = tokens.token_ids[~tokens.completion_mask]
+        length = max(1, min(max_tokens - len(prompt_ids), round(factor * tokens.num_sampled)))
+        return SampledTokens.one_turn(
+            prompt_ids,
+            np.resize(tokens.sampled_ids, length),
+            rollout_logprobs=np.resize(tokens.rollout_logprobs, length),
+            version_starts=tokens.version_starts[:1],
         )
-    return replace(batch, samples=tuple(samples))
+
+    return replace(batch, samples=tuple(replace(each, tokens=stretched(each.tokens)) for each in batch.samples))
 
 
 def train_batch(parts: Parts, graded: Sequence[GradedGroup], batch: TrainBatch) -> tuple[float, float]:

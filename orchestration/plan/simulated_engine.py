@@ -15,9 +15,9 @@ from orchestration.plan.fake_clock import FakeClock
 
 @dataclass(kw_only=True, slots=True)
 class SimulatedGroup:
-    """A prompt and the lengths of its completions; what GroupBuffer holds in place of a graded group."""
+    """A prompt and the lengths of its completions; what GroupBuffer holds in a simulation."""
 
-    place: int  # in the order of admission
+    admission_index: int
     prompt_length: int
     lengths: tuple[int, ...]  # G, tokens of each completion
     num_unfinished: int = field(init=False)

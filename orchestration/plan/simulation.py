@@ -182,7 +182,9 @@ class SimulatedRun:
         allowed = self._admission.allowed(version)  # beyond the last iteration too: a steady run, not its end
         for index in range(self._admitted, allowed):
             drawn = self._random.choice(workload.lengths, size=workload.completions_per_prompt)
-            group = SimulatedGroup(place=index, prompt_length=workload.prompt_length, lengths=tuple(drawn.tolist()))
+            group = SimulatedGroup(
+                admission_index=index, prompt_length=workload.prompt_length, lengths=tuple(drawn.tolist())
+            )
             min(self._engines, key=lambda engine: engine.num_unfinished).submit(group)
         self._admitted = max(self._admitted, allowed)
 

@@ -18,7 +18,6 @@ import numpy as np
 
 from configs.schema import ModelConfig, RolloutConfig
 from rollout.contract import (
-    Completion,
     EngineLoad,
     EngineReceipt,
     EngineRoom,
@@ -29,6 +28,7 @@ from rollout.contract import (
     PromptGroup,
     SamplingSpec,
 )
+from rollout.engines.completions import completions_of
 from rollout.engines.orphans import own_children
 from rollout.engines.outbox import Outbox
 from rollout.engines.room_watch import RoomWatch
@@ -161,21 +161,9 @@ class RolloutEngine:
             self._num_generating -= 1
             if self._num_generating == 0:
                 self._idle.set()
-        outputs = sorted(final.outputs, key=lambda output: output.index)
-        texts = self._tokenizer.batch_decode([list(o.token_ids) for o in outputs], skip_special_tokens=True)
-        completions = tuple(
-            Completion(
-                token_ids=np.asarray(output.token_ids, dtype=np.int32),
-                rollout_logprobs=_sampled_logprobs(output),
-                text=text,
-                finished=output.finish_reason == "stop",
-                version_starts=version_starts(output, first_version),
-            )
-            for output, text in zip(outputs, texts, strict=True)
-        )
         group = PromptGroup(
             prompt=prompt,
-            completions=completions,
+            completions=completions_of(prompt, final, self._tokenizer, first_version=first_version),
             engine_index=self._index,
             generate_s=time.perf_counter() - started,
         )
@@ -344,21 +332,3 @@ def sampling_params(prompt: Prompt, sampling: SamplingSpec) -> Any:
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,  # the cumulative stream returns incomplete groups when n > 1
     )
-
-
-def version_starts(output: Any, first_version: int) -> tuple[tuple[int, int], ...]:
-    """Completion.version_starts, as vLLM labels tokens; without labels all count as of first_version.
-
-    first_version, at which the prompt came, counts as the version of the first token in any case: while a completion
-    waits for its turn, others of its group may have computed the keys of the prompt with it.
-    """
-    starts = {0: first_version}
-    for span in getattr(output, "weight_versions", None) or ():  # vLLM 0.26 has no such field
-        if int(span.version) > first_version and len(output.token_ids) > 1:
-            starts[max(span.start, 1)] = int(span.version)
-    return tuple((version, start) for start, version in starts.items())
-
-
-def _sampled_logprobs(output: Any) -> np.ndarray:
-    sampled = zip(output.token_ids, output.logprobs, strict=True)
-    return np.fromiter((entry[token].logprob for token, entry in sampled), dtype=np.float32)

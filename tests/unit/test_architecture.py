@@ -35,7 +35,7 @@ ALLOWED_OURS = {
         "transfer.spans",
         "rollout.contract",
         "learner.contract",
-        "orchestration.stream.graded_groups",
+        "orchestration.stream.group_metrics",
         "orchestration.terminal",
     ),
     "orchestration/terminal": ("configs", "orchestration.journal"),

@@ -94,11 +94,11 @@ def engine_times(*lengths: int, freeze: tuple[float, float] | None = None, conte
         clock=clock,
         max_sequences=8,
         kv_tokens=10**6,
-        on_finished=lambda group: done.__setitem__(group.place, clock.now),
+        on_finished=lambda group: done.__setitem__(group.admission_index, clock.now),
         version=0,
     )
     for index, length in enumerate(lengths):
-        engine.submit(SimulatedGroup(place=index, prompt_length=5, lengths=(length,)))
+        engine.submit(SimulatedGroup(admission_index=index, prompt_length=5, lengths=(length,)))
     if freeze is not None:
         began, lasted = freeze
         clock.after(began, engine.freeze)

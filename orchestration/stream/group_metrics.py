@@ -1,45 +1,18 @@
-"""A group with its verdicts, and what a batch of them comes to.
+"""Rewards, lengths and staleness of a batch of graded groups, under their names in metrics.jsonl.
 
-In: groups and rewards. Out: GradedGroup, and the numbers of a batch under their names in metrics.jsonl. Knows nothing
-of where groups come from.
+In: GradedGroups. Out: one number a name. Knows nothing of where groups come from.
 """
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from rollout.contract import PromptGroup, RewardVerdict
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GradedGroup:
-    """The G completions of one prompt with their verdicts, in sample order."""
-
-    group: PromptGroup
-    verdicts: tuple[RewardVerdict, ...]  # G
-    is_replayed: bool = False  # read from a recording: sampled by the policy of another run
-
-    def __post_init__(self) -> None:
-        if len(self.verdicts) != len(self.group.completions):
-            raise ValueError(
-                f"prompt {self.position}: {len(self.verdicts)} verdicts for {len(self.group.completions)} "
-                f"completions; a group needs one each"
-            )
-
-    @property
-    def position(self) -> int:
-        return self.group.prompt.position
-
-    @property
-    def rewards(self) -> np.ndarray:
-        """[G] float64."""
-        return np.array([verdict.total for verdict in self.verdicts], dtype=np.float64)
+from rollout.contract import GradedGroup
 
 
 def group_metrics(groups: Sequence[GradedGroup], *, policy_version: int) -> dict[str, float]:
-    """Rewards, lengths and staleness of one iteration's batch under the names of metrics.jsonl.
+    """The metrics of one iteration's batch.
 
     policy_version is the learner's version when the batch is consumed. Means run over completions, so all groups having
     the same G count alike; zero variance is counted over groups.
@@ -48,10 +21,10 @@ def group_metrics(groups: Sequence[GradedGroup], *, policy_version: int) -> dict
     completions = [completion for item in groups for completion in item.group.completions]
     verdicts = [verdict for item in groups for verdict in item.verdicts]
     rewards = np.concatenate([item.rewards for item in groups])
-    staleness = [policy_version - completion.min_policy_version for completion in completions]
+    staleness = [policy_version - completion.tokens.min_policy_version for completion in completions]
     tokens_behind: Counter[int] = Counter()
     for completion in completions:
-        for version, count in completion.tokens_by_version().items():
+        for version, count in completion.tokens.tokens_by_version().items():
             tokens_behind[policy_version - version] += count
     extras = {name for verdict in verdicts for name in verdict.extra}  # zeros where a limit struck have none
     assert min(staleness) >= 0, f"staleness {min(staleness)}: version {policy_version} is older than a completion's"
@@ -61,7 +34,7 @@ def group_metrics(groups: Sequence[GradedGroup], *, policy_version: int) -> dict
         "reward/format": float(np.mean([verdict.format for verdict in verdicts])),
         "reward/answer": float(np.mean([verdict.answer for verdict in verdicts])),
         **{f"reward/{name}": float(np.mean([verdict.extra.get(name, 0.0) for verdict in verdicts])) for name in extras},
-        "completion/length_mean": float(np.mean([len(completion.token_ids) for completion in completions])),
+        "completion/length_mean": float(np.mean([completion.tokens.num_sampled for completion in completions])),
         "completion/truncated_share": float(np.mean([not completion.finished for completion in completions])),
         "group/zero_variance_share": float(np.mean([np.ptp(item.rewards) == 0.0 for item in groups])),
         "staleness/mean": float(np.mean(staleness)),
