@@ -126,7 +126,6 @@ class StepReport:
     """What one optimizer step measured, over all ranks. Metrics carry the names of metrics.jsonl."""
 
     num_tokens: int  # sampled tokens trained
-    num_sequences: int
     grad_norm: float  # before clipping
     lr: float
     metrics: dict[str, float] = field(default_factory=dict)

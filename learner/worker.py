@@ -169,9 +169,7 @@ class LearnerWorker:
         grad_norm = self._optimizer_step(where)
         metrics = statistics.summarize() | self._gate.metrics() | (audit.summarize() if audit else {})
         self._gate.follow(metrics, curves)
-        return StepReport(
-            num_tokens=statistics.num_tokens, num_sequences=len(indices), grad_norm=grad_norm, lr=lr, metrics=metrics
-        )
+        return StepReport(num_tokens=statistics.num_tokens, grad_norm=grad_norm, lr=lr, metrics=metrics)
 
     def _minibatch(self, loaded: LoadedBatch, index: int) -> np.ndarray:
         """Places in the batch of the samples of optimizer step `index`."""

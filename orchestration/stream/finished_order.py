@@ -1,8 +1,8 @@
 """Batches of the groups that finished first: one long completion does not hold up everybody else's.
 
 In: finished groups as they come. Out: for iteration k the groups that are due, then those that finished first, as many
-as a batch takes, in the order of their admission. A group that is not finished goes on under the next version and is in a
-later batch; nothing is dropped.
+as a batch takes, in the order of their admission. A group that is not finished goes on under the next version and is in
+a later batch; nothing is dropped.
 
 Why it cannot break the bound on staleness. Admission runs LOOKAHEAD = 1 version ahead, whatever max_staleness is, so
 before batch k (k + 2) * n groups have been admitted, k * n were taken, and 2 * n are left. Version k itself admitted n
@@ -43,7 +43,8 @@ class FinishedBuffer(Generic[AdmittedT]):
     def add(self, item: AdmittedT) -> None:
         index = item.admission_index
         assert index not in self._items, f"admission {index} arrived twice"
-        assert index >= self._first and index not in self._taken, f"admission {index} was taken before"
+        is_taken = index < self._first or index in self._taken
+        assert not is_taken, f"admission {index} was taken before"
         self._items[index] = item
 
     def settled(self, iteration: int) -> Iterator[AdmittedT]:

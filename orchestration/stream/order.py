@@ -4,7 +4,7 @@ from typing import Literal
 
 from orchestration.stream.admission import Admission
 from orchestration.stream.finished_order import LOOKAHEAD, FinishedBuffer
-from orchestration.stream.prompt_order import GroupBuffer, AdmittedT
+from orchestration.stream.prompt_order import AdmittedT, GroupBuffer
 
 BatchOrder = Literal["prompt", "finished"]
 Buffer = GroupBuffer[AdmittedT] | FinishedBuffer[AdmittedT]

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
+from sampled import versions
 
 from configs.schema import ModelConfig, RolloutConfig
-from rollout.contract import EngineReceipt, Prompt, PromptGroup, SamplingSpec
+from rollout.contract import EngineReceipt, Prompt, PromptGroup, SamplingSpec, VersionStart
 from rollout.engines.engine import RolloutEngine
 from rollout.fleets.fleet import EngineError, RolloutFleet
 
@@ -113,6 +114,10 @@ def prompt_of(length: int, *, index: int = 0) -> Prompt:
     return Prompt(position=index, token_ids=np.full(length, 5, dtype=np.int32), text="", reference_answer="", source="")
 
 
+def starts_of(group: PromptGroup) -> set[tuple[VersionStart, ...]]:
+    return {completion.tokens.version_starts for completion in group.completions}
+
+
 def drain(fleet: RolloutFleet) -> dict[int, PromptGroup]:
     """All groups in flight, by prompt index."""
     groups = {}
@@ -131,7 +136,7 @@ def test_a_failed_request_is_its_own_and_a_failed_step_is_everybodys(engine: Any
         ray.get(engine.generate.remote(prompt_of(MAX_MODEL_LEN + 1), SAMPLING))
     group, summary = ray.get(engine.generate.remote(prompt_of(4), SAMPLING))
     assert len(group.completions) == 2
-    assert summary.num_tokens == sum(len(completion.token_ids) for completion in group.completions) > 0
+    assert summary.num_tokens == sum(completion.tokens.num_sampled for completion in group.completions) > 0
 
     ray.get(engine.break_next_step.remote())
     waiting = [engine.generate.remote(prompt_of(4, index=index), SAMPLING) for index in range(3)]
@@ -146,29 +151,32 @@ def test_a_completion_tells_which_version_made_which_tokens(engine: Any) -> None
     ray.get(engine.pretend_published.remote())
     sampling = SamplingSpec(num_completions=8, max_new_tokens=56, temperature=1.0, seed=1)
     undisturbed, _ = ray.get(engine.generate.remote(prompt_of(4), sampling))
-    assert {completion.version_starts for completion in undisturbed.completions} == {((0, 0),)}
+    assert starts_of(undisturbed) == {versions((0, 0))}
 
     frozen = engine.generate.remote(prompt_of(4), sampling)
     receipt = ray.get(engine.receive_nothing.remote(1, inflight=True))
-    group, summary = ray.get(frozen)
+    group, _ = ray.get(frozen)
     assert 0.15 <= receipt.paused_s < 5
-    assert (summary.min_policy_version, summary.max_policy_version) == (0, 1)
-    continued = [completion for completion in group.completions if completion.max_policy_version == 1]
+    assert {completion.tokens.min_policy_version for completion in group.completions} == {0}
+    assert max(completion.tokens.max_policy_version for completion in group.completions) == 1
+    continued = [completion.tokens for completion in group.completions if completion.tokens.max_policy_version == 1]
     assert continued
-    assert {completion.version_starts for completion in continued} == {((0, 0), continued[0].version_starts[1])}
-    assert all(0 < completion.tokens_by_version()[0] < len(completion.token_ids) for completion in continued)
+    assert {tokens.version_starts for tokens in continued} == {(*versions((0, 0)), continued[0].version_starts[1])}
+    assert all(0 < tokens.tokens_by_version()[0] < tokens.num_sampled for tokens in continued)
     for completion, expected in zip(group.completions, undisturbed.completions, strict=True):
-        np.testing.assert_array_equal(completion.token_ids, expected.token_ids)  # the weights are the same
+        # The weights are the same.
+        np.testing.assert_array_equal(completion.tokens.token_ids, expected.tokens.token_ids)
 
     before = engine.generate.remote(prompt_of(4), sampling)
     publish = engine.receive_nothing.remote(2, inflight=False)
     after = engine.generate.remote(prompt_of(5), sampling)
     receipt, (finished, _), (waited, _) = ray.get([publish, before, after])
     assert receipt.paused_s < 5
-    assert {completion.version_starts for completion in finished.completions} == {((1, 0),)}, "nothing was frozen"
+    assert starts_of(finished) == {versions((1, 0))}, "nothing was frozen"
     # What came while the engine was still on its way to the publish belongs to the old version, all else to the new.
-    assert {completion.version_starts for completion in waited.completions} <= {((1, 0),), ((2, 0),)}
-    assert ray.get(engine.generate.remote(prompt_of(6), sampling))[1].min_policy_version == 2
+    assert starts_of(waited) <= {versions((1, 0)), versions((2, 0))}
+    newest, _ = ray.get(engine.generate.remote(prompt_of(6), sampling))
+    assert {completion.tokens.min_policy_version for completion in newest.completions} == {2}
 
 
 def test_a_group_computes_its_prompt_once_and_older_weights_share_nothing(tied_model: Path, local_ray: None) -> None:
@@ -208,8 +216,8 @@ def test_a_fleet_keeps_a_small_engine_full_and_changes_no_bit(tied_model: Path, 
     for prompt in prompts[::7]:
         alone, _ = ray.get(engine.generate.remote(prompt, SAMPLING))
         for fed, one in zip(groups[prompt.position].completions, alone.completions, strict=True):
-            np.testing.assert_array_equal(fed.token_ids, one.token_ids)
-            np.testing.assert_array_equal(fed.rollout_logprobs, one.rollout_logprobs)
+            np.testing.assert_array_equal(fed.tokens.token_ids, one.tokens.token_ids)
+            np.testing.assert_array_equal(fed.tokens.rollout_logprobs, one.tokens.rollout_logprobs)
 
     fleet.submit(prompt_of(MAX_MODEL_LEN + 1), SAMPLING)
     with pytest.raises(EngineError, match=f"engine 0 failed: .* maximum context length is {MAX_MODEL_LEN} tokens"):

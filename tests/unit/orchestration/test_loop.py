@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sampled import one_turn, versions
 
 from configs.loading import load_config
 from learner.contract import StepReport, TrainBatch
@@ -15,9 +16,8 @@ from orchestration.interfaces import Standing
 from orchestration.journal.eval_rows import Evaluation
 from orchestration.journal.journal import Journal
 from orchestration.loop import iterate
-from orchestration.stream.graded_groups import GradedGroup
 from orchestration.stream.positions import FRESH
-from rollout.contract import Completion, Prompt, PromptGroup, RewardVerdict
+from rollout.contract import Completion, GradedGroup, Prompt, PromptGroup, RewardVerdict
 from transfer.spans import Span
 
 CONFIG = [
@@ -70,7 +70,7 @@ class RecordedParts:
     def _steps(self) -> Iterator[StepReport]:
         for step in range(2):
             self.events.append(f"step {step}")
-            yield StepReport(num_tokens=6, num_sequences=2, grad_norm=1.0, lr=1e-4, metrics={"loss": 0.0})
+            yield StepReport(num_tokens=6, grad_norm=1.0, lr=1e-4, metrics={"loss": 0.0})
 
     def _save(self, path: str) -> None:
         self.events.append("save")
@@ -79,11 +79,7 @@ class RecordedParts:
 
 def graded(index: int, version: int) -> GradedGroup:
     completion = Completion(
-        token_ids=np.array([3, 4, 5], dtype=np.int32),
-        rollout_logprobs=np.zeros(3, dtype=np.float32),
-        text="<answer>1</answer>",
-        finished=True,
-        version_starts=((version, 0),),
+        tokens=one_turn([1], [3, 4, 5], starts=versions((version, 0))), text="<answer>1</answer>", finished=True
     )
     prompt = Prompt(
         position=index, token_ids=np.array([1], dtype=np.int32), text="1+0=", reference_answer="1", source=""

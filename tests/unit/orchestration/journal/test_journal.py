@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
+from sampled import one_turn
 from step_reports import step
 
 from configs.schema import JournalConfig
 from orchestration.journal.curves import PANELS
 from orchestration.journal.eval_rows import EvalSample
 from orchestration.journal.journal import Journal, JournalError
-from orchestration.stream.graded_groups import GradedGroup
-from rollout.contract import Completion, Prompt, PromptGroup, RewardVerdict
+from rollout.contract import Completion, GradedGroup, Prompt, PromptGroup, RewardVerdict
 
 PLAIN = JournalConfig(tensorboard=False)
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -27,13 +27,7 @@ METRICS_DOC = Path(__file__).parents[4] / "docs" / "metrics.md"
 
 
 def graded(index: int, *, rewards: Sequence[tuple[float, float]] = ((1.0, 1.0), (0.5, 0.0))) -> GradedGroup:
-    completion = Completion(
-        token_ids=np.arange(5, dtype=np.int32),
-        rollout_logprobs=np.zeros(5, dtype=np.float32),
-        text="<think>é</think>",
-        finished=True,
-        version_starts=((0, 0),),
-    )
+    completion = Completion(tokens=one_turn([0, 0], range(5)), text="<think>é</think>", finished=True)
     prompt = Prompt(position=index, token_ids=np.zeros(2, dtype=np.int32), text="1+1=", reference_answer="2", source="")
     group = PromptGroup(prompt=prompt, completions=(completion,) * len(rewards), engine_index=0, generate_s=0.5)
     return GradedGroup(group=group, verdicts=tuple(RewardVerdict(format=f, answer=a) for f, a in rewards))

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from sampled import one_turn, versions
 
 from configs.command import read_command
 from configs.loading import ConfigError, dump_yaml, load_config
@@ -13,10 +14,9 @@ from configs.schema import ClusterConfig, LearnerConfig, RolloutConfig, RunConfi
 from orchestration.placement import plan_placement
 from orchestration.run_dir import RunDirError, check_resumable
 from orchestration.stream.batches import to_train_batch
-from orchestration.stream.graded_groups import GradedGroup
 from orchestration.stream.recorded_groups import RecordingStream, ReplayStream
 from orchestration.stream.recordings import manifest_of, refuse_gaps, refuse_other_vocabulary, refuse_recordings
-from rollout.contract import Completion, Prompt, PromptGroup, RewardVerdict
+from rollout.contract import Completion, GradedGroup, Prompt, PromptGroup, RewardVerdict
 from rollout.recording import RecordingError, num_recorded, write_iteration, write_manifest
 
 SMALL = ["rollout.prompts_per_iteration=2", "rollout.completions_per_prompt=3", "num_iterations=2"]
@@ -28,11 +28,11 @@ def config_of(*settings: str) -> RunConfig:
 
 def batch(iteration: int) -> list[GradedGroup]:
     completion = Completion(
-        token_ids=np.array([3, 4], dtype=np.int32),
-        rollout_logprobs=np.array([-0.5, -iteration], dtype=np.float32),
+        tokens=one_turn(
+            [1, 2], [3, 4], logprobs=np.array([-0.5, -iteration], dtype=np.float32), starts=versions((iteration, 0))
+        ),
         text="",
         finished=True,
-        version_starts=((iteration, 0),),
     )
     groups = []
     for index in (2 * iteration, 2 * iteration + 1):
@@ -46,7 +46,7 @@ def batch(iteration: int) -> list[GradedGroup]:
 def record(folder: Path, *settings: str, num_iterations: int = 2) -> None:
     write_manifest(folder, manifest_of(config_of(*settings), vocabulary="v"))
     for iteration in range(num_iterations):
-        write_iteration(folder, iteration, [(item.group, item.verdicts) for item in batch(iteration)])
+        write_iteration(folder, iteration, batch(iteration))
 
 
 def refusal(*settings: str) -> tuple[str, ...]:

@@ -66,17 +66,7 @@ class FakeEngine:
         chunk, limit = self._open.pop()
         assert len(indices) <= limit
         requests = [self.inside.pop(index) for index in indices]
-        summaries = [
-            GroupSummary(
-                position=request.prompt.position,
-                engine_index=0,
-                num_tokens=num_tokens,
-                min_policy_version=0,
-                max_policy_version=0,
-                generate_s=0.0,
-            )
-            for request in requests
-        ]
+        summaries = [GroupSummary(position=request.prompt.position, num_tokens=num_tokens) for request in requests]
         chunk.set_result(
             GroupChunk(
                 tickets=tuple(request.ticket for request in requests),
