@@ -5,6 +5,7 @@ optimizer step says. Arrays are numpy until a rank moves them to its device.
 """
 
 from dataclasses import dataclass, field, fields
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -47,15 +48,16 @@ class TrainBatch:
         return np.array([numbers.setdefault(sample.position, len(numbers)) for sample in self.samples], dtype=np.int64)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Between processes the arrays of all samples are four: hundreds of small ones cost each rank milliseconds."""
+        """Between processes the arrays of all samples are three: hundreds of small ones cost each rank milliseconds."""
         tokens = [sample.tokens for sample in self.samples]
         return _joined_batch, (
             np.concatenate([each.token_ids for each in tokens]),
             np.concatenate([each.completion_mask for each in tokens]),
             np.concatenate([each.rollout_logprobs for each in tokens]),
-            np.cumsum([len(each.token_ids) for each in tokens])[:-1],
-            [[(start.version, start.start) for start in each.version_starts] for each in tokens],
-            [{name: getattr(sample, name) for name in SCALARS} for sample in self.samples],
+            np.cumsum([len(each.token_ids) for each in tokens]).tolist(),
+            np.cumsum([each.num_sampled for each in tokens]).tolist(),
+            [tuple((start.version, start.start) for start in each.version_starts) for each in tokens],
+            {name: [getattr(sample, name) for sample in self.samples] for name in SCALARS},
         )
 
 
@@ -66,35 +68,30 @@ def _joined_batch(
     token_ids: np.ndarray,
     completion_mask: np.ndarray,
     rollout_logprobs: np.ndarray,
-    token_starts: np.ndarray,
-    version_starts: list[list[tuple[int, int]]],
-    scalars: list[dict[str, Any]],
+    token_ends: list[int],
+    sampled_ends: list[int],
+    version_starts: list[tuple[tuple[int, int], ...]],
+    scalars: dict[str, list[Any]],
 ) -> TrainBatch:
-    """The batch whose __reduce__ gave these; its arrays are views of the joined ones.
-
-    token_starts: where all sequences but the first begin.
-    """
-    parts = zip(
-        np.split(token_ids, token_starts),
-        np.split(completion_mask, token_starts),
-        np.split(rollout_logprobs, np.cumsum(completion_mask)[token_starts - 1]),
-        version_starts,
-        scalars,
-        strict=True,
-    )
-    return TrainBatch(
-        samples=tuple(
-            TrainSample(
-                tokens=SampledTokens(
-                    token_ids=ids,
-                    completion_mask=mask,
-                    rollout_logprobs=logprobs,
-                    version_starts=tuple(VersionStart(version=version, start=start) for version, start in starts),
-                ),
-                **own,
-            )
-            for ids, mask, logprobs, starts, own in parts
+    """The batch whose __reduce__ gave these; its arrays are views of the joined ones."""
+    made = {
+        starts: tuple(VersionStart(version=version, start=start) for version, start in starts)
+        for starts in set(version_starts)  # most sequences have those of another
+    }
+    tokens = [
+        SampledTokens(
+            token_ids=token_ids[first:end],
+            completion_mask=completion_mask[first:end],
+            rollout_logprobs=rollout_logprobs[first_sampled:end_sampled],
+            version_starts=made[starts],
         )
+        for (first, end), (first_sampled, end_sampled), starts in zip(
+            pairwise([0, *token_ends]), pairwise([0, *sampled_ends]), version_starts, strict=True
+        )
+    ]
+    rows = zip(tokens, zip(*scalars.values(), strict=True), strict=True)
+    return TrainBatch(
+        samples=tuple(TrainSample(tokens=each, **dict(zip(scalars, row, strict=True))) for each, row in rows)
     )
 
 

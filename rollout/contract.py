@@ -77,22 +77,20 @@ class SampledTokens:
         )
 
     def __post_init__(self) -> None:
-        shapes = (len(self.token_ids), len(self.completion_mask))
-        if shapes[0] != shapes[1] or np.count_nonzero(self.completion_mask) != self.num_sampled:
+        length, masked = len(self.completion_mask), np.count_nonzero(self.completion_mask)
+        if len(self.token_ids) != length or masked != self.num_sampled:
             raise ValueError(
-                f"{shapes[0]} tokens, a mask of {shapes[1]} with {np.count_nonzero(self.completion_mask)} sampled, "
-                f"{self.num_sampled} logprobs: need a mask entry a token and a logprob a sampled token"
+                f"{len(self.token_ids)} tokens, a mask of {length} with {masked} sampled, {self.num_sampled} logprobs: "
+                f"need a mask entry a token and a logprob a sampled token"
             )
-        if self.completion_mask[:1].any():
+        if length and self.completion_mask[0]:
             raise ValueError("completion_mask: the first token is sampled, but a sampled token needs one before it")
-        versions = [each.version for each in self.version_starts]
-        starts = [each.start for each in self.version_starts]
-        if starts[:1] != [0] or not _ascend(versions) or not _ascend(starts):
-            raise ValueError(
-                f"version_starts={self.version_starts}: must begin at token 0 and have ascending versions and starts"
-            )
-        if starts[-1] >= max(self.num_sampled, 1):
-            raise ValueError(f"version_starts={self.version_starts}: goes beyond {self.num_sampled} tokens")
+        starts = self.version_starts
+        ascend = all(a.version < b.version and a.start < b.start for a, b in pairwise(starts))
+        if not starts or starts[0].start != 0 or not ascend:
+            raise ValueError(f"version_starts={starts}: must begin at token 0 and have ascending versions and starts")
+        if starts[-1].start >= max(self.num_sampled, 1):
+            raise ValueError(f"version_starts={starts}: goes beyond {self.num_sampled} tokens")
 
     @property
     def num_sampled(self) -> int:
@@ -122,10 +120,6 @@ class SampledTokens:
             for each, end in zip(self.version_starts, ends, strict=True)
             if end > each.start
         }
-
-
-def _ascend(numbers: list[int]) -> bool:
-    return all(before < after for before, after in pairwise(numbers))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
