@@ -27,7 +27,10 @@ COMPANY_S = 0.001  # how long the thread lets a prompt wait for those submitted 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FinishedGroup:
-    """A group whose completions are all there. The group itself stays in Ray's object store."""
+    """A group whose completions are all there. The group itself stays in Ray's object store.
+
+    Example: summary.position=40, summary.num_tokens=1630, while two references stand for the group and its verdicts.
+    """
 
     group_ref: Any  # ObjectRef of a PromptGroup
     verdicts_ref: Any  # what the fleet's `grade` gave for it; None for a fleet without
