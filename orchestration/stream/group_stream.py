@@ -36,7 +36,7 @@ class Resampling:
 class Submission:
     """A prompt that the fleet was given."""
 
-    admission_index: int  # how many were admitted before; a replacement has that of the group it stands in for
+    admission_index: int  # admissions before it in the run; a replacement has that of the group it stands in for
     is_replacement: bool
     submitted_at: float  # time.perf_counter()
 
@@ -87,7 +87,7 @@ class GroupStream:
         self._resampling = resampling
         self._scoring = scoring
         self._grading_timeout_s = grading_timeout_s
-        self._counts_failures = counts_failures  # extra rewards that fail count as 0, and are told
+        self._counts_failures = counts_failures  # whether extra rewards that fail count as 0 and have a metric
         self._admitted = start_iteration * admission.prompts_per_iteration
         self._wanted = num_iterations * admission.prompts_per_iteration
         self._positions = PositionSource(start_positions)
@@ -161,7 +161,7 @@ class GroupStream:
         return position
 
     def _receive(self, settled: Iterable[ArrivedGroup]) -> None:
-        """Waits for groups to finish, and sorts them in; meanwhile the learner may score `settled`, of this batch.
+        """Waits for groups to finish and buffers them; meanwhile the learner may score `settled`, of this batch.
 
         The weights are those of load(): between here and there lies neither a step nor a publish.
         """

@@ -15,7 +15,7 @@ from typing import Generic, Protocol, TypeVar
 
 
 class Admitted(Protocol):
-    """Anything that was admitted: the how-manieth it was, counted from 0 over the run, is its admission_index."""
+    """Anything that was admitted; admission_index counts admissions from 0 over the whole run."""
 
     @property
     def admission_index(self) -> int: ...
