@@ -21,7 +21,7 @@ import numpy as np
 from rollout.contract import Completion, Prompt, PromptGroup, RewardVerdict
 
 MANIFEST_FILE = "manifest.json"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 REMEDY = "replay with the version of the program that recorded it, or record anew"
 
 RecordedGroup = tuple[PromptGroup, tuple[RewardVerdict, ...]]  # G completions, G verdicts
@@ -134,7 +134,7 @@ def _groups(arrays: Mapping[str, np.ndarray]) -> list[RecordedGroup]:
                 engine_index=row["engine_index"],
                 generate_s=row["generate_s"],
             ),
-            tuple(RewardVerdict(**verdict) for verdict in row["verdicts"]),
+            tuple(RewardVerdict.from_plain(verdict) for verdict in row["verdicts"]),
         )
         for row, prompt_token_ids in zip(rows, prompts, strict=True)
     ]

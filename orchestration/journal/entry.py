@@ -171,9 +171,7 @@ def _rollout_row(item: GradedGroup, iteration: int, policy_version: int) -> dict
             {
                 "text": completion.text,
                 "reward": verdict.total,
-                "format": verdict.format,
-                "answer": verdict.answer,
-                "extra": verdict.extra,
+                "rewards": verdict.values,
                 "num_tokens": len(completion.token_ids),
                 "finished": completion.finished,
                 "min_policy_version": completion.min_policy_version,

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from verdicts import verdict_of
 
 from configs.loading import load_config
 from learner.contract import StepReport, TrainBatch
@@ -17,7 +18,7 @@ from orchestration.journal.journal import Journal
 from orchestration.loop import iterate
 from orchestration.stream.graded_groups import GradedGroup
 from orchestration.stream.positions import FRESH
-from rollout.contract import Completion, Prompt, PromptGroup, RewardVerdict
+from rollout.contract import Completion, Prompt, PromptGroup
 from transfer.spans import Span
 
 CONFIG = [
@@ -89,7 +90,7 @@ def graded(index: int, version: int) -> GradedGroup:
         position=index, token_ids=np.array([1], dtype=np.int32), text="1+0=", reference_answer="1", source=""
     )
     group = PromptGroup(prompt=prompt, completions=(completion,) * 2, engine_index=0, generate_s=0.1)
-    return GradedGroup(group=group, verdicts=(RewardVerdict(format=0.25, answer=1.0),) * 2)
+    return GradedGroup(group=group, verdicts=(verdict_of(format=0.25, answer=1.0),) * 2)
 
 
 def run(parts: RecordedParts, run_dir: Path, *settings: str, resume: bool = False) -> None:

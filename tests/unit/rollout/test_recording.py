@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from verdicts import verdict_of
 
 from rollout import recording
-from rollout.contract import Completion, Prompt, PromptGroup, RewardVerdict
+from rollout.contract import Completion, Prompt, PromptGroup
 from rollout.recording import (
     Manifest,
     RecordedGroup,
@@ -50,7 +51,7 @@ def recorded_group(rng: np.random.Generator, *, index: int, num_completions: int
         source="arithmetic",
     )
     group = PromptGroup(prompt=prompt, completions=tuple(completions), engine_index=index % 2, generate_s=0.1 + 0.2)
-    verdicts = tuple(RewardVerdict(format=0.25, answer=1 / (3 + sample)) for sample in range(num_completions))
+    verdicts = tuple(verdict_of(format=0.25, answer=1 / (3 + sample)) for sample in range(num_completions))
     return group, verdicts
 
 
@@ -172,8 +173,8 @@ def test_the_manifest_comes_back(tmp_path: Path) -> None:
     [
         ("{", "is not readable"),
         ("[]", "is not readable"),
-        ('{"format_version": 2}', "is not readable"),
-        ('{"format_version": 99}', "has format version 99, this program reads 2"),
+        ('{"format_version": 3}', "is not readable"),
+        ('{"format_version": 99}', "has format version 99, this program reads 3"),
     ],
 )
 def test_a_manifest_of_another_program_is_refused(tmp_path: Path, content: str, words: str) -> None:
