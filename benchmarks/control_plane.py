@@ -31,6 +31,7 @@ from rollout.contract import (
     GroupVerdicts,
     Prompt,
     PromptGroup,
+    RewardComponent,
     RewardVerdict,
     SampledTokens,
     SamplingSpec,
@@ -110,7 +111,10 @@ class _NoGraders:
     """One and the same verdict for every group."""
 
     def __init__(self) -> None:
-        verdicts = tuple(RewardVerdict(format=1.0, answer=float(place % 2)) for place in range(COMPLETIONS))
+        components = [
+            RewardComponent(name="answer", value=float(place % 2), weight=1.0) for place in range(COMPLETIONS)
+        ]
+        verdicts = tuple(RewardVerdict(components=(component,)) for component in components)
         self._verdicts_ref = ray.put(GroupVerdicts(verdicts=verdicts, timed_out=0))
 
     def grade(self, group_ref: Any) -> Any:

@@ -137,7 +137,7 @@ def build_parts(
             grading_timeout_s=config.graders.timeout_s
             * config.rollout.prompts_per_iteration
             * config.rollout.completions_per_prompt,
-            counts_failures=bool(config.reward.extra) and config.reward.on_error == "zero",
+            counts_failures=config.reward.counts_failures,
         )
         yield Parts(
             learner=learner,

@@ -4,9 +4,11 @@ Frozen dataclasses with numpy arrays: a group travels as one Ray object, and nob
 docs/architecture.md has the table of what a group is at each stop.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Self
+from math import fsum
+from typing import Any, Self
 
 import numpy as np
 
@@ -148,22 +150,51 @@ class PromptGroup:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RewardVerdict:
-    """The rewards of one completion (paper eq. 9-11) and their weights: what it was trained on is complete in it."""
+class RewardComponent:
+    """One reward of a completion.
 
-    format: float
-    answer: float
-    extra: dict[str, float] = field(default_factory=dict)  # rewards of the user's own, by name
-    format_weight: float = 1.0
-    answer_weight: float = 1.0
-    extra_weights: dict[str, float] = field(default_factory=dict)  # by name, as extra
-    num_failed: int = 0  # extra rewards that failed and count as 0
+    Example: RewardComponent(name="short", value=0.8, weight=0.1) adds 0.08 to the completion's total.
+    """
+
+    name: str  # of the metric reward/<name>
+    value: float  # without the weight
+    weight: float
+    failed: bool = False  # True where the reward gave no value and counts as 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RewardVerdict:
+    """All rewards of one completion, with their weights (paper eq. 9).
+
+    Example: components format 1.0, answer 0.0 and short 0.8 with weights 1, 1 and 0.1 have the total 1.08.
+    """
+
+    components: tuple[RewardComponent, ...]  # format and answer first; same names in same order throughout a run
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> "RewardVerdict":
+        """The verdict of which `dataclasses.asdict`, perhaps by way of JSON, gave `plain`."""
+        return cls(components=tuple(RewardComponent(**component) for component in plain["components"]))
 
     @property
     def total(self) -> float:
-        """The weighted sum, of which advantages are made."""
-        own = sum(self.extra_weights[name] * value for name, value in self.extra.items())
-        return self.format_weight * self.format + self.answer_weight * self.answer + own
+        """Weighted sum, from which advantages are computed."""
+        # fsum rounds once, so that the order of the components does not matter.
+        return fsum(component.weight * component.value for component in self.components)
+
+    @property
+    def values(self) -> dict[str, float]:
+        """Unweighted values by name."""
+        return {component.name: component.value for component in self.components}
+
+    @property
+    def num_failed(self) -> int:
+        """Number of rewards that failed and count as 0."""
+        return sum(component.failed for component in self.components)
+
+    def value(self, name: str) -> float:
+        """Unweighted value of one reward; KeyError where the run has no reward of this name."""
+        return self.values[name]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -243,7 +274,7 @@ class GroupVerdicts:
 
     @property
     def num_failed(self) -> int:
-        """Extra rewards that failed and count as 0."""
+        """Number of rewards that failed and count as 0."""
         return sum(verdict.num_failed for verdict in self.verdicts)
 
 

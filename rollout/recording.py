@@ -145,7 +145,7 @@ def _groups(arrays: Mapping[str, np.ndarray]) -> list[GradedGroup]:
                 engine_index=row["engine_index"],
                 generate_s=row["generate_s"],
             ),
-            verdicts=tuple(RewardVerdict(**verdict) for verdict in row["verdicts"]),
+            verdicts=tuple(RewardVerdict.from_plain(verdict) for verdict in row["verdicts"]),
         )
         for row, prompt_token_ids in zip(rows, prompts, strict=True)
     ]

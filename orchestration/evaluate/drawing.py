@@ -84,8 +84,8 @@ def _samples(group: PromptGroup, verdicts: GroupVerdicts, *, name: str) -> list[
             completion=completion.text,
             length=completion.tokens.num_sampled,
             finished=completion.finished,
-            format=verdict.format,
-            answer=verdict.answer,
+            format=verdict.value("format"),
+            answer=verdict.value("answer"),
         )
         for index, (completion, verdict) in enumerate(zip(group.completions, verdicts.verdicts, strict=True))
     ]

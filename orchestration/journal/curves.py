@@ -5,39 +5,39 @@ In: rows of metrics.jsonl. Out: files. It neither computes nor names a metric be
 
 import time
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
+
+from orchestration.journal.reward_names import reward_metrics
 
 Row = Mapping[str, float]
 
-# One panel each: title, unit on the y axis, then (metric, label, line style).
-PANELS: tuple[tuple[str, str, tuple[tuple[str, str, str], ...]], ...] = (
-    (
-        "Reward",
-        "points, mean over completions",
-        (
-            ("reward/mean", "sum (at most 2)", "-"),
-            ("reward/answer", "answer (at most 1)", "--"),
-            ("reward/format", "format (at most 1)", ":"),
-        ),
-    ),
+CurvePanel = tuple[
+    str, str, tuple[tuple[str, str], ...]
+]  # title, unit on the y axis, then (metric, label) of each curve
+
+PANELS: tuple[CurvePanel, ...] = (  # after that of the rewards
     (
         "Effective update ratio (EUR)",
         "mean slope of the gate, 0 to 1",
-        (
-            ("gate/eur", "all tokens", "-"),
-            ("gate/eur_pos", "advantage > 0", "--"),
-            ("gate/eur_neg", "advantage ≤ 0", ":"),
-        ),
+        (("gate/eur", "all tokens"), ("gate/eur_pos", "advantage > 0"), ("gate/eur_neg", "advantage ≤ 0")),
     ),
-    ("Policy entropy", "nats per completion token", (("policy/entropy", "entropy", "-"),)),
-    ("Completion length", "tokens, mean over completions", (("completion/length_mean", "length", "-"),)),
+    ("Policy entropy", "nats per completion token", (("policy/entropy", "entropy"),)),
+    ("Completion length", "tokens, mean over completions", (("completion/length_mean", "length"),)),
 )
-COLORS = ("#1f4e79", "#c55a11", "#548235")
+# Color and line style of the first, second, ... curve of a panel; further curves begin anew.
+STYLES = (("#1f4e79", "-"), ("#c55a11", "--"), ("#548235", ":"), ("#7f6084", "-."))
+
+
+def curve_panels(rows: Sequence[Row]) -> tuple[CurvePanel, ...]:
+    """All panels of the picture; the first has the sum and the single rewards."""
+    rewards = [(metric, name) for name, metric in reward_metrics(metric for row in rows for metric in row).items()]
+    return (("Reward", "points, mean over completions", (("reward/mean", "sum"), *rewards)), *PANELS)
 
 
 def draw_curves(rows: Sequence[Row], path: Path, *, title: str) -> None:
-    """Draw PANELS over the iterations into a PNG at path, through a temporary file so that an old plot is never half
-    replaced.
+    """Draw all panels over the iterations into a PNG at path, through a temporary file so that an old plot is never
+    half replaced.
     """
     # Imported here: half a second and a font cache that a run which fails at once need not pay for.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -47,9 +47,9 @@ def draw_curves(rows: Sequence[Row], path: Path, *, title: str) -> None:
     figure = Figure(figsize=(11, 7), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title)
-    for axes, (name, unit, curves) in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
+    for axes, (name, unit, curves) in zip(figure.subplots(2, 2).flat, curve_panels(rows), strict=True):
         drawn = 0
-        for (metric, label, style), color in zip(curves, COLORS, strict=False):
+        for (metric, label), (color, style) in zip(curves, cycle(STYLES), strict=False):
             points = [(row["iteration"] + 1, row[metric]) for row in rows if metric in row]
             if points:
                 axes.plot(*zip(*points, strict=True), style, color=color, label=label, linewidth=1.6)

@@ -172,9 +172,7 @@ def _rollout_row(item: GradedGroup, iteration: int, policy_version: int) -> dict
             {
                 "text": completion.text,
                 "reward": verdict.total,
-                "format": verdict.format,
-                "answer": verdict.answer,
-                "extra": verdict.extra,
+                "rewards": verdict.values,
                 "num_tokens": completion.tokens.num_sampled,
                 "finished": completion.finished,
                 "min_policy_version": completion.tokens.min_policy_version,

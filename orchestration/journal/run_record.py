@@ -15,6 +15,7 @@ from configs.loading import ConfigError, read_yaml
 from configs.schema import RunConfig
 from configs.tasks import DataTaskConfig
 from orchestration.journal.json_lines import read_rows
+from orchestration.journal.reward_names import reward_metrics
 from orchestration.journal.run_files import CONFIG_FILE, EVAL_FILE, METRICS_FILE, NOTICES_FILE, ROLLOUTS_FILE
 
 Row = Mapping[str, float]
@@ -64,6 +65,10 @@ class RunRecord:
     @property
     def is_finished(self) -> bool:
         return is_complete(self.config, num_iterations=len(self.rows), evals=self.evals)
+
+    def reward_metrics(self) -> dict[str, str]:
+        """Metrics of the single rewards by the rewards' names."""
+        return reward_metrics(metric for row in self.rows for metric in row)
 
     def series(self, metric: str) -> dict[int, float]:
         """The metric by iteration, where rows have it."""

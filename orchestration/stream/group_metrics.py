@@ -19,21 +19,18 @@ def group_metrics(groups: Sequence[GradedGroup], *, policy_version: int) -> dict
     """
     assert groups, "an iteration has at least one group"
     completions = [completion for item in groups for completion in item.group.completions]
-    verdicts = [verdict for item in groups for verdict in item.verdicts]
+    values = [verdict.values for item in groups for verdict in item.verdicts]
     rewards = np.concatenate([item.rewards for item in groups])
     staleness = [policy_version - completion.tokens.min_policy_version for completion in completions]
     tokens_behind: Counter[int] = Counter()
     for completion in completions:
         for version, count in completion.tokens.tokens_by_version().items():
             tokens_behind[policy_version - version] += count
-    extras = {name for verdict in verdicts for name in verdict.extra}  # zeros where a limit struck have none
     assert min(staleness) >= 0, f"staleness {min(staleness)}: version {policy_version} is older than a completion's"
     return {
         "reward/mean": float(rewards.mean()),
         "reward/std": float(rewards.std()),
-        "reward/format": float(np.mean([verdict.format for verdict in verdicts])),
-        "reward/answer": float(np.mean([verdict.answer for verdict in verdicts])),
-        **{f"reward/{name}": float(np.mean([verdict.extra.get(name, 0.0) for verdict in verdicts])) for name in extras},
+        **{f"reward/{name}": float(np.mean([each[name] for each in values])) for name in values[0]},
         "completion/length_mean": float(np.mean([completion.tokens.num_sampled for completion in completions])),
         "completion/truncated_share": float(np.mean([not completion.finished for completion in completions])),
         "group/zero_variance_share": float(np.mean([np.ptp(item.rewards) == 0.0 for item in groups])),

@@ -87,7 +87,7 @@ class GroupStream:
         self._resampling = resampling
         self._scoring = scoring
         self._grading_timeout_s = grading_timeout_s
-        self._counts_failures = counts_failures  # whether extra rewards that fail count as 0 and have a metric
+        self._counts_failures = counts_failures  # whether rewards that fail count as 0 and have a metric
         self._admitted = start_iteration * admission.prompts_per_iteration
         self._wanted = num_iterations * admission.prompts_per_iteration
         self._positions = PositionSource(start_positions)

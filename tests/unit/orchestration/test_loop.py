@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from sampled import one_turn, versions
+from verdicts import verdict_of
 
 from configs.loading import load_config
 from learner.contract import StepReport, TrainBatch
@@ -17,7 +18,7 @@ from orchestration.journal.eval_rows import Evaluation
 from orchestration.journal.journal import Journal
 from orchestration.loop import iterate
 from orchestration.stream.positions import FRESH
-from rollout.contract import Completion, GradedGroup, Prompt, PromptGroup, RewardVerdict
+from rollout.contract import Completion, GradedGroup, Prompt, PromptGroup
 from transfer.spans import Span
 
 CONFIG = [
@@ -85,7 +86,7 @@ def graded(index: int, version: int) -> GradedGroup:
         position=index, token_ids=np.array([1], dtype=np.int32), text="1+0=", reference_answer="1", source=""
     )
     group = PromptGroup(prompt=prompt, completions=(completion,) * 2, engine_index=0, generate_s=0.1)
-    return GradedGroup(group=group, verdicts=(RewardVerdict(format=0.25, answer=1.0),) * 2)
+    return GradedGroup(group=group, verdicts=(verdict_of(format=0.25, answer=1.0),) * 2)
 
 
 def run(parts: RecordedParts, run_dir: Path, *settings: str, resume: bool = False) -> None:

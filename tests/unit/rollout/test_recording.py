@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sampled import one_turn, versions
+from verdicts import verdict_of
 
 from rollout import recording
-from rollout.contract import Completion, GradedGroup, Prompt, PromptGroup, RewardVerdict, SampledTokens
+from rollout.contract import Completion, GradedGroup, Prompt, PromptGroup, SampledTokens
 from rollout.recording import (
     Manifest,
     RecordingError,
@@ -57,7 +58,7 @@ def recorded_group(rng: np.random.Generator, *, index: int, num_completions: int
         source="arithmetic",
     )
     group = PromptGroup(prompt=prompt, completions=tuple(completions), engine_index=index % 2, generate_s=0.1 + 0.2)
-    verdicts = tuple(RewardVerdict(format=0.25, answer=1 / (3 + sample)) for sample in range(num_completions))
+    verdicts = tuple(verdict_of(format=0.25, answer=1 / (3 + sample)) for sample in range(num_completions))
     return GradedGroup(group=group, verdicts=verdicts)
 
 

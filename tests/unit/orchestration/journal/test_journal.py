@@ -14,12 +14,13 @@ import pytest
 from rich.console import Console
 from sampled import one_turn
 from step_reports import step
+from verdicts import verdict_of
 
 from configs.schema import JournalConfig
-from orchestration.journal.curves import PANELS
+from orchestration.journal.curves import curve_panels
 from orchestration.journal.eval_rows import EvalSample
 from orchestration.journal.journal import Journal, JournalError
-from rollout.contract import Completion, GradedGroup, Prompt, PromptGroup, RewardVerdict
+from rollout.contract import Completion, GradedGroup, Prompt, PromptGroup
 
 PLAIN = JournalConfig(tensorboard=False)
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -30,7 +31,7 @@ def graded(index: int, *, rewards: Sequence[tuple[float, float]] = ((1.0, 1.0), 
     completion = Completion(tokens=one_turn([0, 0], range(5)), text="<think>é</think>", finished=True)
     prompt = Prompt(position=index, token_ids=np.zeros(2, dtype=np.int32), text="1+1=", reference_answer="2", source="")
     group = PromptGroup(prompt=prompt, completions=(completion,) * len(rewards), engine_index=0, generate_s=0.5)
-    return GradedGroup(group=group, verdicts=tuple(RewardVerdict(format=f, answer=a) for f, a in rewards))
+    return GradedGroup(group=group, verdicts=tuple(verdict_of(format=f, answer=a) for f, a in rewards))
 
 
 def open_journal(
@@ -119,6 +120,10 @@ def test_rollouts_hold_full_text_of_the_first_groups(tmp_path: Path) -> None:
     assert (first["prompt"], first["reference_answer"], first["iteration"]) == ("1+1=", "2", 0)
     assert [completion["reward"] for completion in first["completions"]] == [2.0, 0.5]
     assert first["completions"][0]["text"] == "<think>é</think>"
+    assert [completion["rewards"] for completion in first["completions"]] == [
+        {"format": 1.0, "answer": 1.0},
+        {"format": 0.5, "answer": 0.0},
+    ]
 
 
 def fail_in_iteration(folder: Path) -> None:
@@ -292,8 +297,8 @@ def test_one_console_line_an_iteration_with_units(tmp_path: Path) -> None:
     lines = out.getvalue().splitlines()
     assert len(lines) == 5  # the last names the curves
     pattern = (
-        r"iteration 2/4  reward 1\.25 points  right 50%  EUR 85\.0%  entropy 0\.450 nats  [\d,]+ tokens/s  "
-        r"length 5\.0 tokens  staleness 1\.0 versions  \d+\.\d\d s  left \d+ s"
+        r"iteration 2/4  reward 1\.25 points  answer 0\.50  format 0\.75  EUR 85\.0%  entropy 0\.450 nats  "
+        r"[\d,]+ tokens/s  length 5\.0 tokens  staleness 1\.0 versions  \d+\.\d\d s  left \d+ s"
     )
     assert re.fullmatch(pattern, lines[1])
     assert lines[2] == "evaluation after 2 iterations  arithmetic  pass@1 97.5%  length 21.0 tokens"
@@ -307,6 +312,15 @@ def test_absent_metrics_are_left_out_of_the_line(tmp_path: Path) -> None:
     with open_journal(tmp_path, console=Console(file=out)) as journal, journal.iteration(0) as entry:
         entry.record({"reward/mean": 0.5})
     assert re.fullmatch(r"iteration 1/4  reward 0\.50 points  \d+\.\d\d s  left \d+ s\n", out.getvalue())
+
+
+def test_a_reward_of_ones_own_is_in_the_line_and_in_the_picture(tmp_path: Path) -> None:
+    out = io.StringIO()
+    with open_journal(tmp_path, console=Console(file=out)) as journal, journal.iteration(0) as entry:
+        entry.record({"reward/mean": 1.58, "reward/format": 1.0, "reward/answer": 0.5, "reward/short": 0.8})
+    assert "  reward 1.58 points  answer 0.50  format 1.00  short 0.80  " in out.getvalue()
+    (_, _, curves), *_ = curve_panels(rows(tmp_path / "metrics.jsonl"))
+    assert [name for _, name in curves] == ["sum", "answer", "format", "short"]
 
 
 def terminal(out: io.StringIO) -> Console:
@@ -358,8 +372,9 @@ def test_every_name_the_journal_writes_or_draws_is_documented(tmp_path: Path) ->
     documented = set(re.findall(r"^\| `([^`]+)` \|", METRICS_DOC.read_text(encoding="utf-8"), flags=re.MULTILINE))
     with open_journal(tmp_path) as journal:
         run_iteration(journal, 0)
-    written = {re.sub(r"@\d+$", "@<k>", name) for name in rows(tmp_path / "metrics.jsonl")[0]}
-    drawn = {metric for _, _, curves in PANELS for metric, _, _ in curves}
+    (row,) = rows(tmp_path / "metrics.jsonl")
+    written = {re.sub(r"@\d+$", "@<k>", name) for name in row}
+    drawn = {metric for _, _, curves in curve_panels([row]) for metric, _ in curves}
     assert written | drawn <= documented
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from sampled import one_turn, versions
+from verdicts import verdict_of
 
 import orchestration.stream.group_stream as module
-from rollout.contract import Completion, GroupSummary, GroupVerdicts, Prompt, PromptGroup, RewardVerdict, SamplingSpec
+from rollout.contract import Completion, GroupSummary, GroupVerdicts, Prompt, PromptGroup, SamplingSpec
 from rollout.fleets.fleet import FinishedGroup
 
 Rewards = Callable[[int], tuple[float, ...]]  # position -> [G]
@@ -71,7 +72,7 @@ class FakeRollout:
             self.tick()
 
     def grade(self, group: PromptGroup) -> GroupVerdicts:
-        verdicts = tuple(RewardVerdict(format=reward, answer=0.0) for reward in self._rewards(group.prompt.position))
+        verdicts = tuple(verdict_of(format=reward, answer=0.0) for reward in self._rewards(group.prompt.position))
         return GroupVerdicts(verdicts=verdicts, timed_out=0)
 
     def _finished(self, position: int, tokens: list[int]) -> FinishedGroup:

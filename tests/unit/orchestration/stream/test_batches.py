@@ -5,10 +5,11 @@ from typing import Literal
 import numpy as np
 import pytest
 from sampled import one_turn, versions
+from verdicts import verdict_of
 
 from configs.objective import ObjectiveConfig
 from orchestration.stream.batches import has_gradient, to_scoring_batch, to_train_batch
-from rollout.contract import Completion, GradedGroup, Prompt, PromptGroup, RewardVerdict
+from rollout.contract import Completion, GradedGroup, Prompt, PromptGroup
 
 
 def graded(index: int, rewards: list[float], *, min_version: int) -> GradedGroup:
@@ -27,7 +28,7 @@ def graded(index: int, rewards: list[float], *, min_version: int) -> GradedGroup
         for place in range(len(rewards))
     )
     group = PromptGroup(prompt=prompt, completions=completions, engine_index=0, generate_s=0.1)
-    return GradedGroup(group=group, verdicts=tuple(RewardVerdict(format=reward, answer=0.0) for reward in rewards))
+    return GradedGroup(group=group, verdicts=tuple(verdict_of(format=reward, answer=0.0) for reward in rewards))
 
 
 def test_each_completion_becomes_a_sample_with_its_groups_advantage() -> None:

@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sampled import one_turn, several_turns, versions
+from verdicts import verdict_of
 
 from orchestration.stream.admission import Admission
 from orchestration.stream.group_metrics import group_metrics
 from orchestration.stream.prompt_order import GroupBuffer
-from rollout.contract import Completion, GradedGroup, GroupSummary, Prompt, PromptGroup, RewardVerdict, SampledTokens
+from rollout.contract import Completion, GradedGroup, GroupSummary, Prompt, PromptGroup, SampledTokens
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ def completion(
 def graded(index: int, completions: list[Completion], verdicts: list[tuple[float, float]]) -> GradedGroup:
     prompt = Prompt(position=index, token_ids=np.zeros(2, dtype=np.int32), text="1+1=", reference_answer="2", source="")
     group = PromptGroup(prompt=prompt, completions=tuple(completions), engine_index=0, generate_s=0.5)
-    return GradedGroup(group=group, verdicts=tuple(RewardVerdict(format=f, answer=a) for f, a in verdicts))
+    return GradedGroup(group=group, verdicts=tuple(verdict_of(format=f, answer=a) for f, a in verdicts))
 
 
 def test_batches_hold_the_prompts_of_their_iteration_in_order_whatever_the_order_of_arrival() -> None:

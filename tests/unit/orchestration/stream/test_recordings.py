@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from sampled import one_turn, versions
+from verdicts import verdict_of
 
 from configs.command import read_command
 from configs.loading import ConfigError, dump_yaml, load_config
@@ -16,7 +17,7 @@ from orchestration.run_dir import RunDirError, check_resumable
 from orchestration.stream.batches import to_train_batch
 from orchestration.stream.recorded_groups import RecordingStream, ReplayStream
 from orchestration.stream.recordings import manifest_of, refuse_gaps, refuse_other_vocabulary, refuse_recordings
-from rollout.contract import Completion, GradedGroup, Prompt, PromptGroup, RewardVerdict
+from rollout.contract import Completion, GradedGroup, Prompt, PromptGroup
 from rollout.recording import RecordingError, num_recorded, write_iteration, write_manifest
 
 SMALL = ["rollout.prompts_per_iteration=2", "rollout.completions_per_prompt=3", "num_iterations=2"]
@@ -39,7 +40,7 @@ def batch(iteration: int) -> list[GradedGroup]:
         token_ids = np.array([1, 2], dtype=np.int32)
         prompt = Prompt(position=index, token_ids=token_ids, text="", reference_answer="", source="arithmetic")
         group = PromptGroup(prompt=prompt, completions=(completion,) * 3, engine_index=0, generate_s=0.5)
-        groups.append(GradedGroup(group=group, verdicts=(RewardVerdict(format=1.0, answer=0.0),) * 3))
+        groups.append(GradedGroup(group=group, verdicts=(verdict_of(format=1.0, answer=0.0),) * 3))
     return groups
 
 
