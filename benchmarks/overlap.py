@@ -126,7 +126,7 @@ def _run(config: RunConfig, parts: Parts, *, number: int) -> tuple[float, dict[s
         rows = read_rows(Path(folder) / METRICS_FILE)[WARMUP_ITERATIONS : WARMUP_ITERATIONS + number]
     found = {name: mean_of(rows, name) for name in ("idle/learner", "idle/engines", "staleness/mean")}
     means = {name: value for name, value in found.items() if value is not None}
-    means["tokens"] = fmean(row["completion/length_mean"] for row in rows) * _samples(config)
+    means["tokens"] = fmean(row["completion/length_mean"] for row in rows) * config.rollout.completions_per_iteration
     return seconds_per_iteration(journal.starts_s, first=WARMUP_ITERATIONS, number=number), means
 
 
@@ -151,10 +151,6 @@ def _measure_sides(parts: Parts, prompts: Sequence[Prompt], *, number: int) -> t
         learner_s += load_s + update_s + parts.channel.publish(next(versions)).total_s
     num_tokens = sum(len(each.token_ids) for graded in batches for one in graded for each in one.group.completions)
     return sum(seconds for seconds, _ in generated) / number, learner_s / number, num_tokens / number
-
-
-def _samples(config: RunConfig) -> int:
-    return config.rollout.prompts_per_iteration * config.rollout.completions_per_prompt
 
 
 def measure_task(name: str, *, repeats: int, number: int) -> list[Repeat]:

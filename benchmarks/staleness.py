@@ -89,7 +89,7 @@ def train(mode: str, seed: int, *, correction: str, num_iterations: int, extra: 
     return TrainedRun(
         mode=mode,
         seed=seed,
-        samples_per_iteration=rollout.prompts_per_iteration * rollout.completions_per_prompt,
+        samples_per_iteration=rollout.completions_per_iteration,
         reward=_column(rows, "reward/mean"),
         staleness=_column(rows, "staleness/mean"),
         staleness_max=max(_column(rows, "staleness/max")),

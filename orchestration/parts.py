@@ -134,9 +134,7 @@ def build_parts(
             start_iteration=start_iteration,
             start_positions=start_positions,
             num_iterations=config.num_iterations,
-            grading_timeout_s=config.graders.timeout_s
-            * config.rollout.prompts_per_iteration
-            * config.rollout.completions_per_prompt,
+            grading_timeout_s=config.graders.timeout_s * config.rollout.completions_per_iteration,
             counts_failures=bool(config.reward.extra) and config.reward.on_error == "zero",
         )
         yield Parts(

@@ -3,9 +3,12 @@
 In: rows of metrics.jsonl. Out: files. It neither computes nor names a metric beyond those it draws, and needs no torch.
 """
 
+import io
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from configs.files import write_atomically
 
 Row = Mapping[str, float]
 
@@ -36,9 +39,7 @@ COLORS = ("#1f4e79", "#c55a11", "#548235")
 
 
 def draw_curves(rows: Sequence[Row], path: Path, *, title: str) -> None:
-    """Draw PANELS over the iterations into a PNG at path, through a temporary file so that an old plot is never half
-    replaced.
-    """
+    """Draws PANELS over the iterations into a PNG at path."""
     # Imported here: half a second and a font cache that a run which fails at once need not pay for.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -62,9 +63,9 @@ def draw_curves(rows: Sequence[Row], path: Path, *, title: str) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, format="png")
-    temporary.replace(path)
+    image = io.BytesIO()
+    figure.savefig(image, format="png")
+    write_atomically(path, image.getvalue())
 
 
 class TensorBoardLog:

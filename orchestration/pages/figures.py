@@ -16,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from configs.files import write_atomically
 from orchestration.statistics.seeds import SeedMean
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; a name always has its colour.
@@ -103,9 +104,9 @@ def save_panels(panels: Sequence[Panel], path: Path, *, title: str) -> None:
         label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=len(named) or 1, frameon=False)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, format="png", dpi=100, metadata={"Software": None})
-    temporary.replace(path)
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=100, metadata={"Software": None})
+    write_atomically(path, image.getvalue())
 
 
 def color_of(name: str) -> str:

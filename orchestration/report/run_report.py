@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from configs.files import write_atomically
 from configs.gates import CustomGateConfig
 from configs.loading import dump_yaml
 from orchestration.journal.run_files import TRACE_FILE
@@ -73,9 +74,7 @@ def write_run_report(folder: Path) -> Path:
     """Raises RecordError where the folder holds no run."""
     record = read_run(folder)
     path = folder / REPORT_FILE
-    temporary = folder / f".{REPORT_FILE}.tmp"
-    temporary.write_text(html_page(record.name, run_blocks(record)), encoding="utf-8")
-    temporary.replace(path)
+    write_atomically(path, html_page(record.name, run_blocks(record)))
     return path
 
 

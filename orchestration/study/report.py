@@ -5,10 +5,12 @@ named and left out.
 """
 
 import csv
+import io
 import re
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
+from configs.files import write_atomically
 from configs.loading import dump_yaml
 from orchestration.journal.run_files import CONFIG_FILE, LOG_FOLDER, last_lines
 from orchestration.journal.run_record import RunRecord, read_run
@@ -61,10 +63,9 @@ def write_study_report(study_dir: Path) -> list[Path]:
     (study_dir / FIGURE_FOLDER).mkdir(exist_ok=True)
     for each in figures.values():
         for figure in each.items:
-            (study_dir / FIGURE_FOLDER / f"{figure.name}.svg").write_bytes(figure.svg)
-    (study_dir / HTML_FILE).write_text(html_page(title, blocks), encoding="utf-8")
-    markdown = markdown_page(blocks, figure_folder=FIGURE_FOLDER)
-    (study_dir / MARKDOWN_FILE).write_text(markdown, encoding="utf-8")
+            write_atomically(study_dir / FIGURE_FOLDER / f"{figure.name}.svg", figure.svg)
+    write_atomically(study_dir / HTML_FILE, html_page(title, blocks))
+    write_atomically(study_dir / MARKDOWN_FILE, markdown_page(blocks, figure_folder=FIGURE_FOLDER))
     _write_csv(study_dir / ITERATIONS_FILE, _iteration_rows(arms))
     _write_csv(study_dir / PAIRS_FILE, _pair_rows(result))
     kind = next(kind for kind in KINDS if any(row.kind == kind for row in result.gates))
@@ -189,7 +190,8 @@ def _write_csv(path: Path, rows: Iterable[dict[str, object]]) -> None:
     """Columns in the order in which they first appear; empty where a row has none."""
     rows = list(rows)
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=columns)
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue())

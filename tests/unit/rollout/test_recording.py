@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rollout import recording
+from configs import files
 from rollout.contract import Completion, Prompt, PromptGroup, RewardVerdict
 from rollout.recording import (
     Manifest,
@@ -98,7 +98,7 @@ def test_a_crash_while_writing_leaves_the_iteration_before_it_only(
     def crash(descriptor: int) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(recording.os, "fsync", crash)
+    monkeypatch.setattr(files.os, "fsync", crash)
     with pytest.raises(OSError, match="disk full"):
         write_iteration(tmp_path, 1, groups_of(1))
     assert num_recorded(tmp_path) == 1
