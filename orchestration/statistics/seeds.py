@@ -5,6 +5,7 @@ measure is roughly normal over seeds; nothing here knows what was measured.
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -132,20 +133,11 @@ def seeds_needed(difference: SeedDifference, *, significance: float = SIGNIFICAN
         return None
     effect = abs(difference.mean) / difference.std
 
-    def finds(num_seeds: int) -> bool:
-        return power_of_paired_test(effect, num_seeds, significance=significance) >= POWER
+    def power(num_seeds: int) -> float:
+        return power_of_paired_test(effect, num_seeds, significance=significance)
 
-    low, high = 1, 2  # power grows with the number of seeds: bracket, then halve
-    while high < MOST_SEEDS and not finds(high):
-        low, high = high, 2 * high
-    if high >= MOST_SEEDS:
-        if not finds(MOST_SEEDS):
-            return MOST_SEEDS
-        high = MOST_SEEDS
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if finds(middle) else (middle, high)
-    return high
+    numbers = range(2, MOST_SEEDS)  # power grows with the number of seeds
+    return numbers.start + bisect_left(numbers, POWER, key=power)
 
 
 def correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
