@@ -70,7 +70,12 @@ OWNERS = {
         "transfer/communicator.py",
     ),
     "peft": ("learner/model/lora.py",),
-    "deepspeed": ("learner/engine_start.py", "learner/checkpoint.py", "learner/model/zero.py"),
+    "deepspeed": (
+        "learner/engine_start.py",
+        "learner/checkpoint.py",
+        "learner/optimizer_step.py",
+        "learner/model/zero.py",
+    ),
     "ray": (
         "transfer/answers.py",
         "rollout/engines/engine.py",
