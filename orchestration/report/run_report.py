@@ -1,6 +1,6 @@
-"""Writes report.html of one run: what it came to, its curves, its settings and some of its completions.
+"""Writes report.html of one run: results, curves, settings and some completions.
 
-In: a run's folder. Out: one HTML file in it. Reports a run that was interrupted too, as far as it came.
+In: a run's folder. Out: one HTML file in it. Reports an interrupted run too, up to its last iteration.
 """
 
 from collections.abc import Mapping
@@ -71,7 +71,7 @@ FINAL = (
 
 
 def write_run_report(folder: Path) -> Path:
-    """Raises RecordError where the folder holds no run."""
+    """Writes the report into the folder and returns its path. Raises RecordError where the folder holds no run."""
     record = read_run(folder)
     path = folder / REPORT_FILE
     write_atomically(path, html_page(record.name, run_blocks(record)))
@@ -100,7 +100,7 @@ def run_blocks(record: RunRecord) -> list[Block]:
 
 
 def notices_of(record: RunRecord) -> list[str]:
-    """An inadmissible gate first and in any case, then what the log said at the start."""
+    """Notices for the top of the report: an inadmissible gate first, then the notices of the run's start."""
     gate = record.config.gate
     told = list(record.notices)
     if isinstance(gate, CustomGateConfig) and gate.allow_inadmissible:
@@ -119,7 +119,7 @@ def eval_table(evals: Mapping[int, Mapping[str, float]]) -> Table:
 
 
 def final_table(record: RunRecord) -> Table:
-    """Means over the first and the last iterations."""
+    """Means of the main metrics over the first and the last iterations."""
     rows = []
     for metric, label, digits in FINAL:
         values = list(record.series(metric).values())
@@ -145,7 +145,7 @@ def _figures(record: RunRecord) -> list[Figure]:
 
 
 def time_blocks(record: RunRecord) -> list[Block]:
-    """The picture of what each process did in the last iterations; nothing where the run kept no trace."""
+    """The chart of what each process did in the last iterations; empty where the run has no trace."""
     svg = gantt_svg(read_spans(record.folder / TRACE_FILE))
     if svg is None:
         return []
@@ -195,7 +195,7 @@ def _unit(name: str) -> str:
 
 
 def _metric(name: str, metrics: Mapping[str, float]) -> str:
-    """The number in its unit, with its interval where it has one."""
+    """A metric in its unit, with its interval where it has one."""
     if name not in metrics:
         return MISSING
     if name.endswith("/length"):

@@ -1,7 +1,7 @@
 """The words and tables of a study's report.
 
-In: a StudyResult and its Claims. Out: blocks for page.py. Formats numbers with their units and intervals; decides
-nothing that the statistics did not decide.
+In: a StudyResult and its Claims. Out: blocks for page.py. Formats numbers with their units and intervals; every verdict
+comes from the statistics.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,8 +33,8 @@ READING = (
 )
 VERDICTS = (
     "Difference: first gate minus second, seed by seed, with its 95 % interval. p: paired t-test, corrected by Holm's "
-    "method for all pairs of the table. Separable: corrected p of at most 0.05. More seeds: so many that a difference "
-    "of the size and spread seen here would be found with 80 % probability."
+    "method for all pairs of the table. Separable: corrected p of at most 0.05. More seeds: the number that would find "
+    "a difference of the size and spread seen here with 80 % probability."
 )
 
 
@@ -47,7 +47,7 @@ def study_blocks(
     unfinished: Sequence[tuple[str, Sequence[str]]],
     figures: Mapping[Kind, Figures],
 ) -> list[Block]:
-    """The report. unfinished: arms without a result, with the end of their logs."""
+    """The blocks of the report. unfinished: arms without a result, with the end of their logs."""
     blocks: list[Block] = [Heading(text=title, level=1)]
     blocks += [Notice(text=warning) for warning in claims.warnings]
     blocks += _unfinished(unfinished)
@@ -69,7 +69,7 @@ def study_blocks(
 
 
 def result_table(result: StudyResult, rows: Sequence[GateSummary]) -> Table:
-    """Like the paper's: gates down, measures across, the untrained model first."""
+    """The paper's table: a row a gate, a column a measure, the untrained model first."""
     measures = [measure for measure in result.measures if any(measure.key in row.means for row in rows)]
     untrained = [_cell(measure, result.untrained.get(measure.key)) for measure in measures]
     body = [(row.gate, *(_cell(measure, row.means.get(measure.key)) for measure in measures)) for row in rows]
@@ -78,7 +78,7 @@ def result_table(result: StudyResult, rows: Sequence[GateSummary]) -> Table:
 
 
 def throughput_table(rows: Sequence[GateSummary]) -> Table:
-    """One row a gate, one column a seed: mean of the run."""
+    """Throughput as mean of each run: one row a gate, one column a seed."""
     seeds = sorted({seed for row in rows for seed in row.values.get("samples_per_s", {})})
     body = []
     for row in rows:
@@ -153,7 +153,7 @@ def prompt_table(claims: Claims) -> Table:
 
 
 def _pair_blocks(result: StudyResult, kind: Kind) -> list[Block]:
-    """Accuracy and reward open, what describes the training folded."""
+    """Pair tables: accuracy and reward open, measures of the training folded."""
     blocks: list[Block] = []
     for measure in result.measures:
         pairs = [pair for pair in result.pairs if (pair.measure, pair.kind) == (measure.key, kind)]
