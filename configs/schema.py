@@ -55,6 +55,11 @@ class RolloutConfig(Section):
     # folder whose recorded groups are trained on instead of new ones, without engines and graders; null: generate
     replay: str | None = Field(default=None, min_length=1)
 
+    @property
+    def completions_per_iteration(self) -> int:
+        """Completions of all prompts of one iteration."""
+        return self.prompts_per_iteration * self.completions_per_prompt
+
     @model_validator(mode="after")
     def _groups_come_from_one_place(self) -> "RolloutConfig":
         if self.record is not None and self.replay is not None:
@@ -169,7 +174,7 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _sections_fit_each_other(self) -> "RunConfig":
         rollout, learner, max_model_len = self.rollout, self.learner, self.model.max_model_len
-        available = rollout.prompts_per_iteration * rollout.completions_per_prompt
+        available = rollout.completions_per_iteration
         needed = learner.num_minibatches * learner.num_workers
         wrong = []
         if available < needed:

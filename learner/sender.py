@@ -1,8 +1,7 @@
 """The sending half of a publish, run on every learner rank.
 
-The policy's weights come in; one buffer a parameter group goes out from rank 0 in the engines' wire dtype, and the
-digests of what was sent come back. Under ZeRO-3 all ranks gather one group at a time, so the whole model is never in
-one place.
+In: the policy's weights. Out: one buffer a parameter group, broadcast by rank 0 in the engines' wire dtype, and the
+digests of what was sent. Under ZeRO-3 all ranks gather one group at a time, so no rank ever holds the whole model.
 """
 
 import time
@@ -23,12 +22,12 @@ class SendReport:
     """What rank 0 sent in one publish."""
 
     digests: dict[str, str]  # parameter group label -> digest; empty if not verified
-    num_bytes: int  # to each engine worker
-    send_s: float  # from the first gather to the end of the last broadcast
+    num_bytes: int  # bytes sent to each engine worker
+    send_s: float  # seconds from the first gather to the end of the last broadcast
 
 
 class WeightSender:
-    """Sends a policy's weights; every learner rank holds one, only rank 0 is a member of the broadcast group."""
+    """Sends a policy's weights. Every learner rank has a sender; only rank 0's is a member of the broadcast group."""
 
     def __init__(self, weights: Sequence[PublishedWeight], *, rank: int, device: torch.device, wire_dtype: str) -> None:
         self._weights = {weight.name: weight for weight in weights}
@@ -40,16 +39,16 @@ class WeightSender:
         self.changing_groups = _grouped(changing_weights(weights), wire_dtype)
 
     def connect(self, rendezvous: Rendezvous) -> None:
-        """Rank 0 opens the rendezvous and waits for every engine worker; the other ranks return at once."""
-        # the old members leave before the new group forms: an engine may have been replaced
+        """Opens the rendezvous on rank 0 and waits for every engine worker; the other ranks return at once."""
+        # old members leave before the new group forms: an engine may have been replaced
         self._broadcast_group = None
         if self._rank == 0:
             self._broadcast_group = BroadcastGroup(rendezvous, rank=0, device=self._device)
 
     def send(self, *, verify: bool, only_changing: bool) -> SendReport:
-        """Broadcasts all groups in wire order, or the changing ones; a collective over the learner ranks under ZeRO-3.
+        """Broadcasts all groups, or the changing ones, in wire order. Collective over the learner ranks under ZeRO-3.
 
-        Adapters are merged into what is sent; the weights themselves stay as they are.
+        Adapters are merged into what is sent; the policy's weights do not change.
         """
         started = time.perf_counter()
         groups = self.changing_groups if only_changing else self.groups

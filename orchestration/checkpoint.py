@@ -8,13 +8,13 @@ sees files with sizes and digests.
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from configs.files import sync
 from orchestration.stream.positions import FRESH, StreamPositions
 
 STATE_FILE = "state.json"
@@ -129,7 +129,7 @@ class CheckpointStore:
         (temporary / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         _sync_tree(temporary)
         temporary.rename(final)
-        _sync(self._root)
+        sync(self._root)
         self._delete_beyond_keep()
         return final
 
@@ -230,14 +230,6 @@ def _sync_tree(folder: Path) -> None:
     paths = sorted(folder.rglob("*"), key=lambda path: len(path.parts), reverse=True)
     for path in paths:
         if path.is_file():
-            _sync(path)
+            sync(path)
     for path in [*(path for path in paths if path.is_dir()), folder]:
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync(path)

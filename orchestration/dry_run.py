@@ -84,7 +84,7 @@ def _dtype(name: str) -> str:
 
 def _batch_lines(config: RunConfig) -> list[str]:
     rollout, learner = config.rollout, config.learner
-    sequences = rollout.prompts_per_iteration * rollout.completions_per_prompt
+    sequences = rollout.completions_per_iteration
     steps = learner.num_minibatches * learner.num_epochs
     minibatch = _between(sequences / learner.num_minibatches)
     return [
@@ -125,7 +125,7 @@ def _per_gpu_lines(config: RunConfig) -> list[str]:
     """The batch as others count it, who train on every GPU: only where the configuration asks for GPUs."""
     if config.cluster.device != "gpu":
         return []
-    sequences = config.rollout.prompts_per_iteration * config.rollout.completions_per_prompt
+    sequences = config.rollout.completions_per_iteration
     num_gpus = ceil(_placement(config, "gpu").demand()["GPU"] - ROUNDING)
     share = sequences / config.learner.num_minibatches / num_gpus
     return [

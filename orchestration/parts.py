@@ -80,7 +80,7 @@ class Parts:
 
 def standing_of_learner(learner: LearnerGroup) -> Standing:
     """Peak memory, what was scored ahead, and spans of the ranks, from one call."""
-    ranks = learner.standing()
+    ranks = learner.status()
     metrics = {"memory/peak_bytes": max(rank.peak_memory_bytes for rank in ranks)}
     if ranks[0].scored_ahead_share:
         metrics["learner/scored_ahead_share"] = ranks[0].scored_ahead_share  # all ranks have scored the same
@@ -134,9 +134,7 @@ def build_parts(
             start_iteration=start_iteration,
             start_positions=start_positions,
             num_iterations=config.num_iterations,
-            grading_timeout_s=config.graders.timeout_s
-            * config.rollout.prompts_per_iteration
-            * config.rollout.completions_per_prompt,
+            grading_timeout_s=config.graders.timeout_s * config.rollout.completions_per_iteration,
             counts_failures=config.reward.counts_failures,
         )
         yield Parts(

@@ -3,11 +3,13 @@
 In: rows of metrics.jsonl. Out: files. It neither computes nor names a metric beyond those it draws, and needs no torch.
 """
 
+import io
 import time
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 
+from configs.files import write_atomically
 from orchestration.journal.reward_names import reward_metrics
 
 Row = Mapping[str, float]
@@ -36,9 +38,7 @@ def curve_panels(rows: Sequence[Row]) -> tuple[CurvePanel, ...]:
 
 
 def draw_curves(rows: Sequence[Row], path: Path, *, title: str) -> None:
-    """Draw all panels over the iterations into a PNG at path, through a temporary file so that an old plot is never
-    half replaced.
-    """
+    """Draws all panels over the iterations into a PNG at path."""
     # Imported here: half a second and a font cache that a run which fails at once need not pay for.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -62,9 +62,9 @@ def draw_curves(rows: Sequence[Row], path: Path, *, title: str) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, format="png")
-    temporary.replace(path)
+    image = io.BytesIO()
+    figure.savefig(image, format="png")
+    write_atomically(path, image.getvalue())
 
 
 class TensorBoardLog:

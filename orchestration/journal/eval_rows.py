@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from orchestration.journal.json_lines import append_rows
+from configs.files import write_atomically
+from orchestration.journal.json_lines import text_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +39,4 @@ def in_order(samples: Iterable[EvalSample]) -> list[EvalSample]:
 
 def write_samples(path: Path, samples: Iterable[EvalSample]) -> None:
     """All rows of a set at once; the file is either there in full or as it was before."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.unlink(missing_ok=True)
-    append_rows(temporary, [asdict(sample) for sample in samples])
-    temporary.replace(path)
+    write_atomically(path, text_of(asdict(sample) for sample in samples))

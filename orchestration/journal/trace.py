@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from configs.files import write_atomically
 from transfer.spans import Kind, Span
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -74,9 +75,7 @@ def _repair(path: Path) -> None:
         if file.read() == TAIL.encode():
             return
     events = _events(path.read_text(encoding="utf-8", errors="replace").split("\n")) or _process_names()
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(_document(events), encoding="utf-8")
-    temporary.replace(path)
+    write_atomically(path, _document(events))
 
 
 def _events(lines: Iterable[str]) -> list[dict[str, Any]]:
