@@ -37,7 +37,7 @@ from learner.optimizer import lr_at
 from learner.sender import SendReport, WeightSender
 from learner.shards import ShardLayout
 from learner.spec import LearnerSpec
-from transfer.communicator import Rendezvous
+from transfer.transport import Rendezvous
 from transfer.wire import ParameterGroup
 
 
