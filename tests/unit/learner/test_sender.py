@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ class Copied:
 class MemoryTransport(Transport):
     """Members of one process: rank 0 leaves its buffers here, the others fetch them in order."""
 
-    members: list["MemoryTransport"] = []
+    members: ClassVar[list["MemoryTransport"]] = []
 
     def __init__(self, rendezvous: Rendezvous, *, rank: int, device: torch.device) -> None:
         self.rank = rank
