@@ -1,13 +1,13 @@
-"""Transports over torch's process groups, and which class is behind which name.
+"""Transports over torch's process groups, and which one is behind which name.
 
 In: a Rendezvous, a rank, a device. Out: a Transport. The process group is separate from those that DeepSpeed and vLLM
 use among themselves, so a broken publish cannot leave theirs half-way through a collective.
 """
 
-from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,21 +15,19 @@ import torch.distributed as dist
 
 from transfer.transport import Backend, Rendezvous, Transport
 
+FormGroup = Callable[[dist.Store, int, int, timedelta], Any]  # takes store, rank, world size and time-out
+
 
 class ProcessGroupTransport(Transport):
     """A process group of the publish's own; forming it blocks until all are there, RuntimeError after the time-out."""
 
-    def __init__(self, rendezvous: Rendezvous, *, rank: int, device: torch.device) -> None:
+    def __init__(self, form_group: FormGroup, rendezvous: Rendezvous, *, rank: int, device: torch.device) -> None:
         timeout = timedelta(seconds=rendezvous.timeout_s)
         self._store: Any = dist.TCPStore(
             rendezvous.host, rendezvous.port, rendezvous.world_size, is_master=rank == 0, timeout=timeout
         )
-        self._group = self._form_group(self._store, rank, rendezvous.world_size, timeout)
+        self._group = form_group(self._store, rank, rendezvous.world_size, timeout)
         self.start(torch.zeros(4, dtype=torch.uint8, device=device)).wait()  # the first collective connects the peers
-
-    @staticmethod
-    @abstractmethod
-    def _form_group(store: dist.Store, rank: int, world_size: int, timeout: timedelta) -> Any: ...
 
     def start(self, buffer: torch.Tensor) -> "Broadcast":
         options = dist.BroadcastOptions()
@@ -39,24 +37,6 @@ class ProcessGroupTransport(Transport):
 
     def close(self) -> None:
         self._group = self._store = None  # torch ends both with their last reference
-
-
-class GlooTransport(ProcessGroupTransport):
-    """Between processes on CPUs, or with GPUs over the host's memory."""
-
-    @staticmethod
-    def _form_group(store: dist.Store, rank: int, world_size: int, timeout: timedelta) -> Any:
-        return dist.ProcessGroupGloo(store, rank, world_size, timeout)
-
-
-class NcclTransport(ProcessGroupTransport):
-    """Between GPUs. Two members share one only with NCCL >= 2.30 and NCCL_MULTI_RANK_GPU_ENABLE=1."""
-
-    @staticmethod
-    def _form_group(store: dist.Store, rank: int, world_size: int, timeout: timedelta) -> Any:
-        options = dist.ProcessGroupNCCL.Options()
-        options._timeout = timeout
-        return dist.ProcessGroupNCCL(store, rank, world_size, options)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +52,18 @@ class Broadcast:
             torch.cuda.current_stream(self.buffer.device).synchronize()
 
 
-TRANSPORTS: dict[Backend, Callable[..., Transport]] = {"gloo": GlooTransport, "nccl": NcclTransport}
+def _nccl_group(store: dist.Store, rank: int, world_size: int, timeout: timedelta) -> Any:
+    """Two members share a GPU only with NCCL >= 2.30 and NCCL_MULTI_RANK_GPU_ENABLE=1."""
+    options = dist.ProcessGroupNCCL.Options()
+    options._timeout = timeout
+    return dist.ProcessGroupNCCL(store, rank, world_size, options)
+
+
+# By name; each is called as join() is.
+TRANSPORTS: dict[Backend, Callable[..., Transport]] = {
+    "gloo": partial(ProcessGroupTransport, dist.ProcessGroupGloo),
+    "nccl": partial(ProcessGroupTransport, _nccl_group),
+}
 
 
 def join(rendezvous: Rendezvous, *, rank: int, device: torch.device) -> Transport:
