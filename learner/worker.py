@@ -35,7 +35,7 @@ from learner.optimizer_step import merge_over_ranks, take_step
 from learner.sender import SendReport, WeightSender
 from learner.shards import ShardLayout
 from learner.spec import LearnerSpec
-from transfer.communicator import Rendezvous
+from transfer.transport import Rendezvous
 from transfer.wire import ParameterGroup
 
 
