@@ -9,7 +9,6 @@ from math import ceil, inf
 from configs.loading import dump_yaml
 from configs.lora import LoraConfig
 from configs.schema import RunConfig
-from configs.tasks import DataTaskConfig
 from orchestration.placement import Placement, plan_placement
 
 ROUNDING = 1e-6  # 0.4 + 0.6 GPUs are one
@@ -40,7 +39,7 @@ def ratio_warning(config: RunConfig) -> str | None:
             "ratio's denominator, keep every ratio at 1 whatever max_staleness, where all gates have slope 1 and "
             "cannot differ; raise learner.num_minibatches or learner.num_epochs"
         )
-    if config.max_staleness > 0 or config.rollout.replay is not None:
+    if config.max_staleness > 0 or not config.rollout.has_engines:
         return None
     return (
         "warning: one minibatch, one epoch and max_staleness=0 keep every ratio at 1, where all gates have slope 1 and "
@@ -95,7 +94,7 @@ def _batch_lines(config: RunConfig) -> list[str]:
         f"dealt by tokens",
         *_per_gpu_lines(config),
         f"tokens per micro-batch    at most {learner.max_tokens_per_micro_batch}",
-        f"tokens per prompt         at most {_prompt_room(config)}",
+        f"tokens per prompt         at most {config.max_prompt_tokens}",
         f"tokens per completion     at most {rollout.max_new_tokens}; prompt and completion at most "
         f"{config.model.max_model_len}",
         f"steps per iteration       {steps} = {_counted(learner.num_minibatches, 'minibatch', 'es')} x "
@@ -106,12 +105,11 @@ def _batch_lines(config: RunConfig) -> list[str]:
 
 
 def _evaluation_lines(config: RunConfig) -> list[str]:
-    if config.rollout.replay is not None:
+    if not config.rollout.has_engines:
         return ["evaluation                none: a replay has no engines; evaluate the final model afterwards"]
-    task, evaluation = config.task, config.eval
-    sets = tuple(task.eval) if isinstance(task, DataTaskConfig) else (task.name,)
+    sets, evaluation = config.task.eval_set_names, config.eval
     if not sets:
-        return [f"evaluation                none: task={task.name} has no evaluation sets"]
+        return [f"evaluation                none: task={config.task.name} has no evaluation sets"]
     number = "all" if evaluation.num_prompts == "all" else f"at most {evaluation.num_prompts}"
     drawn = f"{_counted(evaluation.samples, 'sample')} at temperature {evaluation.temperature:g}"
     every = f", every {_counted(evaluation.every, 'iteration')}" if evaluation.every else ""
@@ -132,12 +130,6 @@ def _per_gpu_lines(config: RunConfig) -> list[str]:
         f"sequences per GPU         {share:.4g} a step over {_counted(num_gpus, 'GPU')}: "
         f"per-device batch 1 x accumulation {share:.4g} elsewhere"
     ]
-
-
-def _prompt_room(config: RunConfig) -> int:
-    """Tokens of the longest prompt: what the task lets through, else what the completion leaves."""
-    room = config.model.max_model_len - config.rollout.max_new_tokens
-    return config.task.max_prompt_tokens if isinstance(config.task, DataTaskConfig) else room
 
 
 def _placement(config: RunConfig, device: str) -> Placement:
@@ -163,7 +155,7 @@ def _placement_lines(config: RunConfig) -> list[str]:
 def _rollout_lines(config: RunConfig) -> list[str]:
     """Where the groups come from."""
     rollout = config.rollout
-    if rollout.replay is not None:
+    if not rollout.has_engines:
         return [f"groups                    recorded ones of {rollout.replay}: no engines, no graders"]
     lines = [
         f"engines                   {rollout.num_engines} x tensor parallel {rollout.tensor_parallel_size}",

@@ -52,7 +52,7 @@ def plan_placement(
     if device == "gpu":
         engine["GPU"] = cluster.gpus_per_engine * rollout.tensor_parallel_size
         rank["GPU"] = cluster.gpus_per_learner
-    num_engines = rollout.num_engines if rollout.replay is None else 0
+    num_engines = rollout.num_engines if rollout.has_engines else 0
     num_ranks = learner.num_workers if learner is not None else 0
     placement = Placement(device=device, engine_bundles=(engine,) * num_engines, learner_bundles=(rank,) * num_ranks)
     demand = placement.demand()

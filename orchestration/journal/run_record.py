@@ -13,7 +13,6 @@ from typing import Any
 
 from configs.loading import ConfigError, read_yaml
 from configs.schema import RunConfig
-from configs.tasks import DataTaskConfig
 from orchestration.journal.json_lines import read_rows
 from orchestration.journal.run_files import CONFIG_FILE, EVAL_FILE, METRICS_FILE, NOTICES_FILE, ROLLOUTS_FILE
 
@@ -71,13 +70,9 @@ class RunRecord:
 
 
 def is_complete(config: RunConfig, *, num_iterations: int, evals: Container[int]) -> bool:
-    """Whether a run with so many rows and these evaluations has nothing left to do.
-
-    A replay does not evaluate, nor does a task without evaluation sets.
-    """
+    """Whether a run with that number of rows and these evaluations has nothing left to do."""
     wanted = config.num_iterations
-    evaluates = config.rollout.replay is None and not (isinstance(config.task, DataTaskConfig) and not config.task.eval)
-    return num_iterations >= wanted and (wanted in evals or not evaluates)
+    return num_iterations >= wanted and (wanted in evals or not config.evaluates)
 
 
 def read_run(folder: Path) -> RunRecord:
