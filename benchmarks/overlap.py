@@ -117,9 +117,12 @@ def _run(config: RunConfig, parts: Parts, *, number: int) -> tuple[float, dict[s
     """The real loop from begin to end; seconds of a counted iteration, and means of what its rows tell."""
     with TemporaryDirectory() as folder:
         store = CheckpointStore(Path(folder) / "checkpoints", keep=1)
-        gate = config.gate.name
         journal = ClockedJournal(
-            Path(folder), config=config.journal, num_iterations=config.num_iterations, gate_name=gate
+            Path(folder),
+            config=config.journal,
+            num_iterations=config.num_iterations,
+            max_staleness=config.max_staleness,
+            gate_name=config.gate.name,
         )
         with journal:
             iterate(config, parts, journal, store, RunState.fresh(seed=config.seed))

@@ -58,4 +58,4 @@ def evaluate(parts: RunParts, journal: Journal, iteration: int) -> None:
     """Evaluates the weights published last, after `iteration` iterations."""
     with journal.span("evaluate"):
         evaluation = parts.evaluate()
-    journal.record_eval(iteration, evaluation.metrics, samples=evaluation.samples)
+    journal.record_eval(iteration, evaluation)

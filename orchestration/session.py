@@ -13,7 +13,6 @@ from orchestration.checkpoint import CheckpointStore, RunState
 from orchestration.cluster import Cluster, start_cluster
 from orchestration.dry_run import ratio_warning
 from orchestration.interfaces import RunParts
-from orchestration.journal.balance import Adviser
 from orchestration.journal.journal import LOG_FILE, Journal, RunResult
 from orchestration.journal.run_files import CHECKPOINT_FOLDER, CONFIG_FILE
 from orchestration.model_location import locate_model
@@ -59,10 +58,10 @@ def train(config: RunConfig) -> RunResult:
                     run_dir,
                     config=config.journal,
                     num_iterations=config.num_iterations,
+                    max_staleness=config.max_staleness,
                     gate_name=config.gate.name,
                     start_iteration=state.iteration,
                     console=console,
-                    adviser=Adviser(max_staleness=config.max_staleness),
                 ) as journal,
             ):
                 notices = gate_notices(config.gate, device=cluster.placement.device)

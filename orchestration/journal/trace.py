@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from orchestration.journal.sink import Sink
 from transfer.spans import Kind, Span
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -20,8 +21,8 @@ OWN_LANE = ("engine", "publish")
 READ_LIMIT_BYTES = 4 * 2**20  # of the end of a file: hundreds of iterations
 
 
-class TraceFile:
-    """`with TraceFile(path) as trace:` appends to what is there. A kill between two appends leaves valid JSON."""
+class TraceFile(Sink):
+    """trace.json, appended to where it exists. A kill between two writes leaves valid JSON."""
 
     def __init__(self, path: Path) -> None:
         if path.exists():
@@ -31,22 +32,16 @@ class TraceFile:
         self._file = path.open("r+b", buffering=0)
         self._named: set[tuple[int, int]] = set()
 
-    def append(self, spans: Sequence[Span]) -> None:
-        """Adds spans, in one write over the closing bracket; to the disk it goes when the system likes."""
+    def write_spans(self, spans: Sequence[Span]) -> None:
+        """Adds spans in one write over the closing bracket; the system decides when it reaches the disk."""
         if not spans:
             return
         events = [*self._new_names(spans), *map(_event, spans)]
         self._file.seek(-len(TAIL), 2)
         self._file.write((SEPARATOR + _joined(events) + TAIL).encode())
 
-    def close(self) -> None:
+    def close(self, *, failed: bool) -> None:
         self._file.close()
-
-    def __enter__(self) -> "TraceFile":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _new_names(self, spans: Sequence[Span]) -> Iterable[dict[str, Any]]:
         for span in spans:

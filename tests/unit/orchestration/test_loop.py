@@ -98,7 +98,12 @@ def run(parts: RecordedParts, run_dir: Path, *settings: str, resume: bool = Fals
     found = store.latest() if resume else None
     state = found[1] if found else RunState.fresh(seed=0)
     with Journal(
-        run_dir, config=config.journal, num_iterations=3, gate_name="softsign", start_iteration=state.iteration
+        run_dir,
+        config=config.journal,
+        num_iterations=3,
+        max_staleness=0,
+        gate_name="softsign",
+        start_iteration=state.iteration,
     ) as journal:
         iterate(config, parts, journal, store, state)  # type: ignore[arg-type]
 
