@@ -34,12 +34,12 @@ class LearnerError(RuntimeError):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RankStanding:
-    """What one rank tells of itself."""
+class RankStatus:
+    """Report of one rank."""
 
     peak_memory_bytes: float
-    scored_ahead_share: float  # of the loaded batch's completions
-    spans: tuple[Span, ...]  # of the calls since it told last
+    scored_ahead_share: float  # share of the loaded batch's completions
+    spans: tuple[Span, ...]  # calls since its last report
 
 
 class RankProcess:
@@ -66,8 +66,8 @@ class RankProcess:
         with self._spans.span(SPAN_NAMES[method]):
             return getattr(self._worker, method)(*args)
 
-    def standing(self) -> RankStanding:
-        return RankStanding(
+    def status(self) -> RankStatus:
+        return RankStatus(
             peak_memory_bytes=self._worker.peak_memory_bytes(),
             scored_ahead_share=self._worker.scored_ahead_share(),
             spans=self._spans.drain(),
@@ -168,9 +168,9 @@ class LearnerGroup:
         if not (Path(path) / MODEL_CONFIG_FILE).is_file():
             self._fail(f"save_pretrained: learner rank 0 wrote to another {path}; {SHARED_FOLDER_REMEDY}")
 
-    def standing(self) -> list[RankStanding]:
-        """What every rank tells of itself, by rank: the most memory it has held, and its spans since the last call."""
-        return self._run("standing", lambda actor: actor.standing.remote())
+    def status(self) -> list[RankStatus]:
+        """Reports of all ranks, by rank."""
+        return self._run("status", lambda actor: actor.status.remote())
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """What a publish of all weights sends, in wire order."""

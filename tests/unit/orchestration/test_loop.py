@@ -11,7 +11,7 @@ import pytest
 from configs.loading import load_config
 from learner.contract import StepReport, TrainBatch
 from orchestration.checkpoint import CheckpointStore, RunState
-from orchestration.interfaces import Standing
+from orchestration.interfaces import ActorStatus
 from orchestration.journal.eval_rows import Evaluation
 from orchestration.journal.journal import Journal
 from orchestration.loop import iterate
@@ -43,8 +43,8 @@ class RecordedParts:
         self.events.append(f"evaluate {self.version}")
         return Evaluation(metrics={"eval/arithmetic/pass@1": 0.5}, samples={})
 
-    def standing(self) -> Standing:
-        return Standing(metrics={}, spans=())
+    def status(self) -> ActorStatus:
+        return ActorStatus(metrics={}, spans=())
 
     def last_spans(self) -> tuple[Span, ...]:
         return ()
