@@ -1,4 +1,4 @@
-"""The sections that choose a task: what is trained on, what is evaluated on, and how a question becomes a prompt.
+"""The sections of tasks: the data to train on, the data to evaluate on, and how a question becomes a prompt.
 
 In: a plain nested dict. Out: frozen sections, distinguished by `name`, which all answer what TaskSettings lists. This
 module opens no file: rollout/tasks finds out whether a data set can be read. docs/data.md explains every setting.
@@ -84,17 +84,17 @@ class ArithmeticTaskConfig(Section):
 
 
 class EvalSetConfig(Section):
-    """One data set: where it lies, and which of its columns are the question and the reference answer."""
+    """The location of one data set, and its columns for the question and the reference answer."""
 
     path: str = Field(min_length=1)  # name on the Hugging Face hub, or a local .jsonl, .json or .parquet file
-    subset: str | None = None  # the hub's configuration of the set; a file has none
-    split: str = Field(default="test", min_length=1)  # of a hub set; a file is one split
+    subset: str | None = None  # configuration of a set on the hub; a file has none
+    split: str = Field(default="test", min_length=1)  # split of a set on the hub; a file is one split
     question_column: str = Field(default="question", min_length=1)
     answer_column: str = Field(default="answer", min_length=1)  # a|b: the first of them that the set has
     # plain: the text as it stands; hashes: what follows the last `#### `; boxed: content of the last \boxed{};
     # boxed_or_plain: the same where there is one, else the text as it stands
     extraction: Literal["plain", "hashes", "boxed", "boxed_or_plain"] = "plain"
-    limit: int | None = Field(default=None, ge=1)  # rows used, from the first; null: all
+    limit: int | None = Field(default=None, ge=1)  # number of rows used, from the first; null: all
 
     @property
     def is_file(self) -> bool:
@@ -114,18 +114,18 @@ class TrainSetConfig(EvalSetConfig):
 
 
 def _without_null(sets: Any) -> Any:
-    """`task.eval.aime24=null` takes a set out that a YAML file lists."""
+    """The sets without those that are null: `task.eval.aime24=null` removes a set that a YAML file lists."""
     return {name: value for name, value in sets.items() if value is not None} if isinstance(sets, dict) else sets
 
 
-# The name stands in metrics (eval/<set>/...), which are lower-case, and in file names.
+# The name is part of metric names (eval/<set>/...), which are lower-case, and of file names.
 SetName = Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")]
 TrainSets = Annotated[dict[SetName, TrainSetConfig], BeforeValidator(_without_null)]
 EvalSets = Annotated[dict[SetName, EvalSetConfig], BeforeValidator(_without_null)]
 
 
 class DataTaskConfig(Section):
-    """Questions with reference answers from data sets, under names of one's own: task.train.<name>.path=..."""
+    """Questions with reference answers from data sets, each under a name of your choice: task.train.<name>.path=..."""
 
     name: Literal["gsm8k", "deepmath", "gsm8k_deepmath", "custom"]
     train: TrainSets = Field(default={})

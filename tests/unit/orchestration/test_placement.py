@@ -55,7 +55,7 @@ def test_an_evaluation_has_engines_only() -> None:
     assert placement.describe() == "2 engine(s) of 1 GPU, 1 CPU"
     with pytest.raises(
         PlacementError,
-        match=r"the run needs 2 engine\(s\) of 1 CPU, together 2 CPU; the cluster has 1 CPU\. Lower \S+ or",
+        match=r"needs 2 engine\(s\) of 1 CPU, together 2 CPU; the cluster has 1 CPU\. Lower \S+ or",
     ):
         plan_placement(ClusterConfig(), rollout, None, resources={"CPU": 1.0})
 
@@ -72,7 +72,7 @@ def test_device_cpu_leaves_the_gpus_alone() -> None:
     [
         (
             {"CPU": 64.0, "GPU": 4.0},
-            r"the run needs 4 engine\(s\) of 1 GPU, 1 CPU and 1 learner rank\(s\) of 1 GPU, 1 CPU",
+            r"needs 4 engine\(s\) of 1 GPU, 1 CPU and 1 learner rank\(s\) of 1 GPU, 1 CPU",
         ),
         ({"CPU": 64.0, "GPU": 4.0}, r"together 5 GPU, 5 CPU; the cluster has 4 GPU, 64 CPU"),
         ({"CPU": 3.0}, r"together 5 CPU; the cluster has 3 CPU"),
