@@ -25,6 +25,7 @@ from rollout.contract import (
     Completion,
     EngineLoad,
     EngineRoom,
+    FinishedRequest,
     GroupChunk,
     GroupRequest,
     GroupSummary,
@@ -37,6 +38,7 @@ from rollout.contract import (
     SamplingSpec,
     VersionStart,
 )
+from rollout.fleets.engine_pool import EnginePool
 from rollout.fleets.fleet import RolloutFleet
 
 NUMBERS_OF_ENGINES = (10, 64, 256)
@@ -92,8 +94,10 @@ class _Engine:
         done, self._inside = self._inside[:limit], self._inside[limit:]
         groups = [self._sampled[request.prompt.position] for request in done]
         chunk = GroupChunk(
-            tickets=tuple(request.ticket for request in done),
-            summaries=tuple(group.summary for group in groups),
+            finished=tuple(
+                FinishedRequest(ticket=request.ticket, summary=group.summary)
+                for request, group in zip(done, groups, strict=True)
+            ),
             load=EngineLoad(num_running=len(self._inside) * COMPLETIONS, num_waiting=0, kv_usage=0.0),
             num_entered=self._num_entered,
         )
@@ -145,10 +149,11 @@ def benchmark_control_plane(*, repeats: int) -> list[DriverRate]:
 def _measure(num_engines: int, *, repeats: int) -> DriverRate:
     iterations = WARMUP_ITERATIONS + repeats
     sampled = [_sample(position) for position in range(iterations * PROMPTS)]
-    fleet = RolloutFleet([_Engine(sampled) for _ in range(num_engines)], workers_per_engine=1, timeout_s=60.0)
-    fleet._pool.set_rooms([EngineRoom(num_sequences=256, kv_tokens=10**6)] * num_engines)
+    pool = EnginePool([_Engine(sampled) for _ in range(num_engines)])
+    pool.set_rooms(dict.fromkeys(range(num_engines), EngineRoom(num_sequences=256, kv_tokens=10**6)))
+    fleet = RolloutFleet(pool, workers_per_engine=1, timeout_s=60.0, grade=_NoGraders().grade)
     groups: Any = GroupStream(
-        fleet.sibling(grade=_NoGraders().grade),
+        fleet,
         _Prompts(),  # type: ignore[arg-type]
         SamplingSpec(num_completions=COMPLETIONS, max_new_tokens=TOKENS, temperature=1.0, seed=0),
         admission=Admission(prompts_per_iteration=PROMPTS, max_staleness=0),

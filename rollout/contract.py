@@ -242,11 +242,21 @@ class EngineLoad:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GroupChunk:
-    """What goes with finished groups on their way back: they travel beside it, one Ray object each."""
+class FinishedRequest:
+    """What the driver is told of a request whose group is complete; the group itself travels beside it."""
 
-    tickets: tuple[int, ...]  # of the requests; empty where only the load is told
-    summaries: tuple[GroupSummary, ...]  # in the same order
+    ticket: int  # of the GroupRequest
+    summary: GroupSummary
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupChunk:
+    """One answer of an engine: what has finished and how full it is. The groups travel beside it, one Ray object each.
+
+    Example: finished has two entries, then two groups follow in this order; it is empty where only the load is told.
+    """
+
+    finished: tuple[FinishedRequest, ...]  # in the order of the groups
     load: EngineLoad
     num_entered: int  # requests, counted from the start, that the load includes for certain
 

@@ -8,7 +8,6 @@ groups were made is kept as it comes.
 import hashlib
 import io
 import json
-import os
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from configs.files import write_atomically
 from rollout.contract import (
     Completion,
     GradedGroup,
@@ -55,7 +55,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Into the folder, which is created if it is new."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {"format_version": FORMAT_VERSION, **asdict(manifest)}
-    _write_durably(folder / MANIFEST_FILE, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+    write_atomically(folder / MANIFEST_FILE, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -104,7 +104,7 @@ def write_iteration(folder: Path, iteration: int, groups: Sequence[GradedGroup])
         rollout_logprobs=_joined([each.rollout_logprobs for each in tokens], np.float32),  # [sum of C]
         rows=np.frombuffer(json.dumps(rows, allow_nan=False).encode(), dtype=np.uint8),  # [N] groups as JSON
     )
-    _write_durably(_iteration_path(folder, iteration), file.getvalue())
+    write_atomically(_iteration_path(folder, iteration), file.getvalue())
 
 
 def read_iteration(folder: Path, iteration: int) -> list[GradedGroup]:
@@ -204,18 +204,3 @@ def _iteration_path(folder: Path, iteration: int) -> Path:
 def _iteration_files(folder: Path) -> list[tuple[int, Path]]:
     matches = ((re.fullmatch(r"iteration-(\d{6,})\.npz", path.name), path) for path in folder.glob("iteration-*.npz"))
     return sorted((int(match[1]), path) for match, path in matches if match)
-
-
-def _write_durably(path: Path, content: bytes) -> None:
-    """A crash leaves the old file or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,7 +1,7 @@
-"""From the runs of a study to what can be said about its gates: means, differences, verdicts, curves.
+"""The result of a study: means, differences, verdicts and curves of its gates.
 
-In: run records with their gate, seed and kind. Out: a frozen StudyResult. Pure: reads no file, draws nothing, and the
-same runs give the same result in whatever order and however often they were interrupted.
+In: run records with their gate, seed and kind. Out: a frozen StudyResult. Pure: reads no file and draws nothing; the
+same runs give the same result, whatever their order and however often they were interrupted.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ from orchestration.journal.run_record import RunRecord
 from orchestration.statistics.seeds import SeedDifference, SeedMean, Verdict, judge, paired_difference, seed_mean
 from orchestration.study.settings import Kind
 
-LAST = 10  # iterations over which "at the end" is the mean
+LAST = 10  # iterations whose mean is the value "at the end"
 KINDS: tuple[Kind, ...] = ("live", "replayed")
 AIME = ("eval/aime24/pass@1", "eval/aime25/pass@1")
 AIME_TOGETHER = "eval/aime24-25/pass@1"  # as in the paper's table 1; the sets are of one size
@@ -43,18 +43,18 @@ class StudyArm:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measure:
-    """One number a run."""
+    """A number that each run has."""
 
     key: str
-    label: str  # with its unit
-    scale: float  # from the number to the unit
+    label: str  # name with unit
+    scale: float  # factor from the number to the unit
     digits: int
     compared: bool  # whether pairs of gates are judged on it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GateSummary:
-    """One row of the table: a gate over its seeds."""
+    """The measures of one gate over its seeds: a row of the table."""
 
     gate: str
     kind: Kind
@@ -64,14 +64,14 @@ class GateSummary:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pair:
-    """first minus second on one measure."""
+    """The difference first minus second of two gates in one measure."""
 
     measure: str
     kind: Kind
     first: str
     second: str
     difference: SeedDifference
-    verdict: Verdict  # corrected for all pairs of this measure and kind
+    verdict: Verdict  # verdict, corrected for all pairs of this measure and kind
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,7 +89,7 @@ class Band:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StudyResult:
-    """Everything that the tables and pictures show."""
+    """All numbers of the report's tables and pictures."""
 
     measures: tuple[Measure, ...]
     untrained: Mapping[str, SeedMean]  # by measure: evaluations before training, over the seeds
@@ -99,7 +99,7 @@ class StudyResult:
 
 
 def summarize(arms: Sequence[StudyArm]) -> StudyResult:
-    """The result of finished runs; rows in the order in which gates first appear."""
+    """The result of finished runs, gates in the order in which they first appear."""
     measures, groups = measures_of(arms), by_gate(arms)
     metrics = (*BAND_METRICS, *(measure.key for measure in measures if measure.key.startswith("reward/")))
     gates = tuple(_gate_summary(gate, kind, group, measures) for (gate, kind), group in groups.items())
@@ -120,7 +120,7 @@ def summarize(arms: Sequence[StudyArm]) -> StudyResult:
 
 
 def by_gate(arms: Sequence[StudyArm]) -> dict[tuple[str, Kind], list[StudyArm]]:
-    """The arms of each gate and kind, by seed; live ones first, gates in the order in which they first appear."""
+    """The arms of each gate and kind, by seed: live arms first, gates in the order in which they first appear."""
     return {
         (gate, kind): sorted((arm for arm in arms if (arm.gate, arm.kind) == (gate, kind)), key=lambda arm: arm.seed)
         for kind in KINDS
@@ -198,7 +198,7 @@ def _gate_summary(gate: str, kind: Kind, arms: Sequence[StudyArm], measures: Seq
 
 
 def _untrained(arms: Sequence[StudyArm], measures: Sequence[Measure]) -> dict[str, SeedMean]:
-    """All arms start from one model: an evaluation that depends on the seed counts once a seed."""
+    """Evaluations before training, one a seed, because all arms of a seed start from the same model."""
     found = {}
     for measure in measures:
         by_seed = {
@@ -226,7 +226,7 @@ def _pairs(gates: Sequence[GateSummary], kind: Kind, measure: Measure) -> list[P
 
 
 def _bands(gate: str, kind: Kind, metric: str, arms: Sequence[StudyArm]) -> list[Band]:
-    """One, or none where no run of the gate has the metric."""
+    """The band of a metric; empty where no run of the gate has the metric."""
     series = [arm.record.series(metric) for arm in arms]
     common = sorted(set.intersection(*(set(each) for each in series)))
     if not common:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from rollout.contract import Completion, Prompt, SampledTokens, VersionStart
+from rollout.engines.vllm_versions import weight_version_spans
 
 
 def completions_of(prompt: Prompt, final: Any, tokenizer: Any, *, first_version: int) -> tuple[Completion, ...]:
@@ -37,7 +38,7 @@ def version_starts(output: Any, first_version: int) -> tuple[VersionStart, ...]:
     waits for its turn, others of its group may have computed the keys of the prompt with it.
     """
     starts = {0: first_version}
-    for span in getattr(output, "weight_versions", None) or ():  # vLLM 0.26 has no such field
+    for span in weight_version_spans(output):
         if int(span.version) > first_version and len(output.token_ids) > 1:
             starts[max(span.start, 1)] = int(span.version)
     return tuple(VersionStart(version=version, start=start) for start, version in starts.items())

@@ -14,6 +14,7 @@ from sampled import versions
 from configs.schema import ModelConfig, RolloutConfig
 from rollout.contract import EngineReceipt, Prompt, PromptGroup, SamplingSpec, VersionStart
 from rollout.engines.engine import RolloutEngine
+from rollout.fleets.engine_pool import EnginePool
 from rollout.fleets.fleet import EngineError, RolloutFleet
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # actors cannot import the tests
@@ -36,12 +37,12 @@ class TestableEngine(RolloutEngine):
     async def receive_nothing(self, version: int, *, inflight: bool) -> EngineReceipt:
         """A publish without bytes, once a completion is under way."""
 
-        async def nothing(*_: Any) -> None:
-            await asyncio.sleep(0.05)
+        async def nothing(method: str, **_: Any) -> list[dict[str, str]]:
+            await asyncio.sleep(0.0 if method == "publish_digests" else 0.05)
+            return [{}]
 
         self._publishes_inflight = inflight
-        for step in ("start_weight_update", "update_weights", "finish_weight_update"):
-            setattr(self._llm, step, nothing)
+        self._llm.collective_rpc = nothing
         while not any(state.detokenizer.num_output_tokens() for state in self._states()):
             await asyncio.sleep(0.001)
         return await self.receive(version, [], verify=False)
@@ -54,13 +55,18 @@ class TestableEngine(RolloutEngine):
 
     async def num_cached_tokens(self, prompt: Prompt, sampling: SamplingSpec) -> int:
         """Prompt tokens that the last completion of the group found in the cache, by vLLM's account."""
-        await self.generate(prompt, sampling)
-        return self._num_cached_tokens
+        finals = []
+        generate = self._llm.generate
 
-    async def _finished(self, prompt: dict[str, Any], params: Any, request_id: str) -> Any:
-        final = await super()._finished(prompt, params, request_id)
-        self._num_cached_tokens: int = final.num_cached_tokens
-        return final
+        async def watched(*arguments: Any) -> Any:
+            finals.append(await generate(*arguments))
+            return finals[-1]
+
+        self._llm.generate = watched
+        await self.generate(prompt, sampling)
+        self._llm.generate = generate
+        num_cached: int = finals[-1].num_cached_tokens
+        return num_cached
 
     async def watch_steps(self) -> None:
         self.seen: list[tuple[int, int]] = []
@@ -200,7 +206,7 @@ def test_a_group_computes_its_prompt_once_and_older_weights_share_nothing(tied_m
 def test_a_fleet_keeps_a_small_engine_full_and_changes_no_bit(tied_model: Path, local_ray: None) -> None:
     """16 places for 80 completions: they are fed as places come free, and sampled as they are one by one."""
     engine = start_engine(tied_model, max_num_seqs=16)
-    fleet = RolloutFleet([engine], workers_per_engine=1, timeout_s=60.0)
+    fleet = RolloutFleet(EnginePool([engine]), workers_per_engine=1, timeout_s=60.0)
     fleet.await_ready(timeout_s=120.0)
     fleet.call("pretend_published", timeout_s=60.0)
     fleet.call("watch_steps", timeout_s=60.0)
@@ -225,7 +231,7 @@ def test_a_fleet_keeps_a_small_engine_full_and_changes_no_bit(tied_model: Path, 
 
 
 def test_a_fleet_names_an_engine_that_was_killed(engine: Any) -> None:
-    fleet = RolloutFleet([engine], workers_per_engine=1, timeout_s=60.0)
+    fleet = RolloutFleet(EnginePool([engine]), workers_per_engine=1, timeout_s=60.0)
     fleet.await_ready(timeout_s=120.0)
     ray.get(engine.pretend_published.remote())
     for index in range(20):

@@ -161,7 +161,8 @@ def test_a_non_finite_step_is_refused_on_all_ranks_with_the_weights_as_they_were
 
 def step_poisoned(join: dict[str, Any], spec: LearnerSpec, batch: TrainBatch, poison: str) -> tuple[str, bool]:
     """In a rank: a good step, then one with nan in an advantage or rank 1's gradient; the error, and if all stayed."""
-    from learner.worker import LearnerWorker, NonFiniteError
+    from learner.optimizer_step import NonFiniteError
+    from learner.worker import LearnerWorker
 
     worker = LearnerWorker(spec, **join)
     worker.load(batch, 1)
@@ -439,7 +440,7 @@ def test_a_rank_that_fails_while_it_scores_ahead_is_named_when_the_batch_is_load
     group.score_ahead(first_group)
     group.load(batch, 0)
     assert not group.is_scoring
-    for rank in group.standing():
+    for rank in group.status():
         assert rank.scored_ahead_share == 0.5
         assert [span.name for span in rank.spans] == ["score", "load"]
 
@@ -470,7 +471,7 @@ def test_a_save_that_did_not_reach_the_drivers_folder_names_the_rank(
     with pytest.raises(LearnerError, match=rf"save: learner rank 1 wrote to another {here}; set run_dir to a folder"):
         group.save(str(here))
     with pytest.raises(LearnerError, match="shut down"):
-        group.standing()
+        group.status()
 
 
 def save_into_another_folder_on_rank_1(worker: Any, folder: str) -> None:

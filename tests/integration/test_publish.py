@@ -22,7 +22,7 @@ from orchestration.stream.batches import to_train_batch
 from orchestration.weight_channel import PublishError
 from rollout.contract import SamplingSpec
 from rollout.tasks import build_task
-from transfer.communicator import Transfer
+from transfer.transport import Transfer
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # ranks cannot import the tests
 
@@ -53,13 +53,13 @@ def parts(request: pytest.FixtureRequest) -> Iterator[Parts]:
 def largest_difference(parts: Parts, token_ids: np.ndarray, prompt_length: int) -> float:
     expected = parts.learner.score(token_ids, prompt_length)
     answers = parts.fleet.call("score", token_ids, prompt_length, timeout_s=60.0)
-    return max(float(np.abs(answer - expected).max()) for answer in answers)
+    return max(float(np.abs(answer - expected).max()) for answer in answers.values())
 
 
 def flip_bit_after_digest(worker: Any, label: str) -> None:
     """On a learner rank: next time, what goes out of group `label` differs in one bit from what was digested."""
     sender = worker._sender
-    if sender._broadcast_group is None:
+    if sender._transport is None:
         return
     labels = iter([group.label for group in sender.changing_groups])
 
@@ -67,9 +67,9 @@ def flip_bit_after_digest(worker: Any, label: str) -> None:
         if next(labels, None) == label:
             buffer = buffer.clone()
             buffer[7] ^= 1
-        return type(sender._broadcast_group).start(sender._broadcast_group, buffer)
+        return type(sender._transport).start(sender._transport, buffer)
 
-    sender._broadcast_group.start = start
+    sender._transport.start = start
 
 
 def test_engines_compute_the_learners_logprobs_after_every_publish(parts: Parts) -> None:

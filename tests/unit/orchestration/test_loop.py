@@ -13,7 +13,7 @@ from verdicts import verdict_of
 from configs.loading import load_config
 from learner.contract import StepReport, TrainBatch
 from orchestration.checkpoint import CheckpointStore, RunState
-from orchestration.interfaces import Standing
+from orchestration.interfaces import ActorStatus
 from orchestration.journal.eval_rows import Evaluation
 from orchestration.journal.journal import Journal
 from orchestration.loop import iterate
@@ -44,8 +44,8 @@ class RecordedParts:
         self.events.append(f"evaluate {self.version}")
         return Evaluation(metrics={"eval/arithmetic/pass@1": 0.5}, samples={})
 
-    def standing(self) -> Standing:
-        return Standing(metrics={}, spans=())
+    def status(self) -> ActorStatus:
+        return ActorStatus(metrics={}, spans=())
 
     def last_spans(self) -> tuple[Span, ...]:
         return ()
@@ -95,7 +95,12 @@ def run(parts: RecordedParts, run_dir: Path, *settings: str, resume: bool = Fals
     found = store.latest() if resume else None
     state = found[1] if found else RunState.fresh(seed=0)
     with Journal(
-        run_dir, config=config.journal, num_iterations=3, gate_name="softsign", start_iteration=state.iteration
+        run_dir,
+        config=config.journal,
+        num_iterations=3,
+        max_staleness=0,
+        gate_name="softsign",
+        start_iteration=state.iteration,
     ) as journal:
         iterate(config, parts, journal, store, state)  # type: ignore[arg-type]
 

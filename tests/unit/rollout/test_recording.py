@@ -10,7 +10,7 @@ import pytest
 from sampled import one_turn, versions
 from verdicts import verdict_of
 
-from rollout import recording
+from configs import files
 from rollout.contract import Completion, GradedGroup, Prompt, PromptGroup, SampledTokens
 from rollout.recording import (
     Manifest,
@@ -110,7 +110,7 @@ def test_a_crash_while_writing_leaves_the_iteration_before_it_only(
     def crash(descriptor: int) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(recording.os, "fsync", crash)
+    monkeypatch.setattr(files.os, "fsync", crash)
     with pytest.raises(OSError, match="disk full"):
         write_iteration(tmp_path, 1, groups_of(1))
     assert num_recorded(tmp_path) == 1

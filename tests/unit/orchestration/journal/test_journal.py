@@ -18,8 +18,9 @@ from verdicts import verdict_of
 
 from configs.schema import JournalConfig
 from orchestration.journal.curves import curve_panels
-from orchestration.journal.eval_rows import EvalSample
-from orchestration.journal.journal import Journal, JournalError
+from orchestration.journal.entry import JournalError
+from orchestration.journal.eval_rows import EvalSample, Evaluation
+from orchestration.journal.journal import Journal
 from rollout.contract import Completion, GradedGroup, Prompt, PromptGroup
 
 PLAIN = JournalConfig(tensorboard=False)
@@ -38,7 +39,12 @@ def open_journal(
     folder: Path, *, config: JournalConfig = PLAIN, console: Console | None = None, **more: Any
 ) -> Journal:
     silent = console if console is not None else Console(file=io.StringIO())
-    return Journal(folder, config=config, num_iterations=4, gate_name="softsign", console=silent, **more)
+    settings = {"num_iterations": 4, "max_staleness": 0, "gate_name": "softsign"}
+    return Journal(folder, config=config, console=silent, **settings, **more)
+
+
+def evaluated(metrics: dict[str, float]) -> Evaluation:
+    return Evaluation(metrics=metrics, samples={})
 
 
 def run_iteration(journal: Journal, iteration: int) -> None:
@@ -149,14 +155,14 @@ def test_a_metric_that_is_not_finite_stops_the_run_by_name(tmp_path: Path, value
         with pytest.raises(JournalError, match="iteration 1, step 1: gate/eur is"), journal.iteration(1) as entry:
             entry.record_step(step(gate__eur=value))
         with pytest.raises(JournalError, match="evaluation after 3 iterations: eval/arithmetic/pass@1"):
-            journal.record_eval(3, {"eval/arithmetic/pass@1": value})
+            journal.record_eval(3, evaluated({"eval/arithmetic/pass@1": value}))
     assert len(rows(tmp_path / "metrics.jsonl")) == 1
     assert not (tmp_path / "eval.jsonl").exists()
 
 
 def test_malformed_names_are_refused(tmp_path: Path) -> None:
     with open_journal(tmp_path) as journal, pytest.raises(JournalError, match="'Reward mean'"):
-        journal.record_eval(0, {"Reward mean": 1.0})
+        journal.record_eval(0, evaluated({"Reward mean": 1.0}))
 
 
 def test_numpy_numbers_become_plain_json(tmp_path: Path) -> None:
@@ -173,7 +179,7 @@ def test_iterations_come_in_order(tmp_path: Path) -> None:
 
 def test_a_resumed_run_leaves_the_files_of_an_undisturbed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "orchestration.journal.journal.draw_curves", lambda *_, **__: None
+        "orchestration.journal.curves.draw_curves", lambda *_, **__: None
     )  # slow, and not the point here
     undisturbed, resumed = tmp_path / "undisturbed", tmp_path / "resumed"
     for folder, parts in ((undisturbed, [range(4)]), (resumed, [range(3), range(2, 4)])):
@@ -182,7 +188,7 @@ def test_a_resumed_run_leaves_the_files_of_an_undisturbed_one(tmp_path: Path, mo
             with open_journal(folder, start_iteration=part.start) as journal:
                 for iteration in part:
                     run_iteration(journal, iteration)
-                    journal.record_eval(iteration + 1, {"eval/arithmetic/pass@1": 0.1 * iteration})
+                    journal.record_eval(iteration + 1, evaluated({"eval/arithmetic/pass@1": 0.1 * iteration}))
     with (resumed / "metrics.jsonl").open("a") as file:
         file.write('{"iteration": 4, "loss": 0.')  # a crash in mid-write
     with open_journal(resumed, start_iteration=4) as journal:
@@ -216,9 +222,9 @@ def test_a_resume_that_does_not_fit_the_rows_is_refused(tmp_path: Path) -> None:
 
 def test_a_repeated_evaluation_replaces_the_old_one(tmp_path: Path) -> None:
     with open_journal(tmp_path) as journal:
-        journal.record_eval(0, {"eval/arithmetic/pass@1": 0.1})
-        journal.record_eval(0, {"eval/other/pass@1": 0.2})
-        journal.record_eval(0, {"eval/arithmetic/pass@1": 0.3})
+        journal.record_eval(0, evaluated({"eval/arithmetic/pass@1": 0.1}))
+        journal.record_eval(0, evaluated({"eval/other/pass@1": 0.2}))
+        journal.record_eval(0, evaluated({"eval/arithmetic/pass@1": 0.3}))
         evals = journal.result().evals
     assert [dict(item.metrics) for item in evals] == [{"eval/other/pass@1": 0.2}, {"eval/arithmetic/pass@1": 0.3}]
     assert (tmp_path / "eval.dropped.jsonl").exists()
@@ -226,7 +232,7 @@ def test_a_repeated_evaluation_replaces_the_old_one(tmp_path: Path) -> None:
 
 def test_a_task_without_evaluation_sets_leaves_no_evaluation(tmp_path: Path) -> None:
     with open_journal(tmp_path) as journal:
-        journal.record_eval(0, {})
+        journal.record_eval(0, evaluated({}))
         assert journal.result().evals == ()
     assert not (tmp_path / "eval.jsonl").exists()
 
@@ -238,7 +244,8 @@ def test_samples_of_an_evaluation_lie_under_its_iteration(tmp_path: Path) -> Non
     )  # fmt: skip
     with open_journal(tmp_path) as journal:
         for length in (1, 2):  # the second time in place of the first, as a resume repeats it
-            journal.record_eval(3, {"eval/sums/length": length}, samples={"sums": [replace(sample, length=length)] * 2})
+            samples = {"sums": [replace(sample, length=length)] * 2}
+            journal.record_eval(3, Evaluation(metrics={"eval/sums/length": length}, samples=samples))
     written = rows(tmp_path / "evals" / "3" / "sums.jsonl")
     assert [row["length"] for row in written] == [2, 2]
 
@@ -254,7 +261,7 @@ def test_an_evaluation_is_one_line_a_set_with_its_interval(tmp_path: Path) -> No
         "eval/aime24/pass@1": 0.0,
     }
     with open_journal(tmp_path, console=Console(file=out, width=60)) as journal:
-        journal.record_eval(2, metrics)
+        journal.record_eval(2, evaluated(metrics))
     assert out.getvalue().splitlines() == [
         "evaluation after 2 iterations  gsm8k  pass@1 50.0% [45.1%, 55.0%]  pass@8 75.0%  length 9.3 tokens",
         "evaluation after 2 iterations  aime24  pass@1 0.0%",
@@ -292,7 +299,7 @@ def test_one_console_line_an_iteration_with_units(tmp_path: Path) -> None:
     with open_journal(tmp_path, console=Console(file=out, width=60)) as journal:
         run_iteration(journal, 0)
         run_iteration(journal, 1)
-        journal.record_eval(2, {"eval/arithmetic/pass@1": 0.975, "eval/arithmetic/length": 21.04})
+        journal.record_eval(2, evaluated({"eval/arithmetic/pass@1": 0.975, "eval/arithmetic/length": 21.04}))
         journal.log("note [not markup]")
     lines = out.getvalue().splitlines()
     assert len(lines) == 5  # the last names the curves
@@ -360,7 +367,7 @@ def test_tensorboard_shows_the_same_numbers(tmp_path: Path) -> None:
             run_iteration(journal, iteration)
     with open_journal(tmp_path, config=config, start_iteration=2) as journal:
         run_iteration(journal, 2)
-        journal.record_eval(3, {"eval/arithmetic/pass@1": 0.5})
+        journal.record_eval(3, evaluated({"eval/arithmetic/pass@1": 0.5}))
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [item.step for item in events.Scalars("loss")] == [0, 1, 2]
@@ -383,7 +390,8 @@ def test_the_driver_side_needs_no_torch() -> None:
     program = (
         "import sys, tempfile; from pathlib import Path; from configs.schema import JournalConfig\n"
         "import orchestration.checkpoint, orchestration.run_dir; from orchestration.journal.journal import Journal\n"
-        "with Journal(Path(tempfile.mkdtemp()), config=JournalConfig(), num_iterations=2, gate_name='g') as journal:\n"
+        "more = {'max_staleness': 0, 'gate_name': 'g'}\n"
+        "with Journal(Path(tempfile.mkdtemp()), config=JournalConfig(), num_iterations=2, **more) as journal:\n"
         "    for k in range(2):\n"
         "        with journal.iteration(k) as entry: entry.record({'reward/mean': 1.0})\n"
         "found = {'torch', 'vllm', 'ray', 'deepspeed', 'transformers'} & set(sys.modules)\n"

@@ -127,7 +127,7 @@ def test_format_speed_and_coupling_worked_by_hand(tmp_path: Path) -> None:
         write_run(tmp_path / f"clip-seed{seed}", "gate=clip", f"seed={seed}", quality=0.02)  # 0.12 a step: 8
         write_run(tmp_path / f"erf-seed{seed}", "gate=erf", f"seed={seed}", quality=0.36)  # 0.46 a step: 2
     claims = measure_claims(arms_in(tmp_path))
-    speeds = {speed.gate: speed for speed in claims.speeds}
+    speeds = {each.gate: each for each in claims.gates}
     assert claims.baseline == "clip"
     assert speeds["clip"].reached == {0: 8, 1: 8}
     assert speeds["erf"].reached == {0: 2, 1: 2}
@@ -135,14 +135,14 @@ def test_format_speed_and_coupling_worked_by_hand(tmp_path: Path) -> None:
     sooner = speeds["erf"].times_sooner
     assert sooner is not None
     assert sooner.mean == pytest.approx(4.0)
-    assert [each.levels.mean for each in claims.couplings if each.levels] == pytest.approx([-1.0, -1.0])
+    assert [each.levels.mean for each in claims.gates if each.levels] == pytest.approx([-1.0, -1.0])
     assert claims.warnings == ()
 
 
 def test_a_gate_that_is_as_fast_as_the_clip_is_told_to_be_so(tmp_path: Path) -> None:
     for gate in ("clip", "erf"):
         write_run(tmp_path / f"{gate}-seed0", f"gate={gate}", quality=0.02)
-    speeds = {speed.gate: speed.times_sooner for speed in measure_claims(arms_in(tmp_path)).speeds}
+    speeds = {each.gate: each.times_sooner for each in measure_claims(arms_in(tmp_path)).gates}
     assert speeds["clip"] is None
     assert speeds["erf"] is not None
     assert speeds["erf"].mean == pytest.approx(1.0)
@@ -178,7 +178,7 @@ def test_a_format_reward_that_is_never_reached_is_told_as_such(tmp_path: Path) -
     write_run(tmp_path / "erf-seed0", "gate=erf", "num_iterations=4", quality=0.0)
     (arm,) = arms_in(tmp_path)
     assert first_iteration_at(arm, 0.9) is None
-    (speed,) = measure_claims([arm]).speeds
+    (speed,) = measure_claims([arm]).gates
     assert (speed.reached, speed.iteration, speed.times_sooner) == ({0: None}, None, None)
 
 

@@ -6,7 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from rollout.contract import EngineLoad, GroupChunk, GroupRequest, GroupSummary, Prompt, SamplingSpec
+from rollout.contract import (
+    EngineLoad,
+    FinishedRequest,
+    GroupChunk,
+    GroupRequest,
+    GroupSummary,
+    Prompt,
+    SamplingSpec,
+)
 
 IDLE = EngineLoad(num_running=0, num_waiting=0, kv_usage=0.0)
 
@@ -43,6 +51,7 @@ class FakeEngine:
         self.num_calls = 0
         self.start = Method(self._start)
         self.collect = Method(self._collect)
+        self.receive = Method(lambda *_, **__: self.events.append((self.name, "receive")))
         self._open: list[tuple[Future[GroupChunk], int]] = []
 
     def _start(self, requests: list[GroupRequest], *, holds_back: bool) -> None:
@@ -69,8 +78,10 @@ class FakeEngine:
         summaries = [GroupSummary(position=request.prompt.position, num_tokens=num_tokens) for request in requests]
         chunk.set_result(
             GroupChunk(
-                tickets=tuple(request.ticket for request in requests),
-                summaries=tuple(summaries),
+                finished=tuple(
+                    FinishedRequest(ticket=request.ticket, summary=summary)
+                    for request, summary in zip(requests, summaries, strict=True)
+                ),
                 load=load,
                 num_entered=self.num_started,
             )
