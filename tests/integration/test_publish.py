@@ -13,7 +13,7 @@ import psutil
 import pytest
 import ray
 import torch
-from support import SMALL
+from support import EVENT_TIMEOUT_S, SMALL
 
 from configs.loading import load_config
 from orchestration.cluster import start_cluster
@@ -39,7 +39,7 @@ WHOLE, LORA = (), ("learner.lora.rank=8", "learner.lora.target_modules=[q_proj,u
     params=[("tied", "inline", WHOLE), ("untied", "async", WHOLE), ("tied", "inline", LORA)],
     ids=["tied-inline", "untied-async", "tied-inline-lora"],
 )
-def parts(request: pytest.FixtureRequest) -> Iterator[Parts]:
+def parts(request: pytest.FixtureRequest, no_shared_ray: None) -> Iterator[Parts]:
     weights, frontend, trained = request.param
     model: Path = request.getfixturevalue(f"{weights}_model")
     config = load_config([*SMALL, *TWO_AND_TWO, f"model.path={model}", f"rollout.frontend={frontend}", *trained])
@@ -52,7 +52,7 @@ def parts(request: pytest.FixtureRequest) -> Iterator[Parts]:
 
 def largest_difference(parts: Parts, token_ids: np.ndarray, prompt_length: int) -> float:
     expected = parts.learner.score(token_ids, prompt_length)
-    answers = parts.fleet.call("score", token_ids, prompt_length, timeout_s=60.0)
+    answers = parts.fleet.call("score", token_ids, prompt_length, timeout_s=240.0)
     return max(float(np.abs(answer - expected).max()) for answer in answers.values())
 
 
@@ -107,7 +107,7 @@ def test_completions_in_flight_go_on_under_the_next_version(parts: Parts) -> Non
     fleet = parts.fleet.sibling()
     for prompt in parts.eval_sets["arithmetic"]:
         fleet.submit(prompt, sampling)
-    parts.fleet.call("ready", timeout_s=30.0)  # behind the prompts in each engine's mailbox
+    parts.fleet.call("ready", timeout_s=240.0)  # behind the prompts in each engine's mailbox
     parts.channel.publish(4)
     finished = []
     while fleet.num_in_flight:
@@ -165,12 +165,12 @@ def nudge_weights(worker: Any) -> None:
 
 
 def test_an_engine_that_is_killed_takes_its_children_along(parts: Parts) -> None:
-    actor = parts.fleet.call("ready", timeout_s=30.0)[1]
+    actor = parts.fleet.call("ready", timeout_s=240.0)[1]
     children = psutil.Process(actor).children(recursive=True)
     has_engine_process = any("VLLM" in " ".join(child.cmdline()) for child in children)
     assert has_engine_process == (parts.config.rollout.frontend == "async")
     os.kill(actor, signal.SIGKILL)
-    _, alive = psutil.wait_procs(children, timeout=10.0)
+    _, alive = psutil.wait_procs(children, timeout=EVENT_TIMEOUT_S)
     assert not alive
 
     with pytest.raises(PublishError, match="engine 1 failed during the publish"):
