@@ -136,10 +136,15 @@ def engine(starter: EngineStarter) -> Any:
 
 
 @pytest.fixture
-def new_engine(starter: EngineStarter) -> Iterator[Any]:
-    """An engine that nothing was published to; nobody uses it afterwards."""
+def new_engine(starter: EngineStarter) -> Any:
+    """An engine that nothing was asked of and nothing published to."""
     starter.end()
-    yield starter.engine()
+    return starter.engine()
+
+
+@pytest.fixture
+def spoils_the_engine(starter: EngineStarter) -> Iterator[None]:
+    yield
     starter.end()
 
 
@@ -160,6 +165,7 @@ def drain(fleet: RolloutFleet) -> dict[int, PromptGroup]:
     return groups
 
 
+@pytest.mark.usefixtures("spoils_the_engine")
 def test_a_failed_request_is_its_own_and_a_failed_step_is_everybodys(new_engine: Any) -> None:
     with pytest.raises(RuntimeError, match=r"engine 0: generate\(\) before the first publish"):
         ray.get(new_engine.generate.remote(prompt_of(4), SAMPLING))
@@ -178,6 +184,34 @@ def test_a_failed_request_is_its_own_and_a_failed_step_is_everybodys(new_engine:
             ray.get(answer, timeout=240)
     with pytest.raises(RuntimeError, match="has failed before"):
         ray.get(new_engine.generate.remote(prompt_of(4), SAMPLING), timeout=240)
+
+
+def test_a_fleet_keeps_a_small_engine_full_and_changes_no_bit(new_engine: Any) -> None:
+    """16 places for 80 completions: they are fed as places come free, and sampled as they are one by one."""
+    fleet = RolloutFleet(EnginePool([new_engine]), workers_per_engine=1, timeout_s=240.0)
+    fleet.await_ready(timeout_s=240.0)
+    fleet.call("pretend_published", timeout_s=240.0)
+    fleet.call("watch_steps", timeout_s=240.0)
+    prompts = [prompt_of(4 + index % 3, index=index) for index in range(40)]
+    for prompt in prompts:
+        fleet.submit(prompt, SAMPLING)
+    groups = drain(fleet)
+    assert sorted(groups) == list(range(40))
+
+    steps = ray.get(new_engine.steps_seen.remote())
+    assert max(running + waiting for running, waiting in steps) <= MAX_NUM_SEQS + 2, (
+        "the backlog is an eighth, or one group"
+    )
+    assert max(running for running, _ in steps) == MAX_NUM_SEQS
+    for prompt in prompts[::7]:
+        alone, _ = ray.get(new_engine.generate.remote(prompt, SAMPLING))
+        for fed, one in zip(groups[prompt.position].completions, alone.completions, strict=True):
+            np.testing.assert_array_equal(fed.tokens.token_ids, one.tokens.token_ids)
+            np.testing.assert_array_equal(fed.tokens.rollout_logprobs, one.tokens.rollout_logprobs)
+
+    fleet.submit(prompt_of(MAX_MODEL_LEN + 1), SAMPLING)
+    with pytest.raises(EngineError, match=f"engine 0 failed: .* maximum context length is {MAX_MODEL_LEN} tokens"):
+        fleet.await_finished()
 
 
 def test_a_completion_tells_which_version_made_which_tokens(engine: Any) -> None:
@@ -227,39 +261,13 @@ def test_a_group_computes_its_prompt_once_and_older_weights_share_nothing(engine
     assert ray.get(engine.num_cached_tokens.remote(long_prompt, alone)) == 0
 
 
-def test_a_fleet_keeps_a_small_engine_full_and_changes_no_bit(engine: Any) -> None:
-    """16 places for 80 completions: they are fed as places come free, and sampled as they are one by one."""
-    fleet = RolloutFleet(EnginePool([engine]), workers_per_engine=1, timeout_s=240.0)
-    fleet.await_ready(timeout_s=240.0)
-    fleet.call("watch_steps", timeout_s=240.0)
-    prompts = [prompt_of(4 + index % 3, index=index) for index in range(40)]
-    for prompt in prompts:
-        fleet.submit(prompt, SAMPLING)
-    groups = drain(fleet)
-    assert sorted(groups) == list(range(40))
-
-    steps = ray.get(engine.steps_seen.remote())
-    assert max(running + waiting for running, waiting in steps) <= MAX_NUM_SEQS + 2, (
-        "the backlog is an eighth, or one group"
-    )
-    assert max(running for running, _ in steps) == MAX_NUM_SEQS
-    for prompt in prompts[::7]:
-        alone, _ = ray.get(engine.generate.remote(prompt, SAMPLING))
-        for fed, one in zip(groups[prompt.position].completions, alone.completions, strict=True):
-            np.testing.assert_array_equal(fed.tokens.token_ids, one.tokens.token_ids)
-            np.testing.assert_array_equal(fed.tokens.rollout_logprobs, one.tokens.rollout_logprobs)
-
-    fleet.submit(prompt_of(MAX_MODEL_LEN + 1), SAMPLING)
-    with pytest.raises(EngineError, match=f"engine 0 failed: .* maximum context length is {MAX_MODEL_LEN} tokens"):
-        fleet.await_finished()
-
-
-def test_a_fleet_names_an_engine_that_was_killed(engine: Any, starter: EngineStarter) -> None:
+@pytest.mark.usefixtures("spoils_the_engine")
+def test_a_fleet_names_an_engine_that_was_killed(engine: Any) -> None:
     fleet = RolloutFleet(EnginePool([engine]), workers_per_engine=1, timeout_s=240.0)
     fleet.await_ready(timeout_s=240.0)
     for index in range(20):
         fleet.submit(prompt_of(4, index=index), SAMPLING)
     fleet.finished()
-    starter.end()
+    ray.kill(engine)
     with pytest.raises(EngineError, match=r"engine 0 failed: (RayActorError|ActorDiedError)"):
         drain(fleet)
