@@ -110,8 +110,8 @@ def test_lists_and_interpolations() -> None:
         ("objective.correction_cap=1", "objective.correction_cap=1: must be greater than 1"),
         (
             "objective.overlong=punish",
-            "objective.overlong_buffer=0: must be at least 1 with objective.overlong=punish, the tokens over which the "
-            "punishment grows",
+            "objective.overlong_buffer=0: must be at least 1 with objective.overlong=punish: it is the number of "
+            "tokens over which the punishment grows",
         ),
         (
             "objective.overlong_buffer=4",
