@@ -192,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--compare",
         type=Path,
         metavar="OLD.json",
-        help=f"exit with 1 if slower than in this file by more than {REGRESSION:%}",
+        help=f"exit with 1 if slower than in this file by more than {REGRESSION:.0%}%",
     )
     options = parser.parse_args(arguments)
     wanted = FULL_SIZES if options.full else tuple(options.sizes)

@@ -1,7 +1,7 @@
-"""What a task is: problems to train on and problems kept for evaluation.
+"""Tasks: problems to train on and problems kept for evaluation.
 
 In: a task section of the configuration. Out: a Task. Knows no tokenizer, no model and no reward; a problem is a
-question and its reference answer, whatever data set it came from.
+question and its reference answer, from whatever data set.
 """
 
 from collections.abc import Mapping
@@ -15,28 +15,28 @@ from configs.tasks import ArithmeticTaskConfig, TaskConfig
 class Problem:
     """One question of a task."""
 
-    text: str  # the question; rollout/prompts.py makes the prompt of it
+    text: str  # the question, from which rollout/prompts.py makes the prompt
     reference_answer: str
     source: str  # name of the data set
 
 
 class Task(Protocol):
-    """A source of problems. Both are fixed for a configuration."""
+    """The problems of a run: those to train on and those of each evaluation set; fixed by the configuration."""
 
     def train_problems(self) -> list[Problem]: ...
 
     def eval_sets(self) -> dict[str, list[Problem]]:
-        """By the name of the set."""
+        """Problems of each evaluation set, by its name."""
         ...
 
     def weights(self) -> Mapping[str, float]:
-        """The weight of each source in the mixture; a source that is not named has weight 1."""
+        """Weights of sources in the mixture; a source that is not named has weight 1."""
         ...
 
 
 def build_task(config: TaskConfig) -> Task:
-    """The task that the configuration names, its data in memory; DataSetError where a set cannot be used."""
-    # Here, because the tasks import Problem from this module.
+    """Builds the configured task with its data in memory; DataSetError if a set cannot be used."""
+    # Imported here, because the tasks import Problem from this module.
     if isinstance(config, ArithmeticTaskConfig):
         from rollout.tasks.arithmetic import ArithmeticTask
 

@@ -119,7 +119,7 @@ def test_a_stopped_evaluation_draws_only_what_is_missing_and_ends_alike(
     assert evaluate.main([*SUMS, "out=stopped"]) == 0
     assert engines.drawn == [2, 1, 0]
     told = capfd.readouterr().out.splitlines()
-    assert "6 samples are there already, 6 to draw" in told
+    assert "6 samples are in the folder already, 6 to sample" in told
     assert told[-2:] == table
     for name in ("arithmetic.jsonl", "summary.json"):
         assert Path("stopped", name).read_bytes() == Path("whole", name).read_bytes()
