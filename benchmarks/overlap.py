@@ -1,13 +1,14 @@
-"""`python -m benchmarks.overlap`: how much of generation and learning goes on at the same time.
+"""`python -m benchmarks.overlap`: how much generation and learning overlap.
 
-Each repeat runs the real loop once synchronously and once at each staleness, and measures each side alone on the very
-prompts of the counted iterations. The learning rate is 0 but for rounding, so that all of them sample the same text.
+Each repeat runs the real loop once synchronously and once at each staleness, and measures each side alone on the same
+prompts as in the counted iterations. The learning rate is practically 0, so that all of them sample the same text.
 
-- generation alone: from the first prompt of a batch to its last finished group, batch after batch; nobody learns or
-  grades. Asynchronous engines go from one batch into the next instead, so where lengths vary a run may beat it.
-- learner alone: making and loading the batch, all steps and the publish, which both sides need and which is counted
-  here only; nobody generates.
-- an iteration: wall clock from the begin of one to the begin of the next; a mean, because asynchronous ones alternate.
+- Generation alone is the time from the first prompt of a batch to its last finished group, batch after batch, without
+  learning or grading. Asynchronous engines go from one batch into the next, so a run with varied lengths may be faster.
+- Learner alone is the time of making and loading the batch, all steps and the publish, without generation. Both sides
+  need the publish; it is counted here only.
+- An iteration is the wall clock from the beginning of one iteration to that of the next. It is a mean, because the
+  durations of asynchronous iterations alternate.
 """
 
 import argparse
@@ -44,30 +45,30 @@ from rollout.contract import Prompt, SamplingSpec
 from rollout.tasks import build_task
 from rollout.tasks.embedded_model import ensure_embedded_model
 
-WARMUP_ITERATIONS = 5  # one at least must have filled what runs ahead
-STALENESSES = (0, 1, 2)  # the first is the synchronous run, after which the sides are measured alone
-SYNCHRONOUS_TARGET, ASYNCHRONOUS_TARGET = 1.1, 1.15  # of the sum, of the longer side
+WARMUP_ITERATIONS = 5  # number of first iterations not counted, in which generation gets ahead
+STALENESSES = (0, 1, 2)  # max_staleness of the runs; each side is measured alone after the first, synchronous run
+SYNCHRONOUS_TARGET, ASYNCHRONOUS_TARGET = 1.1, 1.15  # ratios to the sum of the sides and to the longer side
 TASKS = {"arithmetic": BATCH, "varied": (*BATCH, *WORDY_SETTINGS)}
 FIXED = (*PLAIN, "learner.lr=1e-12", "learner.lr_schedule=constant", "eval.every=0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Repeat:
-    """Seconds of one batch, means over the same batches."""
+    """Seconds of one batch in each run and on each side, means over the same batches."""
 
     generation_s: float
     learner_s: float
-    iteration_s: dict[int, float]  # by max_staleness
-    tokens: dict[str, float]  # completion tokens a batch; equal, or the sides and runs did not do the same work
-    means: dict[int, dict[str, float]]  # idle/* and staleness/mean, by max_staleness
+    iteration_s: dict[int, float]  # seconds of an iteration, by max_staleness
+    tokens: dict[str, float]  # completion tokens a batch; must be equal, or the work was not the same
+    means: dict[int, dict[str, float]]  # means of idle/* and staleness/mean, by max_staleness
 
     def ideal_s(self, max_staleness: int) -> float:
-        """One side after the other, or the longer one alone."""
+        """Seconds without overhead: the sum of both sides if synchronous, else the longer side."""
         sides = (self.generation_s, self.learner_s)
         return sum(sides) if max_staleness == 0 else max(sides)
 
     def ratio(self, max_staleness: int) -> float:
-        """Iteration over the ideal."""
+        """Seconds of an iteration over the ideal."""
         return self.iteration_s[max_staleness] / self.ideal_s(max_staleness)
 
     def to_json(self) -> dict[str, object]:
@@ -75,9 +76,9 @@ class Repeat:
 
 
 class ClockedJournal(Journal):
-    """Remembers when each iteration began."""
+    """A journal that records the time at which each iteration began."""
 
-    starts_s: tuple[float, ...] = ()  # time.perf_counter()
+    starts_s: tuple[float, ...] = ()  # times of time.perf_counter()
 
     @contextmanager
     def iteration(self, iteration: int) -> Iterator[IterationEntry]:
@@ -87,16 +88,16 @@ class ClockedJournal(Journal):
 
 
 def seconds_per_iteration(starts_s: Sequence[float], *, first: int, number: int) -> float:
-    """Mean over `number` iterations from `first` on; starts_s must go on to the begin of the one after them."""
+    """Mean over `number` iterations from `first` on; starts_s must include the beginning of the next iteration."""
     return (starts_s[first + number] - starts_s[first]) / number
 
 
 def measure_repeat(
     config: RunConfig, cluster: Cluster, model: Path, prompts: Sequence[Prompt], *, number: int
 ) -> Repeat:
-    """All runs and both sides once; engines and learner are started anew for each run.
+    """Measures all runs and both sides once; engines and learner are started again for each run.
 
-    config: of the synchronous run. prompts: of its counted iterations, `number` of them.
+    config: that of the synchronous run. prompts: those of its `number` counted iterations.
     """
     iteration_s: dict[int, float] = {}
     tokens: dict[str, float] = {}
@@ -114,7 +115,7 @@ def measure_repeat(
 
 
 def _run(config: RunConfig, parts: Parts, *, number: int) -> tuple[float, dict[str, float]]:
-    """The real loop from begin to end; seconds of a counted iteration, and means of what its rows tell."""
+    """Runs the real loop; returns seconds of a counted iteration, and means of metrics over its rows."""
     with TemporaryDirectory() as folder:
         store = CheckpointStore(Path(folder) / "checkpoints", keep=1)
         gate = config.gate.name
@@ -131,7 +132,7 @@ def _run(config: RunConfig, parts: Parts, *, number: int) -> tuple[float, dict[s
 
 
 def _measure_sides(parts: Parts, prompts: Sequence[Prompt], *, number: int) -> tuple[float, float, float]:
-    """Seconds of a batch of generation alone and of the learner alone, and completion tokens of a batch."""
+    """Measures each side alone: seconds of a batch and completion tokens of a batch."""
     config = parts.config
     sampling = SamplingSpec(
         num_completions=config.rollout.completions_per_prompt,
@@ -158,9 +159,9 @@ def _samples(config: RunConfig) -> int:
 
 
 def measure_task(name: str, *, repeats: int, number: int) -> list[Repeat]:
-    """All repeats of one task, in one session of Ray."""
+    """Measures all repeats of one task, in one session of Ray."""
     model = ensure_wordy_model() if name == "varied" else ensure_embedded_model()
-    # The last iterations have nothing left to generate: they end the run and are not counted.
+    # The last iterations have nothing left to generate and are not counted.
     total = WARMUP_ITERATIONS + number + max(STALENESSES) + 1
     config = load_config([*FIXED, *TASKS[name], f"num_iterations={total}"])
     size = config.rollout.prompts_per_iteration
@@ -179,10 +180,10 @@ def main() -> None:
     parser.add_argument(
         "--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="default: both; varied: 16 to 512 tokens"
     )
-    parser.add_argument("--repeats", type=int, default=5, help="of all runs and both sides (default 5)")
+    parser.add_argument("--repeats", type=int, default=5, help="repeats of all runs and both sides (default 5)")
     parser.add_argument("--iterations", type=int, default=10, help="counted iterations of each run (default 10)")
     parser.add_argument(
-        "--json", type=Path, help="where the figures go (default benchmarks/results/overlap-<time>.json)"
+        "--json", type=Path, help="file for the figures (default benchmarks/results/overlap-<time>.json)"
     )
     arguments = parser.parse_args()
     if min(arguments.repeats, arguments.iterations) < 1:
@@ -225,7 +226,7 @@ def _print(console: Console, name: str, repeats: Sequence[Repeat]) -> None:
 
 
 def _spread(values: Sequence[float], form: str) -> tuple[str, str]:
-    """Median, and least and most."""
+    """Text of the median and, in brackets, minimum and maximum."""
     return form.format(median(values)), f"{form.format(min(values))} - {form.format(max(values))}"
 
 

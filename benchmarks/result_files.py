@@ -1,4 +1,4 @@
-"""Where a benchmark's figures go when nobody says where."""
+"""Files for the figures of benchmarks."""
 
 import json
 from datetime import datetime
@@ -8,12 +8,12 @@ RESULTS = Path("benchmarks/results")
 
 
 def result_path(given: Path | None, *, name: str) -> Path:
-    """The file given, or a new one by the time; its folder is made."""
+    """The given file, or a new one named by the time; its folder is created."""
     target = given or RESULTS / f"{name}-{datetime.now():%Y-%m-%d-%H%M%S}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     return target
 
 
 def write_figures(target: Path, figures: object) -> None:
-    """As JSON, indented."""
+    """Writes the figures as indented JSON."""
     target.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
