@@ -1,4 +1,4 @@
-"""The command as a person runs it, with engines that are played: exit statuses, resuming, what is imported when."""
+"""The command line of an evaluation with fake engines: exit statuses, resuming, imports."""
 
 import json
 import subprocess
@@ -24,7 +24,7 @@ SUMS = ("model=embedded", "num_prompts=6", "samples=2", "temperature=1")
 
 
 class PlayedEngines:
-    """Draws samples that depend on seed, problem and sample only; fails after `limit` problems."""
+    """Fake engines, whose samples depend on seed, problem and sample only; they fail after `limit` problems."""
 
     def __init__(self) -> None:
         self.drawn: list[int] = []

@@ -1,4 +1,4 @@
-"""The task made of data sets: duplicates, broken sets, and what is left out afterwards."""
+"""The task of data sets: duplicates, unusable sets, and problems left out afterwards."""
 
 import json
 from pathlib import Path
