@@ -51,7 +51,7 @@ def load_set(name: str, config: EvalSetConfig, *, key: str) -> LoadedSet:
     answer_column = _column(rows, config.answer_columns, key=f"{key}.answer_column", path=config.path)
     if config.limit is not None:
         rows = rows.select(range(min(config.limit, len(rows))))
-    with _told(f"{key}.path={config.path}", remedy="must be UTF-8 throughout; mend the file"):
+    with _one_line_errors(f"{key}.path={config.path}", remedy="must be UTF-8 throughout; correct the file"):
         columns = [list(rows[column]) for column in (question_column, answer_column)]
     questions = _texts(columns[0], key=f"{key}.question_column={question_column}")
     answers = _texts(columns[1], key=f"{key}.answer_column={answer_column}")
@@ -82,7 +82,7 @@ def _read_file(config: EvalSetConfig, *, key: str) -> Any:
     if is_empty:
         raise DataSetError(f"{setting}: is an empty file; give a set that has rows")
     kind = "parquet" if path.suffix == ".parquet" else "json"
-    with _told(setting, remedy=f"must be rows of {path.suffix.lstrip('.')}; mend the file"):
+    with _one_line_errors(setting, remedy=f"must be rows of {path.suffix.lstrip('.')}; correct the file"):
         from datasets import load_dataset
 
         return load_dataset(kind, data_files=str(path), split="train")
@@ -96,14 +96,14 @@ def _read_hub(config: EvalSetConfig, *, key: str) -> Any:
     remedy = (
         f"{whole} is asked of the hub; give a local copy as {key}.path=<file>.jsonl, or leave the set out: {key}=null"
     )
-    with _told(setting, remedy=remedy):
+    with _one_line_errors(setting, remedy=remedy):
         from datasets import load_dataset
 
         return load_dataset(config.path, config.subset, split=config.split)
 
 
 @contextmanager
-def _told(setting: str, *, remedy: str) -> Iterator[None]:
+def _one_line_errors(setting: str, *, remedy: str) -> Iterator[None]:
     """Turns errors of the library into a DataSetError of one line."""
     from datasets.exceptions import DatasetsError
 
