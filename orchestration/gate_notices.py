@@ -18,7 +18,7 @@ from orchestration.placement import Device
 
 
 def refuse_inadmissible(configs: Sequence[RunConfig]) -> None:
-    """Raises ConfigError with one line for each condition that a custom gate violates, unless it may be inadmissible."""
+    """Raises ConfigError with one line for each condition that a custom gate violates, unless that is allowed."""
     lines: list[str] = []
     for config in configs:
         gate = config.gate
