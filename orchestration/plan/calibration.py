@@ -182,44 +182,30 @@ def fit_seconds(timings: Sequence[Timing]) -> tuple[dict[str, float], float]:
 
 
 def fit_runs(costs: Costs, runs: Sequence[MeasuredRun]) -> Costs:
-    """What only whole runs show: the driver's time, from synchronous runs; the speed of parts that share cores.
+    """What only whole runs show: the driver's time, and the speed of two parts that share cores.
 
-    Without an asynchronous run nothing is shared. Each of the two depends a little on the other, so both are found
-    again until they agree.
+    The driver is charged what synchronous runs take beyond their parts: a constant, and a share that grows with the
+    batch. The speed is that by which asynchronous runs take as long as was measured; without such a run nothing is
+    shared. Each depends a little on the other, so both are found again until they agree.
     """
+    from scipy.optimize import minimize_scalar, nnls
+
     synchronous = [run for run in runs if run.workload.max_staleness == 0]
     overlapping = [run for run in runs if run.workload.max_staleness > 0]
+    completions = np.array([[1.0, float(run.workload.completions)] for run in synchronous])
+
+    def missing_s(run: MeasuredRun, assumed: Costs) -> float:
+        return run.iteration_s - predict(run.workload, assumed).mean.iteration_s
+
+    def error_s(pair_rate: float) -> float:
+        return abs(sum(missing_s(run, replace(costs, pair_rate=float(pair_rate))) for run in overlapping))
+
     for _ in range(NUM_ROUNDS):
-        costs = _with_driver(costs, synchronous)
+        costs = replace(costs, iteration_s=0.0, completion_s=0.0)
+        missing = np.array([max(0.0, missing_s(run, costs)) for run in synchronous])
+        iteration_s, completion_s = nnls(completions, missing)[0].tolist()
+        costs = replace(costs, iteration_s=iteration_s, completion_s=completion_s)
         if overlapping:
-            costs = _with_sharing(costs, overlapping)
+            found = minimize_scalar(error_s, bounds=(LOWEST_RATE, 1.0), method="bounded")
+            costs = replace(costs, pair_rate=float(found.x))
     return costs
-
-
-def _with_driver(costs: Costs, runs: Sequence[MeasuredRun]) -> Costs:
-    """Charges the driver what runs take beyond their parts: a constant, and a share that grows with the batch."""
-    from scipy.optimize import nnls
-
-    parts = replace(costs, iteration_s=0.0, completion_s=0.0)
-    missing = [max(0.0, run.iteration_s - predict(run.workload, parts).mean.iteration_s) for run in runs]
-    counts = np.array([[1.0, float(run.workload.completions)] for run in runs])
-    iteration_s, completion_s = nnls(counts, np.array(missing))[0].tolist()
-    return replace(parts, iteration_s=iteration_s, completion_s=completion_s)
-
-
-def _with_sharing(costs: Costs, runs: Sequence[MeasuredRun]) -> Costs:
-    """The speed of two parts that compute at once, by which asynchronous runs take as long as was measured.
-
-    A measurement outside [LOWEST_RATE, 1] gives the nearer end.
-    """
-    from scipy.optimize import brentq
-
-    def excess_s(rate: float) -> float:
-        shared = replace(costs, pair_rate=rate)
-        return sum(predict(run.workload, shared).mean.iteration_s - run.iteration_s for run in runs)
-
-    if excess_s(LOWEST_RATE) <= 0.0:
-        return replace(costs, pair_rate=LOWEST_RATE)
-    if excess_s(1.0) >= 0.0:
-        return replace(costs, pair_rate=1.0)
-    return replace(costs, pair_rate=float(brentq(excess_s, LOWEST_RATE, 1.0, xtol=1e-4)))

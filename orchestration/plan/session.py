@@ -20,7 +20,7 @@ from orchestration.plan.calibration import (
 )
 from orchestration.plan.command import PlanRequest
 from orchestration.plan.hardware import Hardware, HardwareError, costs_from_hardware, load_hardware
-from orchestration.plan.model_shape import ModelShape, ModelShapeError, model_shape, trained_parameters
+from orchestration.plan.model_shape import ModelShape, ModelShapeError, model_shape
 from orchestration.plan.scaling import CostsOf, best_splits, where_it_stops
 from orchestration.plan.scenario import Scenario
 from orchestration.plan.simulation import predict
@@ -56,9 +56,11 @@ def make_plan(request: PlanRequest) -> None:
 
 def print_plan(basis: Basis, numbers: tuple[int, ...], console: Console) -> None:
     """Notes, then the tables of an iteration, of memory and of scaling. numbers: of devices, ascending."""
-    scenario = basis.scenario
-    config = scenario.config
-    for note in basis.notes:
+    scenario, config, shape = basis.scenario, basis.scenario.config, basis.scenario.shape
+    adapters = scenario.parameters.adapters
+    adapted = f", frozen; {adapters:,} in adapters are trained" if adapters else ""
+    model = f"model {shape.name}: {shape.num_parameters:,} parameters in {shape.layers} layers{adapted}"
+    for note in (model, *basis.notes):
         print_line(console, note)
     least = MIN_STALENESS if config.rollout.batch_order == "finished" else 0
     found = {}
@@ -85,15 +87,7 @@ def basis_of(request: PlanRequest) -> Basis:
     shape = model_shape(request.config.model)
     hardware = None if request.hardware is None else load_hardware(request.hardware)
     if hardware is not None and request.calibration is None:
-        scenario, notes = _scenario(request, shape, hardware, device_bytes=hardware.memory_bytes)
-        notes.insert(1, f"from the data sheet of {hardware.name}: {hardware.source}")
-        if hardware.is_at_peak:
-            notes.insert(
-                2,
-                "at its peak figures: real times are longer, requests, launches and grading cost nothing here; give "
-                "shares in a file of your own, or measure with --calibrate",
-            )
-        return Basis(scenario=scenario, costs_of=partial(costs_from_hardware, hardware, scenario), notes=tuple(notes))
+        return _from_hardware(request, shape, hardware)
     path = calibration_path(request, shape)
     if request.calibration is None and not path.is_file():
         raise CalibrationError(
@@ -101,29 +95,35 @@ def basis_of(request: PlanRequest) -> Basis:
             f"--calibrate to measure it, or count from a data sheet with hardware=h100"
         )
     calibration = load_calibration(path)
-    device_bytes = None if hardware is None else hardware.memory_bytes
+    costs, device_bytes = calibration.costs, None
+    speed = 1e-9 / costs.wire.byte_s
+    wires = f"bytes between devices at {speed:.2g} GB/s, as in the measured publish; name hardware= for others"
+    if hardware is not None:
+        costs, device_bytes = replace(costs, wire=hardware.wire), hardware.memory_bytes
+        wires = f"memory and wires from {hardware.name}: {hardware.source}"
     scenario, notes = _scenario(request, shape, calibration, device_bytes=device_bytes)
     require_measured(calibration, scenario, path)
     errors = ", ".join(f"{name} {error:.0%}" for name, error in calibration.errors.items())
-    notes.insert(1, f"from {path}: {calibration.machine}; mean error of its fits: {errors}")
-    costs = calibration.costs
-    if hardware is None:
-        speed = 1e-9 / costs.wire.byte_s
-        wires = f"bytes between devices at {speed:.2g} GB/s, as in the measured publish; name hardware= for others"
-    else:
-        costs, wires = replace(costs, wire=hardware.wire), f"memory and wires from {hardware.name}: {hardware.source}"
-    notes.insert(2, wires)
-    return Basis(scenario=scenario, costs_of=lambda _: costs, notes=tuple(notes))
+    source = f"from {path}: {calibration.machine}; mean error of its fits: {errors}"
+    return Basis(scenario=scenario, costs_of=lambda _: costs, notes=(source, wires, *notes))
+
+
+def _from_hardware(request: PlanRequest, shape: ModelShape, hardware: Hardware) -> Basis:
+    scenario, notes = _scenario(request, shape, hardware, device_bytes=hardware.memory_bytes)
+    told = [f"from the data sheet of {hardware.name}: {hardware.source}"]
+    if hardware.is_at_peak:
+        told.append(
+            "at its peak figures: real times are longer, requests, launches and grading cost nothing here; give shares "
+            "in a file of your own, or measure with --calibrate"
+        )
+    return Basis(scenario=scenario, costs_of=partial(costs_from_hardware, hardware, scenario), notes=(*told, *notes))
 
 
 def _scenario(
     request: PlanRequest, shape: ModelShape, found: Hardware | Calibration, *, device_bytes: float | None
 ) -> tuple[Scenario, list[str]]:
-    """The request's run, and lines about its model and about where the lengths are from."""
-    config, longest = request.config, request.config.rollout.max_new_tokens
-    adapters = trained_parameters(shape, config.learner.lora).adapters
-    adapted = f", frozen; {adapters:,} in adapters are trained" if adapters else ""
-    notes = [f"model {shape.name}: {shape.num_parameters:,} parameters in {shape.layers} layers{adapted}"]
+    """The request's run, and lines about where its lengths are from."""
+    config, longest, notes = request.config, request.config.rollout.max_new_tokens, []
     lengths, prompt_length = request.lengths, request.prompt_length
     if lengths is None and isinstance(found, Calibration):
         lengths = found.lengths

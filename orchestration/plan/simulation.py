@@ -37,7 +37,6 @@ class Prediction:
 
     mean: StageTimes
     engines_busy: float  # share of the time, 0..1
-    max_staleness: int  # versions, the largest seen
 
     @property
     def learner_busy(self) -> float:
@@ -56,7 +55,6 @@ def predict(workload: Workload, costs: Costs, *, num_iterations: int = 12, seed:
     return Prediction(
         mean=StageTimes(**mean),
         engines_busy=engines_busy_s / workload.num_engines / (num_iterations * mean["iteration_s"]),
-        max_staleness=max(run.staleness[warmup:]),
     )
 
 
