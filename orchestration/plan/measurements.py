@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import count
+from itertools import count, product
 from pathlib import Path
 from statistics import fmean, median
 from tempfile import TemporaryDirectory
@@ -54,10 +54,7 @@ REPEATS = 5  # of every measurement of a part
 NUM_ITERATIONS = 10  # of a run, counted ones
 # Factors of each measurement: of rollout.prompts_per_iteration, of rollout.max_new_tokens, of a prompt's tokens. The
 # last is the largest with the run's own prompts: its grading is timed, and its lengths are kept.
-SIZES = (
-    *((0.25, 0.25, 1.0), (0.25, 1.0, 1.0), (0.5, 0.5, 1.0), (0.5, 1.0, 3.0), (1.0, 0.25, 1.0), (1.0, 0.5, 1.0)),
-    *((1.0, 1.0, 1.0), (1.0, 1.0, 3.0), (2.0, 0.25, 1.0), (2.0, 0.5, 1.0), (2.0, 1.0, 1.0)),
-)
+SIZES = ((0.5, 1.0, 3.0), (1.0, 1.0, 3.0), *product((0.25, 1.0, 2.0), (0.25, 0.5, 1.0), (1.0,)))
 RUNS = ((0.5, 0), (2.0, 0), (1.0, 1))  # of rollout.prompts_per_iteration, max_staleness: of each measured run
 WARMUP_ITERATIONS = 3
 GRADING_TIMEOUT_S = 600.0
@@ -87,8 +84,8 @@ def calibrate(request: PlanRequest, console: Console) -> Path:
             if max_staleness and device != "cpu" and not config.cluster.shares_gpus:
                 continue
             asked = one_of_each(config, prompts_factor=prompts_factor, max_staleness=max_staleness)
-            kind = "an asynchronous" if max_staleness else "a synchronous"
-            print_line(quiet, f"measuring {kind} run of {asked.rollout.prompts_per_iteration} prompts an iteration ...")
+            prompts = asked.rollout.prompts_per_iteration
+            print_line(quiet, f"measuring a run of {prompts} prompts an iteration, max_staleness={max_staleness} ...")
             iteration_s = measure_run(asked, num_iterations=NUM_ITERATIONS)["time/iteration_s"]
             runs.append(MeasuredRun(workload=replace(scenario, config=asked).workload(), iteration_s=iteration_s))
         calibration = Calibration(

@@ -23,16 +23,12 @@ ARCHITECTURES: Mapping[str, tuple[bool | None, bool]] = MappingProxyType(
 # Of the models that configs/model names, from the config.json that is published with each.
 KNOWN_CONFIGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        "Qwen/Qwen2.5-1.5B-Instruct": {
-            **{"model_type": "qwen2", "vocab_size": 151936, "hidden_size": 1536, "num_hidden_layers": 28},
-            **{"num_attention_heads": 12, "num_key_value_heads": 2, "intermediate_size": 8960},
-            "tie_word_embeddings": True,
-        },
-        "Qwen/Qwen2.5-7B-Instruct": {
-            **{"model_type": "qwen2", "vocab_size": 152064, "hidden_size": 3584, "num_hidden_layers": 28},
-            **{"num_attention_heads": 28, "num_key_value_heads": 4, "intermediate_size": 18944},
-            "tie_word_embeddings": False,
-        },
+        "Qwen/Qwen2.5-1.5B-Instruct": {"model_type": "qwen2", "vocab_size": 151936, "tie_word_embeddings": True}
+        | {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28}
+        | {"num_attention_heads": 12, "num_key_value_heads": 2},
+        "Qwen/Qwen2.5-7B-Instruct": {"model_type": "qwen2", "vocab_size": 152064, "tie_word_embeddings": False}
+        | {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28}
+        | {"num_attention_heads": 28, "num_key_value_heads": 4},
     }
 )
 
@@ -139,14 +135,10 @@ def model_shape(model: ModelConfig) -> ModelShape:
     """Of the configuration's model: the embedded one, a folder, one of configs/model, or from the hub."""
     path = model.path
     if path == "embedded":
-        sizes = asdict(EmbeddedRecipe())
-        sizes |= {
-            "model_type": "qwen2",
-            "vocab_size": len(sizes["vocabulary"]),
-            "num_hidden_layers": sizes["num_layers"],
-        }
-        sizes |= {"num_attention_heads": sizes["num_heads"], "tie_word_embeddings": sizes["tied_embeddings"]}
-        return shape_of(sizes, name=path)
+        recipe = EmbeddedRecipe()
+        sizes = asdict(recipe) | {"model_type": "qwen2", "vocab_size": len(recipe.vocabulary)}
+        sizes |= {"num_hidden_layers": recipe.num_layers, "num_attention_heads": recipe.num_heads}
+        return shape_of(sizes | {"tie_word_embeddings": recipe.tied_embeddings}, name=path)
     if (file := Path(path) / "config.json").is_file():
         return shape_of(json.loads(file.read_text(encoding="utf-8")), name=path)
     if path in KNOWN_CONFIGS:
