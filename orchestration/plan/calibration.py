@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
@@ -20,7 +21,6 @@ from orchestration.plan.model_shape import ModelShape
 from orchestration.plan.scenario import Scenario
 from orchestration.plan.simulation import predict
 
-FORMAT = 3  # of the file; raised when what is in it changes its meaning
 FORWARD_SHARE = 1 / 3  # of forward and backward, by operations; used where recomputing was not measured
 LOWEST_RATE = 0.3  # of two parts at once, below which a measurement is disbelieved
 NUM_ROUNDS = 3
@@ -64,7 +64,7 @@ class MeasuredRun:
 class Calibration:
     """What planning knows of one model on one machine."""
 
-    format: int = FORMAT
+    format: Literal[3] = 3  # version of the file; raised when what is in it changes its meaning
     machine: str  # in words
     device: str  # cpu or gpu
     shape: ModelShape
@@ -110,17 +110,13 @@ def save_calibration(calibration: Calibration, path: Path) -> None:
 def load_calibration(path: Path) -> Calibration:
     """What save_calibration wrote; CalibrationError where the file is not that."""
     try:
-        found = FILE.validate_json(path.read_bytes())
+        return FILE.validate_json(path.read_bytes())
     except FileNotFoundError as error:
         raise CalibrationError(f"calibration={path}: no such file; measure this machine with --calibrate") from error
     except ValidationError as error:
-        what = f"{error.error_count()} fields missing or wrong"
-        raise CalibrationError(
-            f"calibration={path}: not a calibration ({what}); measure again (--calibrate)"
-        ) from error
-    if found.format != FORMAT:
-        raise CalibrationError(f"calibration={path}: of another version of softgate; measure again (--calibrate)")
-    return found
+        is_other = any(each["loc"] == ("format",) for each in error.errors())
+        what = "of another version of softgate" if is_other else f"not a calibration ({error.error_count()} mistakes)"
+        raise CalibrationError(f"calibration={path}: {what}; measure again (--calibrate)") from error
 
 
 def require_measured(calibration: Calibration, scenario: Scenario, path: Path) -> None:

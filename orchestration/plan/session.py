@@ -48,10 +48,9 @@ def make_plan(request: PlanRequest) -> None:
             from orchestration.plan.measurements import calibrate
 
             request = request.model_copy(update={"calibration": str(calibrate(request, console))})
-        basis = basis_of(request)
+        print_plan(basis_of(request), request.gpus, console)
     except (ModelShapeError, HardwareError, CalibrationError) as error:
         raise ConfigError(str(error).splitlines()) from error
-    print_plan(basis, request.gpus, console)
 
 
 def print_plan(basis: Basis, numbers: tuple[int, ...], console: Console) -> None:

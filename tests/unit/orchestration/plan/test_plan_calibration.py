@@ -203,8 +203,7 @@ def test_unusable_files_are_refused_with_the_remedy(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(CalibrationError, match=r"not a calibration .* measure again"):
             load_calibration(path)
-    save_calibration(calibration(), path)
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 0}))
+    path.write_text(json.dumps({"format": 0}))
     with pytest.raises(CalibrationError, match="of another version"):
         load_calibration(path)
 

@@ -57,6 +57,8 @@ def test_help_and_mistakes_have_their_exit_status(capsys: pytest.CaptureFixture[
     assert "usage: python -m orchestration.plan" in capsys.readouterr().out
     assert plan.main(["gpus=1", "lr=3"]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 2
+    assert plan.main([*PAPER, "learner.lora.rank=4", "learner.lora.target_modules=[c_attn]"]) == 2
+    assert "c_attn cannot be counted" in capsys.readouterr().err
 
 
 def test_the_papers_run_is_planned_from_a_data_sheet(capsys: pytest.CaptureFixture[str]) -> None:
