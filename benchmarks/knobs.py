@@ -4,28 +4,25 @@ Runs that measure time have a learning rate of practically 0, so that lengths do
 learning, so its runs train the arithmetic experiment as it is. The runs of one repeat share a seed.
 """
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from statistics import fmean, median
 
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.parts import BATCH
 from benchmarks.public_run import PLAIN, mean_of, run_rows
-from benchmarks.result_files import result_path, write_figures
-from benchmarks.tables import print_table
+from benchmarks.result_files import benchmark_parser, figures_at, write_figures
+from benchmarks.tables import new_table, print_table
 from benchmarks.wordy_model import WORDY_SETTINGS, ensure_wordy_model
 from orchestration.journal.json_lines import Row
-from orchestration.terminal.console import print_line, redirect_output
 
 WARMUP_ITERATIONS = 5
 COOL_DOWN = 4  # number of last iterations not counted; at a staleness of 4 they have nothing left to generate
 REWARD_WINDOW = 5  # number of last iterations whose reward is reported
 STILL = ("learner.lr=1e-12", "learner.lr_schedule=constant")
-# Name in the figures, heading of the table and format; means over the counted iterations.
+OVERLAPPED = (*STILL, "max_staleness=2")
+# Name in the figures, heading of the table and how it reads; means over the counted iterations.
 COLUMNS = (
     ("time/iteration_s", "s an\niteration", "{:.3g}"),
     ("idle/learner", "idle\nlearner", "{:.0%}"),
@@ -43,10 +40,10 @@ class Knob:
     """One setting, its values, and the common settings of its runs."""
 
     name: str
-    values: tuple[str, ...]  # values to measure; the others are compared with the first
-    settings: tuple[str, ...]
+    values: tuple[str, ...]  # the first is what the others are compared with
     num_iterations: int
-    is_wordy: bool  # True for completions of 16 to 512 tokens
+    settings: tuple[str, ...] = ()
+    is_wordy: bool = False  # completions of 16 to 512 tokens
 
     def run_settings(self, value: str, *, seed: int, num_iterations: int) -> list[str]:
         """Settings of a run as on the command line; builds the wordy model if the knob needs it."""
@@ -62,33 +59,11 @@ class Knob:
 
 
 KNOBS = (
+    Knob(name="max_staleness", values=("0", "1", "2", "4"), num_iterations=25, settings=(*BATCH, *STILL)),
+    Knob(name="publish.inflight", values=("true", "false"), num_iterations=20, settings=OVERLAPPED, is_wordy=True),
+    Knob(name="rollout.dynamic_sampling", values=("false", "true"), num_iterations=80),
     Knob(
-        name="max_staleness",
-        values=("0", "1", "2", "4"),
-        settings=(*BATCH, *STILL),
-        num_iterations=25,
-        is_wordy=False,
-    ),
-    Knob(
-        name="publish.inflight",
-        values=("true", "false"),
-        settings=(*STILL, "max_staleness=2"),
-        num_iterations=20,
-        is_wordy=True,
-    ),
-    Knob(
-        name="rollout.dynamic_sampling",
-        values=("false", "true"),
-        settings=(),
-        num_iterations=80,
-        is_wordy=False,
-    ),
-    Knob(
-        name="rollout.batch_order",
-        values=("prompt", "finished"),
-        settings=(*STILL, "max_staleness=2"),
-        num_iterations=20,
-        is_wordy=True,
+        name="rollout.batch_order", values=("prompt", "finished"), num_iterations=20, settings=OVERLAPPED, is_wordy=True
     ),
 )
 
@@ -122,23 +97,17 @@ def time_ratios(runs: Sequence[dict[str, float]], base: Sequence[dict[str, float
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.knobs", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = benchmark_parser("knobs", __doc__, name="knobs")
     names = [knob.name for knob in KNOBS]
     least = WARMUP_ITERATIONS + COOL_DOWN + 1
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="default: all")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each value (default 3)")
-    parser.add_argument(
-        "--iterations", type=int, help=f"iterations of each run, at least {least} (default: 20 to 80, by knob)"
-    )
-    parser.add_argument("--json", type=Path, help="file for the figures (default benchmarks/results/knobs-<time>.json)")
+    parser.add_argument("--iterations", type=int, help=f"of each run, at least {least} (default: 20 to 80, by knob)")
     arguments = parser.parse_args()
     if arguments.repeats < 1 or (arguments.iterations is not None and arguments.iterations < least):
         parser.error(f"--repeats must be at least 1 and --iterations at least {least}")
-    target = result_path(arguments.json, name="knobs")
     found: dict[str, dict[str, list[dict[str, float]]]] = {}
-    with redirect_output(target.with_suffix(".log")) as console:
+    with figures_at(arguments.json, name="knobs") as (console, target):
         chosen = [knob for knob in KNOBS if knob.name in arguments.only]
         for knob in chosen:
             console.print(f"measuring {knob.name} ({len(knob.values)} x {arguments.repeats} runs) ...")
@@ -146,18 +115,13 @@ def main() -> None:
             found[knob.name] = measure_knob(knob, repeats=arguments.repeats, num_iterations=number)
             write_figures(target, {"runs": found, "knobs": [asdict(each) for each in chosen]})
         show(console, found)
-        print_line(console, f"figures in {target}")
 
 
 def show(console: Console, found: dict[str, dict[str, list[dict[str, float]]]]) -> None:
-    """Prints one row a value: medians over the repeats, and the time over that of the knob's first value."""
-    table = Table(title="Knobs: medians over the repeats", box=None, padding=(0, 1, 0, 0))
-    table.add_column("setting", no_wrap=True)
-    for name, heading, _ in COLUMNS:
-        table.add_column(heading, justify="right")
-        if name == "time/iteration_s":
-            table.add_column("ratio", justify="right")
-            table.add_column("min - max", justify="right", no_wrap=True)
+    """One row a value: medians over the repeats, and the time against the knob's first value, repeat by repeat."""
+    time_s, *others = [heading for _, heading, _ in COLUMNS]
+    columns = ("setting", time_s, "ratio", "min - max", *others)
+    table = new_table("Knobs: medians over the repeats", *columns, text=("setting",))
     for knob, by_value in found.items():
         base = next(iter(by_value.values()))
         table.add_row(knob)

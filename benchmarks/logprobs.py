@@ -7,7 +7,6 @@ the forward pass, for a cross entropy whose weights are known before; the weight
 logprobs. All results are compared before they are timed.
 """
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -19,7 +18,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from configs.schema import LearnerConfig
-from gates.benchmark import peak_extra_bytes
+from gates.benchmark import call_seconds, peak_extra_bytes
 from learner.model.logprobs import token_logprobs
 
 NUM_POSITIONS, HIDDEN, VOCABULARY = 1024, 896, 151_936  # sizes of Qwen2.5-0.5B
@@ -39,9 +38,6 @@ class LogprobFigure:
     peak_bytes: int  # peak memory above the inputs, gradients included
     gradient_bytes: int  # size of the gradients of hidden states and weight, which every implementation must return
     memory_ratio: float  # memory over that of all logits, gradients subtracted on both sides
-
-    def to_json(self) -> dict[str, object]:
-        return {name: getattr(self, name) for name in self.__slots__}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,8 +121,8 @@ def benchmark_logprobs(*, repeats: int, with_liger: bool) -> list[LogprobFigure]
 def _figures(
     phase: str, works: Mapping[str, Callable[[], object]], *, repeats: int, device: torch.device, gradient_bytes: int
 ) -> list[LogprobFigure]:
-    peaks = {name: peak_extra_bytes(work, device) for name, work in works.items()}  # also warms up
-    samples = [{name: _seconds(work, device) for name, work in works.items()} for _ in range(repeats)]
+    peaks = {name: peak_extra_bytes(work, device) for name, work in works.items()}  # warms up, too
+    samples = [{name: call_seconds(work, 1, device) for name, work in works.items()} for _ in range(repeats)]
     return [
         LogprobFigure(
             name=name,
@@ -139,16 +135,6 @@ def _figures(
         )
         for name in works
     ]
-
-
-def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    started = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started
 
 
 def _require_agreement(problem: Problem, logprobs: Mapping[str, Callable[[], Tensor]]) -> None:

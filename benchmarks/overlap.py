@@ -1,7 +1,7 @@
 """`python -m benchmarks.overlap`: how much generation and learning overlap.
 
-Each repeat runs the real loop once synchronously and once at each staleness, and measures each side alone on the same
-prompts as in the counted iterations. The learning rate is practically 0, so that all of them sample the same text.
+Each repeat runs the public command once synchronously and once at each staleness, and measures each side alone on the
+prompts of the counted iterations. The learning rate is 0 but for rounding, so that all of them sample the same text.
 
 - Generation alone is the time from the first prompt of a batch to its last finished group, batch after batch, without
   learning or grading. Asynchronous engines go from one batch into the next, so a run with varied lengths may be faster.
@@ -11,36 +11,24 @@ prompts as in the counted iterations. The learning rate is practically 0, so tha
   durations of asynchronous iterations alternate.
 """
 
-import argparse
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
 from statistics import fmean, median
-from tempfile import TemporaryDirectory
 
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.parts import BATCH
-from benchmarks.public_run import PLAIN, mean_of
-from benchmarks.result_files import result_path, write_figures
-from benchmarks.tables import print_table
+from benchmarks.public_run import PLAIN, mean_of, run_seconds
+from benchmarks.result_files import benchmark_parser, figures_at, write_figures
+from benchmarks.tables import new_table, print_table
 from benchmarks.wordy_model import WORDY_SETTINGS, ensure_wordy_model
 from configs.loading import load_config
-from configs.schema import RunConfig
-from orchestration.checkpoint import CheckpointStore, RunState
-from orchestration.cluster import Cluster, start_cluster
-from orchestration.journal.entry import IterationEntry
-from orchestration.journal.journal import Journal
-from orchestration.journal.json_lines import read_rows
-from orchestration.journal.run_files import METRICS_FILE
-from orchestration.loop import iterate
+from orchestration.cluster import start_cluster
 from orchestration.parts import Parts, build_parts
-from orchestration.plan.measurements import generate_groups, grade_groups, make_batch, train_batch, training_prompts
-from orchestration.terminal.console import print_line, redirect_output
+from orchestration.plan.measurements import generate_groups, grade_groups, train_batch, training_prompts
+from orchestration.terminal.console import print_line
 from rollout.contract import Prompt, SamplingSpec
 from rollout.tasks import build_task
 from rollout.tasks.embedded_model import ensure_embedded_model
@@ -75,60 +63,47 @@ class Repeat:
         return asdict(self) | {"ratio": {max_staleness: self.ratio(max_staleness) for max_staleness in STALENESSES}}
 
 
-class ClockedJournal(Journal):
-    """A journal that records the time at which each iteration began."""
-
-    starts_s: tuple[float, ...] = ()  # times of time.perf_counter()
-
-    @contextmanager
-    def iteration(self, iteration: int) -> Iterator[IterationEntry]:
-        self.starts_s = (*self.starts_s, time.perf_counter())
-        with super().iteration(iteration) as entry:
-            yield entry
-
-
-def seconds_per_iteration(starts_s: Sequence[float], *, first: int, number: int) -> float:
-    """Mean over `number` iterations from `first` on; starts_s must include the beginning of the next iteration."""
-    return (starts_s[first + number] - starts_s[first]) / number
-
-
-def measure_repeat(
-    config: RunConfig, cluster: Cluster, model: Path, prompts: Sequence[Prompt], *, number: int
-) -> Repeat:
-    """Measures all runs and both sides once; engines and learner are started again for each run.
-
-    config: that of the synchronous run. prompts: those of its `number` counted iterations.
-    """
+def measure_repeat(name: str, model: Path, prompts: Sequence[Prompt], *, number: int) -> Repeat:
+    """All runs of a task and both sides once. prompts: those of the counted iterations, `number` of them."""
     iteration_s: dict[int, float] = {}
     tokens: dict[str, float] = {}
     means: dict[int, dict[str, float]] = {}
     for max_staleness in STALENESSES:
-        run_config = config.model_copy(update={"max_staleness": max_staleness})
-        task = build_task(config.task)
-        with build_parts(run_config, cluster, model, task=task, start_iteration=0) as parts:
-            iteration_s[max_staleness], found = _run(run_config, parts, number=number)
-            tokens[f"max_staleness={max_staleness}"] = found.pop("tokens")
-            means[max_staleness] = found
-            if max_staleness == 0:
-                generation_s, learner_s, tokens["alone"] = _measure_sides(parts, prompts, number=number)
+        settings = run_settings(name, model, max_staleness=max_staleness, number=number)
+        iteration_s[max_staleness], found = _run(settings, number=number)
+        tokens[f"max_staleness={max_staleness}"] = found.pop("tokens")
+        means[max_staleness] = found
+    config = load_config(run_settings(name, model, max_staleness=0, number=number))
+    with (
+        start_cluster(config.cluster, config.rollout, config.learner) as cluster,
+        build_parts(config, cluster, model, task=build_task(config.task), start_iteration=0) as parts,
+    ):
+        parts.channel.publish(0)
+        generation_s, learner_s, tokens["alone"] = _measure_sides(parts, prompts, number=number)
     return Repeat(generation_s=generation_s, learner_s=learner_s, iteration_s=iteration_s, tokens=tokens, means=means)
 
 
-def _run(config: RunConfig, parts: Parts, *, number: int) -> tuple[float, dict[str, float]]:
-    """Runs the real loop; returns seconds of a counted iteration, and means of metrics over its rows."""
-    with TemporaryDirectory() as folder:
-        store = CheckpointStore(Path(folder) / "checkpoints", keep=1)
-        gate = config.gate.name
-        journal = ClockedJournal(
-            Path(folder), config=config.journal, num_iterations=config.num_iterations, gate_name=gate
-        )
-        with journal:
-            iterate(config, parts, journal, store, RunState.fresh(seed=config.seed))
-        rows = read_rows(Path(folder) / METRICS_FILE)[WARMUP_ITERATIONS : WARMUP_ITERATIONS + number]
+def run_settings(name: str, model: Path, *, max_staleness: int, number: int) -> list[str]:
+    """Settings of one run. Its last iterations have nothing left to generate: they end the run and are not counted."""
+    total = WARMUP_ITERATIONS + number + max(STALENESSES) + 1
+    return [
+        *FIXED,
+        *TASKS[name],
+        f"model.path={model}",
+        f"max_staleness={max_staleness}",
+        f"num_iterations={total}",
+    ]
+
+
+def _run(settings: Sequence[str], *, number: int) -> tuple[float, dict[str, float]]:
+    """One run of the public command: seconds of a counted iteration, and means over the counted iterations."""
+    all_rows, all_seconds = run_seconds(settings)
+    counted = slice(WARMUP_ITERATIONS, WARMUP_ITERATIONS + number)
+    rows, completions = all_rows[counted], load_config(settings).rollout.completions_per_iteration
     found = {name: mean_of(rows, name) for name in ("idle/learner", "idle/engines", "staleness/mean")}
     means = {name: value for name, value in found.items() if value is not None}
-    means["tokens"] = fmean(row["completion/length_mean"] for row in rows) * _samples(config)
-    return seconds_per_iteration(journal.starts_s, first=WARMUP_ITERATIONS, number=number), means
+    means["tokens"] = fmean(row["completion/length_mean"] for row in rows) * completions
+    return fmean(all_seconds[counted]), means
 
 
 def _measure_sides(parts: Parts, prompts: Sequence[Prompt], *, number: int) -> tuple[float, float, float]:
@@ -148,64 +123,45 @@ def _measure_sides(parts: Parts, prompts: Sequence[Prompt], *, number: int) -> t
     batches = [grade_groups(parts, refs)[1] for _, refs in generated]
     learner_s = 0.0
     for graded in batches:
-        load_s, update_s = train_batch(parts, graded, make_batch(parts, graded))
+        load_s, update_s = train_batch(parts, graded)
         learner_s += load_s + update_s + parts.channel.publish(next(versions)).total_s
-    num_tokens = sum(len(each.token_ids) for graded in batches for one in graded for each in one.group.completions)
+    num_tokens = sum(each.tokens.num_sampled for graded in batches for one in graded for each in one.group.completions)
     return sum(seconds for seconds, _ in generated) / number, learner_s / number, num_tokens / number
 
 
-def _samples(config: RunConfig) -> int:
-    return config.rollout.prompts_per_iteration * config.rollout.completions_per_prompt
-
-
 def measure_task(name: str, *, repeats: int, number: int) -> list[Repeat]:
-    """Measures all repeats of one task, in one session of Ray."""
+    """All repeats of one task."""
     model = ensure_wordy_model() if name == "varied" else ensure_embedded_model()
-    # The last iterations have nothing left to generate and are not counted.
-    total = WARMUP_ITERATIONS + number + max(STALENESSES) + 1
-    config = load_config([*FIXED, *TASKS[name], f"num_iterations={total}"])
+    config = load_config(run_settings(name, model, max_staleness=0, number=number))
     size = config.rollout.prompts_per_iteration
-    counted = training_prompts(config, build_task(config.task), model, (WARMUP_ITERATIONS + number) * size)
-    with start_cluster(config.cluster, config.rollout, config.learner) as cluster:
-        return [
-            measure_repeat(config, cluster, model, counted[WARMUP_ITERATIONS * size :], number=number)
-            for _ in range(repeats)
-        ]
+    prompts = training_prompts(config, build_task(config.task), model, (WARMUP_ITERATIONS + number) * size)
+    return [measure_repeat(name, model, prompts[WARMUP_ITERATIONS * size :], number=number) for _ in range(repeats)]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.overlap", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = benchmark_parser("overlap", __doc__, name="overlap")
     parser.add_argument(
         "--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="default: both; varied: 16 to 512 tokens"
     )
     parser.add_argument("--repeats", type=int, default=5, help="repeats of all runs and both sides (default 5)")
     parser.add_argument("--iterations", type=int, default=10, help="counted iterations of each run (default 10)")
-    parser.add_argument(
-        "--json", type=Path, help="file for the figures (default benchmarks/results/overlap-<time>.json)"
-    )
     arguments = parser.parse_args()
     if min(arguments.repeats, arguments.iterations) < 1:
         parser.error("--repeats and --iterations must be at least 1")
-    target = result_path(arguments.json, name="overlap")
     figures: dict[str, object] = {"iterations": arguments.iterations}
-    with redirect_output(target.with_suffix(".log")) as console:
+    with figures_at(arguments.json, name="overlap") as (console, target):
         for name in arguments.tasks:
             console.print(f"measuring {name} ({arguments.repeats} repeats) ...")
             repeats = measure_task(name, repeats=arguments.repeats, number=arguments.iterations)
             _print(console, name, repeats)
             figures[name] = [repeat.to_json() for repeat in repeats]
             write_figures(target, figures)
-        console.print(f"figures in {target}")
 
 
 def _print(console: Console, name: str, repeats: Sequence[Repeat]) -> None:
-    table = Table(
-        title=f"Overlap, {name}: seconds a batch, medians of {len(repeats)} repeats", box=None, padding=(0, 1, 0, 0)
-    )
-    for column in ("what", "seconds", "min - max", "of", "ratio", "min - max", "target", ""):
-        table.add_column(column, justify="left" if column in ("what", "of") else "right", no_wrap=True)
+    columns = ("what", "seconds", "min - max", "of", "ratio", "min - max", "target", "")
+    title = f"Overlap, {name}: seconds a batch, medians of {len(repeats)} repeats"
+    table = new_table(title, *columns, text=("what", "of"))
     table.add_row("generation alone", *_spread([repeat.generation_s for repeat in repeats], "{:.3g}"))
     table.add_row("learner alone", *_spread([repeat.learner_s for repeat in repeats], "{:.3g}"))
     for max_staleness in STALENESSES:

@@ -1,7 +1,7 @@
 """Paired measurement of ours and the peer in turn, so that a drift of the machine's speed affects both alike."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import median
 
 
@@ -26,17 +26,8 @@ class PairedRate:
         return median(self.ratios)
 
     def to_json(self) -> dict[str, object]:
-        return {
-            "name": self.name,
-            "peer": self.peer,
-            "unit": self.unit,
-            "ours": self.ours,
-            "peers": self.peers,
-            "ratio_median": self.ratio,
-            "ratio_min": min(self.ratios),
-            "ratio_max": max(self.ratios),
-            "target": self.target,
-        }
+        ratios = {"ratio_median": self.ratio, "ratio_min": min(self.ratios), "ratio_max": max(self.ratios)}
+        return asdict(self) | ratios
 
 
 def measure_pairs(

@@ -93,7 +93,7 @@ def train_ours(contest: Contest, mode: str) -> list[Iteration]:
     """Trains with one run of the public command."""
     settings = [*run_settings(contest), mode]
     rows, seconds = run_seconds(settings)
-    samples = _samples(load_config(settings))
+    samples = load_config(settings).rollout.completions_per_iteration
     return [
         Iteration(seconds=elapsed_s, samples=samples, reward=row["reward/mean"])
         for row, elapsed_s in zip(rows, seconds, strict=True)
@@ -125,10 +125,6 @@ def run_settings(contest: Contest) -> list[str]:
         f"num_iterations={contest.num_iterations}",
         f"model.path={contest.model}",
     ]
-
-
-def _samples(config: RunConfig) -> int:
-    return config.rollout.prompts_per_iteration * config.rollout.completions_per_prompt
 
 
 def peer_job(contest: Contest, config: RunConfig, *, folder: str, out: Path) -> dict[str, Any]:

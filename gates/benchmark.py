@@ -131,14 +131,14 @@ def _median_seconds(works: dict[str, Work], repeats: int, device: torch.device) 
     """Median duration of one call of each work; the works are sampled in turn."""
     calls = {}
     for name, work in works.items():
-        _seconds(work, 2, device)  # compiles, and warms up allocator and caches
-        calls[name] = max(1, round(SHORTEST_SAMPLE_S / _seconds(work, 1, device)))
-    samples = [{name: _seconds(work, calls[name], device) for name, work in works.items()} for _ in range(repeats)]
+        call_seconds(work, 2, device)  # compiles, and warms up allocator and caches
+        calls[name] = max(1, round(SHORTEST_SAMPLE_S / call_seconds(work, 1, device)))
+    samples = [{name: call_seconds(work, calls[name], device) for name, work in works.items()} for _ in range(repeats)]
     return {name: statistics.median(sample[name] for sample in samples) for name in works}
 
 
-def _seconds(work: Work, calls: int, device: torch.device) -> float:
-    """Mean duration of one call over several calls."""
+def call_seconds(work: Work, calls: int, device: torch.device) -> float:
+    """Seconds of one call, as the mean over several."""
     is_cuda = device.type == "cuda"
     if is_cuda:
         torch.cuda.synchronize(device)

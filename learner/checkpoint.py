@@ -1,7 +1,7 @@
 """The learner's state on disk: DeepSpeed's shards with each rank's random state beside them, and the finished model.
 
-In: an engine or a policy, and a folder that exists and that all ranks reach. Out: the same engine, bit for bit, on
-another day. Knows nothing of iterations or of the rest of a run; orchestration makes a checkpoint whole and atomic.
+In: an engine or a policy, and an existing folder that all ranks reach. Out: files, and from them the same engine bit
+for bit. Knows nothing of iterations or of the rest of a run; orchestration/checkpoint.py makes the folder atomic.
 """
 
 import os
@@ -15,26 +15,28 @@ from deepspeed.runtime.fp16.loss_scaler import LossScaler
 from deepspeed.runtime.zero.config import ZeroStageEnum
 from deepspeed.utils.tensor_fragment import fragment_address
 from torch import Tensor
+from transformers import AutoTokenizer
 
 from learner.model.lora import Adapters
 from learner.model.policy import Policy
 from learner.model.weights import published_weights
 from learner.model.zero import gathered, in_groups
 from learner.shards import ShardLayout, random_state_file, require_folder
+from learner.spec import LearnerSpec
 
 TAG = "learner"  # DeepSpeed's name for the sub-folder of its shards
-# plain data holders that DeepSpeed pickles with its tensors
+# classes without behaviour that DeepSpeed pickles with its tensors
 SAFE_CLASSES = [LossScaler, ZeroStageEnum, fragment_address]
 WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 ADAPTER_FOLDER = "adapter"
-GATHER_ELEMENTS = 250_000_000  # at most so many whole at once beside the partitions, or one larger parameter
+GATHER_ELEMENTS = 250_000_000  # limit on the elements gathered at once; a larger parameter is gathered alone
 
 
 def save_engine(engine: DeepSpeedEngine, folder: Path, *, rank: int, layout: ShardLayout) -> None:
-    """Write this rank's share of weights, optimizer state and random state. Collective over the ranks.
+    """Writes this rank's share of weights, optimizer state and random state. Collective over the ranks.
 
-    What is frozen is left out: it is what the model folder has. Raises FileNotFoundError where this rank does not see
-    the folder.
+    Frozen weights are left out: the model folder has them. Raises FileNotFoundError where this rank does not see the
+    folder.
     """
     require_folder(folder)
     if rank == 0:
@@ -44,10 +46,10 @@ def save_engine(engine: DeepSpeedEngine, folder: Path, *, rank: int, layout: Sha
 
 
 def load_engine(engine: DeepSpeedEngine, folder: Path, *, rank: int, layout: ShardLayout) -> None:
-    """Load what save_engine wrote with the same layout, into an engine that has not stepped yet. Collective.
+    """Loads what save_engine wrote with the same layout into an engine that has not stepped yet. Collective.
 
-    Raises ValueError where the layout was another, FileNotFoundError where the folder holds no such checkpoint.
-    Unpickles nothing but tensors, containers and SAFE_CLASSES.
+    Raises ValueError where the layout differs, FileNotFoundError where the folder holds no such checkpoint. Unpickles
+    only tensors, containers and SAFE_CLASSES.
     """
     require_folder(folder)
     layout.require_equal(folder)
@@ -60,10 +62,10 @@ def load_engine(engine: DeepSpeedEngine, folder: Path, *, rank: int, layout: Sha
 
 
 def save_model(policy: Policy, folder: Path, *, rank: int) -> None:
-    """Write the weights as a Hugging Face folder; gathered in groups, whole in rank 0's main memory only. Collective.
+    """Writes the weights as a Hugging Face folder. Collective; only rank 0 writes and holds all weights in memory.
 
-    With LoRA adapters are merged, and lie in the sub-folder ADAPTER_FOLDER too, as peft has them. Raises
-    FileNotFoundError where rank 0, which writes, does not see the folder.
+    With LoRA the weights have the adapters merged in, and the sub-folder ADAPTER_FOLDER has the adapters in peft's
+    format. Raises FileNotFoundError where rank 0 does not see the folder.
     """
     if rank == 0:
         require_folder(folder)
@@ -78,6 +80,11 @@ def save_model(policy: Policy, folder: Path, *, rank: int) -> None:
         policy.model.save_pretrained(folder, state_dict=state)
     if policy.adapters is not None:
         _save_adapters(policy.adapters, folder / ADAPTER_FOLDER, rank=rank)
+
+
+def save_tokenizer(spec: LearnerSpec, folder: Path) -> None:
+    """Writes the model's tokenizer beside its weights."""
+    AutoTokenizer.from_pretrained(spec.model_path, trust_remote_code=spec.trust_remote_code).save_pretrained(folder)
 
 
 def _save_adapters(adapters: Adapters, folder: Path, *, rank: int) -> None:
@@ -100,7 +107,7 @@ def _set_random_state(state: dict[str, Tensor]) -> None:
 
 @contextmanager
 def _weights_only_loads() -> Iterator[None]:
-    """DeepSpeed asks torch.load for unrestricted unpickling; torch's own switch overrules it."""
+    """Restricts torch.load, which DeepSpeed calls with unrestricted unpickling, by torch's environment variable."""
     before = os.environ.get(WEIGHTS_ONLY)
     os.environ[WEIGHTS_ONLY] = "1"
     try:

@@ -1,17 +1,20 @@
-"""DeepSpeed's configurations for one rank, as the plain dicts that DeepSpeed asks for.
+"""DeepSpeed's configuration for one rank, as the plain dict that DeepSpeed takes.
 
-In: the learner's specification and two sizes of the model. Out: a dict. Imports nothing of DeepSpeed.
+In: the LearnerSpec and two sizes of the model. Out: a dict. Does not import DeepSpeed.
 """
 
 from typing import Any
 
 from learner.spec import LearnerSpec
 
-MAX_BUCKET_ELEMENTS = 50_000_000  # of one gradient reduction; DeepSpeed's own 500 M would reserve 2 GB
+MAX_BUCKET_ELEMENTS = 50_000_000  # elements of one gradient reduction; DeepSpeed's default of 500 M reserves 2 GB
 
 
 def deepspeed_config(spec: LearnerSpec, *, num_parameters: int, hidden_size: int) -> dict[str, Any]:
-    """Accumulation is ours (the worker sets the boundary itself), hence 1 for DeepSpeed's batch numbers."""
+    """Configuration of the engine that trains.
+
+    DeepSpeed's own batch sizes are 1, because the worker itself decides when accumulation ends.
+    """
     stage = spec.learner.zero_stage
     bfloat16 = spec.dtype_name == "bfloat16"
     bucket = min(MAX_BUCKET_ELEMENTS, num_parameters)
@@ -37,7 +40,7 @@ def deepspeed_config(spec: LearnerSpec, *, num_parameters: int, hidden_size: int
 
 
 def reference_config(spec: LearnerSpec, *, hidden_size: int) -> dict[str, Any]:
-    """For a frozen model under ZeRO-3: sharded like the policy, without an optimizer."""
+    """Configuration of a frozen model under ZeRO-3: sharded like the policy, without an optimizer."""
     return {
         "train_micro_batch_size_per_gpu": 1,
         "bf16": {"enabled": spec.dtype_name == "bfloat16"},
@@ -46,5 +49,5 @@ def reference_config(spec: LearnerSpec, *, hidden_size: int) -> dict[str, Any]:
 
 
 def _kept_whole_below(hidden_size: int) -> int:
-    """Elements below which parameters (norms, biases) stay whole on every rank: gathering costs more than holding."""
+    """Elements below which a parameter (norm, bias) stays whole on every rank: gathering it would cost more."""
     return 10 * hidden_size

@@ -1,7 +1,7 @@
-"""How a rank starts: it joins the others, and its models become DeepSpeed engines. The only file that builds one.
+"""The start of a rank: it joins the other ranks and builds its DeepSpeed engines. The only file that builds one.
 
-In: the LearnerSpec and this rank's place. Out: a device, the engine that trains, and the frozen reference of a KL term.
-Knows nothing of batches, steps or objectives.
+In: the LearnerSpec and this rank's number. Out: a device, the engine that trains, and the frozen reference of a KL
+term. Knows nothing of batches, steps or objectives.
 """
 
 import os
@@ -21,7 +21,10 @@ from learner.spec import LearnerSpec
 def join_process_group(
     spec: LearnerSpec, *, rank: int, world_size: int, master_address: str, master_port: int
 ) -> torch.device:
-    """Meet the other ranks over nccl or gloo; this rank's device. Ray shows a rank one GPU only, hence LOCAL_RANK 0."""
+    """Joins the other ranks over nccl or gloo and returns this rank's device.
+
+    Ray shows a rank one GPU only, hence LOCAL_RANK 0.
+    """
     os.environ.update(
         RANK=str(rank),
         WORLD_SIZE=str(world_size),
@@ -31,7 +34,7 @@ def join_process_group(
     )
     if spec.device == "cuda":
         torch.cuda.set_device(0)
-    # or DeepSpeed compiles a shared-memory all-reduce here (a minute, g++, ninja) that only its inference engine calls
+    # otherwise DeepSpeed compiles a shared-memory all-reduce (a minute, g++, ninja) that only its inference engine uses
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(
         dist_backend="nccl" if spec.device == "cuda" else "gloo",
@@ -47,7 +50,7 @@ def join_process_group(
 def load_initial_model(
     spec: LearnerSpec, device: torch.device, *, gradient_checkpointing: bool, lora: LoraConfig
 ) -> Policy:
-    """The model of model.path in the learner's dtype, whole on this rank."""
+    """The model at model.path in the learner's dtype, whole on this rank."""
     return load_policy(
         spec.model_path,
         dtype=torch.float32 if spec.dtype_name == "float32" else torch.bfloat16,
@@ -75,7 +78,7 @@ def build_engine(policy: Policy, spec: LearnerSpec) -> deepspeed.DeepSpeedEngine
 
 
 def build_reference(spec: LearnerSpec, device: torch.device) -> nn.Module:
-    """The initial model, frozen, to be called as a Policy; under ZeRO-3 an engine that shards it over the ranks."""
+    """The initial model, frozen and called like a Policy; under ZeRO-3 an engine that shards it over the ranks."""
     policy = load_initial_model(spec, device, gradient_checkpointing=False, lora=LoraConfig())
     policy.requires_grad_(False)
     policy.eval()

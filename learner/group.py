@@ -24,7 +24,7 @@ from transfer.answers import await_answers, reason
 from transfer.spans import Span, SpanLog
 from transfer.wire import ParameterGroup
 
-# Of the calls that an iteration is made of.
+# Worker methods that are recorded as spans, with the names of their spans.
 SPAN_NAMES = {"score_ahead": "score", "load": "load", "step": "step", "send_weights": "send"}
 MODEL_CONFIG_FILE = "config.json"  # what every Hugging Face folder has
 
@@ -34,19 +34,19 @@ class LearnerError(RuntimeError):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RankStanding:
-    """What one rank tells of itself."""
+class RankStatus:
+    """Memory, scoring and spans of one rank."""
 
     peak_memory_bytes: float
-    scored_ahead_share: float  # of the loaded batch's completions
-    spans: tuple[Span, ...]  # of the calls since it told last
+    scored_ahead_share: float  # share of the loaded batch's completions
+    spans: tuple[Span, ...]  # calls since the last status
 
 
 class RankProcess:
-    """The Ray actor of one rank: a process with its threads set; the worker is built in it once the ranks can meet."""
+    """The Ray actor of one rank: a process with its threads set, in which start() builds the worker."""
 
     def address_and_free_port(self) -> tuple[str, int]:
-        """This node's address and a port that was free a moment ago, for rank 0 to be met at."""
+        """This node's address and a port that was free a moment ago; the other ranks connect to rank 0's."""
         with socket.socket() as probe:
             probe.bind(("", 0))
             port: int = probe.getsockname()[1]
@@ -66,8 +66,8 @@ class RankProcess:
         with self._spans.span(SPAN_NAMES[method]):
             return getattr(self._worker, method)(*args)
 
-    def standing(self) -> RankStanding:
-        return RankStanding(
+    def status(self) -> RankStatus:
+        return RankStatus(
             peak_memory_bytes=self._worker.peak_memory_bytes(),
             scored_ahead_share=self._worker.scored_ahead_share(),
             spans=self._spans.drain(),
@@ -90,10 +90,10 @@ class LearnerGroup:
         gpus_per_rank: float,
         start_timeout_s: float,
     ) -> None:
-        """Start one rank a bundle and load the model. LearnerError where a rank fails or start_timeout_s passes."""
+        """Starts one rank a bundle and loads the model. LearnerError where a rank fails or start_timeout_s passes."""
         self.spec = spec
         self.num_ranks = len(bundle_indices)
-        self._scoring: list[dict[int, ray.ObjectRef]] = []  # calls of score_ahead since the last batch
+        self._scoring: list[dict[int, ray.ObjectRef]] = []  # score_ahead calls since the last batch
         self._actors = [
             ray.remote(RankProcess)
             .options(
@@ -116,20 +116,20 @@ class LearnerGroup:
         self._await("start", starting, deadline - time.monotonic())
 
     def score_ahead(self, part: TrainBatch) -> None:
-        """Have every rank compute what load() would of these sequences of the batch to come; waits for nothing.
+        """Makes every rank compute logprobs of sequences of the next batch before load() needs them; does not wait.
 
-        The weights must not change before that load(), which raises the error of a rank that fails here.
+        The weights must not change before that load(), which also raises the error of a rank that fails here.
         """
         self._scoring.append(dict(enumerate(self.submit("score_ahead", ray.put(part)))))
 
     @property
     def is_scoring(self) -> bool:
-        """Whether a rank is still at what score_ahead() gave it."""
+        """Whether a rank still computes what score_ahead() gave it."""
         calls = [call for by_rank in self._scoring[-1:] for call in by_rank.values()]
         return bool(calls) and len(ray.wait(calls, num_returns=len(calls), timeout=0)[0]) < len(calls)
 
     def load(self, batch: TrainBatch, iteration: int) -> None:
-        """Give every rank the iteration's batch; fixes the denominator of every ratio in it."""
+        """Gives every rank the iteration's batch and fixes the denominator of every ratio in it."""
         deadline = time.monotonic() + self.spec.learner.timeout_s
         for calls in self._scoring:
             self._await("score_ahead", calls, deadline - time.monotonic())
@@ -137,18 +137,18 @@ class LearnerGroup:
         self.call("load", ray.put(batch), iteration)
 
     def steps(self) -> Iterator[StepReport]:
-        """Take the optimizer steps of the loaded iteration one by one; each report covers all ranks."""
+        """Takes the optimizer steps of the loaded iteration one by one; each report covers all ranks."""
         for index in range(self.spec.num_steps):
             yield self.call("step", index)[0]
 
     def score(self, token_ids: np.ndarray, prompt_length: int) -> np.ndarray:
-        """Log-probabilities [C] float32 of a sequence's completion tokens ([P + C] ids) under the current weights."""
+        """Logprobs [C] float32 of a sequence's completion tokens ([P + C] ids) under the current weights."""
         return self.call("score", token_ids, prompt_length)[0]
 
     def save(self, path: str) -> None:
-        """Write all ranks' weights, optimizer and random state into an existing folder that every rank reaches.
+        """Writes all ranks' weights, optimizer state and random state into an existing folder that every rank reaches.
 
-        LearnerError where a rank does not see the folder, or what it wrote is not in the folder that the driver sees.
+        LearnerError where a rank does not see the folder, or wrote into another one than the driver sees.
         """
         self.call("save", path)
         missing = missing_shards(Path(path), num_ranks=self.num_ranks)
@@ -156,51 +156,51 @@ class LearnerGroup:
             self._fail(f"save: learner rank {_listed(missing)} wrote to another {path}; {SHARED_FOLDER_REMEDY}")
 
     def restore(self, path: str) -> None:
-        """Continue from a folder written by save() with as many ranks, ZeRO stage and dtype; before the first step.
+        """Continues from a folder that save() wrote; to be called before the first step.
 
-        LearnerError that names the settings where they differ.
+        LearnerError where number of ranks, ZeRO stage or dtype differ; it names the settings.
         """
         self.call("restore", path)
 
     def save_pretrained(self, path: str) -> None:
-        """Write model and tokenizer into an existing folder that rank 0 reaches, as Hugging Face does."""
+        """Writes model and tokenizer into an existing folder that rank 0 reaches, as Hugging Face does."""
         self.call("save_pretrained", path)
         if not (Path(path) / MODEL_CONFIG_FILE).is_file():
             self._fail(f"save_pretrained: learner rank 0 wrote to another {path}; {SHARED_FOLDER_REMEDY}")
 
-    def standing(self) -> list[RankStanding]:
-        """What every rank tells of itself, by rank: the most memory it has held, and its spans since the last call."""
-        return self._run("standing", lambda actor: actor.standing.remote())
+    def status(self) -> list[RankStatus]:
+        """Memory, scoring and spans of every rank, by rank."""
+        return self._run("status", lambda actor: actor.status.remote())
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """What a publish of all weights sends, in wire order."""
+        """Groups of parameters that a publish of all weights sends, in wire order."""
         groups: list[ParameterGroup] = self.call("parameter_groups")[0]
         return groups
 
     def changing_groups(self) -> list[ParameterGroup]:
-        """What a publish of those weights sends that differ from the publish before."""
+        """Groups of parameters that hold every weight that training changes, in wire order."""
         groups: list[ParameterGroup] = self.call("changing_groups")[0]
         return groups
 
     def address_and_free_port(self) -> tuple[str, int]:
-        """Rank 0's address and a port free there, where engines meet it for a publish."""
+        """Rank 0's address and a free port there, to which engines connect for a publish."""
         asking = {0: self._actors[0].address_and_free_port.remote()}
         return self._await("address", asking, self.spec.learner.timeout_s)[0]
 
     def submit(self, method: str, *args: Any) -> list[ray.ObjectRef]:
-        """Call a method on all ranks without waiting: references by rank. For calls with a peer outside the group."""
+        """Calls a method on all ranks without waiting; returns references by rank. For calls with an outside peer."""
         return [actor.call.remote(method, *args) for actor in self._actors]
 
     def call(self, method: str, *args: Any) -> list[Any]:
-        """Call a method of LearnerWorker on all ranks: results by rank, within learner.timeout_s."""
+        """Calls a method of LearnerWorker on all ranks; returns results by rank, within learner.timeout_s."""
         return self._run(method, lambda actor: actor.call.remote(method, *args))
 
     def apply(self, function: Callable[..., Any], *args: Any) -> list[Any]:
-        """Call function(worker, *args) on all ranks: results by rank. function must be importable by name there."""
+        """Calls function(worker, *args) on all ranks; returns results by rank. function must be importable there."""
         return self._run(function.__name__, lambda actor: actor.apply.remote(function, *args))
 
     def shutdown(self) -> None:
-        """End every rank's process; nothing else may be called afterwards."""
+        """Ends every rank's process; nothing else may be called afterwards."""
         for actor in self._actors:
             ray.kill(actor, no_restart=True)
         self._actors = []
@@ -212,7 +212,7 @@ class LearnerGroup:
         return self._await(name, calls, self.spec.learner.timeout_s)
 
     def _await(self, name: str, calls: dict[int, ray.ObjectRef], timeout_s: float) -> list[Any]:
-        """Wait for all ranks; unblocked by their answers, by the first that fails, or by the time-out."""
+        """Waits for all ranks; unblocked by their answers, by the first that fails, or by the time-out."""
         answers = await_answers(calls, timeout_s=timeout_s)
         if len(answers.results) == len(calls):
             return list(answers.results.values())
@@ -228,7 +228,7 @@ class LearnerGroup:
 
 
 def _environment(spec: LearnerSpec, cpus_per_rank: float) -> dict[str, str]:
-    """Variables that a rank's process must have before it imports torch and DeepSpeed."""
+    """Environment variables that a rank's process needs before it imports torch and DeepSpeed."""
     threads = {"OMP_NUM_THREADS": str(max(1, int(cpus_per_rank)))}
     return threads | {"DS_ACCELERATOR": "cpu"} if spec.device == "cpu" else threads
 
@@ -238,7 +238,7 @@ def _listed(ranks: Iterable[int]) -> str:
 
 
 def _describe(name: str, failures: dict[int, RayError]) -> str:
-    """One line a failed rank; ranks that raised the same are named together."""
+    """Message with the failed ranks; ranks that raised the same error are named together."""
     ranks_by_message: dict[str, list[int]] = {}
     for rank, error in sorted(failures.items()):
         ranks_by_message.setdefault(reason(error), []).append(rank)

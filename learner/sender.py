@@ -1,8 +1,7 @@
 """The sending half of a publish, run on every learner rank.
 
-The policy's weights come in; one buffer a parameter group goes out from rank 0 in the engines' wire dtype, and the
-digests of what was sent come back. Under ZeRO-3 all ranks gather one group at a time, so the whole model is never in
-one place.
+In: the policy's weights. Out: one buffer a parameter group, broadcast by rank 0 in the engines' wire dtype, and the
+digests of what was sent. Under ZeRO-3 all ranks gather one group at a time, so no rank ever holds the whole model.
 """
 
 import time
@@ -14,7 +13,8 @@ import torch
 
 from learner.model.weights import PublishedWeight, changing_weights
 from learner.model.zero import gathered, whole_shape
-from transfer.communicator import BroadcastGroup, Rendezvous, Transfer
+from transfer.communicator import join
+from transfer.transport import Rendezvous, Transfer, Transport
 from transfer.wire import BufferPool, ParameterGroup, ParameterMeta, digest, fits_in_flight, group_parameters, pack
 
 
@@ -23,33 +23,36 @@ class SendReport:
     """What rank 0 sent in one publish."""
 
     digests: dict[str, str]  # parameter group label -> digest; empty if not verified
-    num_bytes: int  # to each engine worker
-    send_s: float  # from the first gather to the end of the last broadcast
+    num_bytes: int  # bytes sent to each engine worker
+    send_s: float  # seconds from the first gather to the end of the last broadcast
 
 
 class WeightSender:
-    """Sends a policy's weights; every learner rank holds one, only rank 0 is a member of the broadcast group."""
+    """Sends a policy's weights; every learner rank holds one, only rank 0 is a member of the transport."""
 
     def __init__(self, weights: Sequence[PublishedWeight], *, rank: int, device: torch.device, wire_dtype: str) -> None:
         self._weights = {weight.name: weight for weight in weights}
         self._rank = rank
         self._device = device
         self._buffers = BufferPool(device)
-        self._broadcast_group: BroadcastGroup | None = None
+        self._transport: Transport | None = None
         self.groups = _grouped(weights, wire_dtype)
         self.changing_groups = _grouped(changing_weights(weights), wire_dtype)
 
     def connect(self, rendezvous: Rendezvous) -> None:
-        """Rank 0 opens the rendezvous and waits for every engine worker; the other ranks return at once."""
-        # the old members leave before the new group forms: an engine may have been replaced
-        self._broadcast_group = None
-        if self._rank == 0:
-            self._broadcast_group = BroadcastGroup(rendezvous, rank=0, device=self._device)
+        """Opens the rendezvous on rank 0 and waits for every engine worker; the other ranks return at once."""
+        if self._rank != 0:
+            return
+        if (
+            self._transport is not None
+        ):  # old members leave before the new group forms: an engine may have been replaced
+            self._transport.close()
+        self._transport = join(rendezvous, rank=0, device=self._device)
 
     def send(self, *, verify: bool, only_changing: bool) -> SendReport:
-        """Broadcasts all groups in wire order, or the changing ones; a collective over the learner ranks under ZeRO-3.
+        """Broadcasts all groups, or the changing ones, in wire order. Collective over the learner ranks under ZeRO-3.
 
-        Adapters are merged into what is sent; the weights themselves stay as they are.
+        Adapters are merged into what is sent; the policy's weights do not change.
         """
         started = time.perf_counter()
         groups = self.changing_groups if only_changing else self.groups
@@ -60,14 +63,14 @@ class WeightSender:
             with gathered([parameter for weight in members for parameter in weight.parameters]):
                 if self._rank != 0:
                     continue
-                assert self._broadcast_group is not None, "send() before connect()"
+                assert self._transport is not None, "send() before connect()"
                 while not fits_in_flight(group, [sent for sent, _ in in_flight]):
                     in_flight.popleft()[1].wait()
                 buffer = self._buffers.take(group)
                 pack(group, (weight.value() for weight in members), buffer)
             if verify:
                 digests[group.label] = digest(buffer)
-            in_flight.append((group, self._broadcast_group.start(buffer)))
+            in_flight.append((group, self._transport.start(buffer)))
         for _, transfer in in_flight:
             transfer.wait()
         num_bytes = sum(group.num_bytes for group in groups)

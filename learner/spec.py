@@ -1,6 +1,7 @@
-"""What every rank of the learner is told at its start.
+"""The settings of one learner, the same for every rank.
 
-Plain configuration, so that the driver builds it and sends it to the ranks without importing torch or DeepSpeed.
+In: sections of the configuration. Out: a LearnerSpec that the driver builds and sends to the ranks. Imports neither
+torch nor DeepSpeed.
 """
 
 from dataclasses import dataclass
@@ -12,22 +13,22 @@ from configs.schema import LearnerConfig
 
 
 class LearnerSpecError(ValueError):
-    """Settings that are allowed one by one but give no sound learner on this device."""
+    """Settings that are valid one by one but not together on this device."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LearnerSpec:
-    """One learner, all ranks alike. LearnerSpecError where settings do not go together on the device."""
+    """Settings of one learner. Raises LearnerSpecError where settings do not go together on the device."""
 
     learner: LearnerConfig
     gate: GateConfig
     objective: ObjectiveConfig
     model_path: str  # folder or hub name; "embedded" must have been resolved
     trust_remote_code: bool
-    temperature: float  # of the sampling distribution; the learner tempers its logits alike
+    temperature: float  # temperature of sampling; the learner divides its logits by it too
     max_new_tokens: int
-    num_iterations: int  # of the whole run, for the learning-rate schedule
-    wire_dtype_name: Literal["float32", "bfloat16", "float16"]  # of published weights: what the engines compute in
+    num_iterations: int  # iterations of the whole run, for the learning-rate schedule
+    wire_dtype_name: Literal["float32", "bfloat16", "float16"]  # dtype of published weights, in which engines compute
     seed: int
     device: Literal["cpu", "cuda"]
 

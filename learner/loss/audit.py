@@ -1,7 +1,7 @@
-"""The audit of one optimizer step on one rank: tokens of all its micro-batches, looked at once.
+"""The audit of one optimizer step on one rank: one pass over the tokens of all its micro-batches.
 
-In: what the objective saw of each micro-batch. Out: sums for the ranks to add up, and metrics from them. Micro-batches
-are small where every tensor operation costs more than its work, hence one pass a step.
+In: the objective's outputs for each micro-batch. Out: sums that the ranks add up, and metrics from them. One pass a
+step, because micro-batches are so small that starting an operation costs more than its work.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,10 +17,13 @@ from learner.model.scoring import to_tensor
 
 
 class StepAudit:
-    """`sums` is [S] float64, of one size on all ranks; add those of the ranks up in place before summarize()."""
+    """What every gate would have done with the tokens of a step.
+
+    `sums` is [S] float64, of one size on all ranks, to be added up over the ranks in place before summarize().
+    """
 
     def __init__(self, gates: Mapping[str, Gate], *, batch: TrainBatch, tokens: AuditTokens) -> None:
-        """batch: the whole iteration's, equal on all ranks; tokens: this rank's of the step."""
+        """batch: of the whole iteration, equal on all ranks; tokens: this rank's tokens of the step."""
         largest_staleness = max(sample.staleness for sample in batch.samples)
         self._audit = Audit(gates=gates, num_groups=batch.num_groups, num_staleness=largest_staleness + 1)
         self.sums = self._audit.sums(tokens)
@@ -31,7 +34,7 @@ class StepAudit:
 
 
 def step_tokens(batch: TrainBatch, micro_batches: Sequence[MicroBatch], outs: Sequence[ObjectiveLoss]) -> AuditTokens:
-    """The trained tokens of a step on one rank. outs: of each of its micro-batches."""
+    """The trained tokens of a step on one rank. outs: one for each of its micro-batches."""
     staleness = np.array([sample.staleness for sample in batch.samples], dtype=np.int64)
     trained = torch.cat([out.gate.trained for out in outs])
     log_ratio = torch.cat([out.gate.log_ratio for out in outs])[trained]

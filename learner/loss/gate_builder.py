@@ -1,4 +1,4 @@
-"""From the gate's section of the configuration to the gate. Knows names and parameters, no formula."""
+"""Builds the gate from its section of the configuration. Knows names and parameters, no formula."""
 
 from configs.gates import ClipGateConfig, CustomGateConfig, GateConfig, Kernel, PowerGateConfig
 from gates import Gate, get_gate
@@ -8,7 +8,7 @@ from gates.shapes import SHAPES
 
 
 def build_gate(config: GateConfig) -> Gate:
-    """The configured gate, matched where asked. Raises ValueError, one line, where a custom gate cannot be loaded."""
+    """The configured gate, its taus matched where asked. Raises ValueError where a custom gate cannot be loaded."""
     if isinstance(config, CustomGateConfig):
         return load_gate(config.factory, config.parameters)
     if isinstance(config, ClipGateConfig):
@@ -19,5 +19,5 @@ def build_gate(config: GateConfig) -> Gate:
 
 
 def kernel_of(config: GateConfig) -> Kernel:
-    """Which path the loss takes; a custom gate has no setting for it and takes what there is."""
+    """The implementation of the loss that is asked for; a custom gate has no such setting, hence auto."""
     return "auto" if isinstance(config, CustomGateConfig) else config.kernel

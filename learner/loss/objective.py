@@ -1,7 +1,7 @@
-"""The gated objective: packed [T] tensors in, scalar loss and what the gate did out (arXiv 2602.19345).
+"""The gated objective: packed [T] tensors in, scalar loss and the gate's metrics out (arXiv 2602.19345).
 
-Knows nothing of models, micro-batches or ranks: loss_weights were fixed over the global minibatch, so losses and
-gradients of its parts just add up.
+Knows nothing of models, micro-batches or ranks: loss_weights were fixed over the global minibatch, so that losses and
+gradients of its parts add up.
 """
 
 from dataclasses import replace
@@ -29,8 +29,8 @@ def gated_objective(
 
     All tensors are [T]. A token of loss weight 0 contributes exactly 0 to loss and gradient, whatever its other entries
     hold. loss_function: gates.loss.reference_loss, or the kernel that gates.kernels.loss_function_for chose.
-    sequence_index (int64, 0..T-1, whole sequences): the ratio of a token is that of its sequence. correction: a factor
-    of each loss weight, detached; metrics are those of the tokens without it, of those that it leaves out too. Raises
+    sequence_index (int64, 0..T-1, whole sequences): where given, a token's ratio is its sequence's. correction: a
+    detached factor of each loss weight; the metrics ignore it and cover tokens that it leaves out too. Raises
     ValueError where the shapes differ.
     """
     given = {

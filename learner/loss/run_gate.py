@@ -1,7 +1,7 @@
-"""The gate of a run, as the steps of a rank go by: fixed, or with temperatures that follow a target EUR.
+"""The gate of a run from step to step: fixed, or with temperatures that follow a target EUR.
 
-In: the gate's section and, after each step, its metrics, which are equal on all ranks. Out: the gate in force, hence
-equal too; its temperatures as metrics; a small file in the checkpoint where they follow a target.
+In: the gate's section and, after each step, the step's metrics, which are equal on all ranks. Out: the gate of the next
+step, equal on all ranks too; its temperatures as metrics; a small file in the checkpoint where they follow a target.
 """
 
 import json
@@ -21,7 +21,10 @@ REMEDY = "resume with the version of the program that wrote it"
 
 
 class StepCurves:
-    """`sums` is [S] float64, of one size on all ranks; add those of the ranks up in place before deficits()."""
+    """What the EUR of a step would have been at every tau of the target.
+
+    `sums` is [S] float64, of one size on all ranks, to be added up over the ranks in place before deficits().
+    """
 
     def __init__(self, curves: EurCurves, tokens: AuditTokens) -> None:
         self._curves = curves
@@ -30,17 +33,17 @@ class StepCurves:
         )
 
     def deficits(self) -> dict[str, tuple[float, ...]]:
-        """By sign that has tokens, at the target's taus."""
+        """Deficits 1 - EUR at the target's taus, by sign of the advantage; a sign without tokens is absent."""
         return self._curves.deficits(self.sums)
 
 
 class RunGate:
-    """`gate` is in force for the next step."""
+    """The gate of a run; `gate` is the one that the next step uses."""
 
     def __init__(self, config: GateConfig, *, num_steps: int) -> None:
         """num_steps: optimizer steps of an iteration. Raises ValueError where a custom gate cannot be loaded."""
         self.gate = build_gate(config)
-        self._target: EurTarget | None = None  # where the taus are fixed
+        self._target: EurTarget | None = None  # None: the taus are fixed
         self._controllers: dict[str, TauController] = {}  # by sign of the advantage; empty where the taus are fixed
         if isinstance(config, TemperedGateConfig) and config.adaptive.target_eur is not None:
             self._target = target = EurTarget(**config.adaptive.model_dump())
@@ -55,18 +58,18 @@ class RunGate:
         return self._target is not None
 
     def metrics(self) -> dict[str, float]:
-        """The temperatures in force by metric name; none for a gate without."""
+        """The temperatures of the next step by metric name; empty for a gate that has none."""
         return {f"gate/{name}": tau for name, tau in self._taus().items()}
 
     def measure(self, tokens: AuditTokens, *, num_groups: int) -> StepCurves | None:
-        """What follow() needs of this rank's tokens of a step; None where the taus are fixed."""
+        """Curves for follow() from this rank's tokens of a step; None where the taus are fixed."""
         if self._target is None:
             return None
         assert isinstance(self.gate, SoftGate), self.gate
         return StepCurves(EurCurves(shape=self.gate.shape, taus=self._target.taus, num_groups=num_groups), tokens)
 
     def follow(self, metrics: Mapping[str, float], curves: StepCurves | None) -> None:
-        """After a step that measured gate/eur_pos and gate/eur_neg (absent where no token has the sign)."""
+        """Moves the temperatures after a step with these metrics; curves: measure()'s, summed over the ranks."""
         if curves is None:
             return
         deficits = curves.deficits()
@@ -75,13 +78,13 @@ class RunGate:
         self._apply()
 
     def save(self, folder: Path) -> None:
-        """Between two iterations, into a checkpoint's folder."""
+        """Writes the state between two iterations into a checkpoint's folder; nothing where the taus are fixed."""
         if self._controllers:
             states = {sign: asdict(controller.state()) for sign, controller in self._controllers.items()}
             (folder / STATE_FILE).write_text(json.dumps(states, indent=1) + "\n", encoding="utf-8")
 
     def restore(self, folder: Path) -> None:
-        """Goes on from what save() wrote. ValueError where another version of the program wrote it."""
+        """Continues from what save() wrote. ValueError where another version of the program wrote it."""
         if self._controllers:
             states = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
             for sign, controller in self._controllers.items():

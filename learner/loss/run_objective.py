@@ -1,8 +1,8 @@
 """The objective of a run: the gated loss, and the terms that the configuration adds to it.
 
-In: the [K] tensors of one micro-batch and the gate in force. Out: the loss to call backward on, and what the statistics
-need, detached. Every term is weighted by the loss weights fixed over the global minibatch, so losses and gradients of
-micro-batches and ranks just add up. Knows nothing of models, packing or ranks.
+In: the [K] tensors of one micro-batch and the gate. Out: the loss to call backward on, and detached tensors for the
+statistics. Every term is weighted by the loss weights, which were fixed over the global minibatch, so that losses and
+gradients of micro-batches and ranks add up. Knows nothing of models, packing or ranks.
 """
 
 from dataclasses import dataclass
@@ -24,28 +24,28 @@ LIMITED_METRICS = {"tis": "correction/clipped_share", "mis": "correction/masked_
 class LossInputs:
     """One micro-batch of K tokens of whole sequences."""
 
-    logprobs: Tensor  # [K] with gradient
+    logprobs: Tensor  # [K] learner's current, with gradient
     entropy: Tensor  # [K] nats, with gradient where the objective has an entropy bonus
-    old_logprobs: Tensor  # [K]
-    rollout_logprobs: Tensor  # [K]
-    reference_logprobs: Tensor | None  # [K] of the initial model; None where the objective has no KL term
+    old_logprobs: Tensor  # [K] denominators of the ratios
+    rollout_logprobs: Tensor  # [K] engine's
+    reference_logprobs: Tensor | None  # [K] initial model's; None where the objective has no KL term
     advantages: Tensor  # [K]
     loss_weights: Tensor  # [K], 0 where not trained
-    sequence_index: Tensor  # [K] int64
+    sequence_index: Tensor  # [K] int64, number of the token's sequence in the micro-batch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ObjectiveLoss:
-    """The loss of one micro-batch and what it was made of; all but the loss detached."""
+    """The loss of one micro-batch with its parts for the statistics, which are detached."""
 
     loss: Tensor  # scalar
-    gate: GateMetrics  # its log-ratios are the sequences' where objective.ratio=sequence
-    token_log_ratio: Tensor  # [K] logprobs - old_logprobs, limited as the gate's; nothing where not trained
+    gate: GateMetrics  # metrics of the gate; with objective.ratio=sequence, of the sequences' log-ratios
+    token_log_ratio: Tensor  # [K] logprobs - old_logprobs, limited like the gate's; undefined where not trained
     token_means: dict[str, Tensor]  # [K] by metric name; the metric is the mean over trained tokens
 
 
 class RunObjective:
-    """The configured objective, fixed for the run; the gate may change from step to step."""
+    """The configured objective. It is fixed for the run; the gate may change from step to step."""
 
     def __init__(self, config: ObjectiveConfig, *, loss_function: LossFunction) -> None:
         self._config = config
@@ -53,7 +53,7 @@ class RunObjective:
 
     @property
     def token_means(self) -> tuple[str, ...]:
-        """Names of the metrics that ObjectiveLoss.token_means holds."""
+        """Metric names in ObjectiveLoss.token_means."""
         names = [KL_METRIC] if self._config.kl_coef > 0.0 else []
         if self._config.correction != "none":
             names += [WEIGHT_METRIC, LIMITED_METRICS[self._config.correction]]

@@ -1,8 +1,8 @@
 """Statistics of one optimizer step, gathered over micro-batches and ranks (names of docs/metrics.md).
 
-In: the objective's per-token quantities. Out: numbers by metric name. Everything is held in two flat float64 tensors,
-so that ranks merge by one SUM and one MAX all-reduce, done by the caller; nothing here communicates, and add() does not
-wait for a GPU.
+In: the objective's quantities of each token. Out: numbers by metric name. Everything is held in two flat float64
+tensors, which the caller merges over ranks by one SUM and one MAX all-reduce. Nothing here communicates, and add() does
+not wait for a GPU.
 """
 
 from collections.abc import Mapping
@@ -21,13 +21,13 @@ _MAXIMA = ("log_ratio", "negative_log_ratio", "mismatch")
 class StepStatistics:
     """Sums and maxima over trained tokens.
 
-    To merge ranks, all-reduce `sums` (SUM) and `maxima` (MAX) in place, or call merge.
+    To merge ranks, all-reduce `sums` (SUM) and `maxima` (MAX) in place.
     """
 
     def __init__(
         self, *, num_groups: int, device: torch.device | str = "cpu", token_means: tuple[str, ...] = ()
     ) -> None:
-        """token_means: names of further metrics, each the mean over trained tokens of what add() is given for it."""
+        """token_means: names of further metrics, each the mean over trained tokens of the values add() is given."""
         self.num_groups = num_groups
         self._token_means = token_means
         size = len(_SCALARS) + len(_BY_GROUP) * num_groups + len(token_means)
@@ -46,11 +46,11 @@ class StepStatistics:
         same_weights: Tensor,
         token_means: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Add one micro-batch of K tokens; tokens that are not trained do not count.
+        """Adds one micro-batch of K tokens; tokens that are not trained do not count.
 
-        group_index [K] in 0..num_groups-1; advantages [K]; loss: scalar, the part of the step's loss; entropy [K] in
-        nats; mismatch_log_ratio [K]: learner's current minus rollout logprobs, which counts where same_weights [K]
-        (bool) says that both come from the same weights, and would measure the policy's drift elsewhere. token_means:
+        group_index [K] in 0..num_groups-1; advantages [K]; loss: scalar, the micro-batch's part of the step's loss;
+        entropy [K] in nats; mismatch_log_ratio [K]: learner's current minus rollout logprobs; it counts where
+        same_weights [K] (bool) is True, because under other weights it would measure the policy's drift. token_means:
         [K] for each name that the constructor was given.
         """
         trained = metrics.trained
@@ -82,19 +82,13 @@ class StepStatistics:
         for place, name in enumerate(self._token_means):
             self._own_means[place] += _where(trained, given[name]).sum()
 
-    def merge(self, other: "StepStatistics") -> None:
-        """Add what another rank, or another step of the same batch, has gathered."""
-        assert self.num_groups == other.num_groups, (self.num_groups, other.num_groups)
-        self.sums += other.sums
-        self.maxima = torch.maximum(self.maxima, other.maxima)
-
     @property
     def num_tokens(self) -> int:
         """Trained completion tokens so far."""
         return int(self._scalar("tokens"))
 
     def summarize(self) -> dict[str, float]:
-        """Metrics by name; one that does not apply (no such token, not computed) is absent; all are without tokens."""
+        """Metrics by name. A metric without tokens, or that was not computed, is absent."""
         tokens = self._scalar("tokens")
         if tokens == 0:
             return {}
@@ -131,7 +125,7 @@ class StepStatistics:
 
     @property
     def _own_means(self) -> Tensor:
-        """View of the sums of token_means; they come last."""
+        """View of the sums of token_means, which come last."""
         return self.sums[len(self.sums) - len(self._token_means) :]
 
     def _groups(self, name: str) -> Tensor:

@@ -1,7 +1,7 @@
-"""What the objective can hold beside the gate: sequence ratio, KL, entropy bonus, correction weights.
+"""Terms of the objective beside the gate: sequence ratio, KL, entropy bonus, correction weights.
 
-In: packed [K] tensors of one micro-batch. Out: tensors. Pure: nothing here knows of configuration, models, ranks or
-logging. Where a token's loss weight is 0, its entries never reach a value or a gradient, whatever they hold.
+In: packed [K] tensors of one micro-batch. Out: tensors. Pure: knows nothing of configuration, models, ranks or logging.
+Where a token's loss weight is 0, its entries never reach a value or a gradient, whatever they hold.
 """
 
 from dataclasses import dataclass
@@ -17,20 +17,20 @@ Correction = Literal["tis", "mis"]
 
 
 def sequence_log_ratio(logprobs: Tensor, old_logprobs: Tensor, *, sequence_index: Tensor, trained: Tensor) -> Tensor:
-    """Each token's sequence mean of logprobs - old_logprobs: log s_i of GSPO (arXiv 2507.18071 eq. 7). All [K].
+    """Mean of logprobs - old_logprobs over each token's sequence: log s_i of GSPO (arXiv 2507.18071 eq. 7). All [K].
 
-    sequence_index: [K] in 0..K-1, sequences being whole. The mean is over trained [K] (bool) tokens. Its gradient flows
-    into the logprobs of all of them, each with 1 / |o_i|.
+    sequence_index: [K] in 0..K-1; sequences must be whole. The mean is over trained [K] (bool) tokens; its gradient
+    flows into the logprobs of all of them, with factor 1 / |o_i| each.
     """
     log_ratio = _difference(logprobs, old_logprobs.detach(), trained)
-    empty = torch.zeros_like(log_ratio.detach())  # a sequence has a token, so there are at most K: no size to wait for
+    empty = torch.zeros_like(log_ratio.detach())  # at most K sequences, so that no size is read back from a GPU
     sums = empty.index_add(0, sequence_index, log_ratio)
     lengths = empty.index_add(0, sequence_index, trained.to(log_ratio.dtype))
     return (sums / lengths.clamp(min=1.0))[sequence_index]
 
 
 def token_kl(logprobs: Tensor, reference_logprobs: Tensor, *, estimator: KlEstimator, trained: Tensor) -> Tensor:
-    """Estimate of KL(policy || reference) from each token, nats, [K]; x = logprobs - reference_logprobs.
+    """Estimate of KL(policy || reference) at each token, nats, [K]; x = logprobs - reference_logprobs.
 
     k1: x. k2: x^2 / 2. k3: exp(-x) - 1 + x (joschu.net/blog/kl-approx.html). Gradient by logprobs: 1; x; 1 - exp(-x).
     x is limited to +-20 as log-ratios are, and 0 where not trained.
@@ -47,7 +47,7 @@ def token_kl(logprobs: Tensor, reference_logprobs: Tensor, *, estimator: KlEstim
 
 
 def weighted_sum(values: Tensor, loss_weights: Tensor) -> Tensor:
-    """Sum of loss weight * value over the tokens whose weight is not 0, a scalar; gradient into values only."""
+    """Scalar sum of loss weight * value over tokens whose weight is not 0; gradient flows into values only."""
     return (loss_weights.detach() * where_trained(loss_weights != 0, values, values.dtype)).sum()
 
 
@@ -56,7 +56,7 @@ class CorrectionWeights:
     """Detached factors of the loss weights."""
 
     weights: Tensor  # [K]
-    limited: Tensor  # [K] bool, where the cap was at work: cut (tis) or left out (mis)
+    limited: Tensor  # [K] bool, tokens beyond the cap: cut to it (tis) or left out (mis)
 
 
 def correction_weights(

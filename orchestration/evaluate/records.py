@@ -7,12 +7,12 @@ It knows no engine and computes no metric.
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from configs.files import write_atomically
 from orchestration.journal.eval_rows import EvalSample, in_order, write_samples
 from orchestration.journal.json_lines import append_rows, keep_rows, read_rows
 from rollout.contract import Prompt
@@ -104,13 +104,7 @@ class EvalFolder:
     def _write_summary(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         content = {"metrics": self._metrics, "settings": self._settings, "problems": self._problems}
-        temporary = self.folder / f".{SUMMARY_FILE}.tmp"
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(content, file, indent=2, allow_nan=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.folder / SUMMARY_FILE)
+        write_atomically(self.folder / SUMMARY_FILE, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:

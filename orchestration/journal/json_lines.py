@@ -1,14 +1,16 @@
-"""Files of one JSON object a line: append durably, read, and take rows back.
+"""Files with one JSON object on each line: appends rows durably, reads them, and moves unwanted ones aside.
 
-In and out: mappings of plain JSON values with an "iteration". A crash can cut the last line only; such a rest is not a
-row, and is kept aside when the file is next opened for writing. What the rows mean is the journal's business.
+In and out: mappings of plain JSON values. A crash can cut only the last line; such a line is not a row, and the next
+keep_rows moves it aside. This module does not know what the rows mean.
 """
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from configs.files import write_atomically
 
 Row = dict[str, Any]
 
@@ -18,11 +20,12 @@ def append_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
     Raises ValueError for nan or inf, which JSON does not have, before writing.
     """
-    text = "".join(json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n" for row in rows)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    _append(path, text_of(rows))
+
+
+def text_of(rows: Iterable[Mapping[str, Any]]) -> str:
+    """The lines of rows. Raises ValueError for nan or inf, which JSON does not have."""
+    return "".join(json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n" for row in rows)
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -42,16 +45,16 @@ def keep_rows(path: Path, keep: Callable[[Row], bool]) -> int:
     kept = "".join(text for text, row in lines if row is not None and keep(row))
     dropped = [text for text, row in lines if row is None or not keep(row)]
     if dropped:
-        with path.with_suffix(".dropped.jsonl").open("a", encoding="utf-8") as file:
-            file.write("".join(text.removesuffix("\n") + "\n" for text in dropped))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text(kept, encoding="utf-8")
-        with temporary.open("r+b") as written:
-            os.fsync(written.fileno())
-        temporary.replace(path)
+        _append(path.with_suffix(".dropped.jsonl"), "".join(text.removesuffix("\n") + "\n" for text in dropped))
+        write_atomically(path, kept)
     return len(dropped)
+
+
+def _append(path: Path, text: str) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _lines(path: Path) -> list[tuple[str, Row | None]]:

@@ -1,7 +1,7 @@
 """Pictures of a report: curves over iterations with bands over seeds, and means with intervals.
 
-In: numbers with their labels and units. Out: SVG bytes, or a PNG file; the same numbers give the same bytes. Knows no
-run folder and no statistics.
+In: numbers with their labels and units. Out: SVG bytes, or a PNG file; the same numbers give the same bytes. Knows
+nothing of run folders or statistics.
 """
 
 import io
@@ -16,9 +16,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from configs.files import write_atomically
 from orchestration.statistics.seeds import SeedMean
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart; a name always has its colour.
+# Okabe and Ito's palette, which colour-blind readers can tell apart; a gate has the same colour everywhere.
 COLORS = {
     "sigmoid": "#0072B2",
     "erf": "#009E73",
@@ -35,9 +36,9 @@ PANELS_IN_A_ROW = 3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Line:
-    """One curve; low and high bound its band, and equal the curve where there is none."""
+    """One curve; low and high bound its band and equal the curve where it has no band."""
 
-    name: str  # of its colour and in the legend
+    name: str  # name in the legend, which decides the colour
     style: int  # index into STYLES
     x: np.ndarray  # [N]
     y: np.ndarray  # [N]
@@ -57,7 +58,7 @@ class Panel:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dots:
-    """One row of a plot of means: a mean with its interval, and the values it is the mean of."""
+    """One row of a plot of means: a mean with its interval, and the single values."""
 
     name: str
     mean: SeedMean
@@ -71,7 +72,7 @@ def panel_svg(panel: Panel) -> bytes:
 
 
 def dots_svg(title: str, unit: str, rows: Sequence[Dots]) -> bytes:
-    """Means and intervals side by side, one row a name."""
+    """A plot of means with their intervals, one row a name."""
     figure = new_figure(width=5.2, height=1.2 + 0.36 * len(rows))
     axes = figure.subplots()
     for place, row in enumerate(rows):
@@ -89,7 +90,7 @@ def dots_svg(title: str, unit: str, rows: Sequence[Dots]) -> bytes:
 
 
 def save_panels(panels: Sequence[Panel], path: Path, *, title: str) -> None:
-    """All panels in one PNG, three in a row, for a README."""
+    """Draws all panels into one PNG at path, three in a row."""
     columns = min(PANELS_IN_A_ROW, len(panels))
     rows = -(-len(panels) // PANELS_IN_A_ROW)
     figure = new_figure(width=4.0 * columns, height=3.2 * rows)
@@ -103,13 +104,13 @@ def save_panels(panels: Sequence[Panel], path: Path, *, title: str) -> None:
         label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=len(named) or 1, frameon=False)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, format="png", dpi=100, metadata={"Software": None})
-    temporary.replace(path)
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=100, metadata={"Software": None})
+    write_atomically(path, image.getvalue())
 
 
 def color_of(name: str) -> str:
-    """The colour of a gate; other names share a few, by their letters."""
+    """The colour of a gate; other names share a few colours, chosen by their letters."""
     return COLORS.get(name) or OTHER_COLORS[sum(map(ord, name)) % len(OTHER_COLORS)]
 
 
@@ -141,6 +142,6 @@ def new_figure(*, width: float, height: float) -> Figure:
 
 def svg_of(figure: Figure) -> bytes:
     target = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "softgate", "svg.fonttype": "path"}):  # ids that do not change
+    with matplotlib.rc_context({"svg.hashsalt": "softgate", "svg.fonttype": "path"}):  # makes ids equal from run to run
         figure.savefig(target, format="svg", metadata={"Date": None, "Creator": None})
     return target.getvalue()

@@ -1,6 +1,6 @@
-"""The blocks of page.py as Markdown, with pictures as files beside it.
+"""The blocks of page.py as Markdown, with links to pictures in files.
 
-In: blocks. Out: text. Everything that Markdown would read as markup is escaped.
+In: blocks. Out: text. Characters that Markdown would read as markup are escaped.
 """
 
 import re

@@ -1,7 +1,7 @@
-"""A report as a list of blocks, and the self-contained HTML page made of them.
+"""The blocks of a report, and the self-contained HTML page made of them.
 
 In: headings, paragraphs, tables, figures, texts. Out: one HTML text that loads nothing, runs no script and reads well
-on a phone, in light and dark. Every text is escaped here, and only here: completions are a model's and not trusted.
+on a phone, in light and dark mode. Every text is escaped here and only here, because completions are not trusted.
 """
 
 import base64
@@ -24,21 +24,21 @@ class Paragraph:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Notice:
-    """What a reader must not miss."""
+    """A warning that a reader must not miss."""
 
     text: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bullets:
-    """Short statements."""
+    """A list of short statements."""
 
     items: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Table:
-    """Cells are text as it is shown; the columns in `numeric` are right-aligned."""
+    """A table whose cells are text; the columns in `numeric` are right-aligned."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -47,7 +47,7 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Figure:
-    """A picture; name is that of its file where the report has files."""
+    """A picture; `name` is the name of its file where the report has files."""
 
     name: str
     svg: bytes
@@ -64,20 +64,20 @@ class Figures:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verbatim:
-    """Text as it is, line by line."""
+    """Preformatted text, line by line."""
 
     text: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Folded:
-    """Blocks that a click unfolds."""
+    """Blocks that are hidden until a click."""
 
     title: str
     blocks: "tuple[Block, ...]"
 
 
-MISSING = "–"  # in a cell without a value
+MISSING = "–"  # content of a cell without a value
 
 Block = Heading | Paragraph | Notice | Bullets | Table | Figures | Verbatim | Folded
 
@@ -105,7 +105,7 @@ pre { background: var(--raised); padding: .7rem; border-radius: 6px; white-space
   font-size: .82rem; }
 summary { cursor: pointer; padding: .3rem 0; font-weight: 600; }
 """
-# No script, no request: even a text that slipped through unescaped could do neither.
+# Forbids scripts and requests, even to a text that was not escaped by mistake.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
@@ -158,5 +158,5 @@ def _figure(figure: Figure) -> str:
 
 
 def _text(text: str) -> str:
-    """Escaped, with what XML does not allow made visible: a nul byte would end the page in some readers."""
+    """The text escaped, with control characters made visible, because a nul byte ends the page in some readers."""
     return escape("".join(char if char in "\n\t" or char >= " " else f"\\x{ord(char):02x}" for char in text))

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from configs.command import HELP_FLAGS
 from orchestration.journal.run_record import RecordError
 from orchestration.terminal.exit_status import exit_status, print_answer
 
-HELP_FLAGS = ("-h", "--help")
 USAGE = """\
 softgate report: writes report.html for finished and for interrupted runs, and for studies.
 
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
 def _write(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise RecordError(f"{folder}: is not a folder; name that of a run or of a study")
-    # Not before: matplotlib takes a second that --help need not.
+    # Imported here, because matplotlib takes a second that --help does not need.
     from orchestration.report.run_report import write_run_report
     from orchestration.study.report import is_study, write_study_report
 

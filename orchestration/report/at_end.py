@@ -13,7 +13,7 @@ from orchestration.terminal.console import print_line
 
 @contextmanager
 def report_at_end(folder: Path, console: Console) -> Iterator[None]:
-    """Around a run: writes its report when the run has ended, well or not, if it has trained at all."""
+    """Writes the report of the run inside the `with` block when it ends, well or not, if it has trained at all."""
     try:
         yield
     finally:

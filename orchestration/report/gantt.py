@@ -1,6 +1,6 @@
-"""The Gantt picture of a run's last iterations: a row a process, a bar a span.
+"""The Gantt chart of a run's last iterations: a row a process, a bar a span.
 
-In: spans. Out: SVG bytes, or nothing where no iteration has ended; the same spans give the same bytes.
+In: spans. Out: SVG bytes, or None where no iteration has ended; the same spans give the same bytes.
 """
 
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ from orchestration.pages.figures import new_figure, svg_of
 from transfer.spans import Kind, Span
 
 NUM_ITERATIONS = 3
-ROWS_PER_KIND = 8  # of a large cluster the first of each kind are drawn
-ITERATION = "iteration"  # the driver's span around the stages of one
-# Colours of the palette in figures.py; what belongs together across processes shares one. In the order of the legend.
+ROWS_PER_KIND = 8  # rows of each kind that are drawn, the first ones of a large cluster
+ITERATION = "iteration"  # name of the driver's span around all stages of an iteration
+# Colours from the palette in figures.py, in the order of the legend; related spans of several processes share one.
 COLORS = {
     "wait": "#D9DCE1",
     "generate": "#0072B2",
@@ -42,7 +42,7 @@ def last_iterations(spans: Sequence[Span], *, count: int = NUM_ITERATIONS) -> tu
 
 
 def gantt_svg(spans: Sequence[Span]) -> bytes | None:
-    """The last NUM_ITERATIONS iterations; time in seconds from their begin."""
+    """The chart of the last NUM_ITERATIONS iterations; time in seconds from their begin."""
     window = last_iterations(spans)
     if window is None:
         return None
@@ -67,7 +67,7 @@ def gantt_svg(spans: Sequence[Span]) -> bytes | None:
 
 
 def _draw_legend(figure: Figure, names: Sequence[str]) -> None:
-    """One entry a colour, with all the names that it stands for."""
+    """Draws one entry a colour, with all span names of that colour."""
     labels: dict[str, list[str]] = {}
     for name in names:
         labels.setdefault(COLORS.get(name, OTHER_COLOR), []).append(name)

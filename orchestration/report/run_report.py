@@ -1,6 +1,6 @@
-"""Writes report.html of one run: what it came to, its curves, its settings and some of its completions.
+"""Writes report.html of one run: results, curves, settings and some completions.
 
-In: a run's folder. Out: one HTML file in it. Reports a run that was interrupted too, as far as it came.
+In: a run's folder. Out: one HTML file in it. Reports an interrupted run too, up to its last iteration.
 """
 
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from configs.files import write_atomically
 from configs.gates import CustomGateConfig
 from configs.loading import dump_yaml
 from orchestration.journal.run_files import TRACE_FILE
@@ -33,9 +34,8 @@ from orchestration.study.result import LAST
 REPORT_FILE = "report.html"
 INTERVAL_ENDS = ("_low", "_high")
 TEXT_LIMIT = 4000  # characters of a completion that are shown
-# Title, unit, logarithmic, then (metric, name in the legend).
+# Title, unit, logarithmic, then (metric, name in the legend); after the panel of the rewards.
 PANELS: tuple[tuple[str, str, bool, tuple[tuple[str, str], ...]], ...] = (
-    ("Reward", "points", False, (("reward/mean", "sum"), ("reward/answer", "answer"), ("reward/format", "format"))),
     (
         "Effective update ratio (EUR)",
         "mean slope, 0 to 1",
@@ -50,11 +50,8 @@ PANELS: tuple[tuple[str, str, bool, tuple[tuple[str, str], ...]], ...] = (
     ("Throughput", "completions/s", False, (("throughput/samples_per_s", "samples"),)),
     ("Idle", "share of an iteration", False, (("idle/learner", "learner"), ("idle/engines", "engines"))),
 )
-# Metric, what it is and its unit, decimals.
+# Metric, what it is and its unit, decimals; after those of the rewards.
 FINAL = (
-    ("reward/mean", "reward, points", 3),
-    ("reward/format", "format reward, points", 3),
-    ("reward/answer", "answer reward, points", 3),
     ("completion/length_mean", "completion length, tokens", 1),
     ("completion/truncated_share", "truncated completions, share", 3),
     ("policy/entropy", "policy entropy, nats per token", 4),
@@ -70,12 +67,10 @@ FINAL = (
 
 
 def write_run_report(folder: Path) -> Path:
-    """Raises RecordError where the folder holds no run."""
+    """Writes the report into the folder and returns its path. Raises RecordError where the folder holds no run."""
     record = read_run(folder)
     path = folder / REPORT_FILE
-    temporary = folder / f".{REPORT_FILE}.tmp"
-    temporary.write_text(html_page(record.name, run_blocks(record)), encoding="utf-8")
-    temporary.replace(path)
+    write_atomically(path, html_page(record.name, run_blocks(record)))
     return path
 
 
@@ -101,7 +96,7 @@ def run_blocks(record: RunRecord) -> list[Block]:
 
 
 def notices_of(record: RunRecord) -> list[str]:
-    """An inadmissible gate first and in any case, then what the log said at the start."""
+    """Notices for the top of the report: an inadmissible gate first, then the notices of the run's start."""
     gate = record.config.gate
     told = list(record.notices)
     if isinstance(gate, CustomGateConfig) and gate.allow_inadmissible:
@@ -120,9 +115,10 @@ def eval_table(evals: Mapping[int, Mapping[str, float]]) -> Table:
 
 
 def final_table(record: RunRecord) -> Table:
-    """Means over the first and the last iterations."""
+    """Means of the main metrics over the first and the last iterations."""
     rows = []
-    for metric, label, digits in FINAL:
+    rewards = [(metric, f"{name} reward, points", 3) for name, metric in record.reward_metrics().items()]
+    for metric, label, digits in (("reward/mean", "reward, points", 3), *rewards, *FINAL):
         values = list(record.series(metric).values())
         if values:
             rows.append((label, f"{np.mean(values[:LAST]):.{digits}f}", f"{np.mean(values[-LAST:]):.{digits}f}"))
@@ -132,7 +128,8 @@ def final_table(record: RunRecord) -> Table:
 
 def _figures(record: RunRecord) -> list[Figure]:
     found = []
-    for title, unit, log, curves in PANELS:
+    rewards = [(metric, name) for name, metric in record.reward_metrics().items()]
+    for title, unit, log, curves in (("Reward", "points", False, (("reward/mean", "sum"), *rewards)), *PANELS):
         lines = []
         for metric, name in curves:
             series = record.series(metric)
@@ -146,7 +143,7 @@ def _figures(record: RunRecord) -> list[Figure]:
 
 
 def time_blocks(record: RunRecord) -> list[Block]:
-    """The picture of what each process did in the last iterations; nothing where the run kept no trace."""
+    """The chart of what each process did in the last iterations; empty where the run has no trace."""
     svg = gantt_svg(read_spans(record.folder / TRACE_FILE))
     if svg is None:
         return []
@@ -196,7 +193,7 @@ def _unit(name: str) -> str:
 
 
 def _metric(name: str, metrics: Mapping[str, float]) -> str:
-    """The number in its unit, with its interval where it has one."""
+    """A metric in its unit, with its interval where it has one."""
     if name not in metrics:
         return MISSING
     if name.endswith("/length"):

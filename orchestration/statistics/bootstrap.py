@@ -1,8 +1,9 @@
 """Bootstrap intervals for the mean over problems, and for the mean difference of two evaluations of the same problems.
 
 In: one number a problem. Out: mean, interval, p value. The interval is BCa (Efron 1987): percentiles of the resampled
-means, shifted for the skewness of the numbers, which the plain percentiles ignore and which is large where nearly all
-problems are solved or nearly none. Knows nothing of samples or models: problems are what is drawn at random.
+means, shifted for the skewness of the numbers, which is large where nearly all problems are solved or nearly none.
+Problems are what is drawn at random. Not scipy.stats.bootstrap, which draws indices one by one (0.8 s for 1,319
+problems against 1 ms) and gives nan where all numbers are equal.
 """
 
 from dataclasses import dataclass
@@ -11,8 +12,8 @@ from statistics import NormalDist
 
 import numpy as np
 
-NUM_RESAMPLES = 10_000  # moves the ends of a 95 % interval by about 1 % of its width from seed to seed
-ROUNDING = 1e-12  # resampled means that differ by less are equal: sums of the same numbers in another order
+NUM_RESAMPLES = 10_000  # resamples; another seed then moves an end of a 95 % interval by about 1 % of its width
+ROUNDING = 1e-12  # difference below which resampled means are equal: they add the same numbers in another order
 MAX_DRAWS = 4_000_000  # counts held in memory at once
 NORMAL = NormalDist()
 
@@ -27,19 +28,16 @@ class Interval:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PairedDifference:
+class PairedDifference(Interval):
     """The mean of first - second over problems, its interval, and the p value of "the true mean is 0"."""
 
-    mean: float
-    low: float
-    high: float
     p_value: float  # two-sided
 
 
 def bootstrap_interval(
     values: np.ndarray, *, seed: int, level: float = 0.95, num_resamples: int = NUM_RESAMPLES
 ) -> Interval:
-    """The mean of values [N] with its BCa interval. Values that are all equal give an interval of width 0."""
+    """The mean of values [N] with its BCa interval, of width 0 where all values are equal."""
     _check(values, level=level)
     return _interval(values, _resampled_means(values, seed=seed, num_resamples=num_resamples), level=level)
 
@@ -52,9 +50,9 @@ def paired_bootstrap(
     level: float = 0.95,
     num_resamples: int = NUM_RESAMPLES,
 ) -> PairedDifference:
-    """first [N] against second [N], number by number on the same problems.
+    """The mean of first [N] - second [N], which are numbers of the same problems in the same order.
 
-    p value: how often problems drawn from differences shifted to mean 0 give a mean as far from 0 as the observed one.
+    p value: share of resamples, drawn from differences shifted to mean 0, whose mean is as far from 0 as the observed.
     """
     if first.shape != second.shape:
         raise ValueError(f"first has shape {first.shape}, second {second.shape}: they must be of the same problems")
@@ -63,12 +61,8 @@ def paired_bootstrap(
     means = _resampled_means(differences, seed=seed, num_resamples=num_resamples)
     interval = _interval(differences, means, level=level)
     num_as_far = np.count_nonzero(np.abs(means - interval.mean) >= abs(interval.mean) - ROUNDING)
-    return PairedDifference(
-        mean=interval.mean,
-        low=interval.low,
-        high=interval.high,
-        p_value=(int(num_as_far) + 1) / (num_resamples + 1),  # the observed sample counts too: p is never 0
-    )
+    p_value = (int(num_as_far) + 1) / (num_resamples + 1)  # the observed sample counts too: p is never 0
+    return PairedDifference(mean=interval.mean, low=interval.low, high=interval.high, p_value=p_value)
 
 
 def _check(values: np.ndarray, *, level: float) -> None:
@@ -83,8 +77,8 @@ def _check(values: np.ndarray, *, level: float) -> None:
 def _resampled_means(values: np.ndarray, *, seed: int, num_resamples: int) -> np.ndarray:
     """Means [num_resamples] of N values drawn with replacement.
 
-    How often each distinct value is drawn is multinomial, and a problem's share of right samples takes few values: that
-    is exact, and a hundred times faster than drawing N indices.
+    The numbers of draws of each distinct value are multinomial. As a problem's share of right samples takes few values,
+    drawing these numbers is exact and a hundred times faster than drawing N indices.
     """
     distinct, counts = np.unique(values, return_counts=True)
     generator = np.random.default_rng(seed)
@@ -95,7 +89,7 @@ def _resampled_means(values: np.ndarray, *, seed: int, num_resamples: int) -> np
 
 
 def _interval(values: np.ndarray, means: np.ndarray, *, level: float) -> Interval:
-    """BCa: the percentiles to read are those at which a normal variable of that bias and acceleration has its tails."""
+    """The BCa interval: percentiles of the resampled means at tails shifted by bias and acceleration."""
     mean = float(values.mean())
     centred = values - mean
     spread = float(np.sum(centred**2))

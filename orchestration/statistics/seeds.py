@@ -1,10 +1,11 @@
-"""What a few seeds tell: means with intervals, paired differences, and whether two arms can be told apart.
+"""Statistics over a few seeds: means with intervals, paired differences, and verdicts on pairs of arms.
 
 In: one number a seed and arm. Out: frozen results. Intervals and tests are Student's t over seeds, which assumes that a
-measure is roughly normal over seeds; nothing here knows what was measured.
+measure is roughly normal over seeds. Knows nothing of what was measured.
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,17 +13,17 @@ import numpy as np
 
 from orchestration.statistics.student_t import power_of_paired_test, two_sided_p, two_sided_quantile
 
-LEVEL = 0.95  # of every interval
-SIGNIFICANCE = 1.0 - LEVEL  # of a family of comparisons, shared out by Holm's method
-POWER = 0.8  # with which the seeds asked for would find the difference that was observed
-MOST_SEEDS = 10_000  # where the search for a sufficient number ends
-TOLD_UP_TO = 1_000  # more seeds than that are told as "more than", for nobody runs them
-ROUNDING = 1e-12  # a spread below this share of the values is rounding, not spread
+LEVEL = 0.95  # confidence level of every interval
+SIGNIFICANCE = 1.0 - LEVEL  # significance of a family of comparisons, divided among them by Holm's method
+POWER = 0.8  # probability with which the seeds asked for would find a difference like the observed one
+MOST_SEEDS = 10_000  # end of the search for a sufficient number
+REPORTED_UP_TO = 1_000  # limit above which a number is reported as "more than", because nobody runs so many seeds
+ROUNDING = 1e-12  # share of the values below which a spread is rounding
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SeedMean:
-    """The mean over seeds; without interval where there is one seed only."""
+    """The mean over seeds; without an interval where there is one seed only."""
 
     mean: float
     low: float | None
@@ -30,7 +31,7 @@ class SeedMean:
     num_seeds: int
 
     def transformed(self, function: Callable[[float], float]) -> "SeedMean":
-        """Mean and ends through an increasing function, such as a change of unit."""
+        """The mean and the ends of the interval mapped by an increasing function, such as a change of unit."""
         low, high = (None if end is None else function(end) for end in (self.low, self.high))
         return replace(self, mean=function(self.mean), low=low, high=high)
 
@@ -40,28 +41,28 @@ class SeedDifference:
     """First minus second over the seeds that both have."""
 
     mean: float
-    low: float | None  # None: one common seed
+    low: float | None  # None: only one common seed
     high: float | None
     std: float | None  # standard deviation of the differences over seeds (n - 1)
-    p_value: float | None  # two-sided paired t-test, uncorrected; None: one seed, or a spread of zero
+    p_value: float | None  # p-value of the two-sided paired t-test, uncorrected; None: one seed, or no spread
     num_seeds: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """Whether a pair can be told apart, among the pairs it was judged with."""
+    """Whether a pair can be told apart, given the pairs it was tested with."""
 
     separable: bool
     p_holm: float | None  # p-value after Holm's correction; None where there is no p-value
-    more_seeds: int | None  # seeds to add for POWER at the level that Holm's method left to this pair; None: unknown
+    more_seeds: int | None  # seeds to add for POWER at the level that Holm's method leaves to this pair; None: unknown
 
     @property
     def text(self) -> str:
         if self.separable:
             return "separable"
         if self.more_seeds is None:
-            return "not separable with these seeds, which do not tell how many more are needed"
-        number = f"more than {TOLD_UP_TO}" if self.more_seeds > TOLD_UP_TO else f"about {self.more_seeds}"
+            return "not separable with these seeds, from which the number needed cannot be estimated"
+        number = f"more than {REPORTED_UP_TO}" if self.more_seeds > REPORTED_UP_TO else f"about {self.more_seeds}"
         return f"not separable with these seeds, {number} more needed"
 
 
@@ -74,7 +75,7 @@ def seed_mean(values: Sequence[float]) -> SeedMean:
 
 
 def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -> SeedDifference | None:
-    """first - second, seed by seed, over the seeds in both; None where there is none."""
+    """Mean of first - second over the seeds in both; None where there is no such seed."""
     differences = [first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]
     if not differences:
         return None
@@ -92,10 +93,10 @@ def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -
 
 
 def judge(differences: Sequence[SeedDifference]) -> list[Verdict]:
-    """A verdict for each difference of one family, such as all pairs of gates on one measure.
+    """Verdicts on the differences of one family, such as all pairs of gates on one measure.
 
-    Holm's method: the smallest p-value must be below 5 % / m, the next below 5 % / (m - 1), and so on; it stops at the
-    first that is not, and that level is what each remaining pair is asked to reach.
+    Holm's method: the smallest p-value must be below 5 % / m, the next below 5 % / (m - 1), and so on. The level at
+    which the first p-value fails is the level that every remaining pair has to reach.
     """
     tested = [index for index, difference in enumerate(differences) if difference.p_value is not None]
     adjusted = dict(zip(tested, holm([_p_of(differences[index]) for index in tested]), strict=True))
@@ -113,7 +114,7 @@ def judge(differences: Sequence[SeedDifference]) -> list[Verdict]:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values: comparing each with 5 % keeps the chance of any false verdict below 5 %."""
+    """Holm's adjusted p-values; comparing each with 5 % keeps the chance of any false verdict below 5 %."""
     order = sorted(range(len(p_values)), key=lambda index: p_values[index])
     adjusted = [0.0] * len(p_values)
     largest = 0.0
@@ -124,43 +125,31 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def seeds_needed(difference: SeedDifference, *, significance: float = SIGNIFICANCE) -> int | None:
-    """Seeds at which a true difference of the observed mean and spread would be found with probability POWER.
+    """Number of seeds that would find a true difference of the observed mean and spread with probability POWER.
 
-    At most MOST_SEEDS. None where the mean or the spread is zero, which no number of seeds follows from.
+    At most MOST_SEEDS. None where the mean or the spread is zero.
     """
     if difference.p_value is None or not difference.std or difference.mean == 0.0:
         return None
     effect = abs(difference.mean) / difference.std
 
-    def finds(num_seeds: int) -> bool:
-        return power_of_paired_test(effect, num_seeds, significance=significance) >= POWER
+    def power(num_seeds: int) -> float:
+        return power_of_paired_test(effect, num_seeds, significance=significance)
 
-    low, high = 1, 2  # power grows with the number of seeds: bracket, then halve
-    while high < MOST_SEEDS and not finds(high):
-        low, high = high, 2 * high
-    if high >= MOST_SEEDS:
-        if not finds(MOST_SEEDS):
-            return MOST_SEEDS
-        high = MOST_SEEDS
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if finds(middle) else (middle, high)
-    return high
+    numbers = range(2, MOST_SEEDS)  # power grows with the number of seeds
+    return numbers.start + bisect_left(numbers, POWER, key=power)
 
 
 def correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Pearson's, of equally long series; None below three points or where one of them does not vary."""
-    x, y = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
-    assert x.shape == y.shape, (x.shape, y.shape)
-    if len(x) < 3:
+    """Pearson's correlation of two equally long series; None below three points or where one does not vary."""
+    assert len(first) == len(second), (len(first), len(second))
+    if len(first) < 3 or not np.ptp(first) or not np.ptp(second):
         return None
-    x, y = x - x.mean(), y - y.mean()
-    scale = float(np.sqrt((x @ x) * (y @ y)))
-    return float(x @ y) / scale if scale > 0.0 else None
+    return float(np.corrcoef(first, second)[0, 1])
 
 
 def _spread(values: Sequence[float]) -> tuple[float, float | None, float | None]:
-    """Mean, standard deviation (n - 1) and half-width of the interval; None for what one value does not tell."""
+    """Mean, standard deviation (n - 1) and half-width of the interval; the last two are None for one value."""
     numbers = np.asarray(values, dtype=np.float64)
     assert numbers.size, "no seed has a value"
     mean = float(numbers.mean())

@@ -1,7 +1,7 @@
-"""`python -m orchestration.study`: trains every gate with every seed and reports what can be told apart.
+"""`python -m orchestration.study`: trains every gate with every seed and reports which gates differ.
 
-In: the arguments. Out: one run folder an arm, the report, and an exit status (told by --help). Every arm is checked
-before the first starts; a study that stopped is continued by naming its folder.
+In: the arguments. Out: one run folder an arm, the report, and an exit status (listed by --help). Every arm is checked
+before the first starts. A study that stopped continues when its folder is named again.
 """
 
 import shlex
@@ -13,8 +13,8 @@ from types import FrameType
 
 from rich.console import Console
 
+from configs.command import HELP_FLAGS
 from configs.loading import ConfigError
-from configs.tasks import DataTaskConfig
 from orchestration.run_dir import next_free
 from orchestration.study.arms import arm_status, refuse_other_settings
 from orchestration.study.help import help_text
@@ -27,7 +27,6 @@ from orchestration.terminal.console import print_line
 from orchestration.terminal.exit_status import FAILED, exit_status, print_answer
 from orchestration.user_code import refuse_unusable_code
 
-HELP_FLAGS = ("-h", "--help")
 ROOT_FOLDER, STEM = Path("runs"), "study"
 
 
@@ -39,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
             return 0
         study, settings = split_settings(arguments)
         auto = study.study_dir == "auto"
-        # Checked first in a folder of any name: nothing is written before all arms are accepted.
+        # Arms are checked with a provisional folder name, because nothing is written before all are accepted.
         named = ROOT_FOLDER / f"{STEM}-NNN" if auto else Path(study.study_dir)
         arms = plan_arms(study, settings, study_dir=named.resolve())
         _refuse_what_cannot_run(study, arms)
@@ -55,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def run_study(study: StudyConfig, arms: Sequence[Arm], study_dir: Path, *, arguments: Sequence[str]) -> int:
-    """Runs what is not finished, then writes the report; 1 where an arm failed."""
+    """Runs the arms that are not finished, then writes the report; exit status 1 where an arm failed."""
     console = Console()
     study_dir.mkdir(parents=True, exist_ok=True)
     with hold_study(study_dir) as lock:
@@ -72,9 +71,9 @@ def run_study(study: StudyConfig, arms: Sequence[Arm], study_dir: Path, *, argum
                     observer=progress,
                 )
         except KeyboardInterrupt:
-            print_line(console, f"stopped; to go on: {_command(arguments, study_dir)}")
+            print_line(console, f"stopped; to continue: {_command(arguments, study_dir)}")
             raise
-        from orchestration.study.report import write_study_report  # matplotlib: not before it is needed
+        from orchestration.study.report import write_study_report  # imports matplotlib, which takes a second
 
         for path in write_study_report(study_dir):
             print_line(console, f"report: {path}")
@@ -92,19 +91,19 @@ def _refuse_what_cannot_run(study: StudyConfig, arms: Sequence[Arm]) -> None:
 
 
 def _is_to_read_data(arm: Arm, study_dir: Path) -> bool:
-    """A replay has its prompts in the recording."""
+    """Whether the arm has to read data sets; a replay takes its prompts from the recording."""
     return arm.kind == "live" and arm_status(arm, study_dir).state != "finished"
 
 
 def _refuse_unreadable_data(arms: Sequence[Arm]) -> None:
-    """Reads the data sets that all arms share, so that they are refused once and not by every arm after its start."""
+    """Reads the data sets that all arms share, so that a mistake in them is reported once, before any arm starts."""
     task = arms[0].config.task if arms else None
-    if isinstance(task, DataTaskConfig):
+    if task is not None and task.reads_data:
+        from rollout.tasks import build_task
         from rollout.tasks.data_sets import DataSetError
-        from rollout.tasks.data_task import DataTask
 
         try:
-            DataTask.load(task)
+            build_task(task)
         except DataSetError as error:
             raise ConfigError(str(error).splitlines()) from error
 
@@ -125,7 +124,7 @@ def _command(arguments: Sequence[str], study_dir: Path) -> str:
 
 
 def _described(study: StudyConfig, arms: Sequence[Arm], folder: Path) -> str:
-    """What `dry_run=true` prints: the commands of the arms, and how much there is to train."""
+    """The text of `dry_run=true`: the commands of the arms, and how much there is to train."""
     iterations = sum(arm.config.num_iterations for arm in arms)
     total = f"{len(arms)} arms, {iterations} iterations in all, {study.parallel} arm(s) at once; their commands:"
     run = ["python", "orchestration/run.py"]

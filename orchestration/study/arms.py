@@ -1,7 +1,7 @@
-"""How far each arm of a study is, and how it is started: afresh, from its checkpoint, or not at all.
+"""The state of each arm of a study, and how the arm is started: anew, from its checkpoint, or not at all.
 
-In: arms and the study's folder. Out: the state of each arm's folder, and the arguments of the command that finishes it.
-Reads what runs left behind; starts nothing. Refuses to go on where a folder holds a run with other settings.
+In: arms and the study's folder. Out: the state of each arm's folder, and the arguments of the command that finishes the
+arm. Reads the files of runs and starts nothing. Refuses a folder that holds a run with other settings.
 """
 
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ from orchestration.journal.run_record import is_complete
 from orchestration.run_dir import RunDirError, check_resumable
 from orchestration.study.settings import Arm
 
-# new: nothing there; broken: a run that left no checkpoint; stopped: one that can be resumed
+# new: no run there; broken: a run without checkpoint; stopped: a run that can be resumed
 State = Literal["new", "broken", "stopped", "finished"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ArmStatus:
-    """An arm and what its folder holds."""
+    """An arm and the state of its folder."""
 
     arm: Arm
     folder: Path
@@ -32,14 +32,14 @@ class ArmStatus:
 
 
 def arm_status(arm: Arm, study_dir: Path) -> ArmStatus:
-    """Looks into the arm's folder."""
+    """The state of the arm's folder."""
     folder = study_dir / arm.name
     num_iterations = len(read_rows(folder / METRICS_FILE))
     return ArmStatus(arm=arm, folder=folder, state=_state(arm, folder, num_iterations), num_iterations=num_iterations)
 
 
 def refuse_other_settings(statuses: Sequence[ArmStatus]) -> None:
-    """ConfigError with a line for each folder whose run does not belong to this study."""
+    """Raises ConfigError with a line for each folder whose run does not belong to this study."""
     lines: list[str] = []
     for status in statuses:
         name, wanted = status.arm.name, status.arm.config.num_iterations
@@ -67,13 +67,13 @@ def refuse_other_settings(statuses: Sequence[ArmStatus]) -> None:
 
 
 def run_arguments(status: ArmStatus) -> list[str]:
-    """What to write after `python orchestration/run.py` so that the arm is finished."""
+    """Arguments of `python orchestration/run.py` that finish the arm."""
     resume = ["resume=true"] if status.state == "stopped" else []
     return [*status.arm.overrides, f"run_dir='{status.folder}'", *resume]
 
 
 def clear_the_way(status: ArmStatus) -> Path | None:
-    """Moves what a broken run left to a free name beside it, and returns that."""
+    """Renames the folder of a broken run to a free name beside it, which is returned; else None."""
     if status.state != "broken":
         return None
     number = 1

@@ -1,7 +1,7 @@
-"""The paper's findings, measured on a study's runs, and what a reader must know before believing them.
+"""The paper's findings measured on a study's runs, and warnings for the reader.
 
-In: the finished arms. Out: how soon each gate learns the format, how entropy and EUR move together, how far ratios
-went, and warnings in plain words. Pure; the statistics are those of orchestration/statistics/seeds.py.
+In: the finished arms. Out: how soon each gate learns the format, how entropy and EUR move together, how far ratios went
+from 1, and warnings. Pure; the statistics are those of orchestration/statistics/seeds.py.
 """
 
 import math
@@ -18,64 +18,45 @@ from orchestration.study.result import KINDS, StudyArm, by_gate
 from orchestration.study.settings import Kind
 
 FORMAT_TARGET = 0.9
-RATIO_REACH = 0.01  # ratios that stay this close to 1 tell no gate from another
-# What may differ between the arms of a study without changing what is compared.
+RATIO_REACH = 0.01  # distance from 1 within which all gates train alike
+# Settings that may differ between the arms of a study.
 NOT_COMPARED = ("gate", "seed", "run_dir", "resume", "dry_run", "cluster", "journal", "checkpoint", "publish")
 NOT_COMPARED_ROLLOUT = ("rollout.record", "rollout.replay")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FormatSpeed:
-    """When a gate reaches a format reward of FORMAT_TARGET, and how many times sooner than the clip."""
+class GateClaims:
+    """The paper's findings for one gate; means over seeds, None where no seed has the number."""
 
     gate: str
     kind: Kind
-    reached: Mapping[int, int | None]  # by seed: the first such iteration, from 1; None: never
-    iteration: SeedMean | None  # over the seeds that reached it
-    # geometric mean over seeds of clip's iteration / the gate's, where both reached it; None: no such seed, or no clip
-    times_sooner: SeedMean | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Coupling:
-    """Pearson correlation of policy entropy and EUR over the iterations of a run, mean over seeds."""
-
-    gate: str
-    kind: Kind
-    levels: SeedMean | None
-    changes: SeedMean | None  # from one iteration to the next: without the trend that both have in common
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Reach:
-    """How far a gate let the policy go from the one that sampled; means over seeds."""
-
-    gate: str
-    kind: Kind
+    reached: Mapping[int, int | None]  # by seed: first iteration, from 1, with a format reward of FORMAT_TARGET
+    iteration: SeedMean | None  # that iteration, over the seeds that reached the target
+    times_sooner: SeedMean | None  # geometric mean of the clip's iteration / this gate's, over seeds that have both
+    levels: SeedMean | None  # Pearson correlation of policy entropy and EUR over the iterations of a run
+    changes: SeedMean | None  # the same of their changes between iterations, without the trend that both share
     entropy: SeedMean | None  # mean of the run, nats
     ratio_variance: SeedMean | None  # mean of the run
-    largest_ratio: float | None  # of all seeds
-    largest_grad_norm: float | None
+    largest_ratio: float | None  # over all seeds
+    largest_grad_norm: float | None  # over all seeds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SeedPrompts:
-    """What shows that the arms of one seed saw the same."""
+    """Whether the arms of one seed saw the same prompts and first completions."""
 
     seed: int
-    fingerprint: str | None  # of the recorded prompts in stream order; None: none recorded, or arms differ
+    fingerprint: str | None  # digest of the recorded prompts in stream order; None: none recorded, or arms differ
     same_prompts: bool | None  # None: none recorded
-    same_first_completions: bool | None  # the initial model, sampled with the same seeds; None: none recorded
+    same_first_completions: bool | None  # completions of the initial model with equal seeds; None: none recorded
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Claims:
-    """All of it."""
+    """The findings of every gate, and what a reader must know about the runs."""
 
-    baseline: str | None  # the gate that times_sooner refers to
-    speeds: tuple[FormatSpeed, ...]
-    couplings: tuple[Coupling, ...]
-    reaches: tuple[Reach, ...]
+    baseline: str | None  # gate that times_sooner refers to
+    gates: tuple[GateClaims, ...]
     prompts: tuple[SeedPrompts, ...]
     warnings: tuple[str, ...]
 
@@ -88,12 +69,16 @@ def measure_claims(arms: Sequence[StudyArm]) -> Claims:
     prompts = tuple(_prompts_of(seed, arms) for seed in sorted({arm.seed for arm in arms}))
     return Claims(
         baseline=baseline,
-        speeds=tuple(
-            _speed(gate, kind, reached[gate, kind], {} if gate == baseline else reached.get((baseline or "", kind), {}))
-            for gate, kind in groups
+        gates=tuple(
+            _gate_claims(
+                gate,
+                kind,
+                group,
+                reached[gate, kind],
+                baseline={} if gate == baseline else reached.get((baseline or "", kind), {}),
+            )
+            for (gate, kind), group in groups.items()
         ),
-        couplings=tuple(_coupling(gate, kind, group) for (gate, kind), group in groups.items()),
-        reaches=tuple(_reach(gate, kind, group) for (gate, kind), group in groups.items()),
         prompts=prompts,
         warnings=tuple(_warnings(arms, prompts)),
     )
@@ -106,40 +91,39 @@ def first_iteration_at(arm: StudyArm, target: float) -> int | None:
 
 
 def stayed_at_one(arm: StudyArm) -> bool:
-    """Whether no ratio left 1 +- RATIO_REACH."""
+    """Whether every ratio stayed within RATIO_REACH of 1."""
     largest, smallest = (arm.record.series(f"ratio/{end}").values() for end in ("max", "min"))
     return bool(largest) and max(largest) <= 1.0 + RATIO_REACH and min(smallest, default=1.0) >= 1.0 - RATIO_REACH
 
 
-def _speed(gate: str, kind: Kind, reached: Mapping[int, int | None], baseline: Mapping[int, int | None]) -> FormatSpeed:
+def _gate_claims(
+    gate: str,
+    kind: Kind,
+    arms: Sequence[StudyArm],
+    reached: Mapping[int, int | None],
+    *,
+    baseline: Mapping[int, int | None],
+) -> GateClaims:
+    """reached, baseline: first iteration at the target by seed, of this gate and of the clip."""
     found = {seed: iteration for seed, iteration in reached.items() if iteration is not None}
     logs = [math.log(other / found[seed]) for seed, other in baseline.items() if seed in found and other is not None]
-    times_sooner = seed_mean(logs).transformed(math.exp) if logs else None
-    iteration = seed_mean(list(found.values())) if found else None
-    return FormatSpeed(gate=gate, kind=kind, reached=reached, iteration=iteration, times_sooner=times_sooner)
+    correlations = [_correlations(arm) for arm in arms]
 
-
-def _coupling(gate: str, kind: Kind, arms: Sequence[StudyArm]) -> Coupling:
-    levels, changes = [], []
-    for arm in arms:
-        entropy, eur = arm.record.series("policy/entropy"), arm.record.series("gate/eur")
-        common = sorted(entropy.keys() & eur.keys())
-        first, second = [entropy[iteration] for iteration in common], [eur[iteration] for iteration in common]
-        levels.append(correlation(first, second))
-        changes.append(correlation(np.diff(first).tolist(), np.diff(second).tolist()))
-    return Coupling(gate=gate, kind=kind, levels=_mean_of(levels), changes=_mean_of(changes))
-
-
-def _reach(gate: str, kind: Kind, arms: Sequence[StudyArm]) -> Reach:
     def means(metric: str) -> SeedMean | None:
-        return _mean_of([_mean(list(arm.record.series(metric).values())) for arm in arms])
+        series = [list(arm.record.series(metric).values()) for arm in arms]
+        return _mean_of([float(np.mean(values)) if values else None for values in series])
 
     def largest(metric: str) -> float | None:
         return max((value for arm in arms for value in arm.record.series(metric).values()), default=None)
 
-    return Reach(
+    return GateClaims(
         gate=gate,
         kind=kind,
+        reached=reached,
+        iteration=_mean_of(list(found.values())),
+        times_sooner=seed_mean(logs).transformed(math.exp) if logs else None,
+        levels=_mean_of([levels for levels, _ in correlations]),
+        changes=_mean_of([changes for _, changes in correlations]),
         entropy=means("policy/entropy"),
         ratio_variance=means("ratio/variance"),
         largest_ratio=largest("ratio/max"),
@@ -147,8 +131,12 @@ def _reach(gate: str, kind: Kind, arms: Sequence[StudyArm]) -> Reach:
     )
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return float(np.mean(values)) if values else None
+def _correlations(arm: StudyArm) -> tuple[float | None, float | None]:
+    """Correlation of a run's entropy and EUR, and of their changes from one iteration to the next."""
+    entropy, eur = arm.record.series("policy/entropy"), arm.record.series("gate/eur")
+    common = sorted(entropy.keys() & eur.keys())
+    first, second = [entropy[iteration] for iteration in common], [eur[iteration] for iteration in common]
+    return correlation(first, second), correlation(np.diff(first).tolist(), np.diff(second).tolist())
 
 
 def _mean_of(values: Sequence[float | None]) -> SeedMean | None:
@@ -157,7 +145,7 @@ def _mean_of(values: Sequence[float | None]) -> SeedMean | None:
 
 
 def _prompts_of(seed: int, arms: Sequence[StudyArm]) -> SeedPrompts:
-    """Compared on the positions that all arms of the seed recorded."""
+    """Prompts and first completions, compared at the positions that all arms of the seed recorded."""
     records = [arm.record for arm in arms if arm.seed == seed]
     common = set.intersection(*(set(record.prompts) for record in records))
     digests = {combined_digest({position: record.prompts[position] for position in common}) for record in records}

@@ -6,18 +6,18 @@ In: the schema of the study. Out: text with every setting, its default and what 
 from orchestration.study.settings import StudyConfig
 
 MEANINGS = {
-    "gates": "choices of the group gate, as in gates=[softsign,clip]; the first is the recorded one",
-    "seeds": "of the runs; gates are compared seed by seed",
+    "gates": "choices of the group gate, as in gates=[softsign,clip]; the first gate's run is the recorded one",
+    "seeds": "seeds of the runs; gates are compared seed by seed",
     "study_dir": "one folder for all arms and the report; name an existing one to continue it or to add arms",
-    "arms": "live, replayed (all gates train on the groups recorded from the first one's run) or both",
+    "arms": "live, replayed (all gates train on the groups recorded from the first gate's run) or both",
     "launcher": "local (child processes of this command) or jobs (Ray jobs on a cluster that runs)",
-    "jobs_address": "of the job server, http://host:8265; auto is what RAY_API_SERVER_ADDRESS or RAY_ADDRESS names",
-    "parallel": "arms at once",
+    "jobs_address": "job server, http://host:8265; auto is what RAY_API_SERVER_ADDRESS or RAY_ADDRESS names",
+    "parallel": "number of arms at once",
     "dry_run": "prints the commands of all arms and starts nothing",
 }
 
 USAGE = """\
-softgate study: trains every gate with every seed and reports which differences can be told from chance.
+softgate study: trains every gate with every seed and reports which differences are larger than chance.
 
 usage: python -m orchestration.study [key=value ...]
 

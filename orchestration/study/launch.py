@@ -1,7 +1,7 @@
-"""Starts one run of a study and asks how it goes: as a child process here, or as a job on a Ray cluster.
+"""Starts one run of a study and polls it: as a child process here, or as a job on a Ray cluster.
 
 In: the arguments of `python orchestration/run.py`. Out: a Launched run that can be polled and stopped. Both launchers
-go through the public command, so an arm is what a person would get by typing it.
+use the public command, so that an arm equals a run that a person starts.
 """
 
 import os
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RUN_SCRIPT = "orchestration/run.py"
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 POLL_S = 0.5
-STOP_TIMEOUT_S = 60.0  # a run that was interrupted ends its actors and Ray in a few seconds
+STOP_TIMEOUT_S = 60.0  # limit for an interrupted run, which ends its actors and Ray in a few seconds
 
 
 class LaunchError(RuntimeError):
@@ -29,26 +29,26 @@ class Launched(Protocol):
     """A run that was started."""
 
     def exit_status(self) -> int | None:
-        """None while it runs; 0 where it ended well."""
+        """None while the run goes on, 0 where it ended well."""
 
     def interrupt(self) -> None:
-        """Asks it to end as Ctrl-C would; returns at once."""
+        """Interrupts the run as Ctrl-C would; returns at once."""
 
     def await_end(self) -> None:
-        """Waits for the end after interrupt(), and ends it the hard way where that takes too long."""
+        """Waits for the end after interrupt(), and kills the run where that takes too long."""
 
 
 class Launcher(Protocol):
     """Starts runs."""
 
     def start(self, name: str, arguments: Sequence[str], *, log_path: Path) -> Launched:
-        """Starts the run `name`; what it prints is appended to log_path."""
+        """Starts the run `name`; its output is appended to log_path."""
 
 
 class LocalLauncher:
-    """Runs as child processes of this one.
+    """Starts runs as child processes of this one.
 
-    inherited_fd stays open in each child: a lock on it holds as long as any of them lives.
+    inherited_fd stays open in each child, so that a lock on it holds as long as any of them lives.
     """
 
     def __init__(self, *, inherited_fd: int, script: Path = ROOT / RUN_SCRIPT) -> None:
@@ -64,7 +64,7 @@ class LocalLauncher:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 pass_fds=(self._inherited_fd,),
-                # A terminal sends Ctrl-C to its whole group; the study passes it on, to the driver of each run only.
+                # A terminal sends Ctrl-C to its whole process group; the study forwards it to each run's driver only.
                 start_new_session=True,
             )
         return LocalRun(process)
@@ -88,7 +88,7 @@ class LocalRun:
             self._process.wait(timeout=STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self._kill()
-        except KeyboardInterrupt:  # the second Ctrl-C: no more patience, and no process left behind
+        except KeyboardInterrupt:  # a second Ctrl-C: kill at once, leave no process behind
             self._kill()
             raise
 
@@ -98,26 +98,24 @@ class LocalRun:
 
 
 class JobLauncher:
-    """Runs as jobs of a Ray cluster, each in a copy of this project's folder; study_dir must be shared by all nodes.
+    """Starts runs as jobs of a Ray cluster, each in a copy of this project's folder; all nodes must share study_dir.
 
-    address: of the job server, such as http://head:8265, or "auto" for what Ray's environment variables name. Where
-    the cluster uses token authentication, Ray's default, RAY_AUTH_MODE=token must stand in the environment.
+    address: the job server, such as http://head:8265, or "auto" for the one that Ray's environment variables name.
+    Where the cluster uses token authentication, Ray's default, the environment must have RAY_AUTH_MODE=token.
     """
 
     def __init__(self, *, address: str) -> None:
-        from ray.exceptions import RayError  # a second to import, which the local launcher does without
+        from ray.exceptions import RayError  # takes a second to import; the local launcher needs none of it
         from ray.job_submission import JobSubmissionClient
 
         named = [f"{name}={os.environ[name]}" for name in ADDRESS_VARIABLES if name in os.environ]
-        if address != "auto" and named:  # Ray would prefer the variable without a word
-            raise LaunchError(
-                f"jobs_address={address}: Ray goes by {named[0]} instead; unset it or leave out the setting"
-            )
+        if address != "auto" and named:  # Ray would silently prefer the variable
+            raise LaunchError(f"jobs_address={address}: Ray uses {named[0]} instead; unset it or leave out the setting")
         self._errors = (OSError, RuntimeError, ValueError, RayError)
         try:
             self._client: Any = JobSubmissionClient(None if address == "auto" else address)
         except self._errors as error:
-            raise LaunchError(f"jobs_address={address}: no Ray job server answers ({_told(error)})") from error
+            raise LaunchError(f"jobs_address={address}: no Ray job server answers ({_one_line(error)})") from error
 
     def start(self, name: str, arguments: Sequence[str], *, log_path: Path) -> "JobRun":
         variables = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": f"{STOP_TIMEOUT_S:.0f}"}
@@ -128,7 +126,7 @@ class JobLauncher:
                 metadata={"softgate_arm": name},
             )
         except self._errors as error:
-            raise LaunchError(f"{name}: the job server refused it ({_told(error)})") from error
+            raise LaunchError(f"{name}: the job server refused it ({_one_line(error)})") from error
         return JobRun(self._client, job_id, log_path=log_path)
 
 
@@ -152,12 +150,12 @@ class JobRun:
         self._client.stop_job(self._job_id)
 
     def await_end(self) -> None:
-        deadline = time.monotonic() + 2 * STOP_TIMEOUT_S  # Ray kills what has not stopped after the first half
+        deadline = time.monotonic() + 2 * STOP_TIMEOUT_S  # Ray itself kills a job that has not stopped after half of it
         while not self._client.get_job_status(self._job_id).is_terminal():
             if time.monotonic() > deadline:
                 raise LaunchError(f"Ray job {self._job_id} does not stop; see `ray job stop {self._job_id}`")
             time.sleep(POLL_S)
 
 
-def _told(error: BaseException) -> str:
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())

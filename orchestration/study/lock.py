@@ -1,4 +1,4 @@
-"""One study at a time in a folder, runs that an ended study has left behind included.
+"""The lock that allows one study at a time in a folder, including runs that an ended study left behind.
 
 In: the study's folder. Out: a lock as a file descriptor that child processes inherit. Knows nothing of arms.
 """
@@ -13,12 +13,12 @@ LOCK_FILE = ".lock"
 
 
 class StudyError(RuntimeError):
-    """The study cannot go on; the message is one line and says what to change."""
+    """The study cannot continue; the message is one line and says what to change."""
 
 
 @contextmanager
 def hold_study(study_dir: Path) -> Iterator[int]:
-    """Held by this process and, being inherited, by every local run it has started, until the last of them ends."""
+    """Holds the lock in this process and in every local run that inherits it, until the last of them ends."""
     descriptor = os.open(study_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:

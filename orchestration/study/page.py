@@ -1,7 +1,7 @@
 """The words and tables of a study's report.
 
-In: a StudyResult and its Claims. Out: blocks for page.py. Formats numbers with their units and intervals; decides
-nothing that the statistics did not decide.
+In: a StudyResult and its Claims. Out: blocks for page.py. Formats numbers with their units and intervals; every verdict
+comes from the statistics.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from orchestration.pages.page import (
     Verbatim,
 )
 from orchestration.statistics.seeds import SeedMean
-from orchestration.study.claims import FORMAT_TARGET, Claims, FormatSpeed
+from orchestration.study.claims import FORMAT_TARGET, Claims, GateClaims
 from orchestration.study.result import KINDS, LAST, GateSummary, Measure, Pair, StudyResult
 from orchestration.study.settings import Kind
 
@@ -33,8 +33,8 @@ READING = (
 )
 VERDICTS = (
     "Difference: first gate minus second, seed by seed, with its 95 % interval. p: paired t-test, corrected by Holm's "
-    "method for all pairs of the table. Separable: corrected p of at most 0.05. More seeds: so many that a difference "
-    "of the size and spread seen here would be found with 80 % probability."
+    "method for all pairs of the table. Separable: corrected p of at most 0.05. More seeds: the number that would find "
+    "a difference of the size and spread seen here with 80 % probability."
 )
 
 
@@ -47,7 +47,7 @@ def study_blocks(
     unfinished: Sequence[tuple[str, Sequence[str]]],
     figures: Mapping[Kind, Figures],
 ) -> list[Block]:
-    """The report. unfinished: arms without a result, with the end of their logs."""
+    """The blocks of the report. unfinished: arms without a result, with the end of their logs."""
     blocks: list[Block] = [Heading(text=title, level=1)]
     blocks += [Notice(text=warning) for warning in claims.warnings]
     blocks += _unfinished(unfinished)
@@ -59,8 +59,9 @@ def study_blocks(
             blocks += _pair_blocks(result, kind)
             blocks += [Folded(title="Throughput of each arm, completions/s", blocks=(throughput_table(rows),))]
             blocks += [Heading(text="What the paper found, measured here", level=3)]
-            blocks += [Bullets(items=tuple(_statements(claims, kind)))]
-            blocks += [speed_table(claims, kind), coupling_table(claims, kind), reach_table(claims, kind)]
+            found = [each for each in claims.gates if each.kind == kind]
+            blocks += [Bullets(items=tuple(_statements(found, claims.baseline)))]
+            blocks += [speed_table(found, claims.baseline), coupling_table(found), reach_table(found)]
             blocks += [Heading(text="Curves", level=3), figures[kind]]
             blocks += [Paragraph(text="Lines: mean over seeds. Bands: smallest to largest seed.")]
     blocks += [Heading(text="Same prompts, same sampling seeds", level=2), prompt_table(claims)]
@@ -68,26 +69,22 @@ def study_blocks(
 
 
 def result_table(result: StudyResult, rows: Sequence[GateSummary]) -> Table:
-    """Like the paper's: gates down, measures across, the untrained model first."""
+    """The paper's table: a row a gate, a column a measure, the untrained model first."""
     measures = [measure for measure in result.measures if any(measure.key in row.means for row in rows)]
     untrained = [_cell(measure, result.untrained.get(measure.key)) for measure in measures]
     body = [(row.gate, *(_cell(measure, row.means.get(measure.key)) for measure in measures)) for row in rows]
-    return Table(
-        columns=("gate", *(measure.label for measure in measures)),
-        rows=(*([("before training", *untrained)] if set(untrained) != {MISSING} else []), *body),
-        numeric=frozenset(range(1, len(measures) + 1)),
-    )
+    first = [("before training", *untrained)] if set(untrained) != {MISSING} else []
+    return _gate_table([measure.label for measure in measures], [*first, *body])
 
 
 def throughput_table(rows: Sequence[GateSummary]) -> Table:
-    """One row a gate, one column a seed: mean of the run."""
+    """Throughput as mean of each run: one row a gate, one column a seed."""
     seeds = sorted({seed for row in rows for seed in row.values.get("samples_per_s", {})})
     body = []
     for row in rows:
         found = row.values.get("samples_per_s", {})
         body.append((row.gate, *(f"{found[seed]:.0f}" if seed in found else MISSING for seed in seeds)))
-    columns = ("gate", *(f"seed {seed}" for seed in seeds))
-    return Table(columns=columns, rows=tuple(body), numeric=frozenset(range(1, len(columns))))
+    return _gate_table([f"seed {seed}" for seed in seeds], body)
 
 
 def pair_table(measure: Measure, pairs: Sequence[Pair]) -> Table:
@@ -106,45 +103,38 @@ def pair_table(measure: Measure, pairs: Sequence[Pair]) -> Table:
     return Table(columns=columns, rows=tuple(body), numeric=frozenset((1, 2, 3)))
 
 
-def speed_table(claims: Claims, kind: Kind) -> Table:
+def speed_table(gates: Sequence[GateClaims], baseline: str | None) -> Table:
+    """One row a gate: when it reaches the target, and how many times sooner than the clip."""
     body = []
-    for speed in (each for each in claims.speeds if each.kind == kind):
-        seeds = ", ".join("never" if value is None else str(value) for value in speed.reached.values())
-        body.append((speed.gate, seeds, _number(speed.iteration, 1), _times(speed)))
-    return Table(
-        columns=(
-            "gate",
-            f"iteration of format reward {FORMAT_TARGET}, by seed",
-            "mean",
-            f"times sooner than {claims.baseline or 'clip'}",
-        ),
-        rows=tuple(body),
-        numeric=frozenset((1, 2, 3)),
+    for each in gates:
+        seeds = ", ".join("never" if value is None else str(value) for value in each.reached.values())
+        body.append((each.gate, seeds, _number(each.iteration, 1), _times(each)))
+    return _gate_table(
+        (f"iteration of format reward {FORMAT_TARGET}, by seed", "mean", f"times sooner than {baseline or 'clip'}"),
+        body,
     )
 
 
-def coupling_table(claims: Claims, kind: Kind) -> Table:
-    rows = tuple(
-        (each.gate, _number(each.levels, 2), _number(each.changes, 2)) for each in claims.couplings if each.kind == kind
-    )
-    columns = ("gate", "correlation of entropy and EUR", "of their changes from one iteration to the next")
-    return Table(columns=columns, rows=rows, numeric=frozenset((1, 2)))
+def coupling_table(gates: Sequence[GateClaims]) -> Table:
+    """One row a gate: how entropy and EUR move together."""
+    columns = ("correlation of entropy and EUR", "of their changes from one iteration to the next")
+    return _gate_table(columns, [(each.gate, _number(each.levels, 2), _number(each.changes, 2)) for each in gates])
 
 
-def reach_table(claims: Claims, kind: Kind) -> Table:
-    rows = tuple(
+def reach_table(gates: Sequence[GateClaims]) -> Table:
+    """One row a gate: how far it let the policy go from the one that sampled."""
+    body = [
         (
             each.gate,
             _number(each.entropy, 4),
             _number(each.ratio_variance, 5),
-            MISSING if each.largest_ratio is None else f"{each.largest_ratio:.2f}",
-            MISSING if each.largest_grad_norm is None else f"{each.largest_grad_norm:.2f}",
+            *(MISSING if value is None else f"{value:.2f}" for value in (each.largest_ratio, each.largest_grad_norm)),
         )
-        for each in claims.reaches
-        if each.kind == kind
+        for each in gates
+    ]
+    return _gate_table(
+        ("entropy, mean of the run, nats", "ratio variance", "largest ratio", "largest gradient norm"), body
     )
-    columns = ("gate", "entropy, mean of the run, nats", "ratio variance", "largest ratio", "largest gradient norm")
-    return Table(columns=columns, rows=rows, numeric=frozenset((1, 2, 3, 4)))
 
 
 def prompt_table(claims: Claims) -> Table:
@@ -163,7 +153,7 @@ def prompt_table(claims: Claims) -> Table:
 
 
 def _pair_blocks(result: StudyResult, kind: Kind) -> list[Block]:
-    """Accuracy and reward open, what describes the training folded."""
+    """Pair tables: accuracy and reward open, measures of the training folded."""
     blocks: list[Block] = []
     for measure in result.measures:
         pairs = [pair for pair in result.pairs if (pair.measure, pair.kind) == (measure.key, kind)]
@@ -178,32 +168,30 @@ def _pair_blocks(result: StudyResult, kind: Kind) -> list[Block]:
     return blocks
 
 
-def _statements(claims: Claims, kind: Kind) -> list[str]:
-    found = [_speed_statement(speed, claims.baseline) for speed in claims.speeds if speed.kind == kind]
-    couplings = [each for each in claims.couplings if each.kind == kind and each.levels is not None]
-    opposite = [each.gate for each in couplings if each.levels is not None and each.levels.mean < 0]
-    if couplings:
+def _statements(gates: Sequence[GateClaims], baseline: str | None) -> list[str]:
+    found = [_speed_statement(each, baseline) for each in gates]
+    levels = [(each.gate, each.levels.mean) for each in gates if each.levels is not None]
+    opposite = [gate for gate, mean in levels if mean < 0]
+    if levels:
         named = f" ({', '.join(opposite)})" if opposite else ""
-        found.append(f"Entropy and EUR move against each other in {len(opposite)} of {len(couplings)} gates{named}.")
-    reaches = [each for each in claims.reaches if each.kind == kind and each.largest_ratio is not None]
-    if reaches:
-        order = sorted(reaches, key=lambda each: each.largest_ratio or 0.0)
-        told = ", ".join(f"{each.gate} {each.largest_ratio:.2f}" for each in order)
-        found.append(f"Largest ratio of all seeds, from the gate that holds it most: {told}.")
+        found.append(f"Entropy and EUR move against each other in {len(opposite)} of {len(levels)} gates{named}.")
+    largest = [(each.largest_ratio, each.gate) for each in gates if each.largest_ratio is not None]
+    if largest:
+        listed = ", ".join(f"{gate} {ratio:.2f}" for ratio, gate in sorted(largest, key=lambda pair: pair[0]))
+        found.append(f"Largest ratio of all seeds, smallest first: {listed}.")
     return found
 
 
-def _speed_statement(speed: FormatSpeed, baseline: str | None) -> str:
-    if speed.iteration is None:
-        return f"{speed.gate} does not reach a format reward of {FORMAT_TARGET}."
-    seeds = f"mean of {speed.iteration.num_seeds} of {len(speed.reached)} seed(s)"
-    told = (
-        f"{speed.gate} reaches a format reward of {FORMAT_TARGET} at iteration {_number(speed.iteration, 1)} ({seeds})"
-    )
-    if speed.times_sooner is not None:
-        both = f"{speed.times_sooner.num_seeds} seed(s) in which both do"
-        return f"{told}, {_times(speed)} times as soon as {baseline} (mean of {both})."
-    return f"{told}."
+def _speed_statement(claims: GateClaims, baseline: str | None) -> str:
+    if claims.iteration is None:
+        return f"{claims.gate} does not reach a format reward of {FORMAT_TARGET}."
+    at = f"at iteration {_number(claims.iteration, 1)}"
+    seeds = f"mean of {claims.iteration.num_seeds} of {len(claims.reached)} seed(s)"
+    sooner = ""
+    if claims.times_sooner is not None:
+        both = f"{claims.times_sooner.num_seeds} seed(s) in which both do"
+        sooner = f", {_times(claims)} times as soon as {baseline} (mean of {both})"
+    return f"{claims.gate} reaches a format reward of {FORMAT_TARGET} {at} ({seeds}){sooner}."
 
 
 def _unfinished(unfinished: Sequence[tuple[str, Sequence[str]]]) -> list[Block]:
@@ -217,8 +205,13 @@ def _unfinished(unfinished: Sequence[tuple[str, Sequence[str]]]) -> list[Block]:
     return [Notice(text=f"Not finished, and left out of every number below: {names}."), *logs]
 
 
-def _times(speed: FormatSpeed) -> str:
-    found = speed.times_sooner
+def _gate_table(columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> Table:
+    """One row a gate; all columns but the first, its name, are numbers."""
+    return Table(columns=("gate", *columns), rows=tuple(rows), numeric=frozenset(range(1, len(columns) + 1)))
+
+
+def _times(claims: GateClaims) -> str:
+    found = claims.times_sooner
     if found is None:
         return MISSING
     if found.low is None or found.high is None:

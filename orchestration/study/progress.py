@@ -1,7 +1,7 @@
-"""What a person sees while a study runs: a bar over all iterations, one a running arm, and lines.
+"""Console output while a study runs: a bar over all iterations, a bar a running arm, and lines.
 
-In: what the schedule tells. Out: lines, and on a terminal bars with iteration numbers and the time left. Computes
-nothing but that time.
+In: the events of the schedule. Out: lines, and on a terminal bars with iteration numbers and the time left. Computes
+only that time.
 """
 
 import time
@@ -88,7 +88,7 @@ class StudyProgress:
         return f"{self._ended} of {self._num_arms} arms"
 
     def _left(self) -> str:
-        """Time left at the pace so far, starts of runs included."""
+        """Time left at the pace so far, including the starts of runs."""
         done = sum(self._rows.values()) - self._rows_at_start
         open_rows = sum(max(0, self._wanted[name] - self._rows[name]) for name in self._wanted)
         if not done or not open_rows:
@@ -109,7 +109,7 @@ class StudyProgress:
 
 
 def _result(status: ArmStatus) -> str:
-    """The reward at the end, where the rows have one."""
+    """Mean reward of the last iterations, where the rows have one."""
     rows = read_rows(status.folder / METRICS_FILE)[-10:]
     rewards = [row["reward/mean"] for row in rows if "reward/mean" in row]
     return f", reward {sum(rewards) / len(rewards):.2f} points at the end" if rewards else ""

@@ -1,15 +1,18 @@
 """Writes the report of a study: HTML, Markdown, CSV and the picture for a README.
 
-In: a study's folder with its run folders. Out: files beside them, the same for the same runs. What is not finished is
-named and left out.
+In: a study's folder with its run folders. Out: files beside them, the same for the same runs. Unfinished arms are named
+and left out.
 """
 
 import csv
+import io
 import re
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
+from configs.files import write_atomically
 from configs.loading import dump_yaml
+from orchestration.journal.reward_names import reward_metrics
 from orchestration.journal.run_files import CONFIG_FILE, LOG_FOLDER, last_lines
 from orchestration.journal.run_record import RunRecord, read_run
 from orchestration.pages.figures import Dots, Line, Panel, dots_svg, panel_svg, save_panels
@@ -24,7 +27,7 @@ ARM_NAME = re.compile(r"(?P<gate>\w+)-seed(?P<seed>\d+)(?P<replayed>-replayed)?"
 HTML_FILE, MARKDOWN_FILE, CURVES_FILE = "report.html", "report.md", "curves.png"
 ITERATIONS_FILE, PAIRS_FILE, FIGURE_FOLDER = "iterations.csv", "pairs.csv", "figures"
 LOG_LINES = 15
-# Title, unit, logarithmic, metrics; several metrics of one panel differ in line style.
+# Title, unit, logarithmic, metrics; several metrics of one panel differ in line style. Other rewards' panels follow.
 PANELS: tuple[tuple[str, str, bool, tuple[str, ...]], ...] = (
     ("Reward", "points", False, ("reward/mean",)),
     ("Format reward", "points, 0 to 1", False, ("reward/format",)),
@@ -40,7 +43,7 @@ README_PANELS = 6  # the first of them
 
 
 class ReportError(RuntimeError):
-    """There is nothing to report; the message says what is missing."""
+    """A folder without anything to report; the message says what is missing."""
 
 
 def is_study(folder: Path) -> bool:
@@ -48,7 +51,7 @@ def is_study(folder: Path) -> bool:
 
 
 def write_study_report(study_dir: Path) -> list[Path]:
-    """Reports every finished arm in the folder, also those of an earlier command; the files written."""
+    """Reports every finished arm in the folder, also those of an earlier command; returns the files written."""
     arms, unfinished = read_arms(study_dir)
     if not arms:
         raise ReportError(f"{study_dir}: no arm has finished, so there is nothing to report; see {LOG_FOLDER}/ there")
@@ -61,14 +64,13 @@ def write_study_report(study_dir: Path) -> list[Path]:
     (study_dir / FIGURE_FOLDER).mkdir(exist_ok=True)
     for each in figures.values():
         for figure in each.items:
-            (study_dir / FIGURE_FOLDER / f"{figure.name}.svg").write_bytes(figure.svg)
-    (study_dir / HTML_FILE).write_text(html_page(title, blocks), encoding="utf-8")
-    markdown = markdown_page(blocks, figure_folder=FIGURE_FOLDER)
-    (study_dir / MARKDOWN_FILE).write_text(markdown, encoding="utf-8")
+            write_atomically(study_dir / FIGURE_FOLDER / f"{figure.name}.svg", figure.svg)
+    write_atomically(study_dir / HTML_FILE, html_page(title, blocks))
+    write_atomically(study_dir / MARKDOWN_FILE, markdown_page(blocks, figure_folder=FIGURE_FOLDER))
     _write_csv(study_dir / ITERATIONS_FILE, _iteration_rows(arms))
     _write_csv(study_dir / PAIRS_FILE, _pair_rows(result))
     kind = next(kind for kind in KINDS if any(row.kind == kind for row in result.gates))
-    save_panels(_panels(result, kind)[:README_PANELS], study_dir / CURVES_FILE, title=title)
+    save_panels(panels(result, kind)[:README_PANELS], study_dir / CURVES_FILE, title=title)
     return [study_dir / name for name in (HTML_FILE, MARKDOWN_FILE, CURVES_FILE, ITERATIONS_FILE, PAIRS_FILE)]
 
 
@@ -82,7 +84,7 @@ def _arm_folders(study_dir: Path) -> list[tuple[Path, "re.Match[str]"]]:
 
 
 def read_arms(study_dir: Path) -> tuple[list[StudyArm], list[tuple[str, Sequence[str]]]]:
-    """Finished arms, by gate as the first seed's folders were made, and the others with the end of their logs."""
+    """Finished arms by gate and seed, and the names of unfinished arms with the end of their logs."""
     arms: list[StudyArm] = []
     unfinished: list[tuple[str, Sequence[str]]] = []
     for folder, match in _arm_folders(study_dir):
@@ -96,13 +98,13 @@ def read_arms(study_dir: Path) -> tuple[list[StudyArm], list[tuple[str, Sequence
 
 
 def _rank(record: RunRecord) -> int:
-    """Soft gates in the paper's order, then others, the clip last."""
+    """Place of an arm's gate: soft gates in the paper's order, then others, the clip last."""
     order = ("sigmoid", "erf", "arctan", "softsign", "power", "custom", "clip")
     return order.index(record.config.gate.name)
 
 
 def _shared_settings(arms: Sequence[StudyArm]) -> str:
-    """The first arm's settings, without those of its gate and place."""
+    """The first arm's settings without gate, seed and folder."""
     lines = dump_yaml(arms[0].record.config).splitlines()
     kept, is_inside = [], False
     for line in lines:
@@ -128,7 +130,7 @@ def _figures(result: StudyResult, kind: Kind) -> Figures:
                     caption="Diamond: mean over seeds. Bar: 95 % interval. Dots: seeds.",
                 )
             )
-    for panel in _panels(result, kind) if rows else []:
+    for panel in panels(result, kind) if rows else []:
         name = re.sub(r"\W+", "-", panel.title.replace(">", "pos").replace("≤", "neg").lower())
         alt = f"{panel.title} over the iterations, one line a gate"
         found.append(Figure(name=f"{kind}-curve-{name}", svg=panel_svg(panel), alt=alt, caption=panel.title))
@@ -143,7 +145,14 @@ def _dots(row: GateSummary, measure: Measure) -> Dots:
     return Dots(name=row.gate, mean=row.means[measure.key].transformed(scaled), values=tuple(map(scaled, values)))
 
 
-def _panels(result: StudyResult, kind: Kind) -> list[Panel]:
+def panels(result: StudyResult, kind: Kind) -> list[Panel]:
+    """The plots of PANELS, then one for each reward that they do not show."""
+    shown = {metric for *_, metrics in PANELS for metric in metrics}
+    others = [
+        (f"{name} reward".capitalize(), "points", False, (metric,))
+        for name, metric in reward_metrics(band.metric for band in result.bands).items()
+        if metric not in shown
+    ]
     return [
         Panel(
             title=title,
@@ -156,7 +165,7 @@ def _panels(result: StudyResult, kind: Kind) -> list[Panel]:
                 if (band.metric, band.kind) == (metric, kind)
             ),
         )
-        for title, unit, log, metrics in PANELS
+        for title, unit, log, metrics in (*PANELS, *others)
     ]
 
 
@@ -186,10 +195,11 @@ def _pair_rows(result: StudyResult) -> list[dict[str, object]]:
 
 
 def _write_csv(path: Path, rows: Iterable[dict[str, object]]) -> None:
-    """Columns in the order in which they first appear; empty where a row has none."""
+    """Writes rows; columns in the order in which they first appear, cells empty where a row has no value."""
     rows = list(rows)
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=columns)
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue())

@@ -1,7 +1,7 @@
-"""From the runs of a study to what can be said about its gates: means, differences, verdicts, curves.
+"""The result of a study: means, differences, verdicts and curves of its gates.
 
-In: run records with their gate, seed and kind. Out: a frozen StudyResult. Pure: reads no file, draws nothing, and the
-same runs give the same result in whatever order and however often they were interrupted.
+In: run records with their gate, seed and kind. Out: a frozen StudyResult. Pure: reads no file and draws nothing; the
+same runs give the same result, whatever their order and however often they were interrupted.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,13 +14,12 @@ from orchestration.journal.run_record import RunRecord
 from orchestration.statistics.seeds import SeedDifference, SeedMean, Verdict, judge, paired_difference, seed_mean
 from orchestration.study.settings import Kind
 
-LAST = 10  # iterations over which "at the end" is the mean
+LAST = 10  # iterations whose mean is the value "at the end"
 KINDS: tuple[Kind, ...] = ("live", "replayed")
 AIME = ("eval/aime24/pass@1", "eval/aime25/pass@1")
 AIME_TOGETHER = "eval/aime24-25/pass@1"  # as in the paper's table 1; the sets are of one size
-BAND_METRICS = (
+BAND_METRICS = (  # beside the single rewards
     "reward/mean",
-    "reward/format",
     "completion/length_mean",
     "policy/entropy",
     "gate/eur_pos",
@@ -44,18 +43,18 @@ class StudyArm:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measure:
-    """One number a run."""
+    """A number that each run has."""
 
     key: str
-    label: str  # with its unit
-    scale: float  # from the number to the unit
+    label: str  # name with unit
+    scale: float  # factor from the number to the unit
     digits: int
     compared: bool  # whether pairs of gates are judged on it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GateSummary:
-    """One row of the table: a gate over its seeds."""
+    """The measures of one gate over its seeds: a row of the table."""
 
     gate: str
     kind: Kind
@@ -65,14 +64,14 @@ class GateSummary:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pair:
-    """first minus second on one measure."""
+    """The difference first minus second of two gates in one measure."""
 
     measure: str
     kind: Kind
     first: str
     second: str
     difference: SeedDifference
-    verdict: Verdict  # corrected for all pairs of this measure and kind
+    verdict: Verdict  # verdict, corrected for all pairs of this measure and kind
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +89,7 @@ class Band:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StudyResult:
-    """Everything that the tables and pictures show."""
+    """All numbers of the report's tables and pictures."""
 
     measures: tuple[Measure, ...]
     untrained: Mapping[str, SeedMean]  # by measure: evaluations before training, over the seeds
@@ -100,8 +99,9 @@ class StudyResult:
 
 
 def summarize(arms: Sequence[StudyArm]) -> StudyResult:
-    """The result of finished runs; rows in the order in which gates first appear."""
+    """The result of finished runs, gates in the order in which they first appear."""
     measures, groups = measures_of(arms), by_gate(arms)
+    metrics = (*BAND_METRICS, *(measure.key for measure in measures if measure.key.startswith("reward/")))
     gates = tuple(_gate_summary(gate, kind, group, measures) for (gate, kind), group in groups.items())
     return StudyResult(
         measures=measures,
@@ -113,14 +113,14 @@ def summarize(arms: Sequence[StudyArm]) -> StudyResult:
         bands=tuple(
             band
             for (gate, kind), group in groups.items()
-            for metric in BAND_METRICS
+            for metric in metrics
             for band in _bands(gate, kind, metric, group)
         ),
     )
 
 
 def by_gate(arms: Sequence[StudyArm]) -> dict[tuple[str, Kind], list[StudyArm]]:
-    """The arms of each gate and kind, by seed; live ones first, gates in the order in which they first appear."""
+    """The arms of each gate and kind, by seed: live arms first, gates in the order in which they first appear."""
     return {
         (gate, kind): sorted((arm for arm in arms if (arm.gate, arm.kind) == (gate, kind)), key=lambda arm: arm.seed)
         for kind in KINDS
@@ -131,6 +131,7 @@ def by_gate(arms: Sequence[StudyArm]) -> dict[tuple[str, Kind], list[StudyArm]]:
 def measures_of(arms: Sequence[StudyArm]) -> tuple[Measure, ...]:
     """One measure for each evaluation set, then those of the training itself."""
     names = sorted({name for arm in arms for row in arm.record.evals.values() for name in row})
+    rewards = {name: metric for arm in arms for name, metric in arm.record.reward_metrics().items()}
     sets = [name for name in names if name.endswith("/pass@1")]
     return (
         *(
@@ -143,7 +144,10 @@ def measures_of(arms: Sequence[StudyArm]) -> tuple[Measure, ...]:
             else []
         ),
         Measure(key="reward", label="reward at the end, points", scale=1.0, digits=3, compared=True),
-        Measure(key="format", label="format reward at the end, points", scale=1.0, digits=3, compared=True),
+        *(
+            Measure(key=metric, label=f"{name} reward at the end, points", scale=1.0, digits=3, compared=True)
+            for name, metric in rewards.items()
+        ),
         Measure(key="entropy", label="entropy at the end, nats", scale=1.0, digits=4, compared=True),
         Measure(key="eur", label="EUR, mean of the run, %", scale=100.0, digits=1, compared=True),
         Measure(key="samples_per_s", label="samples/s", scale=1.0, digits=0, compared=False),
@@ -154,7 +158,7 @@ def value_of(record: RunRecord, key: str) -> float | None:
     """The measure of one run; None where the run does not have it."""
     if key.startswith("eval/"):
         return _evaluated(record, record.config.num_iterations, key)
-    metric, take = TRAINING_MEASURES[key]
+    metric, take = TRAINING_MEASURES.get(key, (key, _mean_of_last))  # the key of a single reward is its metric
     series = list(record.series(metric).values())
     return take(series) if series else None
 
@@ -176,7 +180,6 @@ def _mean_of_last(values: Sequence[float]) -> float:
 
 TRAINING_MEASURES: dict[str, tuple[str, Callable[[Sequence[float]], float]]] = {
     "reward": ("reward/mean", _mean_of_last),
-    "format": ("reward/format", _mean_of_last),
     "entropy": ("policy/entropy", _mean_of_last),
     "eur": ("gate/eur", _mean),
     "samples_per_s": ("throughput/samples_per_s", _mean),
@@ -195,7 +198,7 @@ def _gate_summary(gate: str, kind: Kind, arms: Sequence[StudyArm], measures: Seq
 
 
 def _untrained(arms: Sequence[StudyArm], measures: Sequence[Measure]) -> dict[str, SeedMean]:
-    """All arms start from one model: an evaluation that depends on the seed counts once a seed."""
+    """Evaluations before training, one a seed, because all arms of a seed start from the same model."""
     found = {}
     for measure in measures:
         by_seed = {
@@ -223,7 +226,7 @@ def _pairs(gates: Sequence[GateSummary], kind: Kind, measure: Measure) -> list[P
 
 
 def _bands(gate: str, kind: Kind, metric: str, arms: Sequence[StudyArm]) -> list[Band]:
-    """One, or none where no run of the gate has the metric."""
+    """The band of a metric; empty where no run of the gate has the metric."""
     series = [arm.record.series(metric) for arm in arms]
     common = sorted(set.intersection(*(set(each) for each in series)))
     if not common:

@@ -1,7 +1,7 @@
-"""Runs the arms of a study that are not finished, a few at once, and keeps on when one fails.
+"""Runs the arms of a study that are not finished, a few at once, and continues when one fails.
 
 In: the status of every arm and a launcher. Out: the arms that failed, with the last lines of their logs. Knows neither
-gates nor statistics; what it watches of a run is its exit status and the number of its rows.
+gates nor statistics; of a run it watches the exit status and the number of rows.
 """
 
 import time
@@ -15,7 +15,7 @@ from orchestration.journal.run_files import LOG_FOLDER, METRICS_FILE, last_lines
 from orchestration.study.arms import ArmStatus, arm_status, clear_the_way, run_arguments
 from orchestration.study.launch import Launched, Launcher
 
-TOLD_LINES = 8  # of the log of an arm that failed
+SHOWN_LINES = 8  # log lines shown of an arm that failed
 POLL_S = 0.5
 
 
@@ -25,12 +25,12 @@ class Failure:
 
     name: str
     reason: str
-    lines: tuple[str, ...]  # the end of its log
+    lines: tuple[str, ...]  # last lines of its log
     log_path: Path
 
 
 class Observer(Protocol):
-    """Told what happens, for whoever watches."""
+    """Receives the events of the schedule."""
 
     def started(self, status: ArmStatus, *, moved_aside: Path | None) -> None: ...
 
@@ -48,7 +48,7 @@ class _Running:
 
 
 class RowCounter:
-    """How many rows a growing file has; reads only what is new."""
+    """Counts the rows of a growing file; reads only what is new."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -57,7 +57,7 @@ class RowCounter:
 
     def count(self) -> int:
         size = self._path.stat().st_size if self._path.exists() else 0
-        if size < self._offset:  # a resume took rows back
+        if size < self._offset:  # a resume removed rows
             self._offset = self._count = 0
         if size > self._offset:
             with self._path.open("rb") as file:
@@ -71,9 +71,9 @@ class RowCounter:
 def run_arms(
     statuses: Sequence[ArmStatus], study_dir: Path, *, launcher: Launcher, parallel: int, observer: Observer
 ) -> list[Failure]:
-    """Starts what is not finished, in this order, `parallel` at once; a replayed arm waits for its recording.
+    """Starts the unfinished arms in order, `parallel` at once; a replayed arm waits for its recording.
 
-    Whatever ends this call early, such as Ctrl-C, interrupts the runs and waits for their end.
+    An exception, such as that of Ctrl-C, interrupts the runs and waits for their end.
     """
     waiting = [status for status in statuses if status.state != "finished"]
     running: list[_Running] = []
@@ -101,7 +101,7 @@ def run_arms(
             if running:
                 time.sleep(POLL_S)
     finally:
-        with ExitStack() as ending:  # each is awaited, whatever another one's end brings
+        with ExitStack() as ending:  # every run is awaited, even where awaiting another fails
             for item in running:
                 ending.callback(item.run.await_end)
             for item in running:
@@ -110,7 +110,7 @@ def run_arms(
 
 
 def _recorders(status: ArmStatus, statuses: Sequence[ArmStatus]) -> list[str]:
-    """Names of the arms whose recording this one replays: none, or one."""
+    """Names of the arms whose recording this arm replays: at most one."""
     source = status.arm.replays
     return [other.arm.name for other in statuses if source is not None and other.arm.records == source]
 
@@ -142,4 +142,4 @@ def _ended(item: _Running, exit_status: int, study_dir: Path, *, observer: Obser
 
 def _failure(name: str, reason: str, study_dir: Path) -> Failure:
     log_path = study_dir / LOG_FOLDER / f"{name}.log"
-    return Failure(name=name, reason=reason, lines=tuple(last_lines(log_path, TOLD_LINES)), log_path=log_path)
+    return Failure(name=name, reason=reason, lines=tuple(last_lines(log_path, SHOWN_LINES)), log_path=log_path)

@@ -1,7 +1,7 @@
-"""What the study command takes for itself, and the runs that it makes of the rest.
+"""The settings of a study, and the runs that follow from them.
 
-In: the words after `python -m orchestration.study`. Out: a StudyConfig, and one Arm with a checked RunConfig for each
-gate and seed, or a ConfigError that names all mistakes of all arms. Starts nothing and looks into no folder.
+In: the arguments of `python -m orchestration.study`. Out: a StudyConfig, and one Arm with a checked RunConfig for each
+gate and seed, or a ConfigError that names all mistakes of all arms. Starts nothing and reads no folder.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from configs.section import Section
 
 Kind = Literal["live", "replayed"]
 PAPER_GATES = ("sigmoid", "erf", "arctan", "softsign", "clip")
-# Settings of a run that the study gives to its arms itself, and what to write instead.
+# Settings of a run that the study itself gives to its arms, with what to write instead.
 OWN_SETTINGS = {
     "gate": "the study trains several; write gates=[...]",
     "seed": "the study trains with several; write seeds=[...]",
@@ -31,7 +31,7 @@ REPLAYING = ("eval.every=0",)  # a replayed run starts no engine that could eval
 
 
 class StudyConfig(Section):
-    """A grid of gates and seeds, and how to run it."""
+    """Settings of a study: a grid of gates and seeds, and how to run it."""
 
     gates: tuple[str, ...] = PAPER_GATES
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -75,18 +75,21 @@ class StudyConfig(Section):
 class Arm:
     """One run of the study."""
 
-    name: str  # of its folder
-    gate: str  # as the command named it: a choice of the group gate
+    name: str  # name of its folder
+    gate: str  # choice of the group gate, as named in the command
     seed: int
     kind: Kind
-    records: Path | None  # folder that it fills with its groups
+    records: Path | None  # folder into which it records its groups
     replays: Path | None  # folder whose groups it trains on
-    overrides: tuple[str, ...]  # for `python orchestration/run.py`, all but run_dir and resume
-    config: RunConfig  # what they give
+    overrides: tuple[str, ...]  # arguments of `python orchestration/run.py` without run_dir and resume
+    config: RunConfig  # configuration that the overrides give
 
 
 def split_settings(arguments: Sequence[str]) -> tuple[StudyConfig, list[str]]:
-    """The study's own settings, and those for every run; ConfigError for what the study sets itself or cannot read."""
+    """The study's settings, and the settings of every run.
+
+    ConfigError for settings that the study gives itself, and for those that cannot be read.
+    """
     own: dict[str, Any] = {}
     rest: list[str] = []
     lines: list[str] = []
@@ -115,9 +118,9 @@ def split_settings(arguments: Sequence[str]) -> tuple[StudyConfig, list[str]]:
 
 
 def plan_arms(study: StudyConfig, settings: Sequence[str], *, study_dir: Path) -> tuple[Arm, ...]:
-    """The arms in the order they start: seed by seed, so that a study that stops early has whole seeds to compare.
+    """The arms in the order in which they start: seed by seed, so that a study that stops early has complete seeds.
 
-    A setting of a gate (gate.tau_pos=...) goes to the gates that have it, and must apply to one at least.
+    A setting of a gate (gate.tau_pos=...) goes to the gates that have it; at least one must have it.
     """
     lines = [
         f"{shown(text)}: none of the gates {', '.join(study.gates)} has this setting"
@@ -138,7 +141,7 @@ def plan_arms(study: StudyConfig, settings: Sequence[str], *, study_dir: Path) -
 
 
 def recording_of(study_dir: Path, seed: int) -> Path:
-    """Where the groups of the seed's recorded arm lie."""
+    """Folder with the groups of the seed's recorded arm."""
     return study_dir / "recordings" / f"seed{seed}"
 
 
@@ -175,11 +178,11 @@ def _arm(gate: str, seed: int, overrides: list[str], *, records: Path | None, re
 
 
 def _applies(text: str, gate: str) -> bool:
-    """Whether the gate has this setting; every setting outside the section gate applies."""
+    """Whether a setting applies to the gate; those outside the section gate always do."""
     section, _, name = parse_setting(text).key_or_group.partition(".")
     return section != "gate" or name.partition(".")[0] in gate_section(gate).model_fields
 
 
 def _plain(value: Any) -> Any:
-    """Hydra's quoted strings as plain ones."""
+    """The value with Hydra's quoted strings as plain strings."""
     return [_plain(item) for item in value] if isinstance(value, list) else getattr(value, "text", value)

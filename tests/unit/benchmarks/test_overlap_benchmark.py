@@ -1,19 +1,28 @@
 """Figures of the overlap benchmark: seconds of an iteration, and ratios to the sides measured alone."""
 
+from pathlib import Path
+
 import pytest
 
-from benchmarks.overlap import FIXED, STALENESSES, TASKS, Repeat, seconds_per_iteration
+from benchmarks import overlap
+from benchmarks.overlap import FIXED, STALENESSES, TASKS, WARMUP_ITERATIONS, Repeat, run_settings
 from configs.loading import load_config
 
 
-def test_an_iteration_is_a_mean_of_the_counted_ones_only() -> None:
-    starts_s = [0.0, 9.0, 10.0, 11.0, 14.0, 15.0, 99.0]  # 1, 3 and 1 s from number 2 on
-    assert seconds_per_iteration(starts_s, first=2, number=3) == pytest.approx(5.0 / 3.0)
+def test_an_iteration_is_a_mean_of_the_counted_ones_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = [9.0] * WARMUP_ITERATIONS + [1.0, 3.0, 1.0] + [99.0] * 3
+    rows = [{"completion/length_mean": elapsed_s, "idle/learner": 0.5} for elapsed_s in seconds]
+    monkeypatch.setattr(overlap, "run_seconds", lambda settings: (rows, seconds))
+    settings = run_settings("arithmetic", Path("model"), max_staleness=1, number=3)
+    mean_s, means = overlap._run(settings, number=3)
+    assert mean_s == pytest.approx(5.0 / 3.0)
+    assert means == {"idle/learner": 0.5, "tokens": pytest.approx(256 * 5.0 / 3.0)}
 
 
-def test_the_iteration_after_the_counted_ones_must_have_begun() -> None:
-    with pytest.raises(IndexError):
-        seconds_per_iteration([0.0, 1.0, 2.0], first=1, number=2)
+def test_after_the_counted_iterations_come_those_that_generate_nothing() -> None:
+    config = load_config(run_settings("arithmetic", Path("model"), max_staleness=2, number=3))
+    assert config.num_iterations >= WARMUP_ITERATIONS + 3 + 2 + 1
+    assert (config.max_staleness, config.model.path) == (2, "model")
 
 
 @pytest.mark.parametrize(("generation_s", "learner_s"), [(4.0, 1.0), (1.0, 4.0)])

@@ -36,7 +36,7 @@ def test_another_layout_is_refused_in_one_line_of_settings(
     LAYOUT.write(tmp_path)
     with pytest.raises(ValueError) as caught:
         other.require_equal(tmp_path)
-    assert str(caught.value) == f"{here}: the checkpoint {tmp_path} was written with {there}; resume with what it was"
+    assert str(caught.value) == f"{here}: the checkpoint {tmp_path} was written with {there}; resume with that"
 
 
 def test_a_folder_without_a_checkpoint_is_named(tmp_path: Path) -> None:

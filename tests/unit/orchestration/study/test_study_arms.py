@@ -253,7 +253,7 @@ def test_jobs_need_a_cluster_to_join_and_a_server_that_answers(tmp_path: Path, m
     from orchestration.study.launch import JobLauncher
 
     monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:1")
-    with pytest.raises(LaunchError, match="Ray goes by RAY_ADDRESS"):
+    with pytest.raises(LaunchError, match="Ray uses RAY_ADDRESS"):
         JobLauncher(address="http://127.0.0.1:2")
 
 

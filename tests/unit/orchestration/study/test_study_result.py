@@ -11,7 +11,7 @@ from orchestration.journal.run_record import RecordError, read_run
 from orchestration.pages.page import Bullets, Figures
 from orchestration.study.claims import first_iteration_at, measure_claims, stayed_at_one
 from orchestration.study.page import study_blocks
-from orchestration.study.report import PANELS, read_arms
+from orchestration.study.report import PANELS, panels, read_arms
 from orchestration.study.result import KINDS, StudyArm, StudyResult, summarize
 
 
@@ -75,6 +75,23 @@ def scaled(arm: StudyArm, metric: str, factor: float) -> StudyArm:
     return replace(arm, record=replace(arm.record, rows=rows))
 
 
+def test_every_reward_is_a_measure_with_a_band_and_a_panel(tmp_path: Path) -> None:
+    write_study(tmp_path, ["erf"], [0, 1])
+    arms = [with_own_reward(arm) for arm in arms_in(tmp_path)]
+    result = summarize(arms)
+    (gate,) = result.gates
+    assert gate.values["reward/short"] == pytest.approx({0: 0.5, 1: 1.5})
+    assert set(gate.values) >= {"reward/format", "reward/answer"}
+    assert {"reward/format", "reward/answer", "reward/short"} <= {band.metric for band in result.bands}
+    titles = [panel.title for panel in panels(result, "live")]
+    assert titles == [*(title for title, *_ in PANELS), "Answer reward", "Short reward"]
+
+
+def with_own_reward(arm: StudyArm) -> StudyArm:
+    rows = tuple({**row, "reward/short": 0.5 + arm.seed} for row in arm.record.rows)
+    return replace(arm, record=replace(arm.record, rows=rows))
+
+
 def test_the_clip_has_no_curve_of_a_temperature(tmp_path: Path) -> None:
     write_study(tmp_path, ["clip"], [0])
     assert {band.metric for band in result_in(tmp_path).bands}.isdisjoint({"gate/tau_pos", "gate/tau_neg"})
@@ -110,7 +127,7 @@ def test_format_speed_and_coupling_worked_by_hand(tmp_path: Path) -> None:
         write_run(tmp_path / f"clip-seed{seed}", "gate=clip", f"seed={seed}", quality=0.02)  # 0.12 a step: 8
         write_run(tmp_path / f"erf-seed{seed}", "gate=erf", f"seed={seed}", quality=0.36)  # 0.46 a step: 2
     claims = measure_claims(arms_in(tmp_path))
-    speeds = {speed.gate: speed for speed in claims.speeds}
+    speeds = {each.gate: each for each in claims.gates}
     assert claims.baseline == "clip"
     assert speeds["clip"].reached == {0: 8, 1: 8}
     assert speeds["erf"].reached == {0: 2, 1: 2}
@@ -118,14 +135,14 @@ def test_format_speed_and_coupling_worked_by_hand(tmp_path: Path) -> None:
     sooner = speeds["erf"].times_sooner
     assert sooner is not None
     assert sooner.mean == pytest.approx(4.0)
-    assert [each.levels.mean for each in claims.couplings if each.levels] == pytest.approx([-1.0, -1.0])
+    assert [each.levels.mean for each in claims.gates if each.levels] == pytest.approx([-1.0, -1.0])
     assert claims.warnings == ()
 
 
 def test_a_gate_that_is_as_fast_as_the_clip_is_told_to_be_so(tmp_path: Path) -> None:
     for gate in ("clip", "erf"):
         write_run(tmp_path / f"{gate}-seed0", f"gate={gate}", quality=0.02)
-    speeds = {speed.gate: speed.times_sooner for speed in measure_claims(arms_in(tmp_path)).speeds}
+    speeds = {each.gate: each.times_sooner for each in measure_claims(arms_in(tmp_path)).gates}
     assert speeds["clip"] is None
     assert speeds["erf"] is not None
     assert speeds["erf"].mean == pytest.approx(1.0)
@@ -161,7 +178,7 @@ def test_a_format_reward_that_is_never_reached_is_told_as_such(tmp_path: Path) -
     write_run(tmp_path / "erf-seed0", "gate=erf", "num_iterations=4", quality=0.0)
     (arm,) = arms_in(tmp_path)
     assert first_iteration_at(arm, 0.9) is None
-    (speed,) = measure_claims([arm]).speeds
+    (speed,) = measure_claims([arm]).gates
     assert (speed.reached, speed.iteration, speed.times_sooner) == ({0: None}, None, None)
 
 
@@ -228,7 +245,7 @@ def test_live_and_replayed_arms_are_never_compared_with_each_other(tmp_path: Pat
     assert "eval/arithmetic/pass@1" not in result.gates[2].means
     assert result.untrained["eval/arithmetic/pass@1"].mean == 0.125
     assert {(pair.first, pair.second) for pair in result.pairs} == {("erf", "clip")}
-    assert sum(pair.kind == "replayed" for pair in result.pairs) == 4
+    assert sum(pair.kind == "replayed" for pair in result.pairs) == 5
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,26 @@
+"""Files that are replaced whole, and put on the disk: for every package that writes one.
+
+In: a path and its new content. Out: the file. After a crash the path holds what it held before or the new content,
+never a part. Knows nothing of formats.
+"""
+
+import os
+from pathlib import Path
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replaces or creates the file, durably once this returns. One process writes a path at a time."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    sync(temporary)  # before the rename, which could otherwise be durable before the content
+    temporary.replace(path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Puts a file's content, or a folder's list of files, on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
