@@ -22,7 +22,7 @@ COOL_DOWN = 4  # number of last iterations not counted; at a staleness of 4 they
 REWARD_WINDOW = 5  # number of last iterations whose reward is reported
 STILL = ("learner.lr=1e-12", "learner.lr_schedule=constant")
 OVERLAPPED = (*STILL, "max_staleness=2")
-# Name in the figures, heading of the table and how it reads; means over the counted iterations.
+# Name in the figures, heading of the table and format; means over the counted iterations.
 COLUMNS = (
     ("time/iteration_s", "s an\niteration", "{:.3g}"),
     ("idle/learner", "idle\nlearner", "{:.0%}"),
@@ -40,10 +40,10 @@ class Knob:
     """One setting, its values, and the common settings of its runs."""
 
     name: str
-    values: tuple[str, ...]  # the first is what the others are compared with
+    values: tuple[str, ...]  # values to measure; the others are compared with the first
     num_iterations: int
     settings: tuple[str, ...] = ()
-    is_wordy: bool = False  # completions of 16 to 512 tokens
+    is_wordy: bool = False  # True for completions of 16 to 512 tokens
 
     def run_settings(self, value: str, *, seed: int, num_iterations: int) -> list[str]:
         """Settings of a run as on the command line; builds the wordy model if the knob needs it."""
@@ -102,7 +102,9 @@ def main() -> None:
     least = WARMUP_ITERATIONS + COOL_DOWN + 1
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="default: all")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each value (default 3)")
-    parser.add_argument("--iterations", type=int, help=f"of each run, at least {least} (default: 20 to 80, by knob)")
+    parser.add_argument(
+        "--iterations", type=int, help=f"iterations a run, at least {least} (default: 20 to 80, by knob)"
+    )
     arguments = parser.parse_args()
     if arguments.repeats < 1 or (arguments.iterations is not None and arguments.iterations < least):
         parser.error(f"--repeats must be at least 1 and --iterations at least {least}")
@@ -118,7 +120,7 @@ def main() -> None:
 
 
 def show(console: Console, found: dict[str, dict[str, list[dict[str, float]]]]) -> None:
-    """One row a value: medians over the repeats, and the time against the knob's first value, repeat by repeat."""
+    """Prints one row a value: medians over the repeats, and the time over that of the knob's first value."""
     time_s, *others = [heading for _, heading, _ in COLUMNS]
     columns = ("setting", time_s, "ratio", "min - max", *others)
     table = new_table("Knobs: medians over the repeats", *columns, text=("setting",))

@@ -121,7 +121,7 @@ def benchmark_logprobs(*, repeats: int, with_liger: bool) -> list[LogprobFigure]
 def _figures(
     phase: str, works: Mapping[str, Callable[[], object]], *, repeats: int, device: torch.device, gradient_bytes: int
 ) -> list[LogprobFigure]:
-    peaks = {name: peak_extra_bytes(work, device) for name, work in works.items()}  # warms up, too
+    peaks = {name: peak_extra_bytes(work, device) for name, work in works.items()}  # also warms up
     samples = [{name: call_seconds(work, 1, device) for name, work in works.items()} for _ in range(repeats)]
     return [
         LogprobFigure(

@@ -1,7 +1,7 @@
 """`python -m benchmarks.overlap`: how much generation and learning overlap.
 
 Each repeat runs the public command once synchronously and once at each staleness, and measures each side alone on the
-prompts of the counted iterations. The learning rate is 0 but for rounding, so that all of them sample the same text.
+prompts of the counted iterations. The learning rate is practically 0, so that all of them sample the same text.
 
 - Generation alone is the time from the first prompt of a batch to its last finished group, batch after batch, without
   learning or grading. Asynchronous engines go from one batch into the next, so a run with varied lengths may be faster.
@@ -64,7 +64,7 @@ class Repeat:
 
 
 def measure_repeat(name: str, model: Path, prompts: Sequence[Prompt], *, number: int) -> Repeat:
-    """All runs of a task and both sides once. prompts: those of the counted iterations, `number` of them."""
+    """Measures all runs of a task and both sides once. prompts: those of the `number` counted iterations."""
     iteration_s: dict[int, float] = {}
     tokens: dict[str, float] = {}
     means: dict[int, dict[str, float]] = {}
@@ -84,7 +84,7 @@ def measure_repeat(name: str, model: Path, prompts: Sequence[Prompt], *, number:
 
 
 def run_settings(name: str, model: Path, *, max_staleness: int, number: int) -> list[str]:
-    """Settings of one run. Its last iterations have nothing left to generate: they end the run and are not counted."""
+    """Settings of one run. Its last iterations have nothing left to generate and are not counted."""
     total = WARMUP_ITERATIONS + number + max(STALENESSES) + 1
     return [
         *FIXED,
@@ -96,7 +96,7 @@ def run_settings(name: str, model: Path, *, max_staleness: int, number: int) -> 
 
 
 def _run(settings: Sequence[str], *, number: int) -> tuple[float, dict[str, float]]:
-    """One run of the public command: seconds of a counted iteration, and means over the counted iterations."""
+    """Runs the public command; returns seconds of a counted iteration, and means over the counted iterations."""
     all_rows, all_seconds = run_seconds(settings)
     counted = slice(WARMUP_ITERATIONS, WARMUP_ITERATIONS + number)
     rows, completions = all_rows[counted], load_config(settings).rollout.completions_per_iteration
@@ -130,7 +130,7 @@ def _measure_sides(parts: Parts, prompts: Sequence[Prompt], *, number: int) -> t
 
 
 def measure_task(name: str, *, repeats: int, number: int) -> list[Repeat]:
-    """All repeats of one task."""
+    """Measures all repeats of one task."""
     model = ensure_wordy_model() if name == "varied" else ensure_embedded_model()
     config = load_config(run_settings(name, model, max_staleness=0, number=number))
     size = config.rollout.prompts_per_iteration

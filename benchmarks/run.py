@@ -32,7 +32,9 @@ def main() -> None:
     parser = benchmark_parser("run", __doc__, name="parts")
     parser.add_argument("--only", nargs="+", choices=NAMES, help="run these only")
     parser.add_argument("--repeats", type=int, default=7, help="counted runs of each side of a pair (default 7)")
-    parser.add_argument("--liger", action="store_true", help="logprobs: Liger too; needs a GPU and liger-kernel")
+    parser.add_argument(
+        "--liger", action="store_true", help="logprobs: measure Liger too; needs a GPU and liger-kernel"
+    )
     arguments = parser.parse_args()
     if arguments.liger:
         try:
@@ -91,7 +93,7 @@ def _driver_table(rates: list[DriverRate]) -> Table:
 
 
 def _logprobs_table(figures: list[LogprobFigure]) -> Table:
-    title = "Logprobs at a vocabulary of 152k, medians; ratios to all logits, memory besides the gradients"
+    title = "Logprobs at a vocabulary of 152k, medians; ratios to all logits, memory without the gradients"
     columns = ("time, s", "ratio", "peak, MB", "of it gradients", "ratio")
     table = new_table(title, "pass", "implementation", *columns, text=("pass", "implementation"))
     for figure in figures:

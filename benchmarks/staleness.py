@@ -101,10 +101,12 @@ def _column(rows: Sequence[Row], name: str) -> tuple[float, ...]:
 
 def main() -> None:
     parser = benchmark_parser("staleness", __doc__, name="staleness")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default 0 1 2")
-    parser.add_argument("--iterations", type=int, default=60, help="of each run (default 60)")
-    parser.add_argument("--settings", nargs="+", default=[], help="of all runs, as in learner.lr=1e-4")
-    parser.add_argument("--correction", choices=("tis", "mis"), default="tis", help="of the stale run (default tis)")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="seeds (default 0 1 2)")
+    parser.add_argument("--iterations", type=int, default=60, help="iterations of each run (default 60)")
+    parser.add_argument("--settings", nargs="+", default=[], help="settings of all runs, as in learner.lr=1e-4")
+    parser.add_argument(
+        "--correction", choices=("tis", "mis"), default="tis", help="correction of the stale run (default tis)"
+    )
     arguments = parser.parse_args()
     if arguments.iterations < WINDOW:
         parser.error(f"--iterations must be at least {WINDOW}, over which the reward is averaged")
@@ -127,12 +129,12 @@ def main() -> None:
                 )
         show(console, runs)
         panels = [_panel(runs, "reward", "points"), _panel(runs, "staleness", "policy versions")]
-        save_panels(panels, target.with_suffix(".png"), title="Mean over the seeds, band from least to most")
+        save_panels(panels, target.with_suffix(".png"), title="Mean over the seeds, band from minimum to maximum")
         print_line(console, f"curves in {target.with_suffix('.png')}")
 
 
 def show(console: Console, runs: Sequence[TrainedRun]) -> None:
-    """A row a run, then what the ratios come to."""
+    """Prints one row a run, then the verdict on the ratios."""
     columns = ("run", "seed", "samples", "ratio", "staleness", "max", "full", "idle learner", "engines")
     table = new_table(f"Samples until the reward is {REWARD:g} ({WINDOW} iterations)", *columns, text=("run",))
     synchronous = {run.seed: run.samples_to_reward for run in runs if run.mode == SYNCHRONOUS}
@@ -172,7 +174,7 @@ def verdict(ratios: Sequence[float | None]) -> str:
 
 
 def _panel(runs: Sequence[TrainedRun], field: str, unit: str) -> Panel:
-    """A field of the runs over the iterations, a line a mode."""
+    """A panel of one field over the iterations, with one line a mode."""
     lines = []
     for mode in MODES:
         of_seeds = np.array([getattr(run, field) for run in runs if run.mode == mode])  # [seeds, iterations]

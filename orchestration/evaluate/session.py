@@ -65,7 +65,7 @@ def evaluate_model(request: EvaluateRequest) -> dict[str, float]:
 
 
 def _problems(request: EvaluateRequest) -> dict[str, Sequence[Problem]]:
-    """The problems of each set, read before anything starts; ConfigError where a set cannot be used."""
+    """Problems of each set, read before anything starts; ConfigError if a set cannot be used."""
     try:
         sets = build_task(request.config.task.for_evaluation(request.sets)).eval_sets()
     except DataSetError as error:

@@ -21,8 +21,8 @@ from rich.text import Text
 
 from orchestration.journal.reward_names import reward_metrics
 
-# Name in metrics.jsonl and how its value reads in the line of an iteration; what a row lacks is left out. The single
-# rewards stand between the first and the second.
+# Name in metrics.jsonl and format of the value in the line of an iteration; metrics that a row lacks are left out. The
+# single rewards are inserted after the first entry.
 ITERATION_COLUMNS = (
     ("reward/mean", "reward {:.2f} points"),
     ("gate/eur", "EUR {:.1%}"),
@@ -150,7 +150,7 @@ def print_line(console: Console, text: str) -> None:
 
 
 def iteration_line(row: Mapping[str, float], *, num_iterations: int, left_s: float) -> str:
-    """The line of one iteration: its number, rewards and metrics of ITERATION_COLUMNS that the row has, time left."""
+    """The console line of an iteration: its number, the row's rewards and metrics of ITERATION_COLUMNS, time left."""
     width = len(str(num_iterations))
     number = f"iteration {int(row['iteration']) + 1:>{width}}/{num_iterations}"
     return "  ".join(part for part in (number, _numbers(row), f"left {duration(left_s)}") if part)

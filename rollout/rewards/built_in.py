@@ -1,4 +1,4 @@
-"""The built-in rewards of a completion: format and answer (paper, Reward, eq. 10 and 11).
+"""Built-in rewards of a completion: format and answer (paper, Reward, eq. 10 and 11).
 
 In: a completion's text and the reference answer. Out: numbers. Imports little, because every grader child imports it,
 and knows nothing of weights, processes and time limits.
@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from rollout.rewards.grading import is_equivalent
 
-Reward = Callable[[str, str], float]  # (completion text, reference answer)
+Reward = Callable[[str, str], float]  # function of (completion text, reference answer)
 
 THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE = TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 FULL_FORMAT, BOTH_ENDS, ONE_END, NO_FORMAT = 1.0, 0.5, 0.25, 0.0
@@ -38,7 +38,7 @@ def answer_reward(completion_text: str, reference_answer: str) -> float:
     return 1.0 if opened and closed and is_equivalent(answer, reference_answer) else 0.0
 
 
-BUILT_IN: dict[str, Reward] = {  # by name, in the order of a verdict's components
+BUILT_IN: dict[str, Reward] = {  # rewards by name, in the order of a verdict's components
     "format": lambda completion_text, reference_answer: format_reward(completion_text),
     "answer": answer_reward,
 }

@@ -21,12 +21,12 @@ class Problem:
 
 
 class Task(Protocol):
-    """Problems to train on and problems to evaluate on, both fixed for a configuration."""
+    """The problems of a run, to train on and to evaluate on; fixed by the configuration."""
 
     def train_problems(self) -> list[Problem]: ...
 
     def eval_sets(self) -> dict[str, list[Problem]]:
-        """Problems by the set's name, as `eval_set_names` of the section lists them."""
+        """Problems of each evaluation set, by the names of the section's `eval_set_names`."""
         ...
 
     def weights(self) -> Mapping[str, float]:
@@ -35,8 +35,11 @@ class Task(Protocol):
 
 
 def build_task(config: TaskConfig) -> Task:
-    """The task of a section, its data in memory; DataSetError where a set cannot be used. A new task adds a case."""
-    match config:  # imported where they are built, because the tasks import Problem from this module
+    """Builds the task of a section with its data in memory; DataSetError if a set cannot be used.
+
+    A new task adds a case.
+    """
+    match config:  # the tasks are imported here because they import Problem from this module
         case ArithmeticTaskConfig():
             from rollout.tasks.arithmetic import ArithmeticTask
 
