@@ -8,11 +8,11 @@ from rich.table import Table
 
 from benchmarks.pairs import PairedRate
 
-FILE_WIDTH = 116  # characters of a table where no terminal limits it
+FILE_WIDTH = 116  # width of a table in characters if no terminal limits it
 
 
 def print_table(console: Console, table: Table) -> None:
-    """Prints the table, wide where the output is a file."""
+    """Prints the table, wide if the output is a file."""
     if not console.is_terminal:
         console.width = FILE_WIDTH
     console.print(table)
@@ -27,7 +27,7 @@ def new_table(title: str, *columns: str, text: Sequence[str] = ()) -> Table:
 
 
 def rates_table(rates: list[PairedRate]) -> Table:
-    """One row a pair: medians of both sides, ratio with its spread, target."""
+    """Table with one row a pair: medians of both sides, ratio with its spread, target."""
     columns = ("part", "ours", "peer", "unit", "ratio", "min - max", "target", "")
     table = new_table("Ours against a peer, medians of pairs", *columns, text=("part", "peer", "unit"))
     for rate in rates:
