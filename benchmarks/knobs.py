@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="default: all")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each value (default 3)")
     parser.add_argument(
-        "--iterations", type=int, help=f"iterations a run, at least {least} (default: 20 to 80, by knob)"
+        "--iterations", type=int, help=f"iterations of each run, at least {least} (default: 20 to 80, by knob)"
     )
     arguments = parser.parse_args()
     if arguments.repeats < 1 or (arguments.iterations is not None and arguments.iterations < least):

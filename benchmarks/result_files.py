@@ -1,4 +1,4 @@
-"""Common parts of the benchmarks' commands: arguments, a console, and files for figures and output.
+"""Arguments, console and result files that the benchmarks' commands share.
 
 In: the name of a benchmark. Out: a parser with --json; a console beside a log, with the file for the figures.
 """
@@ -29,7 +29,7 @@ def benchmark_parser(module: str, description: str | None, *, name: str) -> argp
 
 
 def result_path(given: Path | None, *, name: str) -> Path:
-    """The file given, or a new one named by the time; its folder is created."""
+    """The given file, or a new one named by the time; its folder is created."""
     target = given or RESULTS / f"{name}-{datetime.now():%Y-%m-%d-%H%M%S}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     return target

@@ -174,7 +174,7 @@ def verdict(ratios: Sequence[float | None]) -> str:
 
 
 def _panel(runs: Sequence[TrainedRun], field: str, unit: str) -> Panel:
-    """A panel of one field over the iterations, with one line a mode."""
+    """Panel of a metric over the iterations, one line a mode."""
     lines = []
     for mode in MODES:
         of_seeds = np.array([getattr(run, field) for run in runs if run.mode == mode])  # [seeds, iterations]

@@ -138,7 +138,7 @@ def _median_seconds(works: dict[str, Work], repeats: int, device: torch.device) 
 
 
 def call_seconds(work: Work, calls: int, device: torch.device) -> float:
-    """Mean seconds of one call over several calls."""
+    """Mean duration of one call over several calls."""
     is_cuda = device.type == "cuda"
     if is_cuda:
         torch.cuda.synchronize(device)

@@ -150,7 +150,7 @@ def print_line(console: Console, text: str) -> None:
 
 
 def iteration_line(row: Mapping[str, float], *, num_iterations: int, left_s: float) -> str:
-    """The console line of an iteration: its number, the row's rewards and metrics of ITERATION_COLUMNS, time left."""
+    """Console line of an iteration: number, rewards and metrics of ITERATION_COLUMNS that the row has, time left."""
     width = len(str(num_iterations))
     number = f"iteration {int(row['iteration']) + 1:>{width}}/{num_iterations}"
     return "  ".join(part for part in (number, _numbers(row), f"left {duration(left_s)}") if part)

@@ -1,4 +1,4 @@
-"""Built-in rewards of a completion: format and answer (paper, Reward, eq. 10 and 11).
+"""The built-in rewards of a completion: format and answer (paper, Reward, eq. 10 and 11).
 
 In: a completion's text and the reference answer. Out: numbers. Imports little, because every grader child imports it,
 and knows nothing of weights, processes and time limits.

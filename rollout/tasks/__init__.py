@@ -21,25 +21,22 @@ class Problem:
 
 
 class Task(Protocol):
-    """The problems of a run, to train on and to evaluate on; fixed by the configuration."""
+    """The problems of a run: those to train on and those of each evaluation set; fixed by the configuration."""
 
     def train_problems(self) -> list[Problem]: ...
 
     def eval_sets(self) -> dict[str, list[Problem]]:
-        """Problems of each evaluation set, by the names of the section's `eval_set_names`."""
+        """Problems of each evaluation set, by its name, as `eval_set_names` of the section lists them."""
         ...
 
     def weights(self) -> Mapping[str, float]:
-        """Weights of the sources in the mixture; a source that is not named has weight 1."""
+        """Weights of sources in the mixture; a source that is not named has weight 1."""
         ...
 
 
 def build_task(config: TaskConfig) -> Task:
-    """Builds the task of a section with its data in memory; DataSetError if a set cannot be used.
-
-    A new task adds a case.
-    """
-    match config:  # the tasks are imported here because they import Problem from this module
+    """Builds the configured task, data in memory; DataSetError if a set cannot be used. A new task adds a case."""
+    match config:  # the tasks are imported here, because they import Problem from this module
         case ArithmeticTaskConfig():
             from rollout.tasks.arithmetic import ArithmeticTask
 
