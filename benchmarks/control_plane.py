@@ -115,10 +115,8 @@ class _NoGraders:
     """Simulated graders that give every group the same verdicts."""
 
     def __init__(self) -> None:
-        components = [
-            RewardComponent(name="answer", value=float(place % 2), weight=1.0) for place in range(COMPLETIONS)
-        ]
-        verdicts = tuple(RewardVerdict(components=(component,)) for component in components)
+        answers = [RewardComponent(name="answer", value=float(place % 2), weight=1.0) for place in range(COMPLETIONS)]
+        verdicts = tuple(RewardVerdict(components=(answer,)) for answer in answers)
         self._verdicts_ref = ray.put(GroupVerdicts(verdicts=verdicts, timed_out=0))
 
     def grade(self, group_ref: Any) -> Any:

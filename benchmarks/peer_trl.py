@@ -46,9 +46,8 @@ def main() -> None:
     rewards: list[float] = []
 
     def reward(completions: list[str], answer: list[str], **columns: Any) -> list[float]:
-        graded = [
-            format_reward(text) + answer_reward(text, right) for text, right in zip(completions, answer, strict=True)
-        ]
+        pairs = zip(completions, answer, strict=True)
+        graded = [format_reward(text) + answer_reward(text, right) for text, right in pairs]
         rewards.extend(graded)
         return graded
 
