@@ -1,38 +1,21 @@
-"""The console lines and the progress bar of a run.
+"""The terminal of a command: lines and progress bars for a person, and no other output.
 
-In: rows of metrics. Out: one line of text each, with units, and a progress bar. `redirect_output` reserves the terminal
-for these lines: all other output of this process, its libraries and its children on file descriptors 1 and 2 goes to
-run.log. Nothing here computes a metric.
+`redirect_output` reserves the terminal for the lines printed here: all other output of this process, its libraries and
+its children on file descriptors 1 and 2 goes to a log.
 """
 
 import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO
 
-from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.text import Text
-
-from orchestration.journal.reward_names import reward_metrics
-
-# Name in metrics.jsonl and format of the value in the line of an iteration; metrics that a row lacks are left out. The
-# single rewards are inserted after the first entry.
-ITERATION_COLUMNS = (
-    ("reward/mean", "reward {:.2f} points"),
-    ("gate/eur", "EUR {:.1%}"),
-    ("policy/entropy", "entropy {:.3f} nats"),
-    ("throughput/tokens_per_s", "{:,.0f} tokens/s"),
-    ("completion/length_mean", "length {:.1f} tokens"),
-    ("staleness/mean", "staleness {:.1f} versions"),
-    ("time/iteration_s", "{:.2f} s"),
-)
-BAR_METRICS = ("reward/mean", "gate/eur", "policy/entropy", "throughput/tokens_per_s")  # as many as fit 80 characters
+from rich.console import Console
+from rich.progress import Progress
 
 
 def redirect_output(path: Path) -> AbstractContextManager[Console]:
@@ -92,41 +75,6 @@ def _line_buffered(descriptor: int) -> IO[str]:
     return open(descriptor, "w", buffering=1, closefd=False, encoding="utf-8", errors="backslashreplace")
 
 
-class _RunProgress(Progress):
-    """The progress bar with the task's field `numbers` below it."""
-
-    def get_renderables(self) -> Iterable[RenderableType]:
-        yield from super().get_renderables()
-        for task in self.tasks:
-            if task.fields["numbers"]:
-                yield Text(task.fields["numbers"], no_wrap=True, overflow="ellipsis")
-
-
-def make_progress(console: Console, *, enabled: bool) -> Progress:
-    """A progress bar at the bottom of the terminal, and nothing elsewhere. Its tasks need bar_fields."""
-    return _RunProgress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("iterations"),
-        TimeElapsedColumn(),
-        TextColumn("gone{task.fields[left]}"),  # rich has no estimate if an iteration takes 30 s or more
-        console=console,
-        transient=True,
-        redirect_stdout=False,  # rich would print output that belongs in run.log
-        redirect_stderr=False,
-        disable=not (enabled and console.is_terminal),
-    )
-
-
-def bar_fields(row: Mapping[str, float], *, left_s: float | None) -> dict[str, Any]:
-    """Fields of a task of make_progress: numbers of the last row with units, and time left (None: not known yet)."""
-    return {
-        "numbers": _numbers({name: row[name] for name in BAR_METRICS if name in row}),
-        "left": "" if left_s is None else f", {duration(left_s)} left",
-    }
-
-
 @contextmanager
 def progress_of(console: Console, label: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar of one task, called with (done, total); without a terminal, one line at the first call."""
@@ -147,41 +95,6 @@ def progress_of(console: Console, label: str) -> Iterator[Callable[[int, int], N
 def print_line(console: Console, text: str) -> None:
     """Prints one line without markup, and without wrapping if the output is not a terminal."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def iteration_line(row: Mapping[str, float], *, num_iterations: int, left_s: float) -> str:
-    """Console line of an iteration: number, rewards and metrics of ITERATION_COLUMNS that the row has, time left."""
-    width = len(str(num_iterations))
-    number = f"iteration {int(row['iteration']) + 1:>{width}}/{num_iterations}"
-    return "  ".join(part for part in (number, _numbers(row), f"left {duration(left_s)}") if part)
-
-
-def _numbers(row: Mapping[str, float]) -> str:
-    rewards = tuple((metric, f"{name} {{:.2f}}") for name, metric in reward_metrics(row).items())
-    columns = (*ITERATION_COLUMNS[:1], *rewards, *ITERATION_COLUMNS[1:])
-    return "  ".join(text.format(row[name]) for name, text in columns if name in row)
-
-
-def eval_lines(iteration: int, metrics: Mapping[str, float]) -> list[str]:
-    """Console lines of an evaluation, one a set: lengths in tokens, the rest in percent, intervals in brackets."""
-    sets: dict[str, dict[str, float]] = {}
-    for key, value in metrics.items():
-        name, _, metric = key.removeprefix("eval/").rpartition("/")
-        sets.setdefault(name, {})[metric] = value
-    return [
-        "  ".join([f"evaluation after {iteration} iterations", name, *_eval_parts(numbers)])
-        for name, numbers in sets.items()
-    ]
-
-
-def _eval_parts(numbers: Mapping[str, float]) -> Iterator[str]:
-    for metric, value in numbers.items():
-        if metric.endswith(("_low", "_high")):  # printed with the metric that they bound
-            continue
-        text = f"{value:.1f} tokens" if metric == "length" else f"{value:.1%}"
-        if f"{metric}_low" in numbers:
-            text += f" [{numbers[f'{metric}_low']:.1%}, {numbers[f'{metric}_high']:.1%}]"
-        yield f"{metric} {text}"
 
 
 def duration(seconds: float) -> str:

@@ -38,7 +38,7 @@ ALLOWED_OURS = {
         "orchestration.stream.group_metrics",
         "orchestration.terminal",
     ),
-    "orchestration/terminal": ("configs", "orchestration.journal"),
+    "orchestration/terminal": ("configs",),
 }
 # Packages, folders and files that may import nothing from outside but this (and the standard library).
 ALLOWED_THIRD_PARTY = {
