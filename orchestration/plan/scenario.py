@@ -8,12 +8,12 @@ what an allocator, a driver or a framework keeps beside them is not, and is left
 from dataclasses import dataclass, fields
 
 from configs.schema import RunConfig
+from learner.deepspeed_config import MAX_BUCKET_ELEMENTS
 from orchestration.plan.costs import Workload
 from orchestration.plan.model_shape import ModelShape, TrainedParameters, trained_parameters
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 FLOAT32_BYTES = 4
-MAX_BUCKET_ELEMENTS = 50_000_000  # as in learner/deepspeed_config.py
 TILE_COPIES = 2.5  # float32 arrays of a logit tile's size at a time: logits, their exponentials, part of a gradient
 
 
