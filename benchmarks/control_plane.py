@@ -18,22 +18,27 @@ from configs.objective import ObjectiveConfig
 from learner.batches.packing import pack_minibatch, split_minibatches
 from orchestration.stream.admission import Admission
 from orchestration.stream.batches import to_train_batch
-from orchestration.stream.group_stream import GroupStream, GroupTicket
+from orchestration.stream.group_stream import ArrivedGroup, GroupStream
 from orchestration.stream.positions import FRESH
 from orchestration.stream.prompt_order import GroupBuffer
 from rollout.contract import (
     Completion,
     EngineLoad,
     EngineRoom,
+    FinishedRequest,
     GroupChunk,
     GroupRequest,
     GroupSummary,
     GroupVerdicts,
     Prompt,
     PromptGroup,
+    RewardComponent,
     RewardVerdict,
+    SampledTokens,
     SamplingSpec,
+    VersionStart,
 )
+from rollout.fleets.engine_pool import EnginePool
 from rollout.fleets.fleet import RolloutFleet
 
 NUMBERS_OF_ENGINES = (10, 64, 256)
@@ -89,8 +94,10 @@ class _Engine:
         done, self._inside = self._inside[:limit], self._inside[limit:]
         groups = [self._sampled[request.prompt.position] for request in done]
         chunk = GroupChunk(
-            tickets=tuple(request.ticket for request in done),
-            summaries=tuple(group.summary for group in groups),
+            finished=tuple(
+                FinishedRequest(ticket=request.ticket, summary=group.summary)
+                for request, group in zip(done, groups, strict=True)
+            ),
             load=EngineLoad(num_running=len(self._inside) * COMPLETIONS, num_waiting=0, kv_usage=0.0),
             num_entered=self._num_entered,
         )
@@ -108,7 +115,10 @@ class _NoGraders:
     """One and the same verdict for every group."""
 
     def __init__(self) -> None:
-        verdicts = tuple(RewardVerdict(format=1.0, answer=float(place % 2)) for place in range(COMPLETIONS))
+        components = [
+            RewardComponent(name="answer", value=float(place % 2), weight=1.0) for place in range(COMPLETIONS)
+        ]
+        verdicts = tuple(RewardVerdict(components=(component,)) for component in components)
         self._verdicts_ref = ray.put(GroupVerdicts(verdicts=verdicts, timed_out=0))
 
     def grade(self, group_ref: Any) -> Any:
@@ -139,14 +149,15 @@ def benchmark_control_plane(*, repeats: int) -> list[DriverRate]:
 def _measure(num_engines: int, *, repeats: int) -> DriverRate:
     iterations = WARMUP_ITERATIONS + repeats
     sampled = [_sample(position) for position in range(iterations * PROMPTS)]
-    fleet = RolloutFleet([_Engine(sampled) for _ in range(num_engines)], workers_per_engine=1, timeout_s=60.0)
-    fleet._pool.set_rooms([EngineRoom(num_sequences=256, kv_tokens=10**6)] * num_engines)
+    pool = EnginePool([_Engine(sampled) for _ in range(num_engines)])
+    pool.set_rooms(dict.fromkeys(range(num_engines), EngineRoom(num_sequences=256, kv_tokens=10**6)))
+    fleet = RolloutFleet(pool, workers_per_engine=1, timeout_s=60.0, grade=_NoGraders().grade)
     groups: Any = GroupStream(
-        fleet.sibling(grade=_NoGraders().grade),
+        fleet,
         _Prompts(),  # type: ignore[arg-type]
         SamplingSpec(num_completions=COMPLETIONS, max_new_tokens=TOKENS, temperature=1.0, seed=0),
         admission=Admission(prompts_per_iteration=PROMPTS, max_staleness=0),
-        buffer=GroupBuffer[GroupTicket](PROMPTS),
+        buffer=GroupBuffer[ArrivedGroup](PROMPTS),
         resampling=None,
         scoring=None,
         start_iteration=0,
@@ -183,17 +194,21 @@ def _iterate(groups: GroupStream, iteration: int) -> None:
 
 
 def _sample(position: int) -> _Sampled:
+    prompt = _prompt_at(position)
     completions = tuple(
         Completion(
-            token_ids=np.full(TOKENS, 9, dtype=np.int32),
-            rollout_logprobs=np.zeros(TOKENS, dtype=np.float32),
+            tokens=SampledTokens.one_turn(
+                prompt.token_ids,
+                np.full(TOKENS, 9, dtype=np.int32),
+                rollout_logprobs=np.zeros(TOKENS, dtype=np.float32),
+                version_starts=(VersionStart(version=0, start=0),),
+            ),
             text="x" * TOKENS,
             finished=True,
-            version_starts=((0, 0),),
         )
         for _ in range(COMPLETIONS)
     )
-    group = PromptGroup(prompt=_prompt_at(position), completions=completions, engine_index=0, generate_s=0.0)
+    group = PromptGroup(prompt=prompt, completions=completions, engine_index=0, generate_s=0.0)
     return _Sampled(group_ref=ray.put(group), summary=GroupSummary.of(group))
 
 

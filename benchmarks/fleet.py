@@ -15,7 +15,8 @@ from benchmarks.pairs import PairedRate, measure_pairs
 from benchmarks.parts import running_parts
 from orchestration.parts import Parts
 from rollout.contract import Prompt, SamplingSpec
-from rollout.engines.engine import RolloutEngine, sampling_params
+from rollout.engines.engine import RolloutEngine
+from rollout.engines.sampling import request_seed, sampling_params
 
 TARGET = 0.95
 
@@ -42,8 +43,6 @@ class BareEngine:
     def generate(self, prompts: list[Prompt], sampling: SamplingSpec) -> float:
         """Tokens a second over the whole batch."""
         from vllm import SamplingParams
-
-        from rollout.engines.engine import request_seed
 
         params = [
             SamplingParams(
@@ -73,9 +72,8 @@ class BareAsyncEngine(RolloutEngine):
 
     async def _count(self, prompt: Prompt, sampling: SamplingSpec) -> int:
         inputs: Any = {"prompt_token_ids": prompt.token_ids.tolist()}
-        async for output in self._llm.generate(inputs, sampling_params(prompt, sampling), f"{time.perf_counter()}"):
-            last = output
-        return sum(len(completion.token_ids) for completion in last.outputs)
+        final = await self._llm.generate(inputs, sampling_params(prompt, sampling), f"{time.perf_counter()}")
+        return sum(len(completion.token_ids) for completion in final.outputs)
 
 
 def fleet_rate(parts: Parts, prompts: list[Prompt], sampling: SamplingSpec) -> float:

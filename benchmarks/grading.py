@@ -12,7 +12,7 @@ import numpy as np
 import ray
 
 from configs.rewards import RewardConfig
-from rollout.contract import Completion, Prompt, PromptGroup
+from rollout.contract import Completion, Prompt, PromptGroup, SampledTokens, VersionStart
 from rollout.rewards.graders import GraderPool, await_verdicts
 from rollout.rewards.grading import is_equivalent, prepare
 
@@ -88,11 +88,14 @@ def ungraded_group(*texts: str, reference: str) -> PromptGroup:
     )
     completions = tuple(
         Completion(
-            token_ids=np.array([2], dtype=np.int32),
-            rollout_logprobs=np.zeros(1, dtype=np.float32),
+            tokens=SampledTokens.one_turn(
+                prompt.token_ids,
+                np.array([2], dtype=np.int32),
+                rollout_logprobs=np.zeros(1, dtype=np.float32),
+                version_starts=(VersionStart(version=0, start=0),),
+            ),
             text=text,
             finished=True,
-            version_starts=((0, 0),),
         )
         for text in texts
     )

@@ -18,6 +18,7 @@ from learner.contract import TrainBatch, TrainSample
 from learner.group import LearnerGroup
 from learner.spec import LearnerSpec
 from orchestration.stream.batches import to_train_batch
+from rollout.contract import SampledTokens, VersionStart
 
 BARE_TARGET, PADDED_TARGET = 0.9, 1.5
 PADDED_SEQUENCES = 8  # of a padded micro-batch; TRL's default
@@ -59,7 +60,7 @@ class BareLoop:
         started, num_tokens = time.perf_counter(), 0
         num_minibatches = self._spec.learner.num_minibatches
         for indices in split_minibatches(len(batch.samples), num_minibatches, seed=0, iteration=0, epoch=0):
-            num_tokens += sum(batch.samples[index].completion_length for index in indices)
+            num_tokens += sum(batch.samples[index].tokens.num_sampled for index in indices)
             self._accumulate(batch, indices)
             self._step()
         return num_tokens / (time.perf_counter() - started)
@@ -161,17 +162,26 @@ def varied_batch(*, num_groups: int = 32, group_size: int = 8) -> TrainBatch:
     lengths = np.minimum(SHORTEST * (1 + random.pareto(1.0, num_groups * group_size)), LONGEST - 1).astype(int)
     samples = tuple(
         TrainSample(
-            group_index=place // group_size,
-            token_ids=random.integers(VOCABULARY, size=PROMPT_LENGTH + length).astype(np.int32),
-            prompt_length=PROMPT_LENGTH,
-            rollout_logprobs=random.normal(-3.0, 0.1, length).astype(np.float32),
+            position=index // group_size,
+            tokens=_tokens_of_length(length, random),
             advantage=float(random.normal()),
             staleness=0,
             finished=True,
         )
-        for place, length in enumerate(lengths)
+        for index, length in enumerate(lengths)
     )
-    return TrainBatch(samples=samples, num_groups=num_groups)
+    return TrainBatch(samples=samples)
+
+
+def _tokens_of_length(length: int, random: np.random.Generator) -> SampledTokens:
+    """Random tokens of a prompt and `length` sampled ones."""
+    token_ids = random.integers(VOCABULARY, size=PROMPT_LENGTH + length).astype(np.int32)
+    return SampledTokens.one_turn(
+        token_ids[:PROMPT_LENGTH],
+        token_ids[PROMPT_LENGTH:],
+        rollout_logprobs=random.normal(-3.0, 0.1, length).astype(np.float32),
+        version_starts=(VersionStart(version=0, start=0),),
+    )
 
 
 def learner_rate(learner: LearnerGroup, batch: TrainBatch) -> float:
@@ -192,7 +202,7 @@ def benchmark_learner(*, repeats: int) -> list[PairedRate]:
             objective=parts.config.objective,
             max_new_tokens=parts.config.rollout.max_new_tokens,
         )
-        assert np.sum([sample.completion_length for sample in batch.samples]) > 0
+        assert np.sum([sample.tokens.num_sampled for sample in batch.samples]) > 0
         rates = [_against(BareLoop, parts.learner, batch, "learner", "bare torch loop", BARE_TARGET, repeats)]
     batch = varied_batch()
     with TemporaryDirectory() as folder, running_learner(*VARIED, model_path=save_long_model(Path(folder))) as learner:

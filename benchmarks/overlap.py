@@ -26,7 +26,7 @@ from benchmarks.wordy_model import WORDY_SETTINGS, ensure_wordy_model
 from configs.loading import load_config
 from orchestration.cluster import start_cluster
 from orchestration.parts import Parts, build_parts
-from orchestration.plan.measurements import generate_groups, grade_groups, make_batch, train_batch, training_prompts
+from orchestration.plan.measurements import generate_groups, grade_groups, train_batch, training_prompts
 from orchestration.terminal.console import print_line
 from rollout.contract import Prompt, SamplingSpec
 from rollout.tasks import build_task
@@ -122,9 +122,9 @@ def _measure_sides(parts: Parts, prompts: Sequence[Prompt], *, number: int) -> t
     batches = [grade_groups(parts, refs)[1] for _, refs in generated]
     learner_s = 0.0
     for graded in batches:
-        load_s, update_s = train_batch(parts, graded, make_batch(parts, graded))
+        load_s, update_s = train_batch(parts, graded)
         learner_s += load_s + update_s + parts.channel.publish(next(versions)).total_s
-    num_tokens = sum(len(each.token_ids) for graded in batches for one in graded for each in one.group.completions)
+    num_tokens = sum(each.tokens.num_sampled for graded in batches for one in graded for each in one.group.completions)
     return sum(seconds for seconds, _ in generated) / number, learner_s / number, num_tokens / number
 
 

@@ -15,7 +15,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from rollout.rewards.format_and_answer import grade_completion
+from rollout.rewards import answer_reward, format_reward
 
 
 class IterationRows(TrainerCallback):
@@ -46,7 +46,9 @@ def main() -> None:
     rewards: list[float] = []
 
     def reward(completions: list[str], answer: list[str], **columns: Any) -> list[float]:
-        graded = [grade_completion(text, right).total for text, right in zip(completions, answer, strict=True)]
+        graded = [
+            format_reward(text) + answer_reward(text, right) for text, right in zip(completions, answer, strict=True)
+        ]
         rewards.extend(graded)
         return graded
 

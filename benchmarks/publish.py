@@ -12,7 +12,8 @@ import ray
 
 from benchmarks.pairs import PairedRate, measure_pairs
 from benchmarks.parts import running_parts, save_wide_model
-from transfer.communicator import BroadcastGroup, Rendezvous
+from transfer.communicator import join
+from transfer.transport import Rendezvous
 
 TARGET = 0.8
 
@@ -23,13 +24,13 @@ class BarePeer:
     def connect(self, rendezvous: Rendezvous, rank: int, num_bytes: int) -> None:
         import torch
 
-        self._group = BroadcastGroup(rendezvous, rank=rank, device=torch.device("cpu"))
+        self._transport = join(rendezvous, rank=rank, device=torch.device("cpu"))
         self._buffer = torch.ones(num_bytes, dtype=torch.uint8)
 
     def broadcast(self) -> float:
         """Seconds of one broadcast of the whole buffer."""
         started = time.perf_counter()
-        self._group.broadcast(self._buffer)
+        self._transport.start(self._buffer).wait()
         return time.perf_counter() - started
 
 

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from configs.section import Section
 
-TAKEN_NAMES = ("mean", "std", "format", "answer")  # reward/<name> in the metrics
+TAKEN_NAMES = ("mean", "std")  # metrics reward/<name> that are no reward's; built-in rewards have their names too
 
 
 class ExtraRewardConfig(Section):
@@ -32,12 +32,32 @@ class RewardConfig(Section):
     # of an extra reward that raises, is no finite number, or runs into graders.timeout_s; zero: it counts as 0
     on_error: Literal["raise", "zero"] = "raise"
 
+    @property
+    def built_in_weights(self) -> dict[str, float]:
+        """Weights of the built-in rewards by name: the fields `<name>_weight`."""
+        return {field.removesuffix("_weight"): value for field, value in self if field.endswith("_weight")}
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weights of all rewards by name, in the order of a verdict's components: built-in ones, then one's own."""
+        return self.built_in_weights | {name: extra.weight for name, extra in self.extra.items()}
+
+    @property
+    def own_functions(self) -> dict[str, str]:
+        """Import paths of one's own rewards by name."""
+        return {name: extra.function for name, extra in self.extra.items()}
+
+    @property
+    def counts_failures(self) -> bool:
+        """Whether a reward may fail without ending the run."""
+        return bool(self.extra) and self.on_error == "zero"
+
     @model_validator(mode="after")
     def _names_are_free(self) -> "RewardConfig":
         wrong = [
             f"reward.extra.{name}: this name is taken in the metrics (reward/{name}); choose another one"
             for name in self.extra
-            if name in TAKEN_NAMES
+            if name in TAKEN_NAMES or name in self.built_in_weights
         ]
         if wrong:
             raise ValueError("\n".join(wrong))

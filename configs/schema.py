@@ -15,7 +15,7 @@ from configs.lora import LoraConfig
 from configs.objective import ObjectiveConfig, objective_mistakes
 from configs.rewards import RewardConfig
 from configs.section import Section
-from configs.tasks import ArithmeticTaskConfig, DataTaskConfig, TaskConfig
+from configs.tasks import TaskConfig
 
 
 class ModelConfig(Section):
@@ -59,6 +59,11 @@ class RolloutConfig(Section):
     def completions_per_iteration(self) -> int:
         """Completions of all prompts of one iteration."""
         return self.prompts_per_iteration * self.completions_per_prompt
+
+    @property
+    def has_engines(self) -> bool:
+        """Whether the run generates; a replay starts neither engines nor graders."""
+        return self.replay is None
 
     @model_validator(mode="after")
     def _groups_come_from_one_place(self) -> "RolloutConfig":
@@ -171,6 +176,16 @@ class RunConfig(Section):
     resume: bool = False
     dry_run: bool = False
 
+    @property
+    def max_prompt_tokens(self) -> int:
+        """Tokens of the longest prompt: the task's limit, or what the longest completion leaves of the model's."""
+        return self.task.max_prompt_tokens or self.model.max_model_len - self.rollout.max_new_tokens
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether the run evaluates before and after training: it has engines, and its task evaluation sets."""
+        return self.rollout.has_engines and bool(self.task.eval_set_names)
+
     @model_validator(mode="after")
     def _sections_fit_each_other(self) -> "RunConfig":
         rollout, learner, max_model_len = self.rollout, self.learner, self.model.max_model_len
@@ -196,7 +211,7 @@ class RunConfig(Section):
         wrong.extend(self._misfits_of_task())
         wrong.extend(self._misfits_of_gpus())
         wrong.extend(self._misfits_of_order())
-        if rollout.replay is not None and self.eval.every > 0:
+        if not rollout.has_engines and self.eval.every > 0:
             wrong.append(
                 f"eval.every={self.eval.every}: must be 0 with rollout.replay={rollout.replay}, which starts no engine "
                 f"that could evaluate; evaluate the final model afterwards"
@@ -250,13 +265,13 @@ class RunConfig(Section):
 
     def _misfits_of_task(self) -> Iterator[str]:
         task, num_prompts = self.task, self.eval.num_prompts
-        if isinstance(task, ArithmeticTaskConfig) and num_prompts != "all" and num_prompts > task.held_out:
+        if task.held_out is not None and num_prompts != "all" and num_prompts > task.held_out:
             yield (
                 f"eval.num_prompts={num_prompts}: must be at most task.held_out={task.held_out}, "
                 f"the prompts kept for evaluation"
             )
         max_new_tokens, max_model_len = self.rollout.max_new_tokens, self.model.max_model_len
-        if isinstance(task, DataTaskConfig) and task.max_prompt_tokens + max_new_tokens > max_model_len:
+        if task.max_prompt_tokens is not None and task.max_prompt_tokens + max_new_tokens > max_model_len:
             yield (
                 f"task.max_prompt_tokens={task.max_prompt_tokens}: with rollout.max_new_tokens={max_new_tokens} it "
                 f"must fit into model.max_model_len={max_model_len}; lower it or raise that to at least "
@@ -267,7 +282,7 @@ class RunConfig(Section):
         max_new_tokens, max_model_len = self.eval.max_new_tokens, self.model.max_model_len
         if max_new_tokens == "auto":  # rollout.max_new_tokens has the same rules
             return
-        longest_prompt = self.task.max_prompt_tokens if isinstance(self.task, DataTaskConfig) else 1
+        longest_prompt = self.task.max_prompt_tokens or 1
         needed = longest_prompt + max_new_tokens
         if needed > max_model_len:
             yield (

@@ -1,13 +1,13 @@
-"""The sections that choose a task: what is trained on, what is evaluated on, and how a question becomes a prompt.
+"""The sections of tasks: the data to train on, the data to evaluate on, and how a question becomes a prompt.
 
-In: a plain nested dict. Out: frozen sections, told apart by `name`. Whether a data set can be read and has the columns
-named here is for rollout/tasks to find out; this module opens nothing. docs/data.md explains every setting.
+In: a plain nested dict. Out: frozen sections, distinguished by `name`, which all answer what TaskSettings lists. This
+module opens no file: rollout/tasks finds out whether a data set can be read. docs/data.md explains every setting.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -22,25 +22,79 @@ SYSTEM_PROMPT = (
 )
 
 
+class PromptConfig(Section):
+    """How a question becomes the text that the model reads."""
+
+    # chat: the tokenizer's chat template with system and user; plain: system, an empty line, the question
+    style: Literal["chat", "plain"] = "chat"
+    system: str = SYSTEM_PROMPT  # asks for the form that the format reward looks for; '': only the question
+
+
+class TaskSettings(Protocol):
+    """What the rest of the program asks of the section of any task."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def eval_set_names(self) -> tuple[str, ...]:
+        """Names of the evaluation sets; empty where the task has none."""
+        ...
+
+    @property
+    def held_out(self) -> int | None:
+        """Number of problems kept for evaluation; None where only the data sets show it."""
+        ...
+
+    @property
+    def max_prompt_tokens(self) -> int | None:
+        """Limit above which a problem is left out; None where every prompt is short."""
+        ...
+
+    @property
+    def prompt(self) -> PromptConfig | None:
+        """Style of the prompts; None where a question is the whole prompt."""
+        ...
+
+    @property
+    def reads_data(self) -> bool:
+        """Whether building the task reads data sets, which can fail or leave problems out."""
+        ...
+
+    def for_evaluation(self, names: Sequence[str]) -> Self:
+        """The same task with these evaluation sets only and, where it reads data, without training sets."""
+        ...
+
+
 class ArithmeticTaskConfig(Section):
     """Sums of two numbers of 10-99; held_out of the 8,100 problems are kept for evaluation."""
 
     name: Literal["arithmetic"]
     held_out: int = Field(default=400, ge=1, le=4000)
+    max_prompt_tokens: ClassVar[None] = None
+    prompt: ClassVar[None] = None
+    reads_data: ClassVar[Literal[False]] = False
+
+    @property
+    def eval_set_names(self) -> tuple[str, ...]:
+        return (self.name,)
+
+    def for_evaluation(self, names: Sequence[str]) -> Self:
+        return self
 
 
 class EvalSetConfig(Section):
-    """One data set: where it lies, and which of its columns are the question and the reference answer."""
+    """The location of one data set, and its columns for the question and the reference answer."""
 
     path: str = Field(min_length=1)  # name on the Hugging Face hub, or a local .jsonl, .json or .parquet file
-    subset: str | None = None  # the hub's configuration of the set; a file has none
-    split: str = Field(default="test", min_length=1)  # of a hub set; a file is one split
+    subset: str | None = None  # configuration of a set on the hub; a file has none
+    split: str = Field(default="test", min_length=1)  # split of a set on the hub; a file is one split
     question_column: str = Field(default="question", min_length=1)
     answer_column: str = Field(default="answer", min_length=1)  # a|b: the first of them that the set has
     # plain: the text as it stands; hashes: what follows the last `#### `; boxed: content of the last \boxed{};
     # boxed_or_plain: the same where there is one, else the text as it stands
     extraction: Literal["plain", "hashes", "boxed", "boxed_or_plain"] = "plain"
-    limit: int | None = Field(default=None, ge=1)  # rows used, from the first; null: all
+    limit: int | None = Field(default=None, ge=1)  # number of rows used, from the first; null: all
 
     @property
     def is_file(self) -> bool:
@@ -59,27 +113,19 @@ class TrainSetConfig(EvalSetConfig):
     weight: float = Field(default=1.0, gt=0.0)  # its share of the prompts, relative to the other sets' weights
 
 
-class PromptConfig(Section):
-    """How a question becomes the text that the model reads."""
-
-    # chat: the tokenizer's chat template with system and user; plain: system, an empty line, the question
-    style: Literal["chat", "plain"] = "chat"
-    system: str = SYSTEM_PROMPT  # asks for the form that the format reward looks for; '': only the question
-
-
 def _without_null(sets: Any) -> Any:
-    """`task.eval.aime24=null` takes a set out that a YAML file lists."""
+    """The sets without those that are null: `task.eval.aime24=null` removes a set that a YAML file lists."""
     return {name: value for name, value in sets.items() if value is not None} if isinstance(sets, dict) else sets
 
 
-# The name stands in metrics (eval/<set>/...), which are lower-case, and in file names.
+# The name is part of metric names (eval/<set>/...), which are lower-case, and of file names.
 SetName = Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")]
 TrainSets = Annotated[dict[SetName, TrainSetConfig], BeforeValidator(_without_null)]
 EvalSets = Annotated[dict[SetName, EvalSetConfig], BeforeValidator(_without_null)]
 
 
 class DataTaskConfig(Section):
-    """Questions with reference answers from data sets, under names of one's own: task.train.<name>.path=..."""
+    """Questions with reference answers from data sets, each under a name of your choice: task.train.<name>.path=..."""
 
     name: Literal["gsm8k", "deepmath", "gsm8k_deepmath", "custom"]
     train: TrainSets = Field(default={})
@@ -87,6 +133,15 @@ class DataTaskConfig(Section):
     max_prompt_tokens: int = Field(default=1536, ge=1)  # a problem whose prompt is longer is left out
     drop_contaminated: bool = False  # leave out training problems that share 13 words in a row with an evaluation set
     prompt: PromptConfig = PromptConfig()
+    held_out: ClassVar[None] = None
+    reads_data: ClassVar[Literal[True]] = True
+
+    @property
+    def eval_set_names(self) -> tuple[str, ...]:
+        return tuple(self.eval)
+
+    def for_evaluation(self, names: Sequence[str]) -> Self:
+        return self.model_copy(update={"train": {}, "eval": {name: self.eval[name] for name in names}})
 
     @model_validator(mode="before")
     @classmethod

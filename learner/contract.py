@@ -4,87 +4,115 @@ TrainSample is one completion ready for training; MicroBatch is one packed row o
 optimizer step says. Arrays are numpy until a rank moves them to its device.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from rollout.contract import SampledTokens, VersionStart
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainSample:
-    """One sequence (prompt + completion) with its advantage.
+    """One sequence with its advantage.
 
-    Example: prompt of 2 tokens and completion of 3: token_ids has 5 entries, old_logprobs 3.
+    Example: a completion of position 40 with reward 2.0 in a group of mean 1.0: tokens as the engine gave them,
+    advantage=1.15, staleness=1 where version 3 sampled its first token and version 4 is trained on it.
     """
 
-    group_index: int  # which group of the iteration (0..num_groups-1), for statistics by group
-    token_ids: np.ndarray  # [P + C] int32
-    prompt_length: int  # P
-    rollout_logprobs: np.ndarray  # [C] float32
+    position: int  # of its prompt in the stream; the samples of one position are a group
+    tokens: SampledTokens  # of its completion
     advantage: float
     staleness: int  # policy versions between generation (lowest) and consumption
     finished: bool  # False where max_new_tokens cut the completion off
     is_replayed: bool = False  # sampled by the policy of another run, whatever its version
 
-    @property
-    def completion_length(self) -> int:
-        return len(self.token_ids) - self.prompt_length
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainBatch:
-    """All sequences of one iteration, in prompt order; every rank gets the same object and takes its share."""
+    """All sequences of one iteration, in prompt order; every rank gets the same object and takes its share.
+
+    Example: 4 prompts of 8 completions are 32 samples; group_index() is [0] * 8 + [1] * 8 + [2] * 8 + [3] * 8.
+    """
 
     samples: tuple[TrainSample, ...]
-    num_groups: int
+
+    @property
+    def num_groups(self) -> int:
+        return len({sample.position for sample in self.samples})
+
+    def group_index(self) -> np.ndarray:
+        """[N] int64 in 0..num_groups-1: the group of each sample, in the order in which groups come."""
+        numbers: dict[int, int] = {}
+        return np.array([numbers.setdefault(sample.position, len(numbers)) for sample in self.samples], dtype=np.int64)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Between processes the arrays of all samples are two: hundreds of small ones cost each rank milliseconds."""
-        token_ids = [sample.token_ids for sample in self.samples]
-        rollout_logprobs = [sample.rollout_logprobs for sample in self.samples]
-        rest = [{name: getattr(sample, name) for name in SCALARS} for sample in self.samples]
-        return _joined_batch, (*_join(token_ids), *_join(rollout_logprobs), rest, self.num_groups)
+        """Between processes the arrays of all samples are three: hundreds of small ones cost each rank milliseconds."""
+        tokens = [sample.tokens for sample in self.samples]
+        return _joined_batch, (
+            np.concatenate([each.token_ids for each in tokens]),
+            np.concatenate([each.completion_mask for each in tokens]),
+            np.concatenate([each.rollout_logprobs for each in tokens]),
+            np.cumsum([len(each.token_ids) for each in tokens]).tolist(),
+            np.cumsum([each.num_sampled for each in tokens]).tolist(),
+            [tuple((start.version, start.start) for start in each.version_starts) for each in tokens],
+            {name: [getattr(sample, name) for sample in self.samples] for name in SCALARS},
+        )
 
 
-SCALARS = tuple(f.name for f in fields(TrainSample) if f.type is not np.ndarray)
-
-
-def _join(arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """All in one, and where all but the first start in it."""
-    return np.concatenate(arrays), np.cumsum([len(array) for array in arrays])[:-1]
+SCALARS = tuple(f.name for f in fields(TrainSample) if f.name != "tokens")
 
 
 def _joined_batch(
     token_ids: np.ndarray,
-    token_starts: np.ndarray,
+    completion_mask: np.ndarray,
     rollout_logprobs: np.ndarray,
-    logprob_starts: np.ndarray,
-    rest: list[dict[str, Any]],
-    num_groups: int,
+    token_ends: list[int],
+    sampled_ends: list[int],
+    version_starts: list[tuple[tuple[int, int], ...]],
+    scalars: dict[str, list[Any]],
 ) -> TrainBatch:
     """The batch whose __reduce__ gave these; its arrays are views of the joined ones."""
-    parts = zip(np.split(token_ids, token_starts), np.split(rollout_logprobs, logprob_starts), rest, strict=True)
-    samples = tuple(TrainSample(token_ids=ids, rollout_logprobs=logprobs, **own) for ids, logprobs, own in parts)
-    return TrainBatch(samples=samples, num_groups=num_groups)
+    made = {
+        starts: tuple(VersionStart(version=version, start=start) for version, start in starts)
+        for starts in set(version_starts)  # most sequences have those of another
+    }
+    tokens = [
+        SampledTokens(
+            token_ids=token_ids[first:end],
+            completion_mask=completion_mask[first:end],
+            rollout_logprobs=rollout_logprobs[first_sampled:end_sampled],
+            version_starts=made[starts],
+        )
+        for (first, end), (first_sampled, end_sampled), starts in zip(
+            pairwise([0, *token_ends]), pairwise([0, *sampled_ends]), version_starts, strict=True
+        )
+    ]
+    rows = zip(tokens, zip(*scalars.values(), strict=True), strict=True)
+    return TrainBatch(
+        samples=tuple(TrainSample(tokens=each, **dict(zip(scalars, row, strict=True))) for each, row in rows)
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MicroBatch:
     """Several sequences packed into one row without padding. T tokens, S sequences.
 
-    The logprob at position t is that of token t + 1; only positions that predict a completion token are trained:
+    The logprob at position t is that of token t + 1; only positions that predict a sampled token are trained:
     `targets[k]` is the token predicted at row position `positions[k]`, K in all, sequence by sequence.
+    Example: sequences [5, 12, 9, 2] and [5, 7, 2] whose last two and last one were sampled: position_ids=[0, 1, 2, 3,
+    0, 1, 2], positions=[1, 2, 5], targets=[9, 2, 2], sequence_index=[0, 0, 1].
     """
 
     sample_indices: np.ndarray  # [S] int64, places in TrainBatch.samples
     token_ids: np.ndarray  # [T] int64
     position_ids: np.ndarray  # [T] int64, restarting at 0 for each sequence
-    sequence_lengths: np.ndarray  # [S] int64, prompt + completion
-    positions: np.ndarray  # [K] int64, row positions whose next token is a completion token
+    sequence_lengths: np.ndarray  # [S] int64, all tokens
+    positions: np.ndarray  # [K] int64, row positions whose next token was sampled
     targets: np.ndarray  # [K] int64
     sequence_index: np.ndarray  # [K] int64, 0..S-1
-    group_index: np.ndarray  # [K] int64
+    group_index: np.ndarray  # [K] int64, of TrainBatch.group_index
     rollout_logprobs: np.ndarray  # [K] float32
     advantages: np.ndarray  # [K] float32
     loss_weights: np.ndarray  # [K] float32, fixed over the global minibatch of one optimizer step; 0 in filler
@@ -94,8 +122,7 @@ class MicroBatch:
 class StepReport:
     """What one optimizer step measured, over all ranks. Metrics carry the names of metrics.jsonl."""
 
-    num_tokens: int  # completion tokens trained
-    num_sequences: int
+    num_tokens: int  # sampled tokens trained
     grad_norm: float  # before clipping
     lr: float
     metrics: dict[str, float] = field(default_factory=dict)

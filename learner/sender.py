@@ -13,7 +13,8 @@ import torch
 
 from learner.model.weights import PublishedWeight, changing_weights
 from learner.model.zero import gathered, whole_shape
-from transfer.communicator import BroadcastGroup, Rendezvous, Transfer
+from transfer.communicator import join
+from transfer.transport import Rendezvous, Transfer, Transport
 from transfer.wire import BufferPool, ParameterGroup, ParameterMeta, digest, fits_in_flight, group_parameters, pack
 
 
@@ -27,23 +28,26 @@ class SendReport:
 
 
 class WeightSender:
-    """Sends a policy's weights. Every learner rank has a sender; only rank 0's is a member of the broadcast group."""
+    """Sends a policy's weights; every learner rank holds one, only rank 0 is a member of the transport."""
 
     def __init__(self, weights: Sequence[PublishedWeight], *, rank: int, device: torch.device, wire_dtype: str) -> None:
         self._weights = {weight.name: weight for weight in weights}
         self._rank = rank
         self._device = device
         self._buffers = BufferPool(device)
-        self._broadcast_group: BroadcastGroup | None = None
+        self._transport: Transport | None = None
         self.groups = _grouped(weights, wire_dtype)
         self.changing_groups = _grouped(changing_weights(weights), wire_dtype)
 
     def connect(self, rendezvous: Rendezvous) -> None:
         """Opens the rendezvous on rank 0 and waits for every engine worker; the other ranks return at once."""
-        # old members leave before the new group forms: an engine may have been replaced
-        self._broadcast_group = None
-        if self._rank == 0:
-            self._broadcast_group = BroadcastGroup(rendezvous, rank=0, device=self._device)
+        if self._rank != 0:
+            return
+        if (
+            self._transport is not None
+        ):  # old members leave before the new group forms: an engine may have been replaced
+            self._transport.close()
+        self._transport = join(rendezvous, rank=0, device=self._device)
 
     def send(self, *, verify: bool, only_changing: bool) -> SendReport:
         """Broadcasts all groups, or the changing ones, in wire order. Collective over the learner ranks under ZeRO-3.
@@ -59,14 +63,14 @@ class WeightSender:
             with gathered([parameter for weight in members for parameter in weight.parameters]):
                 if self._rank != 0:
                     continue
-                assert self._broadcast_group is not None, "send() before connect()"
+                assert self._transport is not None, "send() before connect()"
                 while not fits_in_flight(group, [sent for sent, _ in in_flight]):
                     in_flight.popleft()[1].wait()
                 buffer = self._buffers.take(group)
                 pack(group, (weight.value() for weight in members), buffer)
             if verify:
                 digests[group.label] = digest(buffer)
-            in_flight.append((group, self._broadcast_group.start(buffer)))
+            in_flight.append((group, self._transport.start(buffer)))
         for _, transfer in in_flight:
             transfer.wait()
         num_bytes = sum(group.num_bytes for group in groups)

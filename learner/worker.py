@@ -26,7 +26,7 @@ from learner.loss.gate_builder import kernel_of
 from learner.loss.run_gate import RunGate, StepCurves
 from learner.loss.run_objective import ObjectiveLoss, RunObjective
 from learner.loss.statistics import StepStatistics
-from learner.model.ahead_scores import AheadScores
+from learner.model.logprob_cache import LogprobCache
 from learner.model.policy import row_cost_of
 from learner.model.scoring import Scorer, to_tensor
 from learner.model.weights import published_weights
@@ -35,7 +35,7 @@ from learner.optimizer_step import merge_over_ranks, take_step
 from learner.sender import SendReport, WeightSender
 from learner.shards import ShardLayout
 from learner.spec import LearnerSpec
-from transfer.communicator import Rendezvous
+from transfer.transport import Rendezvous
 from transfer.wire import ParameterGroup
 
 
@@ -63,17 +63,17 @@ class LearnerWorker:
             Scorer, spec=spec, row_cost=self._row_cost, rank=rank, world_size=world_size, device=self.device
         )
         self._scorer = scorer(self.engine)
-        self._old: AheadScores | None = None
+        self._old: LogprobCache | None = None
         if spec.recomputes_old_logprobs:
-            self._old = AheadScores(self._scorer.batch_logprobs)
-        self._reference: AheadScores | None = None
+            self._old = LogprobCache(self._scorer.batch_logprobs)
+        self._reference: LogprobCache | None = None
         if spec.objective.kl_coef > 0.0:
             adapters = self.policy.adapters  # with them disabled, the policy is the initial model
             if adapters is None:
                 reference = scorer(build_reference(spec, self.device))
             else:
                 reference = scorer(self.engine, context=adapters.disabled)
-            self._reference = AheadScores(reference.batch_logprobs)
+            self._reference = LogprobCache(reference.batch_logprobs)
         self._loaded: LoadedBatch | None = None
         self._layout = ShardLayout(num_ranks=world_size, zero_stage=spec.learner.zero_stage, dtype_name=spec.dtype_name)
         self._sender = WeightSender(
@@ -88,7 +88,7 @@ class LearnerWorker:
 
     def load(self, batch: TrainBatch, iteration: int) -> None:
         """Takes the batch of an iteration; computes the old and reference logprobs, which its steps do not change."""
-        rollout_logprobs = tuple(sample.rollout_logprobs for sample in batch.samples)
+        rollout_logprobs = tuple(sample.tokens.rollout_logprobs for sample in batch.samples)
         self._loaded = LoadedBatch(
             batch=batch,
             iteration=iteration,
@@ -128,13 +128,7 @@ class LearnerWorker:
         grad_norm = self._optimizer_step(where)
         metrics = statistics.summarize() | self._gate.metrics() | (audit.summarize() if audit else {})
         self._gate.follow(metrics, curves)
-        return StepReport(
-            num_tokens=statistics.num_tokens,
-            num_sequences=rows.num_sequences,
-            grad_norm=grad_norm,
-            lr=lr,
-            metrics=metrics,
-        )
+        return StepReport(num_tokens=statistics.num_tokens, grad_norm=grad_norm, lr=lr, metrics=metrics)
 
     def _accumulate(
         self, micro_batch: MicroBatch, loaded: LoadedBatch, index: int, statistics: StepStatistics, *, is_last: bool

@@ -1,8 +1,7 @@
-"""Folders of checkpoints: the whole run is saved as one unit or not at all.
+"""Checkpoints of a run: each is saved in full or not at all.
 
-In: a temporary folder that learner ranks fill, and the RunState that belongs to it. Out: `iteration-000010/`, complete
-by construction, and after a restart the newest one that is. What the ranks write into the folder is theirs; this module
-sees files with sizes and digests.
+In: a temporary folder that learner ranks fill, and its RunState. Out: `iteration-000010/`, complete by construction,
+and after a restart the newest complete one. Of the ranks' files this module knows sizes and digests only.
 """
 
 import hashlib
@@ -29,28 +28,28 @@ logger = logging.getLogger(__name__)
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint cannot be written, read or continued; the message names its folder or its iteration."""
+    """A checkpoint cannot be written, read or resumed; the message names its folder or its iteration."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunState:
-    """Everything the driver needs to go on, beside what the learner ranks saved.
+    """The driver's state after an iteration, which a resume needs beside the files of the learner ranks.
 
-    Groups in flight are not part of it, only the positions of their prompts: a restart generates them again.
+    Of groups in flight it has the positions of their prompts only: a restart generates the groups again.
     """
 
-    iteration: int  # iterations completed, hence the number of the next one
-    policy_version: int  # of the learner's weights
-    prompt_position: int  # prompts trained; those that were replaced before do not count
-    seed: int  # of the run; a resume with another seed would not continue this run
-    positions: StreamPositions  # which prompts come next
+    iteration: int  # number of completed iterations, and so the next iteration
+    policy_version: int  # version of the learner's weights
+    prompt_position: int  # number of trained prompts, without those that were replaced
+    seed: int  # seed of the run; another one would not continue it
+    positions: StreamPositions  # positions of the next prompts
 
     @classmethod
     def fresh(cls, *, seed: int) -> "RunState":
         return cls(iteration=0, policy_version=0, prompt_position=0, seed=seed, positions=FRESH)
 
     def advance(self, *, num_prompts: int, positions: StreamPositions) -> "RunState":
-        """The state after one more iteration of num_prompts prompts, with the positions as it left them."""
+        """The state after one more iteration, which trained num_prompts prompts; positions: those after it."""
         return replace(
             self,
             iteration=self.iteration + 1,
@@ -60,7 +59,7 @@ class RunState:
         )
 
     def check(self, *, seed: int, prompts_per_iteration: int) -> None:
-        """Raises CheckpointError where a run with these settings would not continue this one."""
+        """Raises CheckpointError if a run with these settings would not continue this one."""
         where = f"checkpoint after {self.iteration} iterations"
         if self.seed != seed:
             raise CheckpointError(f"{where}: was written with seed={self.seed}, now seed={seed}; set seed={self.seed}")
@@ -76,7 +75,7 @@ class RunState:
 
     @classmethod
     def from_json(cls, text: str) -> "RunState":
-        """Raises ValueError where a field is missing, unknown or of another type."""
+        """The state in the text; ValueError if a field is missing, unknown or of another type."""
         content = json.loads(text)
         types = {item.name: item.type for item in fields(cls)} | {"positions": dict}
         if not isinstance(content, dict) or {name: type(value) for name, value in content.items()} != types:
@@ -88,9 +87,9 @@ class RunState:
 
 
 class CheckpointStore:
-    """The checkpoints of one run under root; one process writes, any number may read.
+    """The checkpoints of one run in the folder root; one process writes, any number may read.
 
-    skipped: why each folder that the last call of latest() passed over is not usable, one line each, for the console.
+    skipped: one line for each folder that the last call of latest() could not use, with the reason.
     """
 
     def __init__(self, root: Path, *, keep: int) -> None:
@@ -103,7 +102,7 @@ class CheckpointStore:
     def begin(self, iteration: int) -> Path:
         """An empty temporary folder for the checkpoint after `iteration` iterations.
 
-        What a crash left of earlier ones is removed.
+        Removes temporary folders that a crash left.
         """
         self._root.mkdir(parents=True, exist_ok=True)
         for stale in self._root.glob(f"{TEMPORARY_PREFIX}*"):
@@ -113,15 +112,15 @@ class CheckpointStore:
         return temporary
 
     def commit(self, temporary: Path, state: RunState) -> Path:
-        """Make what begin() handed out a checkpoint, durable once this returns, and delete those beyond `keep`.
+        """Makes the folder from begin() a checkpoint, durable on return, and deletes all but the newest `keep`.
 
-        Raises CheckpointError where a complete checkpoint of this iteration exists: it is not written over.
+        CheckpointError if a complete checkpoint of this iteration exists: it is not overwritten.
         """
         final = self._root / _folder_name(state.iteration)
         assert temporary.name == TEMPORARY_PREFIX + final.name, f"{temporary} is not for iteration {state.iteration}"
         if final.exists():
             if _defect(final) is None:
-                raise CheckpointError(f"{final}: holds a complete checkpoint, which is not written over")
+                raise CheckpointError(f"{final}: holds a complete checkpoint, which is not overwritten")
             self._discard(final)
         (temporary / STATE_FILE).write_text(state.to_json(), encoding="utf-8")
         files = {name: _fingerprint(temporary / name) for name in _files(temporary)}
@@ -134,10 +133,7 @@ class CheckpointStore:
         return final
 
     def latest(self) -> tuple[Path, RunState] | None:
-        """The newest complete checkpoint, or None.
-
-        Incomplete ones are skipped with a logged warning and listed in `skipped`.
-        """
+        """The newest complete checkpoint, or None; newer incomplete ones are logged and listed in `skipped`."""
         skipped = []
         found = None
         for folder in self._newest_first():
@@ -162,7 +158,7 @@ class CheckpointStore:
                 self._discard(folder)
 
     def _discard(self, folder: Path) -> None:
-        # Renamed first: a crash halfway through the deletion leaves a temporary folder, not a broken checkpoint.
+        # Renamed first, so that a crash during the deletion leaves a temporary folder and no broken checkpoint.
         doomed = folder.rename(self._root / f"{TEMPORARY_PREFIX}deleted-{folder.name}")
         shutil.rmtree(doomed)
 
@@ -179,12 +175,12 @@ def _read_state(folder: Path) -> RunState:
     try:
         return RunState.from_json((folder / STATE_FILE).read_text(encoding="utf-8"))
     except ValueError as error:
-        # The digest is right, so another version of the program wrote it: no older checkpoint is better.
+        # The digest is right, so another version of the program wrote it, and the older checkpoints too.
         raise CheckpointError(f"{folder / STATE_FILE}: {error}; {REMEDY}") from error
 
 
 def _files(folder: Path) -> list[str]:
-    """Relative paths of all files but the manifest, sorted."""
+    """Relative paths of all files except the manifest, sorted."""
     names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return sorted(name for name in names if name != MANIFEST_FILE)
 
@@ -197,7 +193,7 @@ def _fingerprint(path: Path) -> dict[str, Any]:
 
 
 def _defect(folder: Path) -> str | None:
-    """Why the folder is not a complete checkpoint, or None if it is one."""
+    """The reason why the folder is not a complete checkpoint, or None if it is one."""
     manifest_path = folder / MANIFEST_FILE
     if not manifest_path.is_file():
         return f"{MANIFEST_FILE} is missing"
@@ -224,9 +220,7 @@ def _defect(folder: Path) -> str | None:
 
 
 def _sync_tree(folder: Path) -> None:
-    """fsync every file, then every folder from the deepest up: the rename that follows must not become durable before
-    the contents.
-    """
+    """Syncs files, then folders from the deepest up, so that no later rename is durable before their content."""
     paths = sorted(folder.rglob("*"), key=lambda path: len(path.parts), reverse=True)
     for path in paths:
         if path.is_file():

@@ -1,7 +1,7 @@
-"""The Ray cluster of a run: joined or started, placement groups made, actors placed, everything taken down again.
+"""The Ray cluster of a run: joins or starts it, reserves placement groups, and releases everything at the end.
 
-In: ClusterConfig and what the run needs. Out: a Cluster that tells where engines and learner ranks go. Knows nothing of
-what they do, and imports no torch: a run that does not fit is refused before anything heavy is loaded.
+In: ClusterConfig and the run's engines and learner ranks. Out: a Cluster with the actor options that place them. Knows
+nothing of what they do, and imports no torch, so that a run that does not fit is refused within seconds.
 """
 
 import math
@@ -23,12 +23,12 @@ LOCAL = "local"  # Ray's name for a cluster of its own on this machine, ended wi
 
 
 class Cluster:
-    """Bundles reserved for one run."""
+    """The bundles reserved for one run."""
 
     def __init__(self, placement: Placement, *, timeout_s: float) -> None:
         self.placement = placement
         self._groups: list[PlacementGroup] = []
-        # The learner first: its ranks talk to each other at every step, an engine only to itself.
+        # The learner first: its ranks communicate at every step, engines do not.
         self._learner_group = (
             self._reserve(list(placement.learner_bundles), _learner_strategy(placement))
             if placement.learner_bundles
@@ -43,7 +43,7 @@ class Cluster:
         return group
 
     def _await_groups(self, timeout_s: float) -> None:
-        """Waits for Ray to reserve every bundle; PlacementError tells what is missing and what is free."""
+        """Waits for Ray to reserve every bundle; PlacementError names what is missing and what is free."""
         deadline = time.monotonic() + timeout_s
         waiting = [group for group in self._groups if not group.wait(max(0.0, deadline - time.monotonic()))]
         if waiting:
@@ -51,9 +51,9 @@ class Cluster:
             free = {name: amount for name, amount in ray.available_resources().items() if name in ("CPU", "GPU")}
             self.release()
             raise PlacementError(
-                f"not placed within cluster.placement_timeout_s={timeout_s:g} s: asked {self.placement.describe()}; "
-                f"still missing {len(missing)} bundle(s), the first {missing[0]}; free now {free}. "
-                f"Each bundle must fit one node; is another run holding the cluster?"
+                f"not placed within cluster.placement_timeout_s={timeout_s:g} s: the run needs "
+                f"{self.placement.describe()}; still missing {len(missing)} bundle(s), the first {missing[0]}; "
+                f"free now {free}. Each bundle must fit on one node; does another run use the cluster?"
             )
 
     @property
@@ -69,7 +69,7 @@ class Cluster:
             "num_cpus": bundle["CPU"],
             "num_gpus": bundle.get("GPU", 0),
             "scheduling_strategy": PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0),
-            # More threads than cores spin against each other: 15 times slower on two cores.
+            # More threads than cores compete for them: 15 times slower on two cores.
             "runtime_env": {"env_vars": {"OMP_NUM_THREADS": threads}},
         }
 
@@ -91,14 +91,14 @@ class Cluster:
         return {"engines": engines, "learner": [ranks[rank] for rank in sorted(ranks)]}
 
     def release(self) -> None:
-        """Gives the bundles back; Ray ends whatever still runs in them."""
+        """Returns the bundles; Ray ends the actors that still run in them."""
         for group in self._groups:
             remove_placement_group(group)
         self._groups = []
 
 
 def _learner_strategy(placement: Placement) -> str:
-    """All ranks on one node where one is large enough for them, else on as few as possible."""
+    """Strategy that puts all ranks on one node if one has room for them, else on as few as possible."""
     wanted = {name: len(placement.learner_bundles) * amount for name, amount in placement.learner_bundles[0].items()}
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     fits = any(all(node.get(name, 0.0) >= amount for name, amount in wanted.items()) for node in nodes)
@@ -107,14 +107,13 @@ def _learner_strategy(placement: Placement) -> str:
 
 @contextmanager
 def start_cluster(cluster: ClusterConfig, rollout: RolloutConfig, learner: LearnerConfig | None) -> Iterator[Cluster]:
-    """Joins or starts Ray, reserves the bundles, and undoes both at the end, whatever happens in between.
+    """Joins or starts Ray and reserves the bundles; at the end undoes both, also after a failure.
 
-    learner=None: for engines alone.
-
-    Raises PlacementError within seconds if the cluster cannot hold the run, or if there is none to join.
+    learner=None: for engines alone. PlacementError within seconds if the cluster has no room for the run, or if there
+    is none to join.
     """
     address = _address(cluster)
-    if address == LOCAL:  # starting and stopping a Ray takes 5 to 15 s, which a refusal need not
+    if address == LOCAL:  # a refusal should not take the 5 to 15 s of starting and stopping Ray
         plan_placement(cluster, rollout, learner, resources=local_resources())
     with _ray_session(cluster, address):
         placement = plan_placement(cluster, rollout, learner, resources=ray.cluster_resources())
@@ -126,8 +125,8 @@ def start_cluster(cluster: ClusterConfig, rollout: RolloutConfig, learner: Learn
 
 
 def local_resources() -> dict[str, float]:
-    """What a Ray started on this machine will report, by resource: its own detection, without the start."""
-    # Not public, but the same from Ray 2.54 to 2.60; test_cluster.py compares it with what a started Ray reports.
+    """Resources that a Ray started on this machine would report, from its own detection without a start."""
+    # Not public, but the same from Ray 2.54 to 2.60; test_cluster.py compares it with the report of a started Ray.
     return ResourceAndLabelSpec().resolve(is_head=True).to_resource_dict()
 
 
@@ -145,9 +144,9 @@ def _ray_session(cluster: ClusterConfig, address: str) -> Iterator[None]:
         try:
             ray.init(address=address, log_to_driver=True, logging_level="warning")
         except ConnectionError as error:
-            told = " ".join(str(error).split())
+            reason = " ".join(str(error).split())
             raise PlacementError(
-                f"cluster.address={cluster.address}: no Ray cluster answers at {address} ({told})"
+                f"cluster.address={cluster.address}: no Ray cluster answers at {address} ({reason})"
             ) from error
     try:
         yield

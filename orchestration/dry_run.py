@@ -1,7 +1,7 @@
-"""What a run would do, told without doing it.
+"""The text of `dry_run=true`: what a run would do.
 
 In: a RunConfig. Out: text with every setting, the optimization, the batch arithmetic, the evaluation and the placement.
-Starts nothing and asks no cluster: where the cluster decides on the device, both cases are told.
+Starts nothing and contacts no cluster: where the cluster determines the device, the text has both cases.
 """
 
 from math import ceil, inf
@@ -9,15 +9,14 @@ from math import ceil, inf
 from configs.loading import dump_yaml
 from configs.lora import LoraConfig
 from configs.schema import RunConfig
-from configs.tasks import DataTaskConfig
 from orchestration.placement import Placement, plan_placement
 
-ROUNDING = 1e-6  # 0.4 + 0.6 GPUs are one
-DEVICES = {"cpu": {"CPU": inf}, "gpu": {"CPU": inf, "GPU": inf}}  # clusters that hold any run
+ROUNDING = 1e-6  # tolerance with which 0.4 + 0.6 GPUs count as one
+DEVICES = {"cpu": {"CPU": inf}, "gpu": {"CPU": inf, "GPU": inf}}  # resources of a cluster with room for any run
 
 
 def describe(config: RunConfig) -> str:
-    """The text of `dry_run=true`."""
+    """All blocks of the text, and the warning where there is one."""
     warning = ratio_warning(config)
     blocks = [
         f"Configuration\n{_indented(dump_yaml(config).splitlines())}",
@@ -30,21 +29,21 @@ def describe(config: RunConfig) -> str:
 
 
 def ratio_warning(config: RunConfig) -> str | None:
-    """One line where no ratio can leave 1, so that every gate trains alike; None elsewhere."""
+    """One line where every ratio stays 1, so that all gates train alike; None elsewhere."""
     learner = config.learner
     if learner.num_minibatches > 1 or learner.num_epochs > 1:
         return None
     if learner.old_logprobs == "recompute" or (learner.old_logprobs == "auto" and config.cluster.device == "gpu"):
         return (
-            f"warning: one minibatch, one epoch and learner.old_logprobs={learner.old_logprobs}, which recomputes the "
-            "ratio's denominator, keep every ratio at 1 whatever max_staleness, where all gates have slope 1 and "
-            "cannot differ; raise learner.num_minibatches or learner.num_epochs"
+            f"warning: every ratio stays 1, at any max_staleness, with one minibatch, one epoch and "
+            f"learner.old_logprobs={learner.old_logprobs}, which recomputes the ratio's denominator; at ratio 1 all "
+            f"gates have slope 1 and train alike; raise learner.num_minibatches or learner.num_epochs"
         )
-    if config.max_staleness > 0 or config.rollout.replay is not None:
+    if config.max_staleness > 0 or not config.rollout.has_engines:
         return None
     return (
-        "warning: one minibatch, one epoch and max_staleness=0 keep every ratio at 1, where all gates have slope 1 and "
-        "cannot differ; raise learner.num_minibatches, learner.num_epochs or max_staleness"
+        "warning: every ratio stays 1 with one minibatch, one epoch and max_staleness=0; at ratio 1 all gates have "
+        "slope 1 and train alike; raise learner.num_minibatches, learner.num_epochs or max_staleness"
     )
 
 
@@ -66,10 +65,10 @@ def _optimization_lines(config: RunConfig) -> list[str]:
 
 
 def _gate(config: RunConfig) -> str:
-    """The gate with its numbers, as they stand in the configuration."""
+    """The gate's name and the numbers that the configuration gives it."""
     numbers = ("tau_pos", "tau_neg", "p", "epsilon_low", "epsilon_high")
-    told = [f"{name}={value:g}" for name, value in config.gate.model_dump().items() if name in numbers]
-    return ", ".join([config.gate.name, *told])
+    parts = [f"{name}={value:g}" for name, value in config.gate.model_dump().items() if name in numbers]
+    return ", ".join([config.gate.name, *parts])
 
 
 def _trained(lora: LoraConfig) -> str:
@@ -95,7 +94,7 @@ def _batch_lines(config: RunConfig) -> list[str]:
         f"dealt by tokens",
         *_per_gpu_lines(config),
         f"tokens per micro-batch    at most {learner.max_tokens_per_micro_batch}",
-        f"tokens per prompt         at most {_prompt_room(config)}",
+        f"tokens per prompt         at most {config.max_prompt_tokens}",
         f"tokens per completion     at most {rollout.max_new_tokens}; prompt and completion at most "
         f"{config.model.max_model_len}",
         f"steps per iteration       {steps} = {_counted(learner.num_minibatches, 'minibatch', 'es')} x "
@@ -106,12 +105,11 @@ def _batch_lines(config: RunConfig) -> list[str]:
 
 
 def _evaluation_lines(config: RunConfig) -> list[str]:
-    if config.rollout.replay is not None:
+    if not config.rollout.has_engines:
         return ["evaluation                none: a replay has no engines; evaluate the final model afterwards"]
-    task, evaluation = config.task, config.eval
-    sets = tuple(task.eval) if isinstance(task, DataTaskConfig) else (task.name,)
+    sets, evaluation = config.task.eval_set_names, config.eval
     if not sets:
-        return [f"evaluation                none: task={task.name} has no evaluation sets"]
+        return [f"evaluation                none: task={config.task.name} has no evaluation sets"]
     number = "all" if evaluation.num_prompts == "all" else f"at most {evaluation.num_prompts}"
     drawn = f"{_counted(evaluation.samples, 'sample')} at temperature {evaluation.temperature:g}"
     every = f", every {_counted(evaluation.every, 'iteration')}" if evaluation.every else ""
@@ -122,7 +120,7 @@ def _evaluation_lines(config: RunConfig) -> list[str]:
 
 
 def _per_gpu_lines(config: RunConfig) -> list[str]:
-    """The batch as others count it, who train on every GPU: only where the configuration asks for GPUs."""
+    """The batch as trainers count it that use every GPU for training; only where cluster.device=gpu."""
     if config.cluster.device != "gpu":
         return []
     sequences = config.rollout.completions_per_iteration
@@ -132,12 +130,6 @@ def _per_gpu_lines(config: RunConfig) -> list[str]:
         f"sequences per GPU         {share:.4g} a step over {_counted(num_gpus, 'GPU')}: "
         f"per-device batch 1 x accumulation {share:.4g} elsewhere"
     ]
-
-
-def _prompt_room(config: RunConfig) -> int:
-    """Tokens of the longest prompt: what the task lets through, else what the completion leaves."""
-    room = config.model.max_model_len - config.rollout.max_new_tokens
-    return config.task.max_prompt_tokens if isinstance(config.task, DataTaskConfig) else room
 
 
 def _placement(config: RunConfig, device: str) -> Placement:
@@ -161,9 +153,9 @@ def _placement_lines(config: RunConfig) -> list[str]:
 
 
 def _rollout_lines(config: RunConfig) -> list[str]:
-    """Where the groups come from."""
+    """The source of the groups: engines and graders, or a recording."""
     rollout = config.rollout
-    if rollout.replay is not None:
+    if not rollout.has_engines:
         return [f"groups                    recorded ones of {rollout.replay}: no engines, no graders"]
     lines = [
         f"engines                   {rollout.num_engines} x tensor parallel {rollout.tensor_parallel_size}",
@@ -178,7 +170,7 @@ def _reference_lines(config: RunConfig) -> list[str]:
         return []
     if config.learner.lora.is_on:
         return ["reference model           the policy without its adapters"]
-    held = "sharded over the ranks" if config.learner.zero_stage == 3 else "whole on every rank"
+    held = "sharded over the ranks" if config.learner.zero_stage == 3 else "in full on every rank"
     return [f"reference model           {config.model.path}, frozen, {held}"]
 
 
@@ -187,7 +179,7 @@ def _order(config: RunConfig) -> str:
         return "synchronous: generation waits for the newest weights"
     versions = _counted(config.max_staleness, "policy version")
     if config.rollout.batch_order == "finished":
-        return f"asynchronous: batches of the groups that finish first, trained at most {versions} late"
+        return f"asynchronous: a batch has the groups that finish first, at most {versions} stale"
     return f"asynchronous: generation runs at most {versions} ahead"
 
 

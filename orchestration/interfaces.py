@@ -1,4 +1,4 @@
-"""What the loop asks of the parts of a run, as protocols: live parts and those of a replay answer alike."""
+"""The interfaces that the loop calls; the parts of a run with engines and those of a replay implement them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,19 +11,21 @@ from transfer.spans import Span
 
 
 class Published(Protocol):
-    """One publish, done; metrics by their names in metrics.jsonl."""
+    """A finished publish."""
 
-    def metrics(self) -> dict[str, float]: ...
+    def metrics(self) -> dict[str, float]:
+        """Values by their names in metrics.jsonl."""
+        ...
 
 
 class Publisher(Protocol):
-    """Brings the learner's weights to those who sample."""
+    """Sends the learner's weights to the engines."""
 
     def publish(self, version: int) -> Published: ...
 
 
 class Learner(Protocol):
-    """Trains on the loaded batch and saves itself."""
+    """Trains on the loaded batch; saves and restores its state."""
 
     def load(self, batch: TrainBatch, iteration: int) -> None: ...
 
@@ -37,15 +39,15 @@ class Learner(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Standing:
-    """What actors tell of themselves at the end of an iteration, when all its stages are done."""
+class ActorStatus:
+    """Report of all actors at the end of an iteration, after its last stage."""
 
-    metrics: dict[str, float]  # by their names in metrics.jsonl
-    spans: tuple[Span, ...]  # what they did since they told last; of graders, as far as they have answered by now
+    metrics: dict[str, float]  # values by their names in metrics.jsonl
+    spans: tuple[Span, ...]  # work since the last report; of graders, as far as they have answered
 
 
 class RunParts(Protocol):
-    """Everything the loop calls, beside journal and checkpoint store."""
+    """Everything that the loop calls, except journal and checkpoint store."""
 
     @property
     def learner(self) -> Learner: ...
@@ -57,11 +59,11 @@ class RunParts(Protocol):
     def groups(self) -> GroupSource: ...
 
     def evaluate(self) -> Evaluation:
-        """Of the weights published last; without metrics where nothing can evaluate."""
+        """Evaluation of the weights published last; without metrics where there are no engines."""
         ...
 
-    def standing(self) -> Standing: ...
+    def status(self) -> ActorStatus: ...
 
     def last_spans(self) -> tuple[Span, ...]:
-        """What actors did after the last iteration, in the evaluation at the end."""
+        """Work of the actors after the last iteration: the evaluation at the end."""
         ...

@@ -1,8 +1,8 @@
 """The algorithm: one iteration is generate, grade, learn, publish.
 
-The parts of a run and its RunState come in; a trained learner, published weights and the run's trace stay behind.
-Everything else is a collaborator (stages.py): session.py prepares the run, parts.py or replay.py builds what runs,
-group_stream.py turns prompts into graded batches, journal.py measures and writes.
+In: the parts of a run and its RunState. Out: a trained learner, published weights and the files of the run. The loop
+calls the parts through interfaces.py: session.py prepares the run, parts.py or replay.py builds the parts,
+stream/group_stream.py turns prompts into graded batches, journal/journal.py measures and writes.
 """
 
 from configs.schema import RunConfig
@@ -13,7 +13,7 @@ from orchestration.stream.batches import to_train_batch
 
 
 def iterate(config: RunConfig, parts: RunParts, journal: Journal, store: CheckpointStore, state: RunState) -> None:
-    """Runs the iterations from `state` to the end."""
+    """Runs the remaining iterations, from `state` to the last."""
     with journal.span("publish"):
         parts.channel.publish(state.policy_version)  # a broken path fails here, not after the first update
     if state.iteration == 0:
@@ -39,9 +39,9 @@ def iterate(config: RunConfig, parts: RunParts, journal: Journal, store: Checkpo
             state = state.advance(num_prompts=len(groups), positions=parts.groups.positions())
             with entry.span("publish"):
                 published = parts.channel.publish(state.policy_version)
-            standing = parts.standing()
-            entry.record(parts.groups.summary() | published.metrics() | standing.metrics)
-            entry.record_spans(standing.spans)
+            status = parts.status()
+            entry.record(parts.groups.summary() | published.metrics() | status.metrics)
+            entry.record_spans(status.spans)
 
         is_last = state.iteration == config.num_iterations
         if is_last or (config.eval.every and state.iteration % config.eval.every == 0):
@@ -55,7 +55,7 @@ def iterate(config: RunConfig, parts: RunParts, journal: Journal, store: Checkpo
 
 
 def evaluate(parts: RunParts, journal: Journal, iteration: int) -> None:
-    """Evaluates the weights published last, after `iteration` iterations."""
+    """Evaluates the weights published last, `iteration` iterations after the start."""
     with journal.span("evaluate"):
         evaluation = parts.evaluate()
-    journal.record_eval(iteration, evaluation.metrics, samples=evaluation.samples)
+    journal.record_eval(iteration, evaluation)

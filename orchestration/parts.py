@@ -1,7 +1,7 @@
-"""The parts of a run, built from its configuration and taken down in reverse order.
+"""The parts of a run: built from its configuration, shut down in reverse order.
 
-A RunConfig, a cluster and a model folder come in; started actors and the objects that speak for them come out. Here and
-only here sub-configurations are handed to the parts; the loop then only calls them.
+In: a RunConfig, a cluster and a model folder. Out: started actors and the objects through which the loop calls them.
+Only this module reads sub-configurations for the parts.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ from learner.spec import LearnerSpec
 from orchestration.cluster import Cluster
 from orchestration.evaluate.drawing import evaluate_sets
 from orchestration.evaluate.prompts import eval_prompts
-from orchestration.interfaces import Standing
+from orchestration.interfaces import ActorStatus
 from orchestration.journal.eval_rows import Evaluation
 from orchestration.placement import PlacementError
 from orchestration.rollout_parts import engine_dtype, start_rollout
@@ -27,7 +27,7 @@ from orchestration.stream.order import admission_for, buffer_for
 from orchestration.stream.positions import FRESH, StreamPositions
 from orchestration.stream.recorded_groups import RecordingStream
 from orchestration.stream.recordings import manifest_of
-from orchestration.stream.scoring_ahead import scoring_ahead
+from orchestration.stream.score_dispatch import dispatcher_for
 from orchestration.stream.source import GroupSource
 from orchestration.weight_channel import Probe, WeightChannel
 from rollout.contract import Prompt, SamplingSpec
@@ -47,7 +47,7 @@ LAST_SPANS_TIMEOUT_S = 5.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Parts:
-    """Everything that runs."""
+    """The parts of a run with engines."""
 
     learner: LearnerGroup
     fleet: RolloutFleet
@@ -58,36 +58,31 @@ class Parts:
     config: RunConfig
 
     def evaluate(self) -> Evaluation:
-        """Every evaluation set with the weights published last."""
+        """Evaluates every set with the weights published last."""
         config = self.config
         return evaluate_sets(self.fleet, self.graders, self.eval_sets, config.eval, config.rollout)
 
-    def standing(self) -> Standing:
-        """Waits for the learner ranks only: engines told of themselves with the publish, graders tell when they can."""
-        standing = standing_of_learner(self.learner)
-        return replace(
-            standing, spans=(*standing.spans, *self.channel.drain_engine_spans(), *self.graders.drain_spans())
-        )
+    def status(self) -> ActorStatus:
+        """Waits for learner ranks only: engines reported with the publish, spans of graders follow when they arrive."""
+        status = learner_status(self.learner)
+        return replace(status, spans=(*status.spans, *self.channel.drain_engine_spans(), *self.graders.drain_spans()))
 
     def last_spans(self) -> tuple[Span, ...]:
-        """Of engines and graders, as far as they answer at once: a run that has ended well must not fail for them."""
+        """Spans of engines and graders that answer at once: missing ones must not fail a run that has ended well."""
         actors = [*self.fleet.engines, *self.graders.workers]
         calls = {place: actor.drain_spans.remote() for place, actor in enumerate(actors)}
         answers = await_answers(calls, timeout_s=LAST_SPANS_TIMEOUT_S)
-        asked_before = self.graders.drain_spans()  # a grader answers in order, so it is there by now
-        return (*asked_before, *(span for spans in answers.results.values() for span in spans))
+        earlier = self.graders.drain_spans()  # graders answer in order, so earlier requests are answered by now
+        return (*earlier, *(span for spans in answers.results.values() for span in spans))
 
 
-def standing_of_learner(learner: LearnerGroup) -> Standing:
-    """Peak memory, what was scored ahead, and spans of the ranks, from one call."""
+def learner_status(learner: LearnerGroup) -> ActorStatus:
+    """Peak memory, share of completions scored ahead, and spans of the ranks, from one call."""
     ranks = learner.status()
     metrics = {"memory/peak_bytes": max(rank.peak_memory_bytes for rank in ranks)}
     if ranks[0].scored_ahead_share:
         metrics["learner/scored_ahead_share"] = ranks[0].scored_ahead_share  # all ranks have scored the same
-    return Standing(
-        metrics=metrics,
-        spans=tuple(span for rank in ranks for span in rank.spans),
-    )
+    return ActorStatus(metrics=metrics, spans=tuple(span for rank in ranks for span in rank.spans))
 
 
 @contextmanager
@@ -100,12 +95,12 @@ def build_parts(
     start_iteration: int,
     start_positions: StreamPositions = FRESH,
 ) -> Iterator[Parts]:
-    """Starts engines, graders and learner side by side; on the way out ends every process they started."""
-    spec = learner_spec(config, cluster, model_path)  # refuses what does not fit this device: before any actor starts
+    """Starts engines, graders and learner side by side; on the way out ends every process that they started."""
+    spec = learner_spec(config, cluster, model_path)  # before any actor starts: refuses what does not fit this device
     with ExitStack() as undo:
         fleet, graders = start_rollout(config, cluster, model_path, undo)
         if config.cluster.shares_gpus:
-            # vLLM measures the free memory of its GPU while it starts; a learner that loads beside it would change that
+            # vLLM measures the free memory of its GPU while it starts; a learner that loads meanwhile would change it
             fleet.await_ready(timeout_s=config.cluster.start_timeout_s)
         learner = start_learner(spec, cluster, timeout_s=config.cluster.start_timeout_s)
         undo.callback(learner.shutdown)
@@ -130,12 +125,12 @@ def build_parts(
                 start_iteration=start_iteration,
             ),
             resampling=_resampling(config),
-            scoring=scoring_ahead(learner, max_staleness=config.max_staleness),
+            scoring=dispatcher_for(learner, max_staleness=config.max_staleness),
             start_iteration=start_iteration,
             start_positions=start_positions,
             num_iterations=config.num_iterations,
             grading_timeout_s=config.graders.timeout_s * config.rollout.completions_per_iteration,
-            counts_failures=bool(config.reward.extra) and config.reward.on_error == "zero",
+            counts_failures=config.reward.counts_failures,
         )
         yield Parts(
             learner=learner,
@@ -159,12 +154,12 @@ def _resampling(config: RunConfig) -> Resampling | None:
 
 
 def start_learner(spec: LearnerSpec, cluster: Cluster, *, timeout_s: float) -> LearnerGroup:
-    """All ranks in their bundles, with the model loaded."""
+    """Starts all ranks in their bundles, with the model loaded."""
     return LearnerGroup(spec, start_timeout_s=timeout_s, **cluster.learner_options())
 
 
 def _recorded(groups: GroupSource, config: RunConfig, tokenizer: Any, *, start_iteration: int) -> GroupSource:
-    """The source itself, or one that records what it gives out."""
+    """The source itself, or one that records the groups it returns."""
     if config.rollout.record is None:
         return groups
     manifest = manifest_of(config, vocabulary=vocabulary_digest(tokenizer.get_vocab()))
@@ -172,7 +167,7 @@ def _recorded(groups: GroupSource, config: RunConfig, tokenizer: Any, *, start_i
 
 
 def learner_spec(config: RunConfig, cluster: Cluster, model_path: Path | str) -> LearnerSpec:
-    """What every rank is told; LearnerSpecError where settings do not fit this cluster's device."""
+    """The specification of every rank; LearnerSpecError where settings do not fit this cluster's device."""
     return LearnerSpec(
         learner=config.learner,
         gate=config.gate,

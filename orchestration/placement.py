@@ -1,7 +1,7 @@
-"""Where engines and learner ranks go: the arithmetic of bundles, pure.
+"""The bundles of engines and learner ranks: pure arithmetic.
 
-The configuration and what the cluster reports come in; a Placement comes out, or a PlacementError that says what was
-asked and what there is. Starts nothing.
+In: the configuration and the cluster's resources. Out: a Placement, or a PlacementError that names what the run needs
+and what the cluster has. Starts nothing.
 """
 
 from collections.abc import Mapping
@@ -14,19 +14,19 @@ Device = Literal["cpu", "gpu"]
 
 
 class PlacementError(RuntimeError):
-    """The cluster cannot hold the run."""
+    """The cluster has no room for the run, or the run's settings do not fit the cluster."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Placement:
-    """Resources of every actor. A bundle lies on one node, so an engine's tensor parallel workers do too."""
+    """Resources of every actor. A bundle lies on one node, and so do all tensor parallel workers of an engine."""
 
     device: Device
-    engine_bundles: tuple[dict[str, float], ...]  # one an engine; none in a replay
-    learner_bundles: tuple[dict[str, float], ...]  # one a rank; none in an evaluation
+    engine_bundles: tuple[dict[str, float], ...]  # one for each engine; none in a replay
+    learner_bundles: tuple[dict[str, float], ...]  # one for each rank; none in an evaluation
 
     def demand(self) -> dict[str, float]:
-        """Sum over all bundles, by resource."""
+        """The sum of all bundles, by resource."""
         total: dict[str, float] = {}
         for bundle in (*self.engine_bundles, *self.learner_bundles):
             for resource, amount in bundle.items():
@@ -41,10 +41,10 @@ class Placement:
 def plan_placement(
     cluster: ClusterConfig, rollout: RolloutConfig, learner: LearnerConfig | None, *, resources: Mapping[str, float]
 ) -> Placement:
-    """Bundles for the run on a cluster with the given total resources; without a learner, for engines alone.
+    """Bundles of the run on a cluster with these total resources; without a learner, of engines alone.
 
-    device=auto takes GPUs where the cluster reports any. On CPU-only clusters the shapes are the same, in CPUs.
-    A replay has no engines. Raises PlacementError where the sum of the bundles exceeds the cluster.
+    device=auto uses GPUs if the cluster reports any; on CPUs there are as many bundles, without GPUs. A replay has no
+    engines. PlacementError where the sum of the bundles exceeds the cluster.
     """
     device: Device = cluster.device if cluster.device != "auto" else ("gpu" if resources.get("GPU", 0) > 0 else "cpu")
     engine = {"CPU": cluster.cpus_per_engine * rollout.tensor_parallel_size}
@@ -52,7 +52,7 @@ def plan_placement(
     if device == "gpu":
         engine["GPU"] = cluster.gpus_per_engine * rollout.tensor_parallel_size
         rank["GPU"] = cluster.gpus_per_learner
-    num_engines = rollout.num_engines if rollout.replay is None else 0
+    num_engines = rollout.num_engines if rollout.has_engines else 0
     num_ranks = learner.num_workers if learner is not None else 0
     placement = Placement(device=device, engine_bundles=(engine,) * num_engines, learner_bundles=(rank,) * num_ranks)
     demand = placement.demand()
@@ -60,8 +60,8 @@ def plan_placement(
     if short:
         have = {name: resources.get(name, 0.0) for name in demand}
         raise PlacementError(
-            f"the cluster is too small: asked {placement.describe()}, together {_amounts(demand)}; "
-            f"it has {_amounts(have)}. Lower {_remedies(learner)}, or add nodes"
+            f"the cluster is too small: the run needs {placement.describe()}, together {_amounts(demand)}; "
+            f"the cluster has {_amounts(have)}. Lower {_remedies(learner)}, or add nodes"
         )
     return placement
 

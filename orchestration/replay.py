@@ -1,7 +1,7 @@
 """The parts of a run that trains on recorded groups.
 
-In: the configuration, a cluster and a model folder. Out: a started learner, and stand-ins for what a replay does
-without: engines, graders and publishing. Whether the recording fits was decided before (recordings.py).
+In: the configuration, a cluster and a model folder. Out: a started learner and the recorded groups; publishing and
+evaluation, which need engines, do nothing. stream/recordings.py has refused a recording that does not fit the run.
 """
 
 from collections.abc import Iterator
@@ -12,9 +12,9 @@ from pathlib import Path
 from configs.schema import RunConfig
 from learner.group import LearnerGroup
 from orchestration.cluster import Cluster
-from orchestration.interfaces import Standing
+from orchestration.interfaces import ActorStatus
 from orchestration.journal.eval_rows import Evaluation
-from orchestration.parts import learner_spec, standing_of_learner, start_learner
+from orchestration.parts import learner_spec, learner_status, start_learner
 from orchestration.stream.recorded_groups import ReplayStream
 from orchestration.stream.recordings import refuse_other_vocabulary
 from rollout.prompts import load_tokenizer
@@ -24,14 +24,14 @@ from transfer.spans import Span
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NothingPublished:
-    """A publish without receivers."""
+    """The publish of a replay, which has no metrics."""
 
     def metrics(self) -> dict[str, float]:
         return {}
 
 
 class NoReceivers:
-    """Stands where a WeightChannel would: no engine waits for weights."""
+    """The Publisher of a replay: no engine receives weights, so publishing does nothing."""
 
     def publish(self, version: int) -> NothingPublished:
         return NothingPublished()
@@ -39,27 +39,27 @@ class NoReceivers:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReplayParts:
-    """Everything that runs in a replay: the learner."""
+    """The parts of a replay; only the learner runs."""
 
     learner: LearnerGroup
     groups: ReplayStream
     channel: NoReceivers
 
     def evaluate(self) -> Evaluation:
-        """No engine is there to evaluate on."""
+        """An empty evaluation: a replay has no engines."""
         return Evaluation(metrics={}, samples={})
 
-    def standing(self) -> Standing:
-        return standing_of_learner(self.learner)
+    def status(self) -> ActorStatus:
+        return learner_status(self.learner)
 
     def last_spans(self) -> tuple[Span, ...]:
-        """Nothing was done after the last iteration."""
+        """No spans: a replay does nothing after the last iteration."""
         return ()
 
 
 @contextmanager
 def build_replay_parts(config: RunConfig, cluster: Cluster, model_path: Path | str) -> Iterator[ReplayParts]:
-    """Starts the learner once the recording's token ids are known to be the model's; ends it on the way out."""
+    """Starts the learner after a check that the recording's token ids are the model's; ends it on the way out."""
     assert config.rollout.replay is not None, "a replay needs a recording"
     folder = Path(config.rollout.replay)
     tokenizer = load_tokenizer(str(model_path), trust_remote_code=config.model.trust_remote_code)

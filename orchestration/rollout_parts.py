@@ -13,6 +13,7 @@ import ray
 from configs.schema import RunConfig
 from orchestration.cluster import Cluster
 from rollout.engines.engine import RolloutEngine
+from rollout.fleets.engine_pool import EnginePool
 from rollout.fleets.fleet import RolloutFleet
 from rollout.rewards.graders import GraderPool
 
@@ -23,7 +24,7 @@ def start_rollout(
     """Starts engines and graders and returns at once; `fleet.await_ready` waits until the engines have loaded."""
     engines = [_start_engine(index, config, cluster, model_path) for index in range(config.rollout.num_engines)]
     fleet = RolloutFleet(
-        engines,
+        EnginePool(engines),
         workers_per_engine=config.rollout.tensor_parallel_size,
         timeout_s=config.rollout.timeout_s,
     )

@@ -1,6 +1,6 @@
 """The command: `python orchestration/run.py key=value ...` checks every setting, then trains one run or a sweep.
 
-In: the arguments. Out: an exit status (told by --help). No heavy library is imported before all settings are accepted.
+In: the arguments. Out: an exit status, as --help lists them. Heavy libraries are imported after all checks of settings.
 """
 
 import sys

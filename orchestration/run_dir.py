@@ -1,8 +1,8 @@
-"""Where a run writes: chooses and creates its folder, and refuses to go on there as another run.
+"""The folder of a run: chosen and created for a new run, found and checked for a resumed one.
 
-In: the run's configuration. Out: an absolute path that either is new or, with resume=true, holds the run to continue.
-It looks at names, at whether a folder holds a run, and at that run's config.yaml; all else inside belongs to the
-journal and the checkpoint store.
+In: the run's configuration. Out: the absolute path of a new folder or, with resume=true, of the run to continue. Reads
+folder names, whether a folder holds a run, and that run's config.yaml; journal and checkpoint store own everything else
+inside.
 """
 
 import re
@@ -13,7 +13,7 @@ from configs.loading import ConfigError, read_yaml
 from configs.schema import RunConfig
 from orchestration.journal.run_files import CHECKPOINT_FOLDER, CONFIG_FILE, METRICS_FILE
 
-# Where a run runs, how long it waits, what it writes down, how much memory it takes: no part of its mathematics.
+# Settings that a resume may change: hardware, time-outs, outputs and memory do not affect what is computed.
 FREE_SECTIONS = ("graders", "publish", "checkpoint", "eval", "journal")
 FREE_SETTINGS = (
     "run_dir",
@@ -39,15 +39,15 @@ FREE_SETTINGS = (
 
 
 class RunDirError(RuntimeError):
-    """The run cannot use the folder it was given; the message is one line and says what to change."""
+    """The run cannot use its folder; the message is one line and says what to change."""
 
 
 def resolve_run_dir(config: RunConfig, *, root: Path = Path("runs")) -> Path:
     """The folder of this run, created if it is new.
 
-    run_dir="auto" means root/<task>-<gate>-seed<seed>-NNN: one above the highest number in use for a new run, the
-    highest number that holds a run for resume=true. Raises RunDirError rather than write over a run or resume from
-    nothing.
+    run_dir="auto" means root/<task>-<gate>-seed<seed>-NNN. NNN is one above the highest number in use for a new run,
+    and the highest number with a run for resume=true. RunDirError where a new run's folder holds a run already, or
+    there is no run to resume.
     """
     if config.run_dir != "auto":
         return _explicit(Path(config.run_dir), resume=config.resume)
@@ -56,16 +56,16 @@ def resolve_run_dir(config: RunConfig, *, root: Path = Path("runs")) -> Path:
 
 
 def check_resumable(config: RunConfig, run_dir: Path) -> None:
-    """Raises RunDirError, naming each setting, where config would not continue the run that run_dir holds.
+    """Raises RunDirError, naming each setting, where config would not continue the run in run_dir.
 
-    num_iterations may change where the learning rate does not depend on it.
+    num_iterations may change if the learning rate does not depend on it.
     """
     path = run_dir / CONFIG_FILE
     try:
         stored = read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RunDirError(
-            f"{path}: is missing, so nothing tells what to resume; restore it or start a new run"
+            f"{path}: is missing, and a resume needs the settings in it; restore it or start a new run"
         ) from None
     except ConfigError as error:
         raise RunDirError(
@@ -111,7 +111,7 @@ def next_free(root: Path, stem: str) -> Path:
         folder = root / f"{stem}-{number:03d}"
         try:
             folder.mkdir()
-        except FileExistsError:  # another run started at the same moment took the number
+        except FileExistsError:  # a run that started at the same moment took the number
             number += 1
         else:
             return folder.resolve()

@@ -1,7 +1,7 @@
-"""One run from its folder to its final model: everything around the algorithm of loop.py.
+"""One run from its folder to its final model: everything around the algorithm in loop.py.
 
-A RunConfig comes in, a RunResult comes out, and a run's folder stays behind. The order is the point: what can be
-refused is refused first, so torch and all that needs it are imported only when the cluster is known to hold the run.
+In: a RunConfig. Out: a RunResult and the run's folder. Every check that can refuse the run comes first: torch and the
+modules that need it are imported only when the cluster has room for the run.
 """
 
 from contextlib import AbstractContextManager
@@ -13,7 +13,6 @@ from orchestration.checkpoint import CheckpointStore, RunState
 from orchestration.cluster import Cluster, start_cluster
 from orchestration.dry_run import ratio_warning
 from orchestration.interfaces import RunParts
-from orchestration.journal.balance import Adviser
 from orchestration.journal.journal import LOG_FILE, Journal, RunResult
 from orchestration.journal.run_files import CHECKPOINT_FOLDER, CONFIG_FILE
 from orchestration.model_location import locate_model
@@ -27,7 +26,7 @@ MODEL_FOLDER = "model"
 
 
 def train(config: RunConfig) -> RunResult:
-    """Trains from a fresh start or from the run's newest checkpoint. Whatever ends it, no process stays behind."""
+    """Trains a new run or from a run's newest checkpoint; ends every process it started, also after a failure."""
     refuse_recordings(config)
     run_dir = resolve_run_dir(config)
     store = CheckpointStore(run_dir / CHECKPOINT_FOLDER, keep=config.checkpoint.keep)
@@ -41,14 +40,14 @@ def train(config: RunConfig) -> RunResult:
 
     with redirect_output(run_dir / LOG_FILE) as console:
         print_line(console, f"run folder {run_dir}; what libraries print goes to {LOG_FILE} there")
-        loaded = None  # in a replay, whose groups hold their prompts
-        if config.rollout.replay is None:
-            loaded = load_task(config, lambda: locate_model(config.model, console))
+        # A replay needs no task: its recorded groups include their prompts.
+        has_engines = config.rollout.has_engines
+        loaded = load_task(config, lambda: locate_model(config.model, console)) if has_engines else None
         with start_cluster(config.cluster, config.rollout, config.learner) as cluster:
             print_line(console, f"on {cluster.device}: {cluster.placement.describe()}")
             model_path = locate_model(config.model, console)
-            print_line(console, "starting learner ..." if config.rollout.replay else "starting engines and learner ...")
-            # Not before this line: they import torch, seconds that a refused run should not wait for.
+            print_line(console, "starting engines and learner ..." if has_engines else "starting learner ...")
+            # Imported here because they import torch, which takes seconds: a refusal should not wait for it.
             from orchestration.gate_notices import gate_notices
             from orchestration.loop import iterate
 
@@ -59,15 +58,15 @@ def train(config: RunConfig) -> RunResult:
                     run_dir,
                     config=config.journal,
                     num_iterations=config.num_iterations,
+                    max_staleness=config.max_staleness,
                     gate_name=config.gate.name,
                     start_iteration=state.iteration,
                     console=console,
-                    adviser=Adviser(max_staleness=config.max_staleness),
                 ) as journal,
             ):
-                notices = gate_notices(config.gate, device=cluster.placement.device)
-                told = loaded.notices if loaded is not None else ()
-                for notice in filter(None, (*store.skipped, ratio_warning(config), *notices, *told)):
+                of_gate = gate_notices(config.gate, device=cluster.placement.device)
+                of_task = loaded.notices if loaded is not None else ()
+                for notice in filter(None, (*store.skipped, ratio_warning(config), *of_gate, *of_task)):
                     journal.notice(notice)
                 if checkpoint is not None:
                     parts.learner.restore(str(checkpoint))
@@ -83,7 +82,7 @@ def train(config: RunConfig) -> RunResult:
 def _building(
     config: RunConfig, cluster: Cluster, model_path: Path | str, loaded: LoadedTask | None, state: RunState
 ) -> AbstractContextManager[RunParts]:
-    """What will run once it is entered; loaded: None in a replay."""
+    """The parts of the run, built on entering; loaded: None in a replay."""
     from orchestration.parts import build_parts
     from orchestration.replay import build_replay_parts
 

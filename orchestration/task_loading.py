@@ -1,8 +1,8 @@
-"""The task of a run, in memory and measured against its model before anything starts.
+"""The task of a run, loaded and filtered before anything starts.
 
-In: the configuration and where the model lies. Out: the task without what is not to be trained on, and lines that say
-what was left out and how many training problems share text with an evaluation set. ConfigError where a set, a column,
-the tokenizer or its chat template cannot be used.
+In: the configuration and the model's location. Out: the task without the problems that must not be trained on, and
+notices of what was left out and how many training problems share text with an evaluation set. Raises ConfigError where
+a data set, a column, the tokenizer or its chat template cannot be used.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,34 +22,33 @@ from rollout.tasks.data_task import DataTask, EmptiedSetError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoadedTask:
-    """A task, and one line for each fact that a person should know of it."""
+    """A task with the notices that the log and the report repeat."""
 
     task: Task
-    notices: tuple[str, ...]
+    notices: tuple[str, ...]  # one line each
 
 
 def load_task(config: RunConfig, locate_model: Callable[[], Path | str]) -> LoadedTask:
-    """Reads data sets and tokenizer where the task has data sets; the arithmetic task needs neither."""
-    if not isinstance(config.task, DataTaskConfig):
-        return LoadedTask(task=build_task(config.task), notices=())
+    """Builds the task; one that reads data sets is filtered with the model's tokenizer, which others do not need."""
+    section = config.task
+    if not section.reads_data:
+        return LoadedTask(task=build_task(section), notices=())
     try:
-        task = DataTask.load(config.task)
-        tokenizer = model_tokenizer(config, locate_model())
-        return prepare(task, config.task, tokenizer)
+        task = DataTask.load(section)
+        return prepare(task, section, model_tokenizer(config, locate_model()))
     except (DataSetError, PromptStyleError) as error:
         raise ConfigError(str(error).splitlines()) from error
 
 
 def prepare(task: DataTask, config: DataTaskConfig, tokenizer: Any) -> LoadedTask:
-    """Leaves out prompts that are too long and, if the configuration says so, contaminated training problems."""
+    """Leaves out prompts that are too long and, if the configuration asks for it, contaminated training problems."""
     render = prompt_renderer(config, tokenizer)
 
     def fits(problems: Sequence[Problem]) -> list[bool]:
         return prompts_fit(problems, tokenizer, render, max_tokens=config.max_prompt_tokens)
 
-    fitting = _selected(
-        task, fits, f"prompts over task.max_prompt_tokens={config.max_prompt_tokens}", evaluation_too=True
-    )
+    too_long = f"prompts over task.max_prompt_tokens={config.max_prompt_tokens}"
+    fitting = _selected(task, fits, too_long, evaluation_too=True)
     notices = [_counts(task, fitting, config), *_left_out(task, fitting, config)]
     shared = contaminated(fitting.train, fitting.evaluation)
     for name, indices in shared.items():
@@ -69,7 +68,7 @@ def prepare(task: DataTask, config: DataTaskConfig, tokenizer: Any) -> LoadedTas
 
 
 def model_tokenizer(config: RunConfig, model_path: Path | str) -> Any:
-    """ConfigError where it cannot be loaded."""
+    """The model's tokenizer; ConfigError where it cannot be loaded."""
     try:
         return load_tokenizer(str(model_path), trust_remote_code=config.model.trust_remote_code)
     except (OSError, ValueError) as error:
@@ -82,19 +81,21 @@ def model_tokenizer(config: RunConfig, model_path: Path | str) -> Any:
 def _selected(
     task: DataTask, keep: Callable[[Sequence[Problem]], Sequence[bool]], what: str, *, evaluation_too: bool
 ) -> DataTask:
+    """The task with the problems that `keep` accepts; what: those that it leaves out, for the error."""
     try:
         return task.select(keep, evaluation_too=evaluation_too)
     except EmptiedSetError as error:
-        rule = f"nothing is left of it without {what}; change that setting or leave the set out"
+        rule = f"no problem is left without {what}; change that setting or leave the set out"
         raise ConfigError(f"{key}: {rule}: {key}=null" for key in error.keys) from error
 
 
 def _counts(task: DataTask, fitting: DataTask, config: DataTaskConfig) -> str:
     counts, total = fitting.num_by_source(), _counted(len(fitting.train), "problem")
-    told = " + ".join(f"{name} {count:,}" for name, count in counts.items()) + " problems" if len(counts) > 1 else total
+    if len(counts) > 1:
+        total = " + ".join(f"{name} {count:,}" for name, count in counts.items()) + " problems"
     num_long = len(task.train) - len(fitting.train)
     return (
-        f"task {config.name}: {told}, {_counted(task.num_duplicates, 'duplicate')} and "
+        f"task {config.name}: {total}, {_counted(task.num_duplicates, 'duplicate')} and "
         f"{_counted(num_long, 'prompt')} over {config.max_prompt_tokens:,} tokens left out"
     )
 

@@ -1,11 +1,11 @@
 """WeightChannel: one publish is one version of the learner's weights in every engine, proven.
 
 It brings sender and receivers together, starts both halves of a broadcast, waits for all with a time-out, and compares
-digests, versions and, now and then, log-probabilities. It moves no bytes itself.
+digests, versions and, now and then, log-probabilities. It moves no bytes itself. Engines may change between publishes.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,8 @@ from learner.group import LearnerGroup
 from rollout.contract import EngineReceipt
 from rollout.fleets.fleet import RolloutFleet
 from transfer.answers import await_answers, reason
-from transfer.communicator import Backend, Rendezvous
 from transfer.spans import Span
+from transfer.transport import Backend, Rendezvous
 from transfer.wire import ParameterGroup
 
 if TYPE_CHECKING:  # imports transformers' models: seconds before the first actor starts
@@ -73,13 +73,12 @@ class WeightChannel:
         self._probe = probe
         self._groups: list[ParameterGroup] = learner.parameter_groups()
         self._changing_groups: list[ParameterGroup] = learner.changing_groups()
-        self._engines_have_all = False  # the frozen weights too, by a publish over the present connection
-        self._num_published = 0
+        self._receivers: list[Any] = []  # engines that have all weights, by a publish over the present connection
         self._engine_spans: list[Span] = []
 
-    def connect(self) -> None:
-        """Brings learner rank 0 and every engine worker together on a fresh port; again when an engine was replaced."""
-        self._engines_have_all = False
+    def _connect(self) -> None:
+        """Brings learner rank 0 and every engine worker together on a fresh port."""
+        self._receivers = []
         host, port = self._learner.address_and_free_port()
         rendezvous = Rendezvous(
             backend=self._backend,
@@ -93,32 +92,33 @@ class WeightChannel:
     def publish(self, version: int) -> PublishReport:
         """Broadcasts the learner's weights as `version`; afterwards every engine samples from exactly these weights.
 
-        All weights travel first; afterwards those that training changes.
+        All weights travel first, and again when engines have joined or left the fleet since the last publish; otherwise
+        those that training changes.
         Waits for learner rank 0 (the bytes are out) and for every engine (the weights are loaded). Raises PublishError
         on a time-out, a dead peer, another version, a digest that differs or a probe out of tolerance.
         """
         begun = time.perf_counter()
-        if self._num_published == 0:
-            self.connect()
+        engines = self._fleet.engines
+        is_first = engines != self._receivers
+        if is_first:
+            self._connect()
         # The first is always proven, after a resume too. So is version 1: until then the engines hold what they read
         # from disk, and a probe of equal weights proves little.
-        is_early = self._num_published == 0 or version == 1
+        is_early = is_first or version == 1
         verify = is_early or version % self._config.verify_every == 0
         started = time.perf_counter()
-        only_changing = self._engines_have_all
-        groups = self._changing_groups if only_changing else self._groups
-        sending = self._learner.submit("send_weights", verify, only_changing)
+        groups = self._groups if is_first else self._changing_groups
+        sending = self._learner.submit("send_weights", verify, not is_first)
         receiving = self._fleet.start_receive(version, groups, verify=verify)
         reports, receipts = self._await(sending, receiving)
         sent = reports[0]
         for receipt in receipts:
             self._engine_spans += receipt.spans
             self._check(receipt, sent, version, verify=verify)
-        self._engines_have_all = True
+        self._receivers = engines
         publish_s = time.perf_counter() - started
         is_probed = is_early or version % self._config.probe_every == 0
         difference = self._compare_logprobs(version) if is_probed else None
-        self._num_published += 1
         return PublishReport(
             version=version,
             num_bytes=sent.num_bytes,
@@ -135,10 +135,10 @@ class WeightChannel:
         self._engine_spans.clear()
         return spans
 
-    def _await(self, learner_refs: Sequence[Any], engine_refs: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    def _await(self, learner_refs: Sequence[Any], engine_refs: Mapping[int, Any]) -> tuple[list[Any], list[Any]]:
         """Waits for both halves; a failure ends the wait soon, since the peers would hang in the broadcast."""
         calls = {f"learner rank {rank}": ref for rank, ref in enumerate(learner_refs)}
-        calls |= {f"engine {index}": ref for index, ref in enumerate(engine_refs)}
+        calls |= {f"engine {engine}": ref for engine, ref in engine_refs.items()}
         answers = await_answers(calls, timeout_s=self._config.timeout_s)
         if answers.failures:
             peer, error = next(iter(answers.blamed.items()))
@@ -172,12 +172,12 @@ class WeightChannel:
         # Equal bytes do not prove that the engine computes with them: a packed copy of a weight may have stayed behind.
         expected = self._learner.score(self._probe.token_ids, 1)
         answers = self._fleet.call("score", self._probe.token_ids, 1, timeout_s=self._config.timeout_s)
-        differences = [float(np.abs(answer - expected).mean()) for answer in answers]
-        for index, difference in enumerate(differences):
+        differences = {engine: float(np.abs(answer - expected).mean()) for engine, answer in answers.items()}
+        for engine, difference in differences.items():
             if not difference <= self._probe.tolerance:
                 raise PublishError(
-                    f"engine {index} computes other logprobs than the learner at version {version}: they differ by "
+                    f"engine {engine} computes other logprobs than the learner at version {version}: they differ by "
                     f"{difference:.3g} nats a token, allowed {self._probe.tolerance:g}; "
                     f"its weights are not the published ones"
                 )
-        return max(differences)
+        return max(differences.values())

@@ -1,10 +1,14 @@
 """What the generation side hands out: prompts in, groups of completions back, verdicts on them.
 
 Frozen dataclasses with numpy arrays: a group travels as one Ray object, and nobody needs torch or vLLM to read it.
+docs/architecture.md has the table of what a group is at each stop.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import pairwise
+from math import fsum
+from typing import Any, Self
 
 import numpy as np
 
@@ -13,7 +17,10 @@ from transfer.spans import Span
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prompt:
-    """One problem at one position of the prompt stream."""
+    """One problem at one position of the prompt stream.
+
+    Example: position=40, token_ids=[5, 12, 7], text="<|user|>1+1=", reference_answer="2", source="arithmetic".
+    """
 
     position: int  # in the prompt stream, counted over the whole run; seeds derive from it
     token_ids: np.ndarray  # [P] int32
@@ -34,55 +41,107 @@ class SamplingSpec:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Completion:
-    """One sampled continuation.
+class VersionStart:
+    """The first token that a policy version sampled. Example: version=4, start=2 from the third sampled token on."""
 
-    Example: token_ids=[17, 4, 9, 2], rollout_logprobs=[-0.1, -2.3, -0.7, 0.0], finished=True where 2 is an end token.
-    version_starts=((3, 0), (4, 2)) where weights of version 4 arrived before the third token was sampled.
+    version: int
+    start: int  # sampled tokens before it, in the same sequence
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SampledTokens:
+    """One sequence of T tokens, of which the policy sampled C; the same object from the engine to the learner.
+
+    Example: prompt [5, 12], sampled [9, 2]: token_ids=[5, 12, 9, 2], completion_mask=[F, F, T, T], rollout_logprobs=
+    [-0.1, -2.3], version_starts=(VersionStart(version=3, start=0),). A second turn makes the mask [F, F, T, T, F, T].
     """
 
-    token_ids: np.ndarray  # [C] int32, the end token included when one was sampled
+    token_ids: np.ndarray  # [T] int32, the prompt first, the end token included when one was sampled
+    completion_mask: np.ndarray  # [T] bool, True where the policy sampled the token
     rollout_logprobs: np.ndarray  # [C] float32, of the sampled tokens under the distribution they were drawn from
-    text: str  # decoded, tags kept, end token left out
-    finished: bool  # False where max_new_tokens cut it off
-    # (policy version, index of its first token), both ascending; the first is the version at which the prompt came
-    version_starts: tuple[tuple[int, int], ...]
+    version_starts: tuple[VersionStart, ...]  # versions and starts ascending; the first is that at the prompt's arrival
+
+    @classmethod
+    def one_turn(
+        cls,
+        prompt_ids: np.ndarray,
+        sampled_ids: np.ndarray,
+        *,
+        rollout_logprobs: np.ndarray,
+        version_starts: tuple[VersionStart, ...],
+    ) -> Self:
+        """A prompt ([P] int32) and what was sampled after it ([C] int32)."""
+        return cls(
+            token_ids=np.concatenate([prompt_ids, sampled_ids]),
+            completion_mask=np.arange(len(prompt_ids) + len(sampled_ids)) >= len(prompt_ids),
+            rollout_logprobs=rollout_logprobs,
+            version_starts=version_starts,
+        )
 
     def __post_init__(self) -> None:
-        versions, starts = zip(*self.version_starts, strict=True) if self.version_starts else ((), ())
-        if starts[:1] != (0,) or not _ascend(versions) or not _ascend(starts):
+        length, masked = len(self.completion_mask), np.count_nonzero(self.completion_mask)
+        if len(self.token_ids) != length or masked != self.num_sampled:
             raise ValueError(
-                f"version_starts={self.version_starts}: must begin at token 0 and have ascending versions and indices"
+                f"{len(self.token_ids)} tokens, a mask of {length} with {masked} sampled, {self.num_sampled} logprobs: "
+                f"need a mask entry a token and a logprob a sampled token"
             )
-        if starts[-1] >= max(len(self.token_ids), 1):
-            raise ValueError(f"version_starts={self.version_starts}: goes beyond {len(self.token_ids)} tokens")
+        if length and self.completion_mask[0]:
+            raise ValueError("completion_mask: the first token is sampled, but a sampled token needs one before it")
+        starts = self.version_starts
+        ascend = all(a.version < b.version and a.start < b.start for a, b in pairwise(starts))
+        if not starts or starts[0].start != 0 or not ascend:
+            raise ValueError(f"version_starts={starts}: must begin at token 0 and have ascending versions and starts")
+        if starts[-1].start >= max(self.num_sampled, 1):
+            raise ValueError(f"version_starts={starts}: goes beyond {self.num_sampled} tokens")
+
+    @property
+    def num_sampled(self) -> int:
+        """C: tokens that the policy sampled."""
+        return len(self.rollout_logprobs)
+
+    @property
+    def sampled_ids(self) -> np.ndarray:
+        """[C] int32."""
+        return self.token_ids[self.completion_mask]
 
     @property
     def min_policy_version(self) -> int:
         """Lowest version that produced a token of it."""
-        return self.version_starts[0][0]
+        return self.version_starts[0].version
 
     @property
     def max_policy_version(self) -> int:
-        """Highest."""
-        return self.version_starts[-1][0]
+        """Highest version that produced a token of it."""
+        return self.version_starts[-1].version
 
     def tokens_by_version(self) -> dict[int, int]:
-        """How many tokens each version produced."""
-        starts = [start for _, start in self.version_starts]
-        ends = [*starts[1:], len(self.token_ids)]
+        """How many tokens each version sampled."""
+        ends = [*(each.start for each in self.version_starts[1:]), self.num_sampled]
         return {
-            version: end - start for (version, start), end in zip(self.version_starts, ends, strict=True) if end > start
+            each.version: end - each.start
+            for each, end in zip(self.version_starts, ends, strict=True)
+            if end > each.start
         }
 
 
-def _ascend(numbers: tuple[int, ...]) -> bool:
-    return all(before < after for before, after in pairwise(numbers))
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Completion:
+    """What the policy made of one prompt: one sample.
+
+    Example: tokens whose sampled_ids are [17, 4, 2], text="42", finished=True where 2 is an end token.
+    """
+
+    tokens: SampledTokens  # of prompt and completion
+    text: str  # of the sampled tokens, tags kept, end token left out
+    finished: bool  # False where max_new_tokens cut it off
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PromptGroup:
-    """The G completions of one prompt, in sample order."""
+    """The G completions of one prompt, in sample order.
+
+    Example: the prompt at position 40 with 8 completions, sampled by engine 1 in generate_s=0.8.
+    """
 
     prompt: Prompt
     completions: tuple[Completion, ...]  # G
@@ -91,50 +150,74 @@ class PromptGroup:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RewardVerdict:
-    """The rewards of one completion (paper eq. 9-11) and their weights: what it was trained on is complete in it."""
+class RewardComponent:
+    """One reward of a completion.
 
-    format: float
-    answer: float
-    extra: dict[str, float] = field(default_factory=dict)  # rewards of the user's own, by name
-    format_weight: float = 1.0
-    answer_weight: float = 1.0
-    extra_weights: dict[str, float] = field(default_factory=dict)  # by name, as extra
-    num_failed: int = 0  # extra rewards that failed and count as 0
+    Example: RewardComponent(name="short", value=0.8, weight=0.1) adds 0.08 to the completion's total.
+    """
+
+    name: str  # of the metric reward/<name>
+    value: float  # without the weight
+    weight: float
+    failed: bool = False  # True where the reward gave no value and counts as 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RewardVerdict:
+    """All rewards of one completion, with their weights (paper eq. 9).
+
+    Example: components format 1.0, answer 0.0 and short 0.8 with weights 1, 1 and 0.1 have the total 1.08.
+    """
+
+    components: tuple[RewardComponent, ...]  # format and answer first; same names in same order throughout a run
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> "RewardVerdict":
+        """The verdict of which `dataclasses.asdict`, perhaps by way of JSON, gave `plain`."""
+        return cls(components=tuple(RewardComponent(**component) for component in plain["components"]))
 
     @property
     def total(self) -> float:
-        """The weighted sum, of which advantages are made."""
-        own = sum(self.extra_weights[name] * value for name, value in self.extra.items())
-        return self.format_weight * self.format + self.answer_weight * self.answer + own
+        """Weighted sum, from which advantages are computed."""
+        # fsum rounds once, so that the order of the components does not matter.
+        return fsum(component.weight * component.value for component in self.components)
+
+    @property
+    def values(self) -> dict[str, float]:
+        """Unweighted values by name."""
+        return {component.name: component.value for component in self.components}
+
+    @property
+    def num_failed(self) -> int:
+        """Number of rewards that failed and count as 0."""
+        return sum(component.failed for component in self.components)
+
+    def value(self, name: str) -> float:
+        """Unweighted value of one reward; KeyError where the run has no reward of this name."""
+        return self.values[name]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GroupSummary:
     """What the driver needs of a group to plan with; a few numbers, so that token data stays out of its loops."""
 
-    position: int
-    engine_index: int
-    num_tokens: int  # completion tokens of the group
-    min_policy_version: int
-    max_policy_version: int
-    generate_s: float
+    position: int  # of its prompt
+    num_tokens: int  # sampled tokens of the group
 
     @classmethod
     def of(cls, group: PromptGroup) -> "GroupSummary":
         return cls(
             position=group.prompt.position,
-            engine_index=group.engine_index,
-            num_tokens=sum(len(completion.token_ids) for completion in group.completions),
-            min_policy_version=min(completion.min_policy_version for completion in group.completions),
-            max_policy_version=max(completion.max_policy_version for completion in group.completions),
-            generate_s=group.generate_s,
+            num_tokens=sum(completion.tokens.num_sampled for completion in group.completions),
         )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GroupRequest:
-    """A prompt on its way to an engine."""
+    """A prompt on its way to an engine.
+
+    Example: ticket=57 for the prompt at position 40, of which sampling wants 8 completions of at most 512 tokens.
+    """
 
     ticket: int  # the fleet's number for it: a prompt of the training and one of an evaluation may share a position
     prompt: Prompt
@@ -159,11 +242,21 @@ class EngineLoad:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GroupChunk:
-    """What goes with finished groups on their way back: they travel beside it, one Ray object each."""
+class FinishedRequest:
+    """What the driver is told of a request whose group is complete; the group itself travels beside it."""
 
-    tickets: tuple[int, ...]  # of the requests; empty where only the load is told
-    summaries: tuple[GroupSummary, ...]  # in the same order
+    ticket: int  # of the GroupRequest
+    summary: GroupSummary
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupChunk:
+    """One answer of an engine: what has finished and how full it is. The groups travel beside it, one Ray object each.
+
+    Example: finished has two entries, then two groups follow in this order; it is empty where only the load is told.
+    """
+
+    finished: tuple[FinishedRequest, ...]  # in the order of the groups
     load: EngineLoad
     num_entered: int  # requests, counted from the start, that the load includes for certain
 
@@ -181,12 +274,44 @@ class EngineReceipt:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GroupVerdicts:
-    """The verdicts on one PromptGroup, in its completions' order."""
+    """The verdicts on one PromptGroup, in its completions' order.
+
+    Example: 8 verdicts, timed_out=1 where the grading of one completion met its time limit and gave it zeros.
+    """
 
     verdicts: tuple[RewardVerdict, ...]  # G; zeros where the limit struck before the completion was graded
     timed_out: int  # how many those are
 
     @property
     def num_failed(self) -> int:
-        """Extra rewards that failed and count as 0."""
+        """Number of rewards that failed and count as 0."""
         return sum(verdict.num_failed for verdict in self.verdicts)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GradedGroup:
+    """The G completions of one prompt with their verdicts, in sample order.
+
+    Example: the group of position 40 with 8 verdicts, rewards=[2.0, 0.5, 2.0, 0.0, 0.5, 2.0, 0.5, 0.5].
+    """
+
+    group: PromptGroup
+    verdicts: tuple[RewardVerdict, ...]  # G
+    is_replayed: bool = False  # read from a recording: sampled by the policy of another run
+
+    def __post_init__(self) -> None:
+        if len(self.verdicts) != len(self.group.completions):
+            raise ValueError(
+                f"prompt {self.position}: {len(self.verdicts)} verdicts for {len(self.group.completions)} "
+                f"completions; a group needs one each"
+            )
+
+    @property
+    def position(self) -> int:
+        """Position of its prompt in the stream."""
+        return self.group.prompt.position
+
+    @property
+    def rewards(self) -> np.ndarray:
+        """[G] float64."""
+        return np.array([verdict.total for verdict in self.verdicts], dtype=np.float64)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from configs.tasks import ArithmeticTaskConfig, PromptConfig, TaskConfig
+from configs.tasks import PromptConfig, TaskSettings
 from rollout.contract import Prompt
 from rollout.tasks import Problem
 from rollout.tasks.mixture import Interleave
@@ -103,11 +103,11 @@ def make_prompt(problem: Problem, encode: Encode, *, position: int, render: Rend
     )
 
 
-def prompt_renderer(config: TaskConfig, tokenizer: Any) -> Render:
+def prompt_renderer(config: TaskSettings, tokenizer: Any) -> Render:
     """The style of the task's prompts; PromptStyleError where the tokenizer has no chat template and needs one."""
-    if isinstance(config, ArithmeticTaskConfig):
-        return as_it_stands
     style = config.prompt
+    if style is None:
+        return as_it_stands
     return _chat_renderer(style, tokenizer) if style.style == "chat" else _plain_renderer(style)
 
 

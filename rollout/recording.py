@@ -1,6 +1,6 @@
 """The folder format of recorded groups: one file an iteration, complete or absent, beside one manifest.
 
-In: PromptGroups with their verdicts. Out: `iteration-000000.npz` and so on, and the same groups back, bit for bit.
+In: GradedGroups. Out: `iteration-000000.npz` and so on, and the same groups back, bit for bit.
 Arrays are plain numpy, all else is JSON; nothing is pickled. It knows nothing of runs: what a manifest says of how the
 groups were made is kept as it comes.
 """
@@ -11,20 +11,26 @@ import json
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from configs.files import write_atomically
-from rollout.contract import Completion, Prompt, PromptGroup, RewardVerdict
+from rollout.contract import (
+    Completion,
+    GradedGroup,
+    Prompt,
+    PromptGroup,
+    RewardVerdict,
+    SampledTokens,
+    VersionStart,
+)
 
 MANIFEST_FILE = "manifest.json"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 REMEDY = "replay with the version of the program that recorded it, or record anew"
-
-RecordedGroup = tuple[PromptGroup, tuple[RewardVerdict, ...]]  # G completions, G verdicts
 
 
 class RecordingError(RuntimeError):
@@ -82,24 +88,26 @@ def discard_from(folder: Path, iteration: int) -> None:
             path.unlink()
 
 
-def write_iteration(folder: Path, iteration: int, groups: Sequence[RecordedGroup]) -> None:
+def write_iteration(folder: Path, iteration: int, groups: Sequence[GradedGroup]) -> None:
     """The groups of an iteration, in place of what the folder had of it; durable once this returns."""
-    completions = [completion for group, _ in groups for completion in group.completions]
-    rows = [_row(group, verdicts) for group, verdicts in groups]
+    prompts = [graded.group.prompt for graded in groups]
+    tokens = [completion.tokens for graded in groups for completion in graded.group.completions]
+    rows = [_row(graded) for graded in groups]
     file = io.BytesIO()
     np.savez(
         file,
-        prompt_token_ids=_joined([group.prompt.token_ids for group, _ in groups], np.int32),  # [sum of P]
-        prompt_lengths=np.array([len(group.prompt.token_ids) for group, _ in groups], dtype=np.int64),  # [N]
-        token_ids=_joined([completion.token_ids for completion in completions], np.int32),  # [sum of C]
-        rollout_logprobs=_joined([completion.rollout_logprobs for completion in completions], np.float32),
-        completion_lengths=np.array([len(completion.token_ids) for completion in completions], dtype=np.int64),
+        prompt_token_ids=_joined([prompt.token_ids for prompt in prompts], np.int32),  # [sum of P]
+        prompt_lengths=np.array([len(prompt.token_ids) for prompt in prompts], dtype=np.int64),  # [N]
+        token_ids=_joined([each.token_ids for each in tokens], np.int32),  # [sum of T]
+        completion_mask=_joined([each.completion_mask for each in tokens], np.bool_),  # [sum of T]
+        sequence_lengths=np.array([len(each.token_ids) for each in tokens], dtype=np.int64),  # [S]: T of each
+        rollout_logprobs=_joined([each.rollout_logprobs for each in tokens], np.float32),  # [sum of C]
         rows=np.frombuffer(json.dumps(rows, allow_nan=False).encode(), dtype=np.uint8),  # [N] groups as JSON
     )
     write_atomically(_iteration_path(folder, iteration), file.getvalue())
 
 
-def read_iteration(folder: Path, iteration: int) -> list[RecordedGroup]:
+def read_iteration(folder: Path, iteration: int) -> list[GradedGroup]:
     """The groups of an iteration as they were written; RecordingError where its file is missing or damaged."""
     path = _iteration_path(folder, iteration)
     try:
@@ -112,54 +120,69 @@ def read_iteration(folder: Path, iteration: int) -> list[RecordedGroup]:
         raise RecordingError(f"{path}: is not readable ({type(error).__name__}: {error}); {REMEDY}") from error
 
 
-def _groups(arrays: Mapping[str, np.ndarray]) -> list[RecordedGroup]:
+def _groups(arrays: Mapping[str, np.ndarray]) -> list[GradedGroup]:
     """Raises ValueError, KeyError or TypeError where the arrays are not those of write_iteration."""
     rows = json.loads(arrays["rows"].tobytes())
     prompts = _split(arrays["prompt_token_ids"], arrays["prompt_lengths"])
-    completions = list(
+    masks = _split(arrays["completion_mask"], arrays["sequence_lengths"])
+    nums_sampled = np.array([np.count_nonzero(mask) for mask in masks], dtype=np.int64)
+    sequences = list(
         zip(
-            _split(arrays["token_ids"], arrays["completion_lengths"]),
-            _split(arrays["rollout_logprobs"], arrays["completion_lengths"]),
+            _split(arrays["token_ids"], arrays["sequence_lengths"]),
+            masks,
+            _split(arrays["rollout_logprobs"], nums_sampled),
             strict=True,
         )
     )
-    if len(completions) != sum(len(row["completions"]) for row in rows):
-        raise ValueError(f"{len(completions)} completions, of which the rows tell another number")
-    remaining = iter(completions)
+    if len(sequences) != sum(len(row["completions"]) for row in rows):
+        raise ValueError(f"{len(sequences)} completions, of which the rows tell another number")
+    remaining = iter(sequences)
     return [
-        (
-            PromptGroup(
+        GradedGroup(
+            group=PromptGroup(
                 prompt=Prompt(token_ids=prompt_token_ids, **row["prompt"]),
                 completions=tuple(_completion(told, *next(remaining)) for told in row["completions"]),
                 engine_index=row["engine_index"],
                 generate_s=row["generate_s"],
             ),
-            tuple(RewardVerdict(**verdict) for verdict in row["verdicts"]),
+            verdicts=tuple(RewardVerdict.from_plain(verdict) for verdict in row["verdicts"]),
         )
         for row, prompt_token_ids in zip(rows, prompts, strict=True)
     ]
 
 
-def _completion(told: dict[str, Any], token_ids: np.ndarray, rollout_logprobs: np.ndarray) -> Completion:
-    starts = tuple((version, start) for version, start in told["version_starts"])
-    return Completion(token_ids=token_ids, rollout_logprobs=rollout_logprobs, **told | {"version_starts": starts})
+def _completion(
+    told: dict[str, Any], token_ids: np.ndarray, completion_mask: np.ndarray, rollout_logprobs: np.ndarray
+) -> Completion:
+    return Completion(
+        tokens=SampledTokens(
+            token_ids=token_ids,
+            completion_mask=completion_mask,
+            rollout_logprobs=rollout_logprobs,
+            version_starts=tuple(VersionStart(**start) for start in told["version_starts"]),
+        ),
+        text=told["text"],
+        finished=told["finished"],
+    )
 
 
-def _row(group: PromptGroup, verdicts: Sequence[RewardVerdict]) -> dict[str, Any]:
+def _row(graded: GradedGroup) -> dict[str, Any]:
     """Everything of a group that is not an array."""
-    assert len(verdicts) == len(group.completions), (len(verdicts), len(group.completions))
+    group, prompt = graded.group, graded.group.prompt
     return {
-        "prompt": _plain_fields(group.prompt),
+        "prompt": {name: getattr(prompt, name) for name in ("position", "text", "reference_answer", "source")},
         "engine_index": group.engine_index,
         "generate_s": group.generate_s,
-        "completions": [_plain_fields(completion) for completion in group.completions],
-        "verdicts": [asdict(verdict) for verdict in verdicts],
+        "completions": [
+            {
+                "text": completion.text,
+                "finished": completion.finished,
+                "version_starts": [asdict(start) for start in completion.tokens.version_starts],
+            }
+            for completion in group.completions
+        ],
+        "verdicts": [asdict(verdict) for verdict in graded.verdicts],
     }
-
-
-def _plain_fields(item: Prompt | Completion) -> dict[str, Any]:
-    values = {field.name: getattr(item, field.name) for field in fields(item)}
-    return {name: value for name, value in values.items() if not isinstance(value, np.ndarray)}
 
 
 def _joined(arrays: Sequence[np.ndarray], dtype: type[np.generic]) -> np.ndarray:

@@ -6,4 +6,4 @@ from learner.contract import StepReport
 def step(*, num_tokens: int = 10, grad_norm: float = 1.0, lr: float = 1e-4, **metrics: float) -> StepReport:
     """metrics by name, with __ for the slash."""
     names = {name.replace("__", "/"): value for name, value in metrics.items()}
-    return StepReport(num_tokens=num_tokens, num_sequences=2, grad_norm=grad_norm, lr=lr, metrics=names)
+    return StepReport(num_tokens=num_tokens, grad_norm=grad_norm, lr=lr, metrics=names)

@@ -1,1 +1,1 @@
-"""The wire of a publish, shared by sender and receiver: grouping, packing, digests, broadcast. Imports torch only."""
+"""What crosses between processes: wire and transport of a publish, answers of actors, spans; none of our packages."""

@@ -1,75 +1,71 @@
-"""A process group of its own for the publish: learner rank 0 is rank 0, the engines' workers follow.
+"""Transports over torch's process groups, and which one is behind which name.
 
-In: an address, a rank, a world size. Out: `broadcast(buffer)` from rank 0, in place. It is separate from the groups
-that DeepSpeed and vLLM use among themselves, so a broken publish cannot leave theirs half-way through a collective.
+In: a Rendezvous, a rank, a device. Out: a Transport. The process group is separate from those that DeepSpeed and vLLM
+use among themselves, so a broken publish cannot leave theirs half-way through a collective.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
-Backend = Literal["gloo", "nccl"]
+from transfer.transport import Backend, Rendezvous, Transport
+
+FormGroup = Callable[[dist.Store, int, int, timedelta], Any]  # takes store, rank, world size and time-out
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Rendezvous:
-    """Where the members of a broadcast group meet; rank 0 opens the port."""
+class ProcessGroupTransport(Transport):
+    """A process group of the publish's own; forming it blocks until all are there, RuntimeError after the time-out."""
 
-    backend: Backend
-    host: str
-    port: int
-    world_size: int
-    timeout_s: float
-
-
-class BroadcastGroup:
-    """One member of the group. Blocks in the constructor until all have arrived; RuntimeError after timeout_s.
-
-    nccl lets two members share a device only with NCCL >= 2.30 and NCCL_MULTI_RANK_GPU_ENABLE=1.
-    """
-
-    def __init__(self, rendezvous: Rendezvous, *, rank: int, device: torch.device) -> None:
+    def __init__(self, form_group: FormGroup, rendezvous: Rendezvous, *, rank: int, device: torch.device) -> None:
         timeout = timedelta(seconds=rendezvous.timeout_s)
-        self.rank = rank
-        self._device = device
-        self._store = dist.TCPStore(
+        self._store: Any = dist.TCPStore(
             rendezvous.host, rendezvous.port, rendezvous.world_size, is_master=rank == 0, timeout=timeout
         )
-        self._group = _process_group(rendezvous, self._store, rank, timeout)
-        self.broadcast(torch.zeros(4, dtype=torch.uint8, device=device))  # the first collective connects the peers
+        self._group = form_group(self._store, rank, rendezvous.world_size, timeout)
+        self.start(torch.zeros(4, dtype=torch.uint8, device=device)).wait()  # the first collective connects the peers
 
-    def start(self, buffer: torch.Tensor) -> "Transfer":
-        """Begins to send rank 0's buffer into everybody's. Transfers happen in the order in which they are started."""
+    def start(self, buffer: torch.Tensor) -> "Broadcast":
         options = dist.BroadcastOptions()
         options.rootRank = 0
         options.rootTensor = 0
-        return Transfer(work=self._group.broadcast([buffer], options), buffer=buffer)
+        return Broadcast(work=self._group.broadcast([buffer], options), buffer=buffer)
 
-    def broadcast(self, buffer: torch.Tensor) -> None:
-        """Sends rank 0's buffer into everybody's and waits for it."""
-        self.start(buffer).wait()
+    def close(self) -> None:
+        self._group = self._store = None  # torch ends both with their last reference
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Transfer:
-    """A broadcast under way."""
+class Broadcast:
+    """A broadcast under way: a Transfer."""
 
     work: Any  # torch.distributed.Work
     buffer: torch.Tensor
 
     def wait(self) -> None:
-        """Returns when the buffer holds rank 0's bytes and may be read and reused; RuntimeError after the time-out."""
         self.work.wait()
         if self.buffer.is_cuda:
             torch.cuda.current_stream(self.buffer.device).synchronize()
 
 
-def _process_group(rendezvous: Rendezvous, store: dist.Store, rank: int, timeout: timedelta) -> Any:
-    if rendezvous.backend == "gloo":
-        return dist.ProcessGroupGloo(store, rank, rendezvous.world_size, timeout)
+def _nccl_group(store: dist.Store, rank: int, world_size: int, timeout: timedelta) -> Any:
+    """Two members share a GPU only with NCCL >= 2.30 and NCCL_MULTI_RANK_GPU_ENABLE=1."""
     options = dist.ProcessGroupNCCL.Options()
     options._timeout = timeout
-    return dist.ProcessGroupNCCL(store, rank, rendezvous.world_size, options)
+    return dist.ProcessGroupNCCL(store, rank, world_size, options)
+
+
+# By name; each is called as join() is.
+TRANSPORTS: dict[Backend, Callable[..., Transport]] = {
+    "gloo": partial(ProcessGroupTransport, dist.ProcessGroupGloo),
+    "nccl": partial(ProcessGroupTransport, _nccl_group),
+}
+
+
+def join(rendezvous: Rendezvous, *, rank: int, device: torch.device) -> Transport:
+    """Blocks until all members have joined; RuntimeError after timeout_s."""
+    return TRANSPORTS[rendezvous.backend](rendezvous, rank=rank, device=device)

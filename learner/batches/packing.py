@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from learner.batches.rows import BY_TOKENS, RowCost, deal_rows, fill_rows
-from learner.contract import MicroBatch, TrainBatch, TrainSample
+from learner.contract import MicroBatch, TrainBatch
 
 Aggregation = Literal["sequence_mean", "token_mean", "constant_length"]
 
@@ -71,9 +71,10 @@ def pack_minibatch(
     sequence longer than max_tokens.
     """
     if len(indices) == 0:
-        shortest = min(range(len(batch.samples)), key=lambda index: len(batch.samples[index].token_ids))
-        return [[_micro_batch(batch, np.array([shortest]), np.zeros(1))] for _ in range(num_ranks)]
-    lengths = np.array([batch.samples[index].completion_length for index in indices])
+        shortest = min(range(len(batch.samples)), key=lambda index: len(batch.samples[index].tokens.token_ids))
+        filler = _micro_batch(batch, np.array([shortest]), np.zeros(1), batch.group_index())
+        return [[filler] for _ in range(num_ranks)]
+    lengths = np.array([batch.samples[index].tokens.num_sampled for index in indices])
     weights = token_loss_weights(lengths, aggregation=aggregation, max_new_tokens=max_new_tokens)
     return _pack(batch, indices, weights, max_tokens=max_tokens, num_ranks=num_ranks, row_cost=row_cost)
 
@@ -95,7 +96,7 @@ def _pack(
     num_ranks: int,
     row_cost: RowCost,
 ) -> list[list[MicroBatch]]:
-    lengths = np.array([len(batch.samples[index].token_ids) for index in indices])
+    lengths = np.array([len(batch.samples[index].tokens.token_ids) for index in indices])
     if lengths.max() > max_tokens:
         longest = int(indices[lengths.argmax()])
         raise ValueError(
@@ -104,33 +105,32 @@ def _pack(
         )
     rows = fill_rows(lengths, max_tokens=max_tokens, multiple_of=num_ranks, row_cost=row_cost)
     dealt = deal_rows(rows, lengths, num_ranks=num_ranks, row_cost=row_cost)
-    filler = _micro_batch(batch, indices[[lengths.argmin()]], np.zeros(1))
+    group_index = batch.group_index()
+    filler = _micro_batch(batch, indices[[lengths.argmin()]], np.zeros(1), group_index)
     return [
-        [_micro_batch(batch, indices[row], weights[row]) if row else filler for row in rank_rows] for rank_rows in dealt
+        [_micro_batch(batch, indices[row], weights[row], group_index) if row else filler for row in rank_rows]
+        for rank_rows in dealt
     ]
 
 
-def _micro_batch(batch: TrainBatch, indices: np.ndarray, weights: np.ndarray) -> MicroBatch:
+def _micro_batch(batch: TrainBatch, indices: np.ndarray, weights: np.ndarray, group_index: np.ndarray) -> MicroBatch:
+    """The samples at `indices` in one row; weights: one an index; group_index: one a sample of the batch."""
     samples = [batch.samples[index] for index in indices]
-    lengths = np.array([len(sample.token_ids) for sample in samples], dtype=np.int64)
-    starts = np.cumsum(lengths) - lengths
-    completion_lengths = np.array([sample.completion_length for sample in samples], dtype=np.int64)
+    tokens = [sample.tokens for sample in samples]
+    lengths = np.array([len(each.token_ids) for each in tokens], dtype=np.int64)
+    nums_sampled = np.array([each.num_sampled for each in tokens], dtype=np.int64)
+    row_ids = np.concatenate([each.token_ids for each in tokens]).astype(np.int64)
+    sampled = np.flatnonzero(np.concatenate([each.completion_mask for each in tokens]))  # row positions
     return MicroBatch(
         sample_indices=np.asarray(indices, dtype=np.int64),
-        token_ids=np.concatenate([sample.token_ids for sample in samples]).astype(np.int64),
+        token_ids=row_ids,
         position_ids=np.concatenate([np.arange(length, dtype=np.int64) for length in lengths]),
         sequence_lengths=lengths,
-        positions=np.concatenate([start + _predicting(sample) for start, sample in zip(starts, samples, strict=True)]),
-        targets=np.concatenate([sample.token_ids[sample.prompt_length :] for sample in samples]).astype(np.int64),
-        sequence_index=np.repeat(np.arange(len(samples), dtype=np.int64), completion_lengths),
-        group_index=np.repeat(np.array([sample.group_index for sample in samples], dtype=np.int64), completion_lengths),
-        rollout_logprobs=np.concatenate([sample.rollout_logprobs for sample in samples]).astype(np.float32),
-        advantages=np.repeat(np.array([sample.advantage for sample in samples], dtype=np.float32), completion_lengths),
-        loss_weights=np.repeat(weights.astype(np.float32), completion_lengths),
+        positions=sampled - 1,  # of the token before, which predicts it; a sequence's first token is never sampled
+        targets=row_ids[sampled],
+        sequence_index=np.repeat(np.arange(len(samples), dtype=np.int64), nums_sampled),
+        group_index=np.repeat(group_index[indices], nums_sampled),
+        rollout_logprobs=np.concatenate([each.rollout_logprobs for each in tokens]).astype(np.float32),
+        advantages=np.repeat(np.array([sample.advantage for sample in samples], dtype=np.float32), nums_sampled),
+        loss_weights=np.repeat(weights.astype(np.float32), nums_sampled),
     )
-
-
-def _predicting(sample: TrainSample) -> np.ndarray:
-    """Positions within the sequence whose next token is a completion token."""
-    assert sample.prompt_length >= 1, f"a completion needs a token before it, prompt_length={sample.prompt_length}"
-    return np.arange(sample.prompt_length - 1, len(sample.token_ids) - 1, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Log-probabilities of completion tokens under the current weights, on one rank.
+"""Log-probabilities of sampled tokens under the current weights, on one rank.
 
 In: the engine that holds the policy, and packed rows or whole sequences. Out: log-probabilities, with gradient for a
 micro-batch, as numpy for a sequence or a batch. Knows nothing of objectives, optimizers or which engine it is given.
@@ -67,8 +67,8 @@ class Scorer:
         return pair
 
     def batch_logprobs(self, batch: TrainBatch) -> tuple[np.ndarray, ...]:
-        """Logprobs of every completion token, one [C] float32 array a sample; each rank computes its share."""
-        lengths = [sample.completion_length for sample in batch.samples]
+        """Logprobs of every sampled token, one [C] float32 array a sample; each rank computes its share."""
+        lengths = [sample.tokens.num_sampled for sample in batch.samples]
         starts = np.cumsum([0, *lengths])
         flat = torch.zeros(int(starts[-1]), dtype=torch.float32, device=self._device)
         packed = pack_all(batch, max_tokens=self._max_tokens, num_ranks=self._world_size, row_cost=self._row_cost)

@@ -15,7 +15,6 @@ from configs.evaluation import EvalConfig
 from configs.loading import ConfigError, config_groups, load_config, parse_setting
 from configs.mistakes import proposal, shown
 from configs.schema import RunConfig
-from configs.tasks import ArithmeticTaskConfig, TaskConfig
 
 SHORT_NAMES: Mapping[str, str] = MappingProxyType(
     {name: f"eval.{name}" for name in ("samples", "temperature", "top_p", "max_new_tokens", "num_prompts", "seed")}
@@ -93,7 +92,7 @@ def read_evaluate_command(arguments: Sequence[str]) -> EvaluateCommand:
             raise ConfigError([f"{shown(' '.join(others))}: has no effect beside compare=[A,B]; leave it out"])
         return EvaluateCommand(compare=_two_folders(words["compare"]))
     config = load_config(_complete(settings))
-    names = set_names(config.task)
+    names = config.task.eval_set_names
     if not names:
         raise ConfigError(["task.eval: names no set to evaluate on; give task.eval.<name>.path=..."])
     return EvaluateCommand(
@@ -110,11 +109,6 @@ def evaluate_help_text() -> str:
     defaults = {name: EvalConfig.model_fields[name].default for name in SHORT_NAMES} | {"num_prompts": "all"}
     lines = [f"  {f'{name}={defaults[name]}':<21}{key}" for name, key in SHORT_NAMES.items()]
     return USAGE.format(short_names="\n".join(lines))
-
-
-def set_names(task: TaskConfig) -> tuple[str, ...]:
-    """The evaluation sets of a task."""
-    return (task.name,) if isinstance(task, ArithmeticTaskConfig) else tuple(task.eval)
 
 
 def _complete(settings: Sequence[str]) -> list[str]:

@@ -82,10 +82,10 @@ def _samples(group: PromptGroup, verdicts: GroupVerdicts, *, name: str) -> list[
             prompt=group.prompt.text,
             reference=group.prompt.reference_answer,
             completion=completion.text,
-            length=len(completion.token_ids),
+            length=completion.tokens.num_sampled,
             finished=completion.finished,
-            format=verdict.format,
-            answer=verdict.answer,
+            format=verdict.value("format"),
+            answer=verdict.value("answer"),
         )
         for index, (completion, verdict) in enumerate(zip(group.completions, verdicts.verdicts, strict=True))
     ]

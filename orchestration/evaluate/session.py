@@ -12,7 +12,6 @@ from rich.console import Console
 
 from configs.loading import ConfigError
 from configs.schema import RunConfig
-from configs.tasks import DataTaskConfig
 from orchestration.cluster import start_cluster
 from orchestration.evaluate.command import AUTO_OUT, EvaluateRequest
 from orchestration.evaluate.prompts import chosen_problems, eval_prompts, eval_sampling
@@ -28,7 +27,6 @@ from rollout.contract import Prompt
 from rollout.prompts import PromptStyleError, prompt_encoder, prompt_renderer
 from rollout.tasks import Problem, build_task
 from rollout.tasks.data_sets import DataSetError
-from rollout.tasks.data_task import load_eval_sets
 
 LOG_FILE = "evaluate.log"
 
@@ -66,9 +64,8 @@ def evaluate_model(request: EvaluateRequest) -> dict[str, float]:
 
 def _problems(request: EvaluateRequest) -> dict[str, Sequence[Problem]]:
     """The problems of each set, read before anything starts; ConfigError where a set cannot be used."""
-    task = request.config.task
     try:
-        sets = load_eval_sets(task, request.sets) if isinstance(task, DataTaskConfig) else build_task(task).eval_sets()
+        sets = build_task(request.config.task.for_evaluation(request.sets)).eval_sets()
     except DataSetError as error:
         raise ConfigError(str(error).splitlines()) from error
     return {name: chosen_problems(sets[name], request.config.eval) for name in request.sets}

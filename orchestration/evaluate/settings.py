@@ -34,7 +34,7 @@ def settings_of(config: RunConfig) -> dict[str, Any]:
         "eval.seed": evaluation.seed,
         "rollout.dtype": config.rollout.dtype,
     }
-    if task.name != "arithmetic":
+    if task.prompt is not None:
         settings |= {f"task.prompt.{name}": value for name, value in task.prompt.model_dump(mode="json").items()}
     return settings
 

@@ -1,6 +1,6 @@
-"""Who waits for whom: idle shares of learner and engines, and one line of advice where they are out of balance.
+"""Balance of learner and engines: the share of time each is idle, and one line of advice where one side waits often.
 
-In: spans, then rows of metrics. Out: shares of an iteration, and text. Pure numbers: it neither measures nor prints.
+In: spans, and rows of metrics. Out: shares of an iteration, and text. Pure: it neither measures nor prints.
 """
 
 from collections import defaultdict, deque
@@ -9,18 +9,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from transfer.spans import Span
 
 IDLE_METRICS = {"learner": "idle/learner", "engine": "idle/engines"}  # by the kind of a span's process
-ADVICE_EVERY = 10  # iterations between two lines of advice, and those whose mean is judged
-MIN_ITERATIONS = 3  # below that, at the end of a short run, the first iterations' warm-up would be judged
-# Below that share of waiting on either side a better balance gains little more than measuring it costs.
-UNBALANCED_IDLE = 0.25
-# The other side is at work all the time: no schedule gives it more to do.
-SATURATED_IDLE = 0.1
+ADVICE_EVERY = 10  # iterations between two lines of advice, and number of iterations in their mean
+MIN_ITERATIONS = 3  # iterations needed for advice at the end of a short run, whose first ones warm up
+UNBALANCED_IDLE = 0.25  # idle share of one side below which a better balance gains hardly more than measuring it costs
+SATURATED_IDLE = 0.1  # idle share below which a side works all the time, so that no schedule gives it more to do
 
 
 def idle_shares(spans: Iterable[Span], *, start_s: float, end_s: float) -> dict[str, float]:
-    """Share of the time from start_s to end_s in which a learner rank, and an engine, had nothing under way.
+    """Shares of the time from start_s to end_s in which a learner rank and an engine were idle.
 
-    Means over ranks and engines, under their names in metrics.jsonl; a kind without spans is absent.
+    Each is the mean over ranks or engines, under its name in metrics.jsonl; a kind without spans is absent.
     """
     if end_s <= start_s:
         return {}
@@ -46,10 +44,10 @@ def _covered_s(spans: Sequence[Span], start_s: float, end_s: float) -> float:
 
 
 def advice(*, idle_learner: float, idle_engines: float, max_staleness: int) -> str | None:
-    """What would shorten an iteration, or None where neither side waits much; shares of the iteration, 0 to 1.
+    """Advice that would shorten an iteration, or None where neither side waits much; idle: shares from 0 to 1.
 
-    With max_staleness=0 the two take turns and staleness lets them overlap. Beyond that the one that waits less is the
-    bottleneck: more of it helps, and more staleness only while it waits too, held up by the bound.
+    The side that waits less is the bottleneck, so more of it helps. More staleness helps only while the bottleneck
+    waits too: with max_staleness=0 for its turn, above that for the staleness bound.
     """
     longer = max(idle_learner, idle_engines)
     if longer < UNBALANCED_IDLE:
@@ -64,38 +62,38 @@ def advice(*, idle_learner: float, idle_engines: float, max_staleness: int) -> s
 
 
 class Adviser:
-    """Reads the rows of a run and speaks up at most once in ADVICE_EVERY iterations, when the remedy is a new one."""
+    """Gives advice on the rows of a run, at most once in ADVICE_EVERY iterations and only when the remedy is new."""
 
     def __init__(self, *, max_staleness: int) -> None:
         self._max_staleness = max_staleness
         self._recent: deque[Mapping[str, float]] = deque(maxlen=ADVICE_EVERY)
-        self._num_unjudged = 0  # iterations since the last look
-        self._num_untold = 0  # iterations since it spoke up
-        self._told: str | None = None
+        self._num_unjudged = 0  # iterations since the last judgement
+        self._num_silent = 0  # iterations since the last advice
+        self._given: str | None = None  # the last advice
 
     def observe(self, row: Mapping[str, float]) -> str | None:
-        """Advice after the iteration of this row, if it is time for any; rows without idle shares do not count."""
+        """Advice after the iteration of this row, if any is due; rows without idle shares do not count."""
         if not all(name in row for name in IDLE_METRICS.values()):
             return None
         self._recent.append(row)
         self._num_unjudged += 1
-        self._num_untold += 1
+        self._num_silent += 1
         if self._num_unjudged < ADVICE_EVERY:
             return None
         self._num_unjudged = 0
         found = self._judge()
-        if _remedy(found) == _remedy(self._told):
+        if _remedy(found) == _remedy(self._given):
             return None
-        self._told, self._num_untold = found, 0
+        self._given, self._num_silent = found, 0
         return found
 
     def conclude(self) -> str | None:
-        """Advice at the end of a run, on its last iterations; None where its remedy was told in these iterations."""
+        """Advice at the end of a run on its last iterations; None where they had the same advice already."""
         if len(self._recent) < MIN_ITERATIONS:
             return None
         found = self._judge()
-        was_just_told = self._num_untold < ADVICE_EVERY and _remedy(found) == _remedy(self._told)
-        return None if was_just_told else found
+        was_just_given = self._num_silent < ADVICE_EVERY and _remedy(found) == _remedy(self._given)
+        return None if was_just_given else found
 
     def _judge(self) -> str | None:
         return advice(
@@ -105,7 +103,7 @@ class Adviser:
         )
 
     def _mean(self, name: str) -> float:
-        """Over the time of the recent iterations, which differ where one of two overlaps and the other waits."""
+        """The mean of a share over the recent iterations, weighted by their seconds."""
         seconds = [row["time/iteration_s"] for row in self._recent]
         return sum(row[name] * weight for row, weight in zip(self._recent, seconds, strict=True)) / sum(seconds)
 

@@ -1,45 +1,45 @@
-"""The curves of a run: a PNG at its end and TensorBoard scalars while it goes on.
+"""The curves of a run in a PNG at its end.
 
-In: rows of metrics.jsonl. Out: files. It neither computes nor names a metric beyond those it draws, and needs no torch.
+In: rows of metrics.jsonl. Out: the file. It computes no metric, names only those that it draws, and needs no torch.
 """
 
 import io
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from itertools import cycle
 from pathlib import Path
 
 from configs.files import write_atomically
+from orchestration.journal.json_lines import read_rows
+from orchestration.journal.reward_names import reward_metrics
+from orchestration.journal.run_files import METRICS_FILE
+from orchestration.journal.sink import Row, Sink
 
-Row = Mapping[str, float]
+CURVES_FILE = "curves.png"
 
-# One panel each: title, unit on the y axis, then (metric, label, line style).
-PANELS: tuple[tuple[str, str, tuple[tuple[str, str, str], ...]], ...] = (
-    (
-        "Reward",
-        "points, mean over completions",
-        (
-            ("reward/mean", "sum (at most 2)", "-"),
-            ("reward/answer", "answer (at most 1)", "--"),
-            ("reward/format", "format (at most 1)", ":"),
-        ),
-    ),
+# Title, unit on the y axis, then (metric, label) of each curve.
+CurvePanel = tuple[str, str, tuple[tuple[str, str], ...]]
+
+PANELS: tuple[CurvePanel, ...] = (  # after that of the rewards
     (
         "Effective update ratio (EUR)",
         "mean slope of the gate, 0 to 1",
-        (
-            ("gate/eur", "all tokens", "-"),
-            ("gate/eur_pos", "advantage > 0", "--"),
-            ("gate/eur_neg", "advantage ≤ 0", ":"),
-        ),
+        (("gate/eur", "all tokens"), ("gate/eur_pos", "advantage > 0"), ("gate/eur_neg", "advantage ≤ 0")),
     ),
-    ("Policy entropy", "nats per completion token", (("policy/entropy", "entropy", "-"),)),
-    ("Completion length", "tokens, mean over completions", (("completion/length_mean", "length", "-"),)),
+    ("Policy entropy", "nats per completion token", (("policy/entropy", "entropy"),)),
+    ("Completion length", "tokens, mean over completions", (("completion/length_mean", "length"),)),
 )
-COLORS = ("#1f4e79", "#c55a11", "#548235")
+# Color and line style of the first, second, ... curve of a panel; further curves begin anew.
+STYLES = (("#1f4e79", "-"), ("#c55a11", "--"), ("#548235", ":"), ("#7f6084", "-."))
+
+
+def curve_panels(rows: Sequence[Row]) -> tuple[CurvePanel, ...]:
+    """All panels of the picture; the first has the sum and the single rewards."""
+    rewards = [(metric, name) for name, metric in reward_metrics(metric for row in rows for metric in row).items()]
+    return (("Reward", "points, mean over completions", (("reward/mean", "sum"), *rewards)), *PANELS)
 
 
 def draw_curves(rows: Sequence[Row], path: Path, *, title: str) -> None:
-    """Draws PANELS over the iterations into a PNG at path."""
+    """Draws all panels over the iterations into a PNG at path."""
     # Imported here: half a second and a font cache that a run which fails at once need not pay for.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -48,9 +48,9 @@ def draw_curves(rows: Sequence[Row], path: Path, *, title: str) -> None:
     figure = Figure(figsize=(11, 7), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title)
-    for axes, (name, unit, curves) in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
+    for axes, (name, unit, curves) in zip(figure.subplots(2, 2).flat, curve_panels(rows), strict=True):
         drawn = 0
-        for (metric, label, style), color in zip(curves, COLORS, strict=False):
+        for (metric, label), (color, style) in zip(curves, cycle(STYLES), strict=False):
             points = [(row["iteration"] + 1, row[metric]) for row in rows if metric in row]
             if points:
                 axes.plot(*zip(*points, strict=True), style, color=color, label=label, linewidth=1.6)
@@ -68,26 +68,17 @@ def draw_curves(rows: Sequence[Row], path: Path, *, title: str) -> None:
     write_atomically(path, image.getvalue())
 
 
-class TensorBoardLog:
-    """Scalars of a run in the event format of TensorBoard, step = iteration."""
+class CurvesPlot(Sink):
+    """curves.png, drawn at the end of a run, also of a failed one, that has at least two iterations."""
 
-    def __init__(self, folder: Path, *, start_iteration: int) -> None:
-        # tensorboard's own writer: torch.utils.tensorboard would pull torch into the driver.
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+    def __init__(self, log: Callable[[str], None], run_dir: Path, *, gate_name: str, num_iterations: int) -> None:
+        self._log = log
+        self._run_dir = run_dir
+        self._title = f"{run_dir.name}: gate {gate_name}, {{}} of {num_iterations} iterations"
 
-        self._event = Event
-        self._writer = EventFileWriter(str(folder))
-        if start_iteration:  # hides what an interrupted run wrote beyond the checkpoint
-            start = SessionLog(status=SessionLog.START)
-            self._writer.add_event(Event(wall_time=time.time(), step=start_iteration, session_log=start))
-
-    def write(self, step: int, metrics: Row) -> None:
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        values = [Summary.Value(tag=name, simple_value=value) for name, value in metrics.items()]
-        self._writer.add_event(self._event(wall_time=time.time(), step=step, summary=Summary(value=values)))
-        self._writer.flush()
-
-    def close(self) -> None:
-        self._writer.close()
+    def close(self, *, failed: bool) -> None:
+        rows = read_rows(self._run_dir / METRICS_FILE)
+        if len(rows) >= 2:
+            path = self._run_dir / CURVES_FILE
+            draw_curves(rows, path, title=self._title.format(len(rows)))
+            self._log(f"curves: {path}")

@@ -1,8 +1,8 @@
-"""What one iteration measured, collected into one row of metrics.jsonl.
+"""The measurements of one iteration, collected into one row of metrics.jsonl.
 
 In: timers, numbers under their metric names, reports of optimizer steps, the batch of graded groups, spans of actors.
-Out: one flat row of finite numbers, and the spans. It writes sample completions as they come; when and whether the row
-is written is the journal's part.
+Out: one flat row of finite numbers, and the spans. The batch goes to the sinks at once; the journal decides when the
+row does.
 """
 
 import math
@@ -10,13 +10,12 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 from learner.contract import StepReport
 from orchestration.journal.balance import idle_shares
-from orchestration.journal.json_lines import append_rows
-from orchestration.stream.graded_groups import GradedGroup, group_metrics
+from orchestration.journal.sink import Sink
+from orchestration.stream.group_metrics import group_metrics
+from rollout.contract import GradedGroup
 from transfer.spans import Span, SpanLog
 
 METRIC_NAME = re.compile(r"[a-z0-9_-]+(/[a-z0-9_@-]+)*")
@@ -25,23 +24,18 @@ MINIMUM_SUFFIX = "/min"
 
 
 class JournalError(RuntimeError):
-    """A metric is not a finite number, or the files to resume from do not fit; the message names it."""
+    """A metric is not a finite number, or the files of the run to resume do not fit; the message names it."""
 
 
 class IterationEntry:
-    """Collects one iteration; `Journal.iteration` writes it down when the block ends well.
+    """Collects one iteration. The last value recorded under a name counts; times of one name add up."""
 
-    Where a name is recorded more than once the last value holds; times of one name add up.
-    """
-
-    def __init__(self, iteration: int, *, rollouts_path: Path, rollouts_limit: int, log: SpanLog) -> None:
-        """log: of the driver."""
+    def __init__(self, iteration: int, *, sinks: Sequence[Sink], driver: SpanLog) -> None:
         self._iteration = iteration
-        self._log = log
-        self._started_s = self._last_stage_end_s = log.now()
+        self._sinks = sinks
+        self._driver = driver
+        self._started_s = self._last_stage_end_s = driver.now()
         self.spans: list[Span] = []  # of actors
-        self._rollouts_path = rollouts_path
-        self._rollouts_left = rollouts_limit
         self._metrics: dict[str, float] = {}
         self._times: dict[str, float] = {}
         self._steps: list[StepReport] = []
@@ -51,7 +45,7 @@ class IterationEntry:
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Adds the seconds spent in the block to time/<name>_s, and a span to the driver's."""
+        """A stage: adds the seconds spent in the block to time/<name>_s, and a span of the driver."""
         start = time.perf_counter()
         with self.span(name):
             yield
@@ -60,19 +54,19 @@ class IterationEntry:
 
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
-        """Adds a span to the driver's: for a stage that tells its time by itself."""
+        """A stage that reports its time itself: adds a span of the driver only."""
         try:
-            with self._log.span(name):
+            with self._driver.span(name):
                 yield
         finally:
-            self._last_stage_end_s = self._log.now()
+            self._last_stage_end_s = self._driver.now()
 
     def record_spans(self, spans: Iterable[Span]) -> None:
-        """What actors did since the last iteration; when the last stage has ended, they must cover it."""
+        """Spans of actors since the last iteration, up to the end of the last stage at least."""
         self.spans.extend(spans)
 
     def record(self, metrics: Mapping[str, float]) -> None:
-        """Numbers under their names of metrics.jsonl. Raises JournalError for one that is not finite."""
+        """Numbers under their names in metrics.jsonl; JournalError for one that is not finite."""
         self._metrics.update(checked(metrics, where=f"iteration {self._iteration}"))
 
     def record_step(self, report: StepReport) -> None:
@@ -82,23 +76,21 @@ class IterationEntry:
         self._steps.append(report)
 
     def rollouts(self, groups: Sequence[GradedGroup], *, policy_version: int) -> None:
-        """The iteration's batch, consumed by the learner at policy_version.
+        """The iteration's batch, consumed by the learner at policy_version; called once.
 
-        Records policy_version and group_metrics(groups), counts samples and tokens for throughput/*, and writes the
-        first groups in full text to rollouts.jsonl at once, so that they are there to read if the iteration fails.
+        Records policy_version and group_metrics(groups), counts samples and tokens for throughput/*, and gives the
+        groups to the sinks at once, so that some can be read if the iteration fails.
         """
         self.record({"policy_version": policy_version, **group_metrics(groups, policy_version=policy_version)})
         self._num_samples += sum(len(item.group.completions) for item in groups)
-        self._num_tokens += sum(len(completion.token_ids) for item in groups for completion in item.group.completions)
-        written = groups[: self._rollouts_left]
-        self._rollouts_left -= len(written)
-        rows = [_rollout_row(item, self._iteration, policy_version) for item in written]
-        append_rows(self._rollouts_path, rows)
+        self._num_tokens += sum(each.tokens.num_sampled for item in groups for each in item.group.completions)
+        for sink in self._sinks:
+            sink.write_groups(self._iteration, groups, policy_version=policy_version)
 
     def row(self) -> dict[str, float]:
         """The finished row: iteration first, then by name."""
         elapsed_s = time.perf_counter() - self._start
-        # Not up to now: what actors did since they told of themselves, at the end of the last stage, is not known yet.
+        # Not up to now: the spans of actors reach only to their last report, at the end of the last stage.
         idle = idle_shares(self.spans, start_s=self._started_s, end_s=self._last_stage_end_s)
         metrics = {**summarize_steps(self._steps), **idle, "time/iteration_s": elapsed_s, **self._times}
         if self._num_samples:
@@ -114,10 +106,10 @@ class IterationEntry:
 
 
 def summarize_steps(reports: Sequence[StepReport]) -> dict[str, float]:
-    """The steps of one iteration as one row; empty without steps.
+    """One row for the steps of one iteration; empty without steps.
 
-    The mean weighted by completion tokens over the steps that have the metric, the maximum for names ending in
-    MAXIMUM_SUFFIXES, the minimum for /min, the plain mean of grad_norm, the last lr.
+    A metric is its mean over the steps that have it, weighted by completion tokens; its maximum for names ending in
+    MAXIMUM_SUFFIXES and its minimum for /min. grad_norm is the plain mean, lr the last one.
     """
     if not reports:
         return {}
@@ -140,10 +132,7 @@ def summarize_steps(reports: Sequence[StepReport]) -> dict[str, float]:
 
 
 def checked(metrics: Mapping[str, float], *, where: str) -> dict[str, float]:
-    """The metrics as plain int and float.
-
-    Raises JournalError naming the first that is not finite or whose name is malformed.
-    """
+    """The metrics as plain int and float; JournalError names the first that is not finite or has a malformed name."""
     plain: dict[str, float] = {}
     for name, value in metrics.items():
         if not METRIC_NAME.fullmatch(name):
@@ -153,32 +142,3 @@ def checked(metrics: Mapping[str, float], *, where: str) -> dict[str, float]:
             raise JournalError(f"{where}: {name} is {number}, not a finite number")
         plain[name] = number
     return plain
-
-
-def _rollout_row(item: GradedGroup, iteration: int, policy_version: int) -> dict[str, Any]:
-    """One group in full text, with rewards, as rollouts.jsonl keeps it."""
-    prompt = item.group.prompt
-    return {
-        "iteration": iteration,
-        "policy_version": policy_version,
-        "position": prompt.position,
-        "prompt": prompt.text,
-        "reference_answer": prompt.reference_answer,
-        "source": prompt.source,
-        "engine_index": item.group.engine_index,
-        "generate_s": item.group.generate_s,
-        "completions": [
-            {
-                "text": completion.text,
-                "reward": verdict.total,
-                "format": verdict.format,
-                "answer": verdict.answer,
-                "extra": verdict.extra,
-                "num_tokens": len(completion.token_ids),
-                "finished": completion.finished,
-                "min_policy_version": completion.min_policy_version,
-                "max_policy_version": completion.max_policy_version,
-            }
-            for completion, verdict in zip(item.group.completions, item.verdicts, strict=True)
-        ],
-    }

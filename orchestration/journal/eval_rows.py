@@ -10,7 +10,7 @@ from orchestration.journal.json_lines import text_of
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvalSample:
-    """One completion of one problem, with its verdict: a row of <set>.jsonl."""
+    """One completion of one problem with its verdict: a row of <set>.jsonl."""
 
     set: str
     problem: int  # index in the set
@@ -26,14 +26,14 @@ class EvalSample:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluation:
-    """One evaluation: metrics by their names (eval/<set>/...), and every sample behind them in order, by set."""
+    """The metrics of one evaluation and all samples from which they were computed."""
 
-    metrics: Mapping[str, float]
-    samples: Mapping[str, Sequence[EvalSample]]
+    metrics: Mapping[str, float]  # values by name, eval/<set>/...
+    samples: Mapping[str, Sequence[EvalSample]]  # samples by set, in order
 
 
 def in_order(samples: Iterable[EvalSample]) -> list[EvalSample]:
-    """By problem, then by sample: the order of an evaluation that was never interrupted."""
+    """The samples by problem, then by sample number: the order of an evaluation that was never interrupted."""
     return sorted(samples, key=lambda sample: (sample.problem, sample.sample))
 
 

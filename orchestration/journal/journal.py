@@ -1,35 +1,35 @@
-"""The trace of a run: metrics, sample completions, evaluations, timers, spans, console lines, TensorBoard, the plot.
+"""The journal of a run: collects what its stages measured and gives it to every output.
 
-In: what the stages of an iteration measured. Out: files in the run's folder (docs/metrics.md lists names and units) and
-one console line an iteration. A row is written when its iteration ended well, or not at all. The journal knows nothing
-of Ray, torch or how numbers arise.
+In: metrics, graded groups, spans and evaluations of the loop. Out: calls of the sinks, which write files and console
+lines (docs/metrics.md lists names and units), and the log. The journal knows nothing of Ray or torch, nor how numbers
+are computed.
 """
 
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 
 from rich.console import Console
 
 from configs.schema import JournalConfig
-from orchestration.journal.balance import Adviser
-from orchestration.journal.curves import TensorBoardLog, draw_curves
-from orchestration.journal.entry import IterationEntry, JournalError, checked
-from orchestration.journal.eval_rows import EvalSample, write_samples
-from orchestration.journal.json_lines import append_rows, keep_rows, read_rows
-from orchestration.journal.run_files import EVAL_FILE, METRICS_FILE, NOTICES_FILE, ROLLOUTS_FILE, TRACE_FILE
+from orchestration.journal.console_lines import AdviceLines, ProgressLines
+from orchestration.journal.curves import CurvesPlot
+from orchestration.journal.entry import IterationEntry, checked
+from orchestration.journal.eval_rows import Evaluation
+from orchestration.journal.json_lines import append_rows, read_rows
+from orchestration.journal.row_files import EvalFiles, MetricsFile, RolloutsFile
+from orchestration.journal.run_files import EVAL_FILE, METRICS_FILE, NOTICES_FILE, TRACE_FILE
+from orchestration.journal.sink import Sink
+from orchestration.journal.tensorboard import TensorBoardLog
 from orchestration.journal.trace import TraceFile
-from orchestration.terminal.console import bar_fields, eval_lines, iteration_line, make_progress, print_line
+from orchestration.terminal.console import print_line
 from transfer.spans import Span, SpanLog
 
-EVALS_FOLDER = "evals"
-NO_SAMPLES: Mapping[str, Sequence[EvalSample]] = MappingProxyType({})
 LOG_FILE = "run.log"
-CURVES_FILE = "curves.png"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +42,7 @@ class EvalResult:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunResult:
-    """What a run came to, over all its iterations including those before a resume."""
+    """The results of a run over all its iterations, including those before a resume."""
 
     run_dir: Path
     num_iterations: int  # rows in metrics.jsonl
@@ -56,8 +56,7 @@ class Journal:
     """`with Journal(...) as journal:` around the run, `with journal.iteration(k) as entry:` around each iteration.
 
     start_iteration > 0 continues a run: rows that were written after the checkpoint it continues from are moved to
-    *.dropped.jsonl, so that the files of a resumed run equal those of an undisturbed one. At the end, also after a
-    failure, the curves are drawn.
+    *.dropped.jsonl, so that the files of a resumed run equal those of an undisturbed one.
     """
 
     def __init__(
@@ -66,126 +65,82 @@ class Journal:
         *,
         config: JournalConfig,
         num_iterations: int,
+        max_staleness: int,
         gate_name: str,
         start_iteration: int = 0,
         console: Console | None = None,
-        adviser: Adviser | None = None,
     ) -> None:
         self._run_dir = run_dir
-        self._config = config
-        self._num_iterations = num_iterations
-        self._gate_name = gate_name
         self._next_iteration = start_iteration
         self._console = console if console is not None else Console()
-        self._adviser = adviser
-        self._durations_s: deque[float] = deque(maxlen=10)
-        self._log = SpanLog("driver")
-
-        keep_rows(run_dir / METRICS_FILE, lambda row: row["iteration"] < start_iteration)
-        keep_rows(run_dir / ROLLOUTS_FILE, lambda row: row["iteration"] < start_iteration)
-        keep_rows(run_dir / EVAL_FILE, lambda row: row["iteration"] <= start_iteration)
-        self._rows: list[dict[str, float]] = read_rows(run_dir / METRICS_FILE)
-        found = [int(row["iteration"]) for row in self._rows]
-        if found != list(range(start_iteration)):
-            raise JournalError(
-                f"{run_dir / METRICS_FILE}: a resume at iteration {start_iteration} needs one row for each iteration "
-                f"before it and found {len(found)}; restore the file or start a new run"
-            )
-        self._tensorboard: TensorBoardLog | None = None
-        if config.tensorboard:
-            self._tensorboard = TensorBoardLog(run_dir / "tensorboard", start_iteration=start_iteration)
-        self._trace = TraceFile(run_dir / TRACE_FILE) if config.trace else None
-        self._progress = make_progress(self._console, enabled=config.progress)
-        shown = bar_fields(self._rows[-1] if self._rows else {}, left_s=None)
-        self._task = self._progress.add_task(gate_name, total=num_iterations, completed=start_iteration, **shown)
+        self._driver = SpanLog("driver")
+        metrics = MetricsFile(run_dir, start_iteration=start_iteration)
+        # They write in this order and close in the reverse one. A new output is one line here.
+        sinks: list[Sink | None] = [
+            metrics,
+            RolloutsFile(run_dir, start_iteration=start_iteration, limit=config.rollouts_per_iteration),
+            EvalFiles(run_dir, start_iteration=start_iteration),
+            TensorBoardLog(run_dir, start_iteration=start_iteration) if config.tensorboard else None,
+            TraceFile(run_dir / TRACE_FILE) if config.trace else None,
+            CurvesPlot(self.log, run_dir, gate_name=gate_name, num_iterations=num_iterations),
+            ProgressLines(
+                self.log,
+                self._console,
+                shows_bar=config.progress,
+                gate_name=gate_name,
+                num_iterations=num_iterations,
+                start_iteration=start_iteration,
+                last_row=metrics.last_row,
+            ),
+            AdviceLines(self.log, max_staleness=max_staleness),
+        ]
+        self._sinks = [sink for sink in sinks if sink is not None]
+        self._closing = ExitStack()  # closes every sink even where one fails
 
     def __enter__(self) -> "Journal":
-        self._progress.start()
-        self._last_end = time.perf_counter()
+        for sink in self._sinks:
+            self._closing.push(partial(_close, sink))
+            sink.start()
+        self._closing.callback(self.record_spans, ())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
-        if self._tensorboard is not None:
-            self._tensorboard.close()
-        self.record_spans(())
-        if self._trace is not None:
-            self._trace.close()
-        if kind is None and self._adviser is not None and (advice := self._adviser.conclude()) is not None:
-            self.log(advice)
-        if len(self._rows) >= 2:
-            progress = f"{len(self._rows)} of {self._num_iterations} iterations"
-            title = f"{self._run_dir.name}: gate {self._gate_name}, {progress}"
-            draw_curves(self._rows, self._run_dir / CURVES_FILE, title=title)
-            self.log(f"curves: {self._run_dir / CURVES_FILE}")
+        self._closing.__exit__(kind, error, trace)
 
     @contextmanager
     def iteration(self, iteration: int) -> Iterator[IterationEntry]:
-        """Collects iteration number `iteration` (from 0).
-
-        Its row, scalars and console line are written if the block ends well.
-        """
+        """Collects iteration number `iteration` (from 0); its row is written if the block ends without an error."""
         assert iteration == self._next_iteration, f"iteration {iteration} out of turn; next is {self._next_iteration}"
         with self.span("iteration"):
-            entry = IterationEntry(
-                iteration,
-                rollouts_path=self._run_dir / ROLLOUTS_FILE,
-                rollouts_limit=self._config.rollouts_per_iteration,
-                log=self._log,
-            )
+            entry = IterationEntry(iteration, sinks=self._sinks, driver=self._driver)
             yield entry
         row = entry.row()
         self.record_spans(entry.spans)
-        append_rows(self._run_dir / METRICS_FILE, [row])
-        self._rows.append(row)
         self._next_iteration += 1
-        if self._tensorboard is not None:
-            self._tensorboard.write(iteration, {name: value for name, value in row.items() if name != "iteration"})
-        now = time.perf_counter()
-        self._durations_s.append(now - self._last_end)  # counts evaluations and checkpoints between iterations too
-        self._last_end = now
-        left_s = (self._num_iterations - iteration - 1) * sum(self._durations_s) / len(self._durations_s)
-        self.log(iteration_line(row, num_iterations=self._num_iterations, left_s=left_s))
-        if self._adviser is not None and (advice := self._adviser.observe(row)) is not None:
-            self.log(advice)
-        self._progress.update(self._task, advance=1, refresh=True, **bar_fields(row, left_s=left_s))
+        for sink in self._sinks:
+            sink.write_row(row)
 
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
         """A span of the driver around work outside the stages of an iteration."""
-        with self._log.span(name):
+        with self._driver.span(name):
             yield
 
     def record_spans(self, spans: Iterable[Span]) -> None:
-        """Appends spans of actors, and those of the driver that have ended, to the trace."""
-        own = self._log.drain()
-        if self._trace is not None:
-            self._trace.append((*own, *spans))
+        """Writes spans of actors, and those of the driver that have ended."""
+        ended = (*self._driver.drain(), *spans)
+        for sink in self._sinks:
+            sink.write_spans(ended)
 
-    def record_eval(
-        self, iteration: int, metrics: Mapping[str, float], *, samples: Mapping[str, Sequence[EvalSample]] = NO_SAMPLES
-    ) -> None:
-        """One evaluation (names eval/<set>/...) after `iteration` iterations: 0 is the untrained model.
-
-        Samples, by set, go to evals/<iteration>/<set>.jsonl. An earlier evaluation of the same iteration and names,
-        which a resume repeats, gives way to this one. Nothing is written where nothing was evaluated.
-        """
-        if not metrics:
+    def record_eval(self, iteration: int, evaluation: Evaluation) -> None:
+        """Writes one evaluation after `iteration` iterations (0: the untrained model), none that has no metrics."""
+        if not evaluation.metrics:
             return
-        numbers = checked(metrics, where=f"evaluation after {iteration} iterations")
-        for name, of_set in samples.items():
-            folder = self._run_dir / EVALS_FOLDER / str(iteration)
-            folder.mkdir(parents=True, exist_ok=True)
-            write_samples(folder / f"{name}.jsonl", of_set)
-        row = {"iteration": iteration, **numbers}
-        keep_rows(self._run_dir / EVAL_FILE, lambda old: old["iteration"] != iteration or old.keys() != row.keys())
-        append_rows(self._run_dir / EVAL_FILE, [row])
-        if self._tensorboard is not None:
-            self._tensorboard.write(iteration, numbers)
-        for line in eval_lines(iteration, numbers):
-            self.log(line)
+        numbers = checked(evaluation.metrics, where=f"evaluation after {iteration} iterations")
+        for sink in self._sinks:
+            sink.write_evaluation(iteration, replace(evaluation, metrics=numbers))
 
     def log(self, message: str) -> None:
         """One line on the console and, with the time of day, in run.log."""
@@ -194,19 +149,24 @@ class Journal:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
 
     def notice(self, message: str) -> None:
-        """A line of the log that the report repeats: what a reader of the results must know of how they came about."""
+        """A line of the log that the report repeats: a fact that a reader of the results must know."""
         self.log(message)
         append_rows(self._run_dir / NOTICES_FILE, [{"iteration": self._next_iteration, "text": message}])
 
     def result(self) -> RunResult:
-        """What the run came to so far."""
-        rewards = [row["reward/mean"] for row in self._rows if "reward/mean" in row]
-        evals = [dict(row) for row in read_rows(self._run_dir / EVAL_FILE)]
+        """The results so far, from the files."""
+        rows = read_rows(self._run_dir / METRICS_FILE)
+        rewards = [row["reward/mean"] for row in rows if "reward/mean" in row]
+        evals = read_rows(self._run_dir / EVAL_FILE)
         return RunResult(
             run_dir=self._run_dir,
-            num_iterations=len(self._rows),
+            num_iterations=len(rows),
             reward_first10=sum(rewards[:10]) / len(rewards[:10]) if rewards else None,
             reward_last10=sum(rewards[-10:]) / len(rewards[-10:]) if rewards else None,
             evals=tuple(EvalResult(iteration=row.pop("iteration"), metrics=row) for row in evals),
-            final_metrics=dict(self._rows[-1]) if self._rows else {},
+            final_metrics=rows[-1] if rows else {},
         )
+
+
+def _close(sink: Sink, kind: type[BaseException] | None, *_: object) -> None:
+    sink.close(failed=kind is not None)

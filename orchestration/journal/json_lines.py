@@ -1,7 +1,7 @@
-"""Files of one JSON object a line: append durably, read, and take rows back.
+"""Files with one JSON object on each line: appends rows durably, reads them, and moves unwanted ones aside.
 
-In and out: mappings of plain JSON values with an "iteration". A crash can cut the last line only; such a rest is not a
-row, and is kept aside when the file is next opened for writing. What the rows mean is the journal's business.
+In and out: mappings of plain JSON values. A crash can cut only the last line; such a line is not a row, and the next
+keep_rows moves it aside. This module does not know what the rows mean.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The files that a run and a study leave in their folders, by name; docs/metrics.md says what is in them."""
+"""Names of the files in the folders of a run and a study; docs/metrics.md describes their content."""
 
 from pathlib import Path
 
@@ -9,11 +9,11 @@ EVAL_FILE = "eval.jsonl"
 NOTICES_FILE = "notices.jsonl"
 TRACE_FILE = "trace.json"
 CHECKPOINT_FOLDER = "checkpoints"
-LOG_FOLDER = "logs"  # of a study: one log an arm
+LOG_FOLDER = "logs"  # folder of a study with one log for each arm
 
 
 def last_lines(path: Path, count: int) -> list[str]:
-    """The last lines of a log, none where there is no log."""
+    """The last lines of a log; none where there is no log."""
     if not path.exists():
         return []
     with path.open("rb") as file:

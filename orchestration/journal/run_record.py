@@ -1,7 +1,7 @@
-"""What a finished or stopped run left in its folder, read for a report.
+"""The record of a finished or stopped run, read from its folder for a report.
 
 In: a run's folder. Out: a frozen RunRecord with its settings, rows, evaluations, prompts and some completions. Reads
-the files that docs/metrics.md describes and nothing else; computes no statistics.
+only the files that docs/metrics.md describes; computes no statistics.
 """
 
 import hashlib
@@ -13,20 +13,20 @@ from typing import Any
 
 from configs.loading import ConfigError, read_yaml
 from configs.schema import RunConfig
-from configs.tasks import DataTaskConfig
 from orchestration.journal.json_lines import read_rows
+from orchestration.journal.reward_names import reward_metrics
 from orchestration.journal.run_files import CONFIG_FILE, EVAL_FILE, METRICS_FILE, NOTICES_FILE, ROLLOUTS_FILE
 
 Row = Mapping[str, float]
 
 
 class RecordError(RuntimeError):
-    """A folder is not a run that can be reported; the message says why."""
+    """A folder holds no run that can be reported; the message gives the reason."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SampleCompletion:
-    """One completion in full text; the text is the model's, so nothing in it can be trusted."""
+    """One completion in full text. The model wrote the text: treat it as untrusted."""
 
     text: str
     reward: float
@@ -46,16 +46,16 @@ class SampleGroup:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunRecord:
-    """One run."""
+    """The settings and results of one run."""
 
     folder: Path
     config: RunConfig
-    rows: tuple[Row, ...]  # of metrics.jsonl, one an iteration
-    evals: Mapping[int, Row]  # by iterations trained before; names eval/<set>/...
-    prompts: Mapping[int, str]  # digest of each recorded prompt's text, by its position in the stream
-    first_completions: Mapping[int, str]  # digest of its completions in iteration 0, sampled from the initial model
+    rows: tuple[Row, ...]  # rows of metrics.jsonl, one for each iteration
+    evals: Mapping[int, Row]  # metrics eval/<set>/... by the number of iterations trained before
+    prompts: Mapping[int, str]  # digest of the text of each prompt in rollouts.jsonl, by its position in the stream
+    first_completions: Mapping[int, str]  # digest of its completions in iteration 0, which the initial model sampled
     samples: tuple[SampleGroup, ...]
-    notices: tuple[str, ...]  # what the log said of the gate and the set-up
+    notices: tuple[str, ...]  # notices of the log on gate, task and set-up
 
     @property
     def name(self) -> str:
@@ -65,23 +65,23 @@ class RunRecord:
     def is_finished(self) -> bool:
         return is_complete(self.config, num_iterations=len(self.rows), evals=self.evals)
 
+    def reward_metrics(self) -> dict[str, str]:
+        """Metrics of the single rewards by the rewards' names."""
+        return reward_metrics(metric for row in self.rows for metric in row)
+
     def series(self, metric: str) -> dict[int, float]:
-        """The metric by iteration, where rows have it."""
+        """Values of the metric by iteration; rows without it are absent."""
         return {int(row["iteration"]): row[metric] for row in self.rows if metric in row}
 
 
 def is_complete(config: RunConfig, *, num_iterations: int, evals: Container[int]) -> bool:
-    """Whether a run with so many rows and these evaluations has nothing left to do.
-
-    A replay does not evaluate, nor does a task without evaluation sets.
-    """
+    """Whether a run with that number of rows and these evaluations has nothing left to do."""
     wanted = config.num_iterations
-    evaluates = config.rollout.replay is None and not (isinstance(config.task, DataTaskConfig) and not config.task.eval)
-    return num_iterations >= wanted and (wanted in evals or not evaluates)
+    return num_iterations >= wanted and (wanted in evals or not config.evaluates)
 
 
 def read_run(folder: Path) -> RunRecord:
-    """Raises RecordError where the folder holds no run or one that cannot be read."""
+    """The record of the run in the folder; RecordError where there is none or it cannot be read."""
     path = folder / CONFIG_FILE
     try:
         config = read_yaml(path.read_text(encoding="utf-8"))
@@ -110,10 +110,10 @@ def read_run(folder: Path) -> RunRecord:
 
 
 def _read_rollouts(path: Path) -> tuple[dict[int, str], dict[int, str], tuple[SampleGroup, ...]]:
-    """Digests of prompts and first completions, and the first group of three iterations. Keeps no other text."""
+    """Digests of prompts and first completions, and the first group of three iterations; keeps no other text."""
     prompts: dict[int, str] = {}
     first_completions: dict[int, str] = {}
-    places: dict[int, int] = {}  # byte at which the first row of an iteration starts
+    places: dict[int, int] = {}  # offset of the first row of each iteration, bytes
     for offset, row in _rollout_rows(path):
         prompts[row["position"]] = _digest([row["prompt"]])
         places.setdefault(row["iteration"], offset)
@@ -125,7 +125,7 @@ def _read_rollouts(path: Path) -> tuple[dict[int, str], dict[int, str], tuple[Sa
 
 
 def _rollout_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Offset and content of each row; a last line that a crash has cut is passed over."""
+    """Offset and content of each row, without a last line that a crash has cut."""
     if not path.exists():
         return
     with path.open("rb") as file:
@@ -159,6 +159,6 @@ def _digest(texts: list[str]) -> str:
 
 
 def combined_digest(digests: Mapping[int, str]) -> str:
-    """One short fingerprint of many digests in the order of their positions."""
+    """One short digest of many, in the order of their positions."""
     text = "".join(f"{position}:{digests[position]}\n" for position in sorted(digests))
     return hashlib.sha256(text.encode()).hexdigest()[:12]

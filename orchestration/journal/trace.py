@@ -1,7 +1,7 @@
-"""trace.json of a run: spans as trace events that chrome://tracing and ui.perfetto.dev open.
+"""trace.json of a run: spans as trace events for chrome://tracing and ui.perfetto.dev.
 
-In: Spans, a batch an iteration. Out: a JSON array with one event a line, valid after every append, and the last spans
-read back. What a crash or a resume left half-written is repaired when the file is opened for writing.
+In: Spans, a batch for each iteration. Out: a JSON array with one event on each line, valid after every write; its last
+spans can be read back. Opening the file for writing repairs an end that a crash has cut.
 """
 
 import json
@@ -10,19 +10,20 @@ from pathlib import Path
 from typing import Any, get_args
 
 from configs.files import write_atomically
+from orchestration.journal.sink import Sink
 from transfer.spans import Kind, Span
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 HEAD, SEPARATOR, TAIL = "[\n", ",\n", "\n]\n"
-SPAN_PHASE = "X"  # a complete event: it has a begin and a duration
+SPAN_PHASE = "X"  # phase of a complete event, which has a begin and a duration
 MICROSECONDS = 1_000_000
-# A publish may begin before the completions in flight have ended; events of one thread must lie within each other.
+# A publish may begin before completions in flight end, but events of one thread must be nested: it has its own thread.
 OWN_LANE = ("engine", "publish")
-READ_LIMIT_BYTES = 4 * 2**20  # of the end of a file: hundreds of iterations
+READ_LIMIT_BYTES = 4 * 2**20  # length of the end that is read: hundreds of iterations
 
 
-class TraceFile:
-    """`with TraceFile(path) as trace:` appends to what is there. A kill between two appends leaves valid JSON."""
+class TraceFile(Sink):
+    """trace.json, appended to where it exists. A kill between two writes leaves valid JSON."""
 
     def __init__(self, path: Path) -> None:
         if path.exists():
@@ -32,22 +33,16 @@ class TraceFile:
         self._file = path.open("r+b", buffering=0)
         self._named: set[tuple[int, int]] = set()
 
-    def append(self, spans: Sequence[Span]) -> None:
-        """Adds spans, in one write over the closing bracket; to the disk it goes when the system likes."""
+    def write_spans(self, spans: Sequence[Span]) -> None:
+        """Adds spans in one write over the closing bracket; the system decides when it reaches the disk."""
         if not spans:
             return
         events = [*self._new_names(spans), *map(_event, spans)]
         self._file.seek(-len(TAIL), 2)
         self._file.write((SEPARATOR + _joined(events) + TAIL).encode())
 
-    def close(self) -> None:
+    def close(self, *, failed: bool) -> None:
         self._file.close()
-
-    def __enter__(self) -> "TraceFile":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _new_names(self, spans: Sequence[Span]) -> Iterable[dict[str, Any]]:
         for span in spans:
@@ -59,7 +54,7 @@ class TraceFile:
 
 
 def read_spans(path: Path, *, limit_bytes: int = READ_LIMIT_BYTES) -> list[Span]:
-    """The spans of the last limit_bytes of a trace, none where there is no file; a cut last line is passed over."""
+    """The spans in the last limit_bytes of a trace, without a line that was cut; none where there is no file."""
     if not path.exists():
         return []
     with path.open("rb") as file:
@@ -69,7 +64,7 @@ def read_spans(path: Path, *, limit_bytes: int = READ_LIMIT_BYTES) -> list[Span]
 
 
 def _repair(path: Path) -> None:
-    """Brings a file that was cut back to valid JSON: events that are whole stay, the rest goes."""
+    """Makes a file that was cut valid JSON again: keeps complete events and removes the rest."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - len(TAIL)))
         if file.read() == TAIL.encode():
@@ -79,7 +74,7 @@ def _repair(path: Path) -> None:
 
 
 def _events(lines: Iterable[str]) -> list[dict[str, Any]]:
-    """The events among lines, each on a line of its own."""
+    """The events among the lines; an event is one line."""
     found = []
     for line in lines:
         try:
@@ -125,7 +120,7 @@ def _span(event: dict[str, Any]) -> Span:
 
 
 def _place(span: Span) -> tuple[int, int]:
-    """Process and thread of a span in the trace: kinds are processes, their members have two threads each."""
+    """Process and thread of a span in the trace: a kind is a process, and each of its actors has two threads."""
     return KINDS.index(span.kind), 2 * span.index + int((span.kind, span.name) == OWN_LANE)
 
 

@@ -12,13 +12,13 @@ from orchestration.terminal.exit_status import exit_status, print_answer
 
 def main(arguments: list[str]) -> int:
     try:
-        command = read_plan_command(arguments)
-        if command.wants_help:
+        request = read_plan_command(arguments)
+        if request is None:
             print_answer(USAGE)
-        elif command.request is not None:
+        else:
             from orchestration.plan.session import make_plan
 
-            make_plan(command.request)
+            make_plan(request)
     except (ValueError, RuntimeError, KeyboardInterrupt) as error:
         return exit_status(error)
     return 0

@@ -1,23 +1,25 @@
 """What the words after `python -m orchestration.plan` mean.
 
-In: the arguments. Out: a PlanCommand with its checked RunConfig, or a ConfigError before anything has started. Settings
+In: the arguments. Out: a PlanRequest with its checked RunConfig, or a ConfigError before anything has started. Settings
 have Hydra's grammar and the names of a run's configuration; the planner's own words are listed in its usage.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from configs.command import HELP_FLAGS
 from configs.loading import ConfigError, load_config, parse_setting
-from configs.mistakes import shown
+from configs.mistakes import mistakes_of, shown
 from configs.schema import RunConfig
+from configs.section import Section
 
 CALIBRATE_FLAG = "--calibrate"
-OWN_WORDS = ("gpus", "hardware", "calibration", "lengths", "prompt_length")
-# Of a run, and without effect on a plan.
-OF_A_RUN = ("run_dir", "resume", "dry_run", "rollout.record", "rollout.replay")
-DEFAULT_GPUS = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+LISTS = ("gpus", "lengths")  # own words that take several numbers, in brackets or not
+DEFAULT_GPUS = tuple(2**power for power in range(1, 11))
+OWN_WORDS = (*LISTS, "hardware", "calibration", "prompt_length")
+OF_A_RUN = ("run_dir", "resume", "dry_run", "rollout.record", "rollout.replay")  # without effect on a plan
 
 USAGE = """\
 softgate: predicts time and memory of a run, and how it scales, without running it.
@@ -33,7 +35,8 @@ usage: python -m orchestration.plan [--calibrate] [gpus=8,16] [hardware=NAME] [c
   calibration=FILE   the calibration to use or to write; left out, the one kept for this model and device
   lengths=[40,500]   a sample of completion lengths, tokens; left out, those of the calibration, else
                      rollout.max_new_tokens for all
-  prompt_length=100  tokens of a prompt; left out, that of the calibration, else the longest that the run admits
+  prompt_length=100  tokens of a prompt; left out, that of the calibration, else all that
+                     model.max_model_len leaves beside rollout.max_new_tokens
   -h, --help         this text
 
 Every setting of a run can be given, as experiment=paper, rollout.num_engines=2 or max_staleness=1;
@@ -48,101 +51,62 @@ Examples:
 """
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PlanRequest:
+class PlanRequest(Section):
     """One plan: the run, and what to predict it from."""
 
     config: RunConfig
-    calibrate: bool
-    num_devices: tuple[int, ...]  # ascending
-    hardware: str | None  # a preset or a file
-    calibration: str | None  # a file; None: where it is kept
-    lengths: tuple[int, ...] | None  # of completions, tokens
-    prompt_length: int | None
+    calibrate: bool = False
+    gpus: tuple[Annotated[int, Field(ge=2)], ...] = Field(default=DEFAULT_GPUS, strict=False)  # ascending
+    hardware: str | None = Field(default=None, min_length=1)  # a preset or a file
+    calibration: str | None = Field(default=None, min_length=1)  # a file; None: where it is kept
+    lengths: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(default=None, strict=False)  # completions, tokens
+    prompt_length: int | None = Field(default=None, ge=1)  # tokens
+
+    @field_validator("gpus", "lengths")
+    @classmethod
+    def _names_a_number(cls, numbers: tuple[int, ...] | None, info: ValidationInfo) -> tuple[int, ...] | None:
+        if numbers == ():
+            raise ValueError(f"{info.field_name}=[]: must name at least one number")
+        return tuple(sorted(set(numbers))) if numbers and info.field_name == "gpus" else numbers
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PlanCommand:
-    """What was asked for: exactly one of the two."""
-
-    wants_help: bool = False
-    request: PlanRequest | None = None
-
-
-def read_plan_command(arguments: Sequence[str]) -> PlanCommand:
-    """Checks everything that was asked for; ConfigError names all mistakes."""
+def read_plan_command(arguments: Sequence[str]) -> PlanRequest | None:
+    """Checks everything that was asked for; None where it is help. ConfigError names all mistakes."""
     flags = [argument for argument in arguments if argument.startswith("-")]
     if any(flag in HELP_FLAGS for flag in flags):
-        return PlanCommand(wants_help=True)
+        return None
     known = (CALIBRATE_FLAG, *HELP_FLAGS)
     lines = [f"{flag}: no such flag; there are {', '.join(known)}" for flag in flags if flag not in known]
-    words: dict[str, str] = {}
+    words: dict[str, Any] = {"calibrate": CALIBRATE_FLAG in flags}
     settings: list[str] = []
     for text in arguments:
         name, _, value = text.partition("=")
-        if name in OWN_WORDS:
-            words[name] = value
-        elif name in OF_A_RUN:
+        if name in OF_A_RUN:
             lines.append(f"{shown(text)}: has no effect on a plan; leave it out")
+        elif name in OWN_WORDS:
+            in_brackets = f"{name}=[{value}]" if name in LISTS and not value.startswith("[") else text
+            try:
+                setting = parse_setting(in_brackets)
+                words[name] = value if setting.is_sweep_override() else setting.value()
+            except ConfigError as error:
+                lines.extend(error.lines)
         elif not text.startswith("-"):
             settings.append(text)
-    read: dict[str, Any] = {}
-    for name, value in words.items():
-        try:
-            read[name] = _read(name, value)
-        except ConfigError as error:
-            lines.extend(error.lines)
-    if CALIBRATE_FLAG in flags and "hardware" in words and "calibration" not in words:
+    if words["calibrate"] and "hardware" in words and "calibration" not in words:
         lines.append(
             f"hardware={words['hardware']}: with {CALIBRATE_FLAG} this machine is measured, not that one; name "
             f"calibration=FILE to take memory and wires from hardware"
         )
+    request, config = None, load_config([])
+    mistakes_in_settings: tuple[str, ...] = ()
     try:
         config = load_config(settings)
     except ConfigError as error:
-        raise ConfigError([*lines, *error.lines]) from None
-    if lines:
-        raise ConfigError(lines)
-    return PlanCommand(
-        request=PlanRequest(
-            config=config,
-            calibrate=CALIBRATE_FLAG in flags,
-            num_devices=read.get("gpus", DEFAULT_GPUS),
-            hardware=read.get("hardware"),
-            calibration=read.get("calibration"),
-            lengths=read.get("lengths"),
-            prompt_length=read.get("prompt_length"),
-        )
-    )
-
-
-def _read(name: str, text: str) -> Any:
-    """The value of one of the planner's own words."""
-    match name:
-        case "gpus":
-            return tuple(sorted(set(_whole_numbers(name, text, least=2))))
-        case "lengths":
-            return tuple(_whole_numbers(name, text, least=1))
-        case "prompt_length":
-            numbers = _whole_numbers(name, text, least=1)
-            if len(numbers) != 1:
-                raise ConfigError([f"prompt_length={shown(text)}: must be one whole number from 1"])
-            return numbers[0]
-    value = parse_setting(f"{name}={text}").value()
-    value = getattr(value, "text", value)
-    if not isinstance(value, str) or not value:
-        example = "hardware=h100" if name == "hardware" else "calibration=mine.json"
-        raise ConfigError([f"{name}={shown(text)}: must be a name or a file, as {example}"])
-    return value
-
-
-def _whole_numbers(name: str, text: str, *, least: int) -> list[int]:
-    """Numbers with commas between them, in brackets or not."""
-    parts = text.strip().removeprefix("[").removesuffix("]").split(",")
+        mistakes_in_settings = error.lines
     try:
-        numbers = [int(part) for part in parts]
-    except ValueError:
-        numbers = []
-    if not numbers or min(numbers) < least:
-        raise ConfigError([f"{name}={shown(text)}: must be whole numbers from {least}, as {name}={least},{least + 1}"])
-    return numbers
+        request = PlanRequest(config=config, **words)
+    except ValidationError as error:
+        lines.extend(mistake.line for mistake in mistakes_of(error, root=PlanRequest))
+    if lines or mistakes_in_settings:
+        raise ConfigError([*lines, *mistakes_in_settings])
+    return request

@@ -1,7 +1,8 @@
-"""What one device and the wires between devices can do, as someone has published or measured it.
+"""What one device and the wires between devices can do, as a data sheet says, and what a run costs there.
 
 In: the name of a preset beside this file, or a YAML file of one's own. Out: a frozen Hardware, or a HardwareError with
-one line a mistake. Every description names its source. Knows nothing of models.
+one line a mistake; and Costs: what the model needs, divided by what the device can do. Only what can be counted is in
+them: requests, Python, kernel launches and grading cost nothing here, so short iterations are predicted too short.
 """
 
 from pathlib import Path
@@ -12,8 +13,11 @@ from pydantic import Field, ValidationError
 
 from configs.mistakes import mistakes_of
 from configs.section import Section
+from orchestration.plan.costs import Costs, EngineCosts, LearnerCosts, WireCosts, Workload
+from orchestration.plan.scenario import DTYPE_BYTES, FLOAT32_BYTES, Scenario
 
 PRESETS = Path(__file__).resolve().parent / "presets"
+ADAMW_ARRAYS = 7  # float32 arrays that a step reads or writes: gradient; weight and two moments, each read and written
 
 
 class HardwareError(ValueError):
@@ -41,10 +45,13 @@ class Hardware(Section):
         """Whether nobody has said what is reached: times are then what no machine beats, not what one does."""
         return self.operations_share == self.memory_share == self.wire_share == 1.0
 
-    def wire_bytes_per_s(self, num_devices: int) -> float:
-        """Reached by one device where so many take part."""
-        within = num_devices <= self.devices_per_node
-        return (self.node_bytes_per_s if within else self.network_bytes_per_s) * self.wire_share
+    @property
+    def wire(self) -> WireCosts:
+        return WireCosts(
+            byte_s=1.0 / (self.node_bytes_per_s * self.wire_share),
+            network_byte_s=1.0 / (self.network_bytes_per_s * self.wire_share),
+            devices_per_node=self.devices_per_node,
+        )
 
 
 def preset_names() -> list[str]:
@@ -53,17 +60,48 @@ def preset_names() -> list[str]:
 
 def load_hardware(name_or_path: str) -> Hardware:
     """A preset by name, or a YAML file with the same keys."""
-    is_preset = name_or_path in preset_names()
-    path = PRESETS / f"{name_or_path}.yaml" if is_preset else Path(name_or_path)
+    path = PRESETS / f"{name_or_path}.yaml" if name_or_path in preset_names() else Path(name_or_path)
     if not path.is_file():
-        known = ", ".join(preset_names())
-        raise HardwareError(f"hardware={name_or_path}: neither a file nor one of {known}")
+        raise HardwareError(f"hardware={name_or_path}: neither a file nor one of {', '.join(preset_names())}")
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return Hardware.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except yaml.YAMLError as error:
         raise HardwareError(f"hardware={path}: not readable as YAML: {' '.join(str(error).split())}") from error
-    try:
-        return Hardware.model_validate(tree)
     except ValidationError as error:
         lines = [f"hardware={path}: {mistake.line}" for mistake in mistakes_of(error, root=Hardware)]
         raise HardwareError("\n".join(lines)) from error
+
+
+def costs_from_hardware(hardware: Hardware, scenario: Scenario, workload: Workload) -> Costs:
+    """Costs of the scenario's model with the workload's numbers of engines and ranks.
+
+    Memory and arithmetic are not overlapped. A backward pass takes a forward pass's operations for gradients of what
+    layers were given, and as many for those of weights that are trained.
+    """
+    shape = scenario.shape
+    operations_per_s = hardware.operations_per_s * hardware.operations_share
+    bytes_per_s = hardware.memory_bytes_per_s * hardware.memory_share
+    engine_operations_per_s = operations_per_s * workload.workers_per_engine
+    engine_bytes_per_s = bytes_per_s * workload.workers_per_engine
+    engine_bytes = DTYPE_BYTES[scenario.engine_dtype]
+    trained = scenario.parameters.trained
+    forwards = 2 if scenario.config.learner.gradient_checkpointing else 1  # checkpointing runs the forward pass again
+    passes = forwards + 1 + min(1.0, trained / shape.num_parameters)
+    pair_passes = forwards + 2  # attention has no weights: both of its factors want a gradient
+    optimizer_ranks = workload.num_ranks if workload.zero_stage >= 1 else 1
+    return Costs(
+        engine=EngineCosts(
+            step_s=shape.multiplied_parameters * engine_bytes / engine_bytes_per_s,
+            sequence_s=shape.token_operations / engine_operations_per_s,
+            context_token_s=shape.kv_elements * engine_bytes / engine_bytes_per_s,
+            prompt_token_s=shape.token_operations / engine_operations_per_s,
+        ),
+        learner=LearnerCosts(
+            step_s=ADAMW_ARRAYS * FLOAT32_BYTES * trained / optimizer_ranks / bytes_per_s,
+            token_s=passes * shape.token_operations / operations_per_s,
+            pair_s=pair_passes * shape.pair_operations / 2 / operations_per_s,  # causal: half of the pairs
+            scoring_share=1.0 / passes,
+        ),
+        wire=hardware.wire,
+        publishes_by_tree=hardware.device == "cpu",
+    )

@@ -1,13 +1,19 @@
 """The sizes of a language model that decide what it costs: parameters, key/value cache, operations a token.
 
-In: the plain tree of a Hugging Face config.json. Out: a ModelShape. Loads no weights and imports no torch; refuses
-architectures whose parameters it cannot count exactly.
+In: a RunConfig, or the plain tree of a Hugging Face config.json. Out: a ModelShape, and how much of it a run trains and
+publishes. Loads no weights and imports no torch; refuses architectures whose parameters it cannot count exactly.
 """
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+
+from configs.lora import ALL_LINEAR, LoraConfig
+from configs.schema import ModelConfig
+from rollout.tasks.embedded_model import EmbeddedRecipe
 
 # Of each model_type: whether queries, keys and values have biases (None: config.json says it as attention_bias), and
 # whether each head's queries and keys are normalized.
@@ -17,26 +23,12 @@ ARCHITECTURES: Mapping[str, tuple[bool | None, bool]] = MappingProxyType(
 # Of the models that configs/model names, from the config.json that is published with each.
 KNOWN_CONFIGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        "Qwen/Qwen2.5-1.5B-Instruct": {
-            "model_type": "qwen2",
-            "vocab_size": 151936,
-            "hidden_size": 1536,
-            "num_hidden_layers": 28,
-            "num_attention_heads": 12,
-            "num_key_value_heads": 2,
-            "intermediate_size": 8960,
-            "tie_word_embeddings": True,
-        },
-        "Qwen/Qwen2.5-7B-Instruct": {
-            "model_type": "qwen2",
-            "vocab_size": 152064,
-            "hidden_size": 3584,
-            "num_hidden_layers": 28,
-            "num_attention_heads": 28,
-            "num_key_value_heads": 4,
-            "intermediate_size": 18944,
-            "tie_word_embeddings": False,
-        },
+        "Qwen/Qwen2.5-1.5B-Instruct": {"model_type": "qwen2", "vocab_size": 151936, "tie_word_embeddings": True}
+        | {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28}
+        | {"num_attention_heads": 12, "num_key_value_heads": 2},
+        "Qwen/Qwen2.5-7B-Instruct": {"model_type": "qwen2", "vocab_size": 152064, "tie_word_embeddings": False}
+        | {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28}
+        | {"num_attention_heads": 28, "num_key_value_heads": 4},
     }
 )
 
@@ -51,7 +43,7 @@ class LinearModule:
 
     inputs: int
     outputs: int
-    has_bias: bool
+    has_bias: bool = False
 
     @property
     def parameters(self) -> int:
@@ -86,19 +78,21 @@ class ModelShape:
     @property
     def layer_modules(self) -> dict[str, LinearModule]:
         """The matrices of one layer, by their names within it."""
-        hidden, query, kv = self.hidden, self.query_width, self.kv_width
-        sizes = {
-            "self_attn.q_proj": (hidden, query, self.has_qkv_bias),
-            "self_attn.k_proj": (hidden, kv, self.has_qkv_bias),
-            "self_attn.v_proj": (hidden, kv, self.has_qkv_bias),
-            "self_attn.o_proj": (query, hidden, self.has_output_bias),
-            "mlp.gate_proj": (hidden, self.intermediate, False),
-            "mlp.up_proj": (hidden, self.intermediate, False),
-            "mlp.down_proj": (self.intermediate, hidden, False),
-        }
+        hidden, wide, query, kv, bias = (
+            self.hidden,
+            self.intermediate,
+            self.query_width,
+            self.kv_width,
+            self.has_qkv_bias,
+        )
         return {
-            name: LinearModule(inputs=inputs, outputs=outputs, has_bias=has_bias)
-            for name, (inputs, outputs, has_bias) in sizes.items()
+            "self_attn.q_proj": LinearModule(inputs=hidden, outputs=query, has_bias=bias),
+            "self_attn.k_proj": LinearModule(inputs=hidden, outputs=kv, has_bias=bias),
+            "self_attn.v_proj": LinearModule(inputs=hidden, outputs=kv, has_bias=bias),
+            "self_attn.o_proj": LinearModule(inputs=query, outputs=hidden, has_bias=self.has_output_bias),
+            "mlp.gate_proj": LinearModule(inputs=hidden, outputs=wide),
+            "mlp.up_proj": LinearModule(inputs=hidden, outputs=wide),
+            "mlp.down_proj": LinearModule(inputs=wide, outputs=hidden),
         }
 
     @property
@@ -107,19 +101,14 @@ class ModelShape:
         return 2 * self.head_size if self.has_head_norms else 0
 
     @property
-    def layer_parameters(self) -> int:
-        """Of one layer."""
-        matrices = sum(module.parameters for module in self.layer_modules.values())
-        return matrices + self.layer_head_norms + 2 * self.hidden
-
-    @property
     def embedding_parameters(self) -> int:
         return self.vocabulary * self.hidden
 
     @property
     def num_parameters(self) -> int:
-        embeddings = self.embedding_parameters * (1 if self.tied else 2)
-        return embeddings + self.layers * self.layer_parameters + self.hidden
+        matrices = sum(module.parameters for module in self.layer_modules.values())
+        layer = matrices + self.layer_head_norms + 2 * self.hidden
+        return self.embedding_parameters * (1 if self.tied else 2) + self.layers * layer + self.hidden
 
     @property
     def multiplied_parameters(self) -> int:
@@ -142,6 +131,27 @@ class ModelShape:
         return 2 * self.layers * self.kv_width
 
 
+def model_shape(model: ModelConfig) -> ModelShape:
+    """Of the configuration's model: the embedded one, a folder, one of configs/model, or from the hub."""
+    path = model.path
+    if path == "embedded":
+        recipe = EmbeddedRecipe()
+        sizes = asdict(recipe) | {"model_type": "qwen2", "vocab_size": len(recipe.vocabulary)}
+        sizes |= {"num_hidden_layers": recipe.num_layers, "num_attention_heads": recipe.num_heads}
+        return shape_of(sizes | {"tie_word_embeddings": recipe.tied_embeddings}, name=path)
+    if (file := Path(path) / "config.json").is_file():
+        return shape_of(json.loads(file.read_text(encoding="utf-8")), name=path)
+    if path in KNOWN_CONFIGS:
+        return shape_of(KNOWN_CONFIGS[path], name=path)
+    from transformers import AutoConfig
+
+    try:
+        found = AutoConfig.from_pretrained(path, trust_remote_code=model.trust_remote_code)
+    except OSError as error:
+        raise ModelShapeError(f"model.path={path}: no config.json in a folder or on the hub") from error
+    return shape_of(found.to_dict(), name=path)
+
+
 def shape_of(config: Mapping[str, Any], *, name: str) -> ModelShape:
     """The shape that a config.json describes; ModelShapeError where its parameters cannot be counted."""
     kind = str(config.get("model_type"))
@@ -152,7 +162,6 @@ def shape_of(config: Mapping[str, Any], *, name: str) -> ModelShape:
     has_biases = bool(config.get("attention_bias", False)) if biased is None else biased
     try:
         heads = int(config["num_attention_heads"])
-        head_size = config.get("head_dim") or config["hidden_size"] // heads
         return ModelShape(
             name=name,
             vocabulary=int(config["vocab_size"]),
@@ -160,7 +169,7 @@ def shape_of(config: Mapping[str, Any], *, name: str) -> ModelShape:
             layers=int(config["num_hidden_layers"]),
             heads=heads,
             kv_heads=int(config.get("num_key_value_heads") or heads),
-            head_size=int(head_size),
+            head_size=int(config.get("head_dim") or config["hidden_size"] // heads),
             intermediate=int(config["intermediate_size"]),
             tied=bool(config["tie_word_embeddings"]),
             has_qkv_bias=has_biases,
@@ -169,3 +178,45 @@ def shape_of(config: Mapping[str, Any], *, name: str) -> ModelShape:
         )
     except KeyError as error:
         raise ModelShapeError(f"model.path={name}: its config.json has no {error.args[0]}") from error
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainedParameters:
+    """How much a run trains and publishes, in elements: everything, or with low-rank adapters far less."""
+
+    base: int  # of the model itself
+    adapters: int  # 0 where the model itself is trained
+    published: int  # by every publish but the first over a connection
+
+    @property
+    def trained(self) -> int:
+        """Those with a gradient and optimizer state."""
+        return self.adapters or self.base
+
+    @property
+    def held(self) -> int:
+        """Weights of the learner, frozen ones included."""
+        return self.base + self.adapters
+
+
+def trained_parameters(shape: ModelShape, lora: LoraConfig) -> TrainedParameters:
+    """Counts by the names of modules that learner/model/lora.py adapts; ModelShapeError where layers lack one."""
+    if not lora.is_on:
+        return TrainedParameters(base=shape.num_parameters, adapters=0, published=shape.num_parameters)
+    modules = shape.layer_modules
+    named = tuple(modules) if lora.target_modules == (ALL_LINEAR,) else lora.target_modules
+    adapted = {path for path in modules for name in named if f".{path}".endswith(f".{name}")}
+    unknown = [name for name in named if not any(f".{path}".endswith(f".{name}") for path in modules)]
+    if unknown:
+        last_parts = ", ".join(path.rpartition(".")[2] for path in modules)
+        raise ModelShapeError(
+            f"learner.lora.target_modules: {', '.join(unknown)} cannot be counted, only {ALL_LINEAR} or of {last_parts}"
+        )
+    elements = sum(lora.rank * (modules[path].inputs + modules[path].outputs) for path in adapted)
+    # an engine keeps modules of one parent as one, so that all of a parent are sent (learner/model/weights.py)
+    parents = {path.rpartition(".")[0] for path in adapted}
+    sent = sum(module.parameters for path, module in modules.items() if path.rpartition(".")[0] in parents)
+    norms = shape.layer_head_norms if "self_attn" in parents else 0
+    return TrainedParameters(
+        base=shape.num_parameters, adapters=shape.layers * elements, published=shape.layers * (sent + norms)
+    )

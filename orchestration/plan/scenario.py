@@ -1,16 +1,51 @@
 """A configuration as the planner sees it: dtypes resolved, memory counted, a Workload for the simulation.
 
 In: a RunConfig, the model's shape, the device, and a sample of completion lengths. Out: a Scenario, which can be asked
-what the same run would be with other numbers of engines and ranks.
+what the same run would need with other numbers of engines and ranks. What is counted as memory is what tensors hold;
+what an allocator, a driver or a framework keeps beside them is not, and is left to the reader as room.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 
 from configs.schema import RunConfig
-from orchestration.plan.memory import DTYPE_BYTES, EngineMemory, LearnerMemory, engine_memory, learner_memory
-from orchestration.plan.model_shape import ModelShape
-from orchestration.plan.simulation import Workload
-from orchestration.plan.trained import trained_parameters
+from orchestration.plan.costs import Workload
+from orchestration.plan.model_shape import ModelShape, TrainedParameters, trained_parameters
+
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+FLOAT32_BYTES = 4
+MAX_BUCKET_ELEMENTS = 50_000_000  # as in learner/deepspeed_config.py
+TILE_COPIES = 2.5  # float32 arrays of a logit tile's size at a time: logits, their exponentials, part of a gradient
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LearnerMemory:
+    """Of one rank, bytes."""
+
+    weights: float
+    gradients: float
+    optimizer: float  # moments, and float32 weights where the trained ones are not
+    reference: float  # the initial model of a KL term; with adapters the policy without them
+    buckets: float  # of gradients and parameters on their way
+    activations: float  # of one micro-batch
+    logits: float
+
+    @property
+    def total(self) -> float:
+        return sum(getattr(self, field.name) for field in fields(self))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineMemory:
+    """Of one worker of an engine, bytes, and what its key/value cache holds."""
+
+    weights: float
+    kv_cache: float  # negative: the weights alone do not fit
+    kv_tokens: int  # of the whole engine
+    longest_sequences: int  # that fit at their longest
+
+    @property
+    def total(self) -> float:
+        return self.weights + self.kv_cache
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,30 +72,54 @@ class Scenario:
             return dtype
         return "float32" if self.device == "cpu" else "bfloat16"
 
+    @property
+    def parameters(self) -> TrainedParameters:
+        return trained_parameters(self.shape, self.config.learner.lora)
+
+    @property
+    def keeps_reference(self) -> bool:
+        return self.config.objective.kl_coef > 0.0
+
     def learner_memory(self, num_ranks: int) -> LearnerMemory:
-        return learner_memory(
-            self.shape,
-            self.config.learner,
-            dtype=self.learner_dtype,
-            num_ranks=num_ranks,
-            max_logits=self.config.learner.max_logits,
-            keeps_reference=self.config.objective.kl_coef > 0.0,
+        """ZeRO stage 1 shares out the optimizer, 2 gradients too, 3 weights too; a share is a rank's 1 / num_ranks.
+
+        Stages 0 and 1 add up gradients in the weights' dtype, 2 and 3 in float32.
+        """
+        learner, size, share = self.config.learner, DTYPE_BYTES[self.learner_dtype], 1.0 / num_ranks
+        stage, count = learner.zero_stage, float(self.parameters.trained)
+        weights = self.parameters.held * size * (share if stage == 3 else 1.0)
+        # ZeRO's optimizers step on float32 copies, also of weights that are float32 themselves
+        copies = 1 if stage >= 1 else 0
+        logits = min(learner.max_logits, learner.max_tokens_per_micro_batch * self.shape.vocabulary)
+        return LearnerMemory(
+            weights=weights,
+            gradients=count * (FLOAT32_BYTES * share if stage >= 2 else size),
+            optimizer=count * FLOAT32_BYTES * (2 + copies) * (share if stage >= 1 else 1.0),
+            reference=weights if self.keeps_reference and not learner.lora.is_on else 0.0,
+            buckets=0.0 if stage == 0 else 2.0 * min(MAX_BUCKET_ELEMENTS, count) * size,
+            activations=activation_bytes(
+                self.shape,
+                dtype=self.learner_dtype,
+                num_tokens=learner.max_tokens_per_micro_batch,
+                checkpointing=learner.gradient_checkpointing,
+            ),
+            logits=TILE_COPIES * FLOAT32_BYTES * logits,
         )
 
     def engine_memory(self) -> EngineMemory | None:
         """None where the device's memory is not known and decides about the cache."""
-        rollout = self.config.rollout
-        cache_bytes = rollout.kv_cache_gib * 2**30 if self.device == "cpu" else None
-        if cache_bytes is None and self.device_bytes is None:
+        rollout, size = self.config.rollout, DTYPE_BYTES[self.engine_dtype]
+        workers = rollout.tensor_parallel_size
+        weights = self.shape.num_parameters * size / workers
+        if self.device == "cpu":
+            cache = rollout.kv_cache_gib * 2**30 / workers
+        elif self.device_bytes is not None:
+            cache = self.device_bytes * rollout.gpu_memory_utilization - weights
+        else:
             return None
-        return engine_memory(
-            self.shape,
-            dtype=self.engine_dtype,
-            workers=rollout.tensor_parallel_size,
-            cache_bytes=cache_bytes,
-            worker_bytes=(self.device_bytes or 0.0) * rollout.gpu_memory_utilization,
-            max_model_len=self.config.model.max_model_len,
-        )
+        kv_tokens = int(cache * workers // (self.shape.kv_elements * size))
+        longest = kv_tokens // self.config.model.max_model_len
+        return EngineMemory(weights=weights, kv_cache=cache, kv_tokens=kv_tokens, longest_sequences=longest)
 
     def misfit(self, num_ranks: int) -> str | None:
         """One line where a rank or an engine does not fit its device; None where it does, or nobody knows."""
@@ -75,11 +134,12 @@ class Scenario:
             return f"an engine worker's weights ({engine.weights / 1e9:.0f} GB) leave no room for one sequence"
         return None
 
-    def workload(self, *, num_engines: int | None = None, num_ranks: int | None = None) -> Workload:
-        """The run with so many engines and ranks; those of the configuration where not told."""
+    def workload(
+        self, *, num_engines: int | None = None, num_ranks: int | None = None, max_staleness: int | None = None
+    ) -> Workload:
+        """The run with so many engines and ranks; the configuration's numbers where none are given."""
         rollout, learner = self.config.rollout, self.config.learner
-        engine = self.engine_memory()
-        parameters = trained_parameters(self.shape, learner.lora)
+        engine, parameters = self.engine_memory(), self.parameters
         recomputes = learner.old_logprobs == "recompute" or (learner.old_logprobs == "auto" and self.device != "cpu")
         # what the cache holds where nobody knows: every seat at its longest
         seats_full = rollout.max_num_seqs * self.config.model.max_model_len
@@ -88,7 +148,7 @@ class Scenario:
             completions_per_prompt=rollout.completions_per_prompt,
             prompt_length=self.prompt_length,
             lengths=self.lengths,
-            max_staleness=self.config.max_staleness,
+            max_staleness=self.config.max_staleness if max_staleness is None else max_staleness,
             batch_order=rollout.batch_order,
             publishes_inflight=self.config.publish.inflight,
             num_engines=num_engines or rollout.num_engines,
@@ -100,25 +160,23 @@ class Scenario:
             num_epochs=learner.num_epochs,
             max_tokens=learner.max_tokens_per_micro_batch,
             zero_stage=learner.zero_stage,
-            recomputes_logprobs=recomputes,
-            keeps_reference=self.config.objective.kl_coef > 0.0,
+            num_scoring_passes=int(recomputes) + int(self.keeps_reference),
             num_graders=self.config.graders.num_workers,
-            trained_parameters=parameters.trained,
-            gathered_parameters=parameters.held,
-            published_parameters=parameters.published,
-            learner_weight_bytes=DTYPE_BYTES[self.learner_dtype],
-            wire_weight_bytes=DTYPE_BYTES[self.engine_dtype],
+            trained_bytes=parameters.trained * DTYPE_BYTES[self.learner_dtype],
+            held_bytes=parameters.held * DTYPE_BYTES[self.learner_dtype],
+            published_bytes=parameters.published * DTYPE_BYTES[self.engine_dtype],
         )
 
-    def at_staleness(self, max_staleness: int) -> "Scenario":
-        return replace(self, config=self.config.model_copy(update={"max_staleness": max_staleness}))
 
-    def most_ranks(self) -> int:
-        """Beyond which a rank would have no completion of a minibatch."""
-        rollout = self.config.rollout
-        completions = rollout.prompts_per_iteration * rollout.completions_per_prompt
-        return max(1, completions // self.config.learner.num_minibatches)
+def activation_bytes(shape: ModelShape, *, dtype: str, num_tokens: int, checkpointing: bool) -> float:
+    """What a forward pass of so many tokens keeps for the backward pass, the output embedding aside.
 
-    def most_engines(self) -> int:
-        """Beyond which an engine would have no prompt, those admitted ahead included."""
-        return self.config.rollout.prompts_per_iteration * (1 + self.config.max_staleness)
+    With checkpointing: each layer's input, and one layer's tensors while it is computed again.
+    """
+    # Norms compute in float32 and keep a float32 copy of their input where that is bfloat16: two elements more each.
+    norm_copies = 0 if dtype == "float32" else 1
+    attention = 3 * shape.query_width + 2 * shape.kv_width  # as learner/model/attention.py computes it
+    layer = (6 + 2 * norm_copies) * shape.hidden + attention + 4 * shape.intermediate
+    ends = (2 + norm_copies) * shape.hidden + 2 * shape.head_size  # the last norm, and the places' sines and cosines
+    kept = layer + shape.layers * shape.hidden if checkpointing else layer * shape.layers
+    return float(num_tokens * DTYPE_BYTES[dtype] * (kept + ends))

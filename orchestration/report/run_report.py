@@ -34,9 +34,8 @@ from orchestration.study.result import LAST
 REPORT_FILE = "report.html"
 INTERVAL_ENDS = ("_low", "_high")
 TEXT_LIMIT = 4000  # characters of a completion that are shown
-# Title, unit, logarithmic, then (metric, name in the legend).
+# Title, unit, logarithmic, then (metric, name in the legend); after the panel of the rewards.
 PANELS: tuple[tuple[str, str, bool, tuple[tuple[str, str], ...]], ...] = (
-    ("Reward", "points", False, (("reward/mean", "sum"), ("reward/answer", "answer"), ("reward/format", "format"))),
     (
         "Effective update ratio (EUR)",
         "mean slope, 0 to 1",
@@ -51,11 +50,8 @@ PANELS: tuple[tuple[str, str, bool, tuple[tuple[str, str], ...]], ...] = (
     ("Throughput", "completions/s", False, (("throughput/samples_per_s", "samples"),)),
     ("Idle", "share of an iteration", False, (("idle/learner", "learner"), ("idle/engines", "engines"))),
 )
-# Metric, what it is and its unit, decimals.
+# Metric, what it is and its unit, decimals; after those of the rewards.
 FINAL = (
-    ("reward/mean", "reward, points", 3),
-    ("reward/format", "format reward, points", 3),
-    ("reward/answer", "answer reward, points", 3),
     ("completion/length_mean", "completion length, tokens", 1),
     ("completion/truncated_share", "truncated completions, share", 3),
     ("policy/entropy", "policy entropy, nats per token", 4),
@@ -121,7 +117,8 @@ def eval_table(evals: Mapping[int, Mapping[str, float]]) -> Table:
 def final_table(record: RunRecord) -> Table:
     """Means of the main metrics over the first and the last iterations."""
     rows = []
-    for metric, label, digits in FINAL:
+    rewards = [(metric, f"{name} reward, points", 3) for name, metric in record.reward_metrics().items()]
+    for metric, label, digits in (("reward/mean", "reward, points", 3), *rewards, *FINAL):
         values = list(record.series(metric).values())
         if values:
             rows.append((label, f"{np.mean(values[:LAST]):.{digits}f}", f"{np.mean(values[-LAST:]):.{digits}f}"))
@@ -131,7 +128,8 @@ def final_table(record: RunRecord) -> Table:
 
 def _figures(record: RunRecord) -> list[Figure]:
     found = []
-    for title, unit, log, curves in PANELS:
+    rewards = [(metric, name) for name, metric in record.reward_metrics().items()]
+    for title, unit, log, curves in (("Reward", "points", False, (("reward/mean", "sum"), *rewards)), *PANELS):
         lines = []
         for metric, name in curves:
             series = record.series(metric)

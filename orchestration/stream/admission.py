@@ -10,7 +10,7 @@ from dataclasses import dataclass
 class Admission:
     """The hard bound on staleness: a prompt whose group could be too old when it is consumed is not generated yet.
 
-    Iteration k trains the groups of the places from k*n up to (k+1)*n - 1 at version k. They are admitted once version
+    Iteration k trains the groups admitted as number k*n up to (k+1)*n - 1 at version k. They are admitted once version
     k - max_staleness is published, so that no token of theirs is more than max_staleness versions old and nothing that
     was generated has to be thrown away. (Batches in another order: finished_order.py.)
     """

@@ -2,15 +2,13 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from configs.objective import ObjectiveConfig
 from learner.batches.advantages import ADVANTAGES, overlong_penalty
 from learner.contract import TrainBatch, TrainSample
-from orchestration.stream.graded_groups import GradedGroup
-from rollout.contract import Completion, PromptGroup
+from rollout.contract import GradedGroup, PromptGroup
 
 
 def to_train_batch(
@@ -21,52 +19,38 @@ def to_train_batch(
     policy_version is the learner's at consumption; staleness counts from the lowest version that produced a token.
     max_new_tokens: the longest that a completion may be.
     """
-    samples = []
-    for group_index, graded in enumerate(groups):
+    samples: list[TrainSample] = []
+    for graded in groups:
         rewards = _rewards(graded, objective, max_new_tokens=max_new_tokens)
         advantages = ADVANTAGES[objective.advantage](rewards).tolist()
-        for completion, advantage in zip(graded.group.completions, advantages, strict=True):
-            samples.append(
-                _sample(
-                    graded.group.prompt.token_ids,
-                    completion,
-                    group_index=group_index,
-                    advantage=advantage,
-                    staleness=policy_version - completion.min_policy_version,
-                    is_replayed=graded.is_replayed,
-                )
+        samples += [
+            TrainSample(
+                position=graded.position,
+                tokens=completion.tokens,
+                advantage=advantage,
+                staleness=policy_version - completion.tokens.min_policy_version,
+                finished=completion.finished,
+                is_replayed=graded.is_replayed,
             )
-    return TrainBatch(samples=tuple(samples), num_groups=len(groups))
+            for completion, advantage in zip(graded.group.completions, advantages, strict=True)
+        ]
+    return TrainBatch(samples=tuple(samples))
 
 
 def to_scoring_batch(groups: Sequence[PromptGroup]) -> TrainBatch:
     """The same sequences for forward passes alone, before there are rewards: advantage and staleness are 0."""
-    samples = [
-        _sample(group.prompt.token_ids, completion, group_index=group_index, advantage=0.0, staleness=0)
-        for group_index, group in enumerate(groups)
-        for completion in group.completions
-    ]
-    return TrainBatch(samples=tuple(samples), num_groups=len(groups))
-
-
-def _sample(
-    prompt_ids: np.ndarray,
-    completion: Completion,
-    *,
-    group_index: int,
-    advantage: float,
-    staleness: int,
-    is_replayed: bool = False,
-) -> TrainSample:
-    return TrainSample(
-        group_index=group_index,
-        token_ids=np.concatenate([prompt_ids, completion.token_ids]),
-        prompt_length=len(prompt_ids),
-        rollout_logprobs=completion.rollout_logprobs,
-        advantage=advantage,
-        staleness=staleness,
-        finished=completion.finished,
-        is_replayed=is_replayed,
+    return TrainBatch(
+        samples=tuple(
+            TrainSample(
+                position=group.prompt.position,
+                tokens=completion.tokens,
+                advantage=0.0,
+                staleness=0,
+                finished=completion.finished,
+            )
+            for group in groups
+            for completion in group.completions
+        )
     )
 
 
@@ -81,5 +65,5 @@ def _rewards(graded: GradedGroup, objective: ObjectiveConfig, *, max_new_tokens:
     rewards = torch.from_numpy(graded.rewards)
     if objective.overlong != "punish":
         return rewards
-    lengths = torch.tensor([len(completion.token_ids) for completion in graded.group.completions])
+    lengths = torch.tensor([completion.tokens.num_sampled for completion in graded.group.completions])
     return rewards + overlong_penalty(lengths, max_new_tokens=max_new_tokens, buffer=objective.overlong_buffer)

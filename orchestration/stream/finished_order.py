@@ -1,8 +1,8 @@
 """Batches of the groups that finished first: one long completion does not hold up everybody else's.
 
 In: finished groups as they come. Out: for iteration k the groups that are due, then those that finished first, as many
-as a batch takes, in the order of their places. A group that is not finished goes on under the next version and is in a
-later batch; nothing is dropped.
+as a batch takes, in the order of their admission. A group that is not finished goes on under the next version and is in
+a later batch; nothing is dropped.
 
 Why it cannot break the bound on staleness. Admission runs LOOKAHEAD = 1 version ahead, whatever max_staleness is, so
 before batch k (k + 2) * n groups have been admitted, k * n were taken, and 2 * n are left. Version k itself admitted n
@@ -14,13 +14,13 @@ batches would be full of groups that are due, and nothing could overtake; that i
 from collections.abc import Iterator
 from typing import Generic
 
-from orchestration.stream.prompt_order import PlacedT
+from orchestration.stream.prompt_order import AdmittedT
 
 LOOKAHEAD = 1  # policy versions by which admission runs ahead
 MIN_STALENESS = LOOKAHEAD + 1
 
 
-class FinishedBuffer(Generic[PlacedT]):
+class FinishedBuffer(Generic[AdmittedT]):
     """Holds finished items until a batch takes them. Iterations are taken in order, each once.
 
     At start_iteration, after a resume too, what is admitted is admitted anew and therefore at that version.
@@ -32,32 +32,33 @@ class FinishedBuffer(Generic[PlacedT]):
         self._max_staleness = max_staleness
         self._start_iteration = start_iteration
         self._next_iteration = start_iteration
-        self._first = start_iteration * prompts_per_iteration  # every place below was taken
-        self._taken: set[int] = set()  # places from _first on
-        self._items: dict[int, PlacedT] = {}  # by place, in the order of arrival
+        self._first = start_iteration * prompts_per_iteration  # every admission index below was taken
+        self._taken: set[int] = set()  # admission indices from _first on
+        self._items: dict[int, AdmittedT] = {}  # by admission index, in the order of arrival
 
     def __len__(self) -> int:
         """Items held."""
         return len(self._items)
 
-    def add(self, item: PlacedT) -> None:
-        assert item.place not in self._items, f"place {item.place} arrived twice"
-        is_taken = item.place < self._first or item.place in self._taken
-        assert not is_taken, f"place {item.place} was taken before"
-        self._items[item.place] = item
+    def add(self, item: AdmittedT) -> None:
+        index = item.admission_index
+        assert index not in self._items, f"admission {index} arrived twice"
+        is_taken = index < self._first or index in self._taken
+        assert not is_taken, f"admission {index} was taken before"
+        self._items[index] = item
 
-    def settled(self, iteration: int) -> Iterator[PlacedT]:
+    def settled(self, iteration: int) -> Iterator[AdmittedT]:
         """What has arrived and will be in the iteration's batch, whatever arrives later. iteration: the next one."""
-        yield from (self._items[place] for place in self._chosen(iteration))
+        yield from (self._items[index] for index in self._chosen(iteration))
 
     def ready(self, iteration: int) -> bool:
         """Whether all that is due and a whole batch have arrived."""
         return len(self._items) >= self._prompts_per_iteration and all(
-            place in self._items for place in self._due(iteration)
+            index in self._items for index in self._due(iteration)
         )
 
-    def take(self, iteration: int) -> list[PlacedT]:
-        """Remove and return the iteration's items, sorted by place."""
+    def take(self, iteration: int) -> list[AdmittedT]:
+        """Remove and return the iteration's items, in the order of admission."""
         assert iteration == self._next_iteration, (
             f"iteration {iteration} is out of turn; next is {self._next_iteration}"
         )
@@ -70,19 +71,19 @@ class FinishedBuffer(Generic[PlacedT]):
         while self._first in self._taken:
             self._taken.remove(self._first)
             self._first += 1
-        return [self._items.pop(place) for place in chosen]
+        return [self._items.pop(index) for index in chosen]
 
     def _chosen(self, iteration: int) -> list[int]:
-        """Places of the batch as far as they have arrived, ascending: what is due, then who came first."""
+        """Admission indices of the batch as far as they have arrived, ascending: what is due, then who came first."""
         due = set(self._due(iteration))
-        first_come = [place for place in self._items if place not in due]
-        arrived = [place for place in due if place in self._items]
+        first_come = [index for index in self._items if index not in due]
+        arrived = [index for index in due if index in self._items]
         return sorted([*arrived, *first_come[: self._prompts_per_iteration - len(due)]])
 
     def _due(self, iteration: int) -> list[int]:
-        """Places that would be too old in the batch after this one, ascending."""
+        """Admission indices that would be too old in the batch after this one, ascending."""
         newest = iteration - self._max_staleness  # groups of this version and older ones are due
         if newest < self._start_iteration:
             return []
         end = (newest + LOOKAHEAD + 1) * self._prompts_per_iteration
-        return [place for place in range(self._first, end) if place not in self._taken]
+        return [index for index in range(self._first, end) if index not in self._taken]

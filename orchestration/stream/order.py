@@ -4,10 +4,10 @@ from typing import Literal
 
 from orchestration.stream.admission import Admission
 from orchestration.stream.finished_order import LOOKAHEAD, FinishedBuffer
-from orchestration.stream.prompt_order import GroupBuffer, PlacedT
+from orchestration.stream.prompt_order import AdmittedT, GroupBuffer
 
 BatchOrder = Literal["prompt", "finished"]
-Buffer = GroupBuffer[PlacedT] | FinishedBuffer[PlacedT]
+Buffer = GroupBuffer[AdmittedT] | FinishedBuffer[AdmittedT]
 
 
 def admission_for(order: BatchOrder, *, prompts_per_iteration: int, max_staleness: int) -> Admission:
@@ -18,7 +18,7 @@ def admission_for(order: BatchOrder, *, prompts_per_iteration: int, max_stalenes
 
 def buffer_for(
     order: BatchOrder, *, prompts_per_iteration: int, max_staleness: int, start_iteration: int = 0
-) -> Buffer[PlacedT]:
+) -> Buffer[AdmittedT]:
     """An empty buffer that gives batches in this order, beginning at start_iteration."""
     if order == "finished":
         return FinishedBuffer(prompts_per_iteration, max_staleness=max_staleness, start_iteration=start_iteration)

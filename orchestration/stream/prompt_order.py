@@ -14,17 +14,17 @@ from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar
 
 
-class Placed(Protocol):
-    """Anything that has a place in the order of admission."""
+class Admitted(Protocol):
+    """Anything that was admitted; admission_index counts admissions from 0 over the whole run."""
 
     @property
-    def place(self) -> int: ...
+    def admission_index(self) -> int: ...
 
 
-PlacedT = TypeVar("PlacedT", bound=Placed)
+AdmittedT = TypeVar("AdmittedT", bound=Admitted)
 
 
-class GroupBuffer(Generic[PlacedT]):
+class GroupBuffer(Generic[AdmittedT]):
     """Holds finished items until the batch they belong to is complete.
 
     Iterations are taken in order, each once, beginning with start_iteration (> 0 after a resume). An item that comes
@@ -34,37 +34,37 @@ class GroupBuffer(Generic[PlacedT]):
     def __init__(self, prompts_per_iteration: int, *, start_iteration: int = 0) -> None:
         self._prompts_per_iteration = prompts_per_iteration
         self._next_iteration = start_iteration
-        self._items: dict[int, PlacedT] = {}
+        self._items: dict[int, AdmittedT] = {}
 
     def __len__(self) -> int:
         """Items held."""
         return len(self._items)
 
-    def add(self, item: PlacedT) -> None:
-        index = item.place
-        assert index not in self._items, f"place {index} arrived twice"
+    def add(self, item: AdmittedT) -> None:
+        index = item.admission_index
+        assert index not in self._items, f"admission {index} arrived twice"
         first = self._next_iteration * self._prompts_per_iteration
-        assert index >= first, f"place {index} arrived too late: the next batch begins at place {first}"
+        assert index >= first, f"admission {index} arrived too late: the next batch begins at {first}"
         self._items[index] = item
 
     def missing(self, iteration: int) -> tuple[int, ...]:
-        """Places of the iteration's batch that have not arrived, ascending."""
+        """Admission indices of the iteration's batch that have not arrived, ascending."""
         return tuple(index for index in self._indices(iteration) if index not in self._items)
 
-    def settled(self, iteration: int) -> Iterator[PlacedT]:
+    def settled(self, iteration: int) -> Iterator[AdmittedT]:
         """What has arrived of the iteration's batch."""
         return (self._items[index] for index in self._indices(iteration) if index in self._items)
 
     def ready(self, iteration: int) -> bool:
         return not self.missing(iteration)
 
-    def take(self, iteration: int) -> list[PlacedT]:
-        """Remove and return the iteration's items, sorted by place."""
+    def take(self, iteration: int) -> list[AdmittedT]:
+        """Remove and return the iteration's items, in the order of admission."""
         assert iteration == self._next_iteration, (
             f"iteration {iteration} is out of turn; next is {self._next_iteration}"
         )
         missing = self.missing(iteration)
-        assert not missing, f"iteration {iteration} taken before places {missing} arrived"
+        assert not missing, f"iteration {iteration} taken before admissions {missing} arrived"
         self._next_iteration += 1
         return [self._items.pop(index) for index in self._indices(iteration)]
 

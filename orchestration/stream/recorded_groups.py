@@ -4,11 +4,12 @@ In: the folder, and the source to record. Out: the batches of iterations, as sou
 of the folder is rollout/recording.py's business, whether a run fits it recordings.py's.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
-from orchestration.stream.graded_groups import GradedGroup
 from orchestration.stream.positions import FRESH, StreamPositions
 from orchestration.stream.source import GroupSource
+from rollout.contract import GradedGroup
 from rollout.recording import (
     Manifest,
     RecordingError,
@@ -36,7 +37,7 @@ class RecordingStream:
 
     def take(self, iteration: int) -> list[GradedGroup]:
         groups = self._source.take(iteration)
-        write_iteration(self._folder, iteration, [(item.group, item.verdicts) for item in groups])
+        write_iteration(self._folder, iteration, groups)
         return groups
 
     def positions(self) -> StreamPositions:
@@ -59,13 +60,13 @@ class ReplayStream:
     def take(self, iteration: int) -> list[GradedGroup]:
         """Raises RecordingError where the iteration does not hold the groups that its manifest tells of."""
         recorded = read_iteration(self._folder, iteration)
-        shape = tuple(len(group.completions) for group, _ in recorded)
+        shape = tuple(len(graded.group.completions) for graded in recorded)
         if shape != self._shape:
             raise RecordingError(
                 f"{self._folder}: iteration {iteration} has groups of {shape} completions, its manifest tells of "
                 f"{self._shape}; record the run anew"
             )
-        return [GradedGroup(group=group, verdicts=verdicts, is_replayed=True) for group, verdicts in recorded]
+        return [replace(graded, is_replayed=True) for graded in recorded]
 
     def positions(self) -> StreamPositions:
         """None is given out: a recording has its prompts."""

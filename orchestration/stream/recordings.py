@@ -1,7 +1,7 @@
-"""What a run may record and what it may replay, decided before anything starts.
+"""Checks of rollout.record and rollout.replay before anything starts.
 
-In: the configuration and the folders of rollout.record and rollout.replay. Out: nothing, or a ConfigError with one line
-for each mistake. Looks at manifests and at which iterations there are, not into the groups.
+In: the configuration and the two folders. Out: nothing, or a ConfigError with one line for each mistake. It reads
+manifests and the list of recorded iterations, not the groups.
 """
 
 from pathlib import Path
@@ -11,8 +11,8 @@ from configs.loading import ConfigError, validate
 from configs.schema import RunConfig
 from rollout.recording import REMEDY, Manifest, RecordingError, num_recorded, read_manifest
 
-# What made the groups and still has a meaning when they are trained on: it must be as it was. Engines, graders and
-# publishing made them too, but have no part in a replay.
+# Settings that shaped the groups and matter when they are trained on: they must not change. Those of engines, graders
+# and publishing have no effect on a replay.
 SAME_SECTIONS = ("task", "reward")
 SAME_SETTINGS = (
     "max_staleness",
@@ -24,7 +24,7 @@ SAME_SETTINGS = (
 
 
 def refuse_recordings(config: RunConfig) -> None:
-    """ConfigError where this run cannot write the recording, or cannot train on it, that its settings name."""
+    """ConfigError if this run cannot write to rollout.record or cannot train on rollout.replay."""
     if config.rollout.record is not None and not config.resume:
         _refuse_used_folder(Path(config.rollout.record))
     if config.rollout.replay is not None:
@@ -32,7 +32,7 @@ def refuse_recordings(config: RunConfig) -> None:
 
 
 def refuse_gaps(config: RunConfig, *, iteration: int) -> None:
-    """ConfigError where a run that resumes at `iteration` cannot continue its recording."""
+    """ConfigError if a run that resumes at `iteration` cannot continue its recording."""
     if config.rollout.record is None:
         return
     folder = Path(config.rollout.record)
@@ -47,12 +47,12 @@ def refuse_gaps(config: RunConfig, *, iteration: int) -> None:
 
 
 def manifest_of(config: RunConfig, *, vocabulary: str) -> Manifest:
-    """What a recording of this run tells about itself."""
+    """The manifest of a recording of this run."""
     return Manifest(settings=config.model_dump(mode="json"), vocabulary=vocabulary)
 
 
 def refuse_other_vocabulary(folder: Path, *, vocabulary: str) -> None:
-    """RecordingError where the recorded token ids mean something else to the model that is to train on them."""
+    """RecordingError if the recorded token ids stand for other tokens in the vocabulary of the model to train."""
     if read_manifest(folder).vocabulary != vocabulary:
         raise RecordingError(
             f"rollout.replay={folder}: was recorded with another tokenizer than that of model.path; name the model "
@@ -71,9 +71,9 @@ def _refuse_replay(config: RunConfig, folder: Path) -> None:
     try:
         recorded = validate(read_manifest(folder).settings)
     except (RecordingError, ConfigError) as error:
-        told = " ".join(str(error).split())
+        reason = " ".join(str(error).split())
         hint = f"; {REMEDY}" if isinstance(error, ConfigError) else ""
-        raise ConfigError([f"rollout.replay: {told}{hint}"]) from None
+        raise ConfigError([f"rollout.replay: {reason}{hint}"]) from None
     lines = []
     changed = [
         f"{name}={typed(before)}, now {name}={typed(now)}"
@@ -81,8 +81,8 @@ def _refuse_replay(config: RunConfig, folder: Path) -> None:
         if name in SAME_SETTINGS or name.partition(".")[0] in SAME_SECTIONS
     ]
     if changed:
-        told = "; ".join(changed)
-        lines.append(f"rollout.replay={folder}: was recorded with {told}; leave these settings as they were")
+        settings = "; ".join(changed)
+        lines.append(f"rollout.replay={folder}: was recorded with {settings}; leave these settings as they were")
     count = num_recorded(folder)
     if count < config.num_iterations:
         lines.append(

@@ -2,8 +2,8 @@
 
 from typing import Protocol
 
-from orchestration.stream.graded_groups import GradedGroup
 from orchestration.stream.positions import StreamPositions
+from rollout.contract import GradedGroup
 
 
 class GroupSource(Protocol):

@@ -15,7 +15,6 @@ from rich.console import Console
 
 from configs.command import HELP_FLAGS
 from configs.loading import ConfigError
-from configs.tasks import DataTaskConfig
 from orchestration.run_dir import next_free
 from orchestration.study.arms import arm_status, refuse_other_settings
 from orchestration.study.help import help_text
@@ -99,12 +98,12 @@ def _is_to_read_data(arm: Arm, study_dir: Path) -> bool:
 def _refuse_unreadable_data(arms: Sequence[Arm]) -> None:
     """Reads the data sets that all arms share, so that a mistake in them is reported once, before any arm starts."""
     task = arms[0].config.task if arms else None
-    if isinstance(task, DataTaskConfig):
+    if task is not None and task.reads_data:
+        from rollout.tasks import build_task
         from rollout.tasks.data_sets import DataSetError
-        from rollout.tasks.data_task import DataTask
 
         try:
-            DataTask.load(task)
+            build_task(task)
         except DataSetError as error:
             raise ConfigError(str(error).splitlines()) from error
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from configs.files import write_atomically
 from configs.loading import dump_yaml
+from orchestration.journal.reward_names import reward_metrics
 from orchestration.journal.run_files import CONFIG_FILE, LOG_FOLDER, last_lines
 from orchestration.journal.run_record import RunRecord, read_run
 from orchestration.pages.figures import Dots, Line, Panel, dots_svg, panel_svg, save_panels
@@ -26,7 +27,7 @@ ARM_NAME = re.compile(r"(?P<gate>\w+)-seed(?P<seed>\d+)(?P<replayed>-replayed)?"
 HTML_FILE, MARKDOWN_FILE, CURVES_FILE = "report.html", "report.md", "curves.png"
 ITERATIONS_FILE, PAIRS_FILE, FIGURE_FOLDER = "iterations.csv", "pairs.csv", "figures"
 LOG_LINES = 15
-# Title, unit, logarithmic, metrics; several metrics of one panel differ in line style.
+# Title, unit, logarithmic, metrics; several metrics of one panel differ in line style. Other rewards' panels follow.
 PANELS: tuple[tuple[str, str, bool, tuple[str, ...]], ...] = (
     ("Reward", "points", False, ("reward/mean",)),
     ("Format reward", "points, 0 to 1", False, ("reward/format",)),
@@ -69,7 +70,7 @@ def write_study_report(study_dir: Path) -> list[Path]:
     _write_csv(study_dir / ITERATIONS_FILE, _iteration_rows(arms))
     _write_csv(study_dir / PAIRS_FILE, _pair_rows(result))
     kind = next(kind for kind in KINDS if any(row.kind == kind for row in result.gates))
-    save_panels(_panels(result, kind)[:README_PANELS], study_dir / CURVES_FILE, title=title)
+    save_panels(panels(result, kind)[:README_PANELS], study_dir / CURVES_FILE, title=title)
     return [study_dir / name for name in (HTML_FILE, MARKDOWN_FILE, CURVES_FILE, ITERATIONS_FILE, PAIRS_FILE)]
 
 
@@ -129,7 +130,7 @@ def _figures(result: StudyResult, kind: Kind) -> Figures:
                     caption="Diamond: mean over seeds. Bar: 95 % interval. Dots: seeds.",
                 )
             )
-    for panel in _panels(result, kind) if rows else []:
+    for panel in panels(result, kind) if rows else []:
         name = re.sub(r"\W+", "-", panel.title.replace(">", "pos").replace("≤", "neg").lower())
         alt = f"{panel.title} over the iterations, one line a gate"
         found.append(Figure(name=f"{kind}-curve-{name}", svg=panel_svg(panel), alt=alt, caption=panel.title))
@@ -144,7 +145,14 @@ def _dots(row: GateSummary, measure: Measure) -> Dots:
     return Dots(name=row.gate, mean=row.means[measure.key].transformed(scaled), values=tuple(map(scaled, values)))
 
 
-def _panels(result: StudyResult, kind: Kind) -> list[Panel]:
+def panels(result: StudyResult, kind: Kind) -> list[Panel]:
+    """The plots of PANELS, then one for each reward that they do not show."""
+    shown = {metric for *_, metrics in PANELS for metric in metrics}
+    others = [
+        (f"{name} reward".capitalize(), "points", False, (metric,))
+        for name, metric in reward_metrics(band.metric for band in result.bands).items()
+        if metric not in shown
+    ]
     return [
         Panel(
             title=title,
@@ -157,7 +165,7 @@ def _panels(result: StudyResult, kind: Kind) -> list[Panel]:
                 if (band.metric, band.kind) == (metric, kind)
             ),
         )
-        for title, unit, log, metrics in PANELS
+        for title, unit, log, metrics in (*PANELS, *others)
     ]
 
 

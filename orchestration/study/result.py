@@ -18,9 +18,8 @@ LAST = 10  # iterations whose mean is the value "at the end"
 KINDS: tuple[Kind, ...] = ("live", "replayed")
 AIME = ("eval/aime24/pass@1", "eval/aime25/pass@1")
 AIME_TOGETHER = "eval/aime24-25/pass@1"  # as in the paper's table 1; the sets are of one size
-BAND_METRICS = (
+BAND_METRICS = (  # beside the single rewards
     "reward/mean",
-    "reward/format",
     "completion/length_mean",
     "policy/entropy",
     "gate/eur_pos",
@@ -102,6 +101,7 @@ class StudyResult:
 def summarize(arms: Sequence[StudyArm]) -> StudyResult:
     """The result of finished runs, gates in the order in which they first appear."""
     measures, groups = measures_of(arms), by_gate(arms)
+    metrics = (*BAND_METRICS, *(measure.key for measure in measures if measure.key.startswith("reward/")))
     gates = tuple(_gate_summary(gate, kind, group, measures) for (gate, kind), group in groups.items())
     return StudyResult(
         measures=measures,
@@ -113,7 +113,7 @@ def summarize(arms: Sequence[StudyArm]) -> StudyResult:
         bands=tuple(
             band
             for (gate, kind), group in groups.items()
-            for metric in BAND_METRICS
+            for metric in metrics
             for band in _bands(gate, kind, metric, group)
         ),
     )
@@ -131,6 +131,7 @@ def by_gate(arms: Sequence[StudyArm]) -> dict[tuple[str, Kind], list[StudyArm]]:
 def measures_of(arms: Sequence[StudyArm]) -> tuple[Measure, ...]:
     """One measure for each evaluation set, then those of the training itself."""
     names = sorted({name for arm in arms for row in arm.record.evals.values() for name in row})
+    rewards = {name: metric for arm in arms for name, metric in arm.record.reward_metrics().items()}
     sets = [name for name in names if name.endswith("/pass@1")]
     return (
         *(
@@ -143,7 +144,10 @@ def measures_of(arms: Sequence[StudyArm]) -> tuple[Measure, ...]:
             else []
         ),
         Measure(key="reward", label="reward at the end, points", scale=1.0, digits=3, compared=True),
-        Measure(key="format", label="format reward at the end, points", scale=1.0, digits=3, compared=True),
+        *(
+            Measure(key=metric, label=f"{name} reward at the end, points", scale=1.0, digits=3, compared=True)
+            for name, metric in rewards.items()
+        ),
         Measure(key="entropy", label="entropy at the end, nats", scale=1.0, digits=4, compared=True),
         Measure(key="eur", label="EUR, mean of the run, %", scale=100.0, digits=1, compared=True),
         Measure(key="samples_per_s", label="samples/s", scale=1.0, digits=0, compared=False),
@@ -154,7 +158,7 @@ def value_of(record: RunRecord, key: str) -> float | None:
     """The measure of one run; None where the run does not have it."""
     if key.startswith("eval/"):
         return _evaluated(record, record.config.num_iterations, key)
-    metric, take = TRAINING_MEASURES[key]
+    metric, take = TRAINING_MEASURES.get(key, (key, _mean_of_last))  # the key of a single reward is its metric
     series = list(record.series(metric).values())
     return take(series) if series else None
 
@@ -176,7 +180,6 @@ def _mean_of_last(values: Sequence[float]) -> float:
 
 TRAINING_MEASURES: dict[str, tuple[str, Callable[[Sequence[float]], float]]] = {
     "reward": ("reward/mean", _mean_of_last),
-    "format": ("reward/format", _mean_of_last),
     "entropy": ("policy/entropy", _mean_of_last),
     "eur": ("gate/eur", _mean),
     "samples_per_s": ("throughput/samples_per_s", _mean),

@@ -19,10 +19,12 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-# Name in metrics.jsonl and how its value reads in the line of an iteration; what a row lacks is left out.
+from orchestration.journal.reward_names import reward_metrics
+
+# Name in metrics.jsonl and how its value reads in the line of an iteration; what a row lacks is left out. The single
+# rewards stand between the first and the second.
 ITERATION_COLUMNS = (
     ("reward/mean", "reward {:.2f} points"),
-    ("reward/answer", "right {:.0%}"),
     ("gate/eur", "EUR {:.1%}"),
     ("policy/entropy", "entropy {:.3f} nats"),
     ("throughput/tokens_per_s", "{:,.0f} tokens/s"),
@@ -147,14 +149,16 @@ def print_line(console: Console, text: str) -> None:
 
 
 def iteration_line(row: Mapping[str, float], *, num_iterations: int, left_s: float) -> str:
-    """The line of one iteration: its number, the metrics of ITERATION_COLUMNS that the row has, time left."""
+    """The line of one iteration: its number, rewards and metrics of ITERATION_COLUMNS that the row has, time left."""
     width = len(str(num_iterations))
     number = f"iteration {int(row['iteration']) + 1:>{width}}/{num_iterations}"
     return "  ".join(part for part in (number, _numbers(row), f"left {duration(left_s)}") if part)
 
 
 def _numbers(row: Mapping[str, float]) -> str:
-    return "  ".join(text.format(row[name]) for name, text in ITERATION_COLUMNS if name in row)
+    rewards = tuple((metric, f"{name} {{:.2f}}") for name, metric in reward_metrics(row).items())
+    columns = (*ITERATION_COLUMNS[:1], *rewards, *ITERATION_COLUMNS[1:])
+    return "  ".join(text.format(row[name]) for name, text in columns if name in row)
 
 
 def eval_lines(iteration: int, metrics: Mapping[str, float]) -> list[str]:

@@ -1,4 +1,4 @@
-"""vLLM's engine in the caller's own process, behind the part of AsyncLLM's interface that RolloutEngine uses.
+"""vLLM's LLMEngine as an EngineBackend: the engine in the caller's own process.
 
 AsyncLLM puts the engine into a process of its own and talks to it by messages. Where both compute on the same few cores
 that costs a second import of vLLM at start and a share of every token; here one thread owns the engine instead. It
@@ -8,18 +8,18 @@ versions or publishes.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
 from vllm import RequestOutput, SamplingParams
-from vllm.config import VllmConfig
-from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
 from vllm.engine.arg_utils import EngineArgs
 from vllm.v1.engine.llm_engine import LLMEngine
 
-from rollout.contract import EngineLoad
+from rollout.contract import EngineLoad, EngineRoom
+from rollout.engines.backend import AfterStep, EngineBackend, room_of
+from rollout.engines.vllm_versions import kv_cache_usage, weight_version_setter
 
 # An idle engine waits this long for more requests before it steps, and again while some come: those of a batch enter
 # one by one, and a step for a few of them takes nearly as long as one for all.
@@ -28,14 +28,14 @@ LINGER_S = 0.0003
 ResultT = TypeVar("ResultT")
 
 
-class InlineLLM:
+class InlineLLM(EngineBackend):
     """One LLMEngine and the thread that owns it. VLLM_ENABLE_V1_MULTIPROCESSING must be 0 before vLLM is imported.
 
     An exception of vLLM in a step reaches every request that was unfinished; the engine cannot be used afterwards.
     """
 
-    def __init__(self, arguments: EngineArgs, after_step: Callable[[EngineLoad], None]) -> None:
-        """Loads the model; raises what vLLM raises. after_step is called on the engine's thread, often."""
+    def __init__(self, arguments: EngineArgs, after_step: AfterStep) -> None:
+        """Loads the model; raises what vLLM raises. after_step is called on the engine's thread."""
         self._after_step = after_step
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vllm")
         self._engine = self._thread.submit(LLMEngine.from_engine_args, arguments).result()
@@ -44,51 +44,34 @@ class InlineLLM:
         self._is_stepping = False  # a step is queued or under way, or will be after lingering
         self._failure: BaseException | None = None
 
-    async def generate(self, prompt: Any, sampling: SamplingParams, request_id: str) -> AsyncIterator[RequestOutput]:
-        """Yields the finished output once; sampling must ask for FINAL_ONLY outputs, or for one completion."""
+    @property
+    def room(self) -> EngineRoom:
+        return room_of(self._engine.vllm_config)
+
+    async def generate(self, prompt: dict[str, Any], sampling: SamplingParams, request_id: str) -> RequestOutput:
+        """sampling must ask for FINAL_ONLY outputs, or for one completion."""
         answer: Future[RequestOutput] = Future()
         await self._run(self._add, request_id, prompt, sampling, answer)
-        yield await asyncio.wrap_future(answer)
+        return await asyncio.wrap_future(answer)
 
-    @property
-    def vllm_config(self) -> VllmConfig:
-        return self._engine.vllm_config
-
-    async def pause_generation(self, *, mode: str, clear_cache: bool) -> None:
-        """Freezes unfinished requests where they are; waits for the step under way."""
-        assert (mode, clear_cache) == ("keep", False), (mode, clear_cache)
+    async def pause(self) -> None:
+        """Waits for the step under way."""
         await self._run(self._pause)
 
-    async def resume_generation(self) -> None:
-        """Goes on with the frozen requests."""
+    async def resume(self) -> None:
         await self._run(self._resume)
 
-    async def init_weight_transfer_engine(self, request: WeightTransferInitRequest) -> None:
-        await self.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": request.init_info})
+    async def set_version(self, version: int) -> None:
+        if (label := weight_version_setter(self._engine.engine_core)) is not None:
+            await self._run(label, str(version))
 
-    async def start_weight_update(self) -> None:
-        await self.collective_rpc("start_weight_update")
+    async def collective_rpc(self, method: str, **arguments: Any) -> list[Any]:
+        """Calls the method between two steps."""
+        return await self._run(partial(self._engine.collective_rpc, method, kwargs=arguments))
 
-    async def update_weights(self, request: WeightTransferUpdateRequest) -> None:
-        await self.collective_rpc("update_weights", kwargs={"update_info": request.update_info})
-
-    async def finish_weight_update(self) -> None:
-        await self.collective_rpc("finish_weight_update")
-
-    async def update_weight_version(self, new_version: str) -> None:
-        """The label of the tokens sampled from now on."""
-        core = self._engine.engine_core
-        if hasattr(core, "set_weight_version"):  # vLLM 0.26 has no labels
-            await self._run(core.set_weight_version, new_version)
-
-    async def collective_rpc(self, method: str, *, kwargs: dict[str, Any] | None = None) -> list[Any]:
-        """Calls a method of vLLM's workers between two steps: results by worker."""
-        return await self._run(partial(self._engine.collective_rpc, method, kwargs=kwargs))
-
-    def shutdown(self, *, timeout: float) -> None:
-        """Ends the thread, and vLLM's worker processes where there are any; unfinished requests are lost."""
+    def shutdown(self, *, timeout_s: float) -> None:
         self._thread.submit(self._pause)
-        self._thread.submit(self._engine.engine_core.shutdown, timeout)
+        self._thread.submit(self._engine.engine_core.shutdown, timeout_s)
         self._thread.shutdown(cancel_futures=False)
 
     async def _run(self, function: Callable[..., ResultT], *arguments: Any) -> ResultT:
@@ -135,7 +118,7 @@ class InlineLLM:
     def _load(self) -> EngineLoad:
         scheduler = self._engine.engine_core.engine_core.scheduler
         num_running, num_waiting = scheduler.get_request_counts()
-        return EngineLoad(num_running=num_running, num_waiting=num_waiting, kv_usage=scheduler.get_kv_cache_usage())
+        return EngineLoad(num_running=num_running, num_waiting=num_waiting, kv_usage=kv_cache_usage(scheduler))
 
     def _stepped(self, step: "Future[None]") -> None:
         """On the engine's thread too, right after the step."""

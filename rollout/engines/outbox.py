@@ -6,19 +6,26 @@ neither vLLM nor Ray.
 
 import asyncio
 from collections import deque
+from dataclasses import dataclass
 
-from rollout.contract import GroupSummary, PromptGroup
+from rollout.contract import FinishedRequest, PromptGroup
 
 COMPANY_S = 0.005  # how long a finished group waits for others; a call to the engine costs about a tenth of it
 
-FinishedRequest = tuple[int, PromptGroup, GroupSummary]  # ticket, group, summary
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Delivery:
+    """A finished group and what the driver is told of it."""
+
+    finished: FinishedRequest
+    group: PromptGroup
 
 
 class Outbox:
     """Collects what finishes between two takes; one taker at a time."""
 
     def __init__(self) -> None:
-        self._finished: deque[FinishedRequest] = deque()
+        self._finished: deque[Delivery] = deque()
         self._num_unfinished = 0
         self._failure: BaseException | None = None
         self._is_due = False  # the first one waiting has waited long enough, or somebody asked to answer at once
@@ -29,11 +36,11 @@ class Outbox:
         """So many more will be delivered."""
         self._num_unfinished += num_requests
 
-    def deliver(self, finished: FinishedRequest) -> None:
+    def deliver(self, delivery: Delivery) -> None:
         self._num_unfinished -= 1
         if not self._finished:
             self._company = asyncio.get_running_loop().call_later(COMPANY_S, self.hurry)
-        self._finished.append(finished)
+        self._finished.append(delivery)
         self._changed.set()
 
     def fail(self, error: BaseException) -> None:
@@ -47,7 +54,7 @@ class Outbox:
         self._is_due = True
         self._changed.set()
 
-    async def take(self, limit: int) -> list[FinishedRequest]:
+    async def take(self, limit: int) -> list[Delivery]:
         """At most `limit` groups.
 
         Waits until there are `limit`, or all that are unfinished came, or the first has waited COMPANY_S, or hurry()

@@ -22,8 +22,11 @@ from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, i
 from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 
 from rollout.engines.orphans import end_with_owner
-from transfer.communicator import BroadcastGroup, Rendezvous, Transfer
-from transfer.wire import BufferPool, ParameterGroup, ParameterMeta, digest, fits_in_flight, unpack
+from rollout.engines.vllm_versions import NoTrainerHalf
+from rollout.engines.worker_calls import group_from, rendezvous_from
+from transfer.communicator import join
+from transfer.transport import Transfer, Transport
+from transfer.wire import BufferPool, ParameterGroup, digest, fits_in_flight, unpack
 
 BACKEND = "softgate"
 WORKER_EXTENSION = "rollout.engines.receiver.PublishExtension"
@@ -33,7 +36,7 @@ WORKER_EXTENSION = "rollout.engines.receiver.PublishExtension"
 class ReceiverInitInfo(WeightTransferInitInfo):
     """Where to meet, and the place of the engine's first worker in the group."""
 
-    rendezvous: dict[str, Any]  # fields of transfer.communicator.Rendezvous
+    rendezvous: dict[str, Any]  # as worker_calls.py describes it
     rank_offset: int  # 1 + engine index * workers of an engine
 
 
@@ -41,19 +44,19 @@ class ReceiverInitInfo(WeightTransferInitInfo):
 class ReceiverUpdateInfo(WeightTransferUpdateInfo):
     """What will arrive: parameter groups in wire order."""
 
-    groups: list[dict[str, Any]]  # label, and parameters as (name, dtype name, shape)
+    groups: list[dict[str, Any]]  # as worker_calls.py describes them
     verify: bool  # whether digests are computed
 
 
-class BroadcastReceiver(WeightTransferEngine[ReceiverInitInfo, ReceiverUpdateInfo]):
-    """Receives one buffer a parameter group over gloo or nccl and loads it through vLLM's layerwise reload."""
+class BroadcastReceiver(NoTrainerHalf, WeightTransferEngine[ReceiverInitInfo, ReceiverUpdateInfo]):
+    """Receives one buffer a parameter group over the transport and loads it through vLLM's layerwise reload."""
 
     init_info_cls = ReceiverInitInfo
     update_info_cls = ReceiverUpdateInfo
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._group: BroadcastGroup | None = None
+        self._transport: Transport | None = None
         self._buffers = BufferPool(self._device())
         # of modules that a whole update fills in part, being padded: elements loaded; None before the first update
         self._filled_in_part: dict[str, int] | None = None
@@ -63,7 +66,7 @@ class BroadcastReceiver(WeightTransferEngine[ReceiverInitInfo, ReceiverUpdateInf
     def init_transfer_engine(self, init_info: ReceiverInitInfo) -> None:
         self.shutdown()
         rank = init_info.rank_offset + self.parallel_config.rank
-        self._group = BroadcastGroup(Rendezvous(**init_info.rendezvous), rank=rank, device=self._device())
+        self._transport = join(rendezvous_from(init_info.rendezvous), rank=rank, device=self._device())
         self._filled_in_part = None
 
     def start_weight_update(self) -> None:
@@ -75,25 +78,23 @@ class BroadcastReceiver(WeightTransferEngine[ReceiverInitInfo, ReceiverUpdateInf
         self.receive_weights(self.parse_update_info(update_info))
 
     def receive_weights(self, update_info: ReceiverUpdateInfo) -> None:
-        if self._group is None:
+        if self._transport is None:
             raise RuntimeError(
-                "weights arrived before init_weight_transfer_engine; call connect() on the channel first"
+                "weights arrived before init_weight_transfer_engine: the engine has not joined the transport"
             )
         # One call for all groups: vLLM walks the whole model at the start of each.
-        self.model.load_weights(self._arriving(self._group, update_info))
+        self.model.load_weights(self._arriving(self._transport, update_info))
 
-    def _arriving(
-        self, broadcast_group: BroadcastGroup, update_info: ReceiverUpdateInfo
-    ) -> Iterator[tuple[str, torch.Tensor]]:
+    def _arriving(self, transport: Transport, update_info: ReceiverUpdateInfo) -> Iterator[tuple[str, torch.Tensor]]:
         """Checkpoint names and tensors in wire order; waits for a group when its first tensor is asked for."""
-        waiting = deque(_as_group(described) for described in update_info.groups)
+        waiting = deque(group_from(described) for described in update_info.groups)
         in_flight: deque[tuple[ParameterGroup, Transfer]] = deque()
         while waiting or in_flight:
             # The next groups travel while one is loaded. Each has a buffer of its own: vLLM may hold on to what it was
             # given until a whole module has arrived.
             while waiting and fits_in_flight(waiting[0], [group for group, _ in in_flight]):
                 following = waiting.popleft()
-                in_flight.append((following, broadcast_group.start(self._buffers.take(following))))
+                in_flight.append((following, transport.start(self._buffers.take(following))))
             group, transfer = in_flight.popleft()
             transfer.wait()
             if update_info.verify:
@@ -127,12 +128,9 @@ class BroadcastReceiver(WeightTransferEngine[ReceiverInitInfo, ReceiverUpdateInf
             )
 
     def shutdown(self) -> None:
-        self._group = None
-
-    @staticmethod
-    def trainer_send_weights(iterator: Any, trainer_args: Any) -> None:
-        """Abstract in vLLM 0.26, gone in later ones; the sending half is learner/sender.py."""
-        raise RuntimeError("softgate sends weights from learner/sender.py")
+        if self._transport is not None:
+            self._transport.close()
+        self._transport = None
 
     def _device(self) -> torch.device:
         return torch.device("cpu") if self.device.type == "cpu" else torch.device("cuda", torch.cuda.current_device())
@@ -159,11 +157,6 @@ def _quiet_about_untouched_modules() -> Iterator[None]:
         yield
     finally:
         reload_logger.removeFilter(says_something_else)
-
-
-def _as_group(described: dict[str, Any]) -> ParameterGroup:
-    metas = (ParameterMeta(name=n, dtype_name=d, shape=tuple(s)) for n, d, s in described["parameters"])
-    return ParameterGroup(label=described["label"], parameters=tuple(metas))
 
 
 class PublishExtension:

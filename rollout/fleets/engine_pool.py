@@ -11,13 +11,20 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ray.exceptions import RayError
 
-from rollout.contract import EngineRoom, GroupChunk, GroupRequest, GroupSummary, Prompt, SamplingSpec
+from rollout.contract import (
+    EngineRoom,
+    GroupChunk,
+    GroupRequest,
+    GroupSummary,
+    Prompt,
+    SamplingSpec,
+)
 from rollout.fleets.expected_lengths import ExpectedLengths
 from rollout.fleets.feeding import Feeder, WaitingGroup
 
@@ -27,7 +34,10 @@ COMPANY_S = 0.001  # how long the thread lets a prompt wait for those submitted 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FinishedGroup:
-    """A group whose completions are all there. The group itself stays in Ray's object store."""
+    """A group whose completions are all there. The group itself stays in Ray's object store.
+
+    Example: summary.position=40, summary.num_tokens=1630, while two references stand for the group and its verdicts.
+    """
 
     group_ref: Any  # ObjectRef of a PromptGroup
     verdicts_ref: Any  # what the fleet's `grade` gave for it; None for a fleet without
@@ -65,15 +75,16 @@ class _Answer:
     """Of a collect call: its future is done."""
 
     engine: int
+    handle: Any  # of the actor that answers; the engine's number may have gone to another one meanwhile
     chunk: Any  # Future of a GroupChunk
     group_refs: list[Any]
 
 
 class EnginePool:
-    """`engines` are RolloutEngine actor handles. All methods may be called from any thread."""
+    """`engines` are RolloutEngine actor handles, numbered from 0. All methods may be called from any thread."""
 
     def __init__(self, engines: Sequence[Any]) -> None:
-        self.engines = list(engines)
+        self.engines = dict(enumerate(engines))  # handles by engine; all that follows names an engine by this number
         self.arrived = threading.Condition()  # notified when mailboxes or failures change; its lock guards everything
         self.failures: dict[int, RayError] = {}  # by engine
         self._feeder = Feeder(len(self.engines))
@@ -82,14 +93,42 @@ class EnginePool:
         self._num_tickets = 0
         self._collecting: set[int] = set()  # engines with an open collect call
         self._told_of_more: set[int] = set()  # engines that know of prompts held back here
+        self._added: set[int] = set()  # engines that get nothing before open_added()
         self._events: queue.SimpleQueue[_Answer | Literal["submitted", "stop"]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self.is_serving = True  # False: the thread has ended, and nothing will arrive any more
 
-    def set_rooms(self, rooms: list[EngineRoom]) -> None:
+    def set_rooms(self, rooms: Mapping[int, EngineRoom]) -> None:
         """How much each engine holds; before, every prompt is handed over at once."""
         with self.arrived:
             self._feeder.set_rooms(rooms)
+
+    def add(self, engine: int, handle: Any) -> None:
+        """A new engine under a number that is free; it gets prompts from open_added() on."""
+        with self.arrived:
+            self._feeder.add(engine)
+            self.engines[engine] = handle
+            self._added.add(engine)
+
+    def open_added(self) -> None:
+        """From now on engines that were added take prompts: they have the weights, or will have before they sample."""
+        with self.arrived:
+            for engine in self._added:
+                self._feeder.open(engine)
+            if self._added:
+                self._added.clear()
+                self._hand_over()
+
+    def remove(self, engine: int) -> Any:
+        """Takes an engine out, dead or alive; its unfinished requests go to the others. Its handle, to be ended."""
+        with self.arrived:
+            handle = self.engines.pop(engine)
+            self.failures.pop(engine, None)
+            for engines in (self._collecting, self._told_of_more, self._added):
+                engines.discard(engine)
+            self._feeder.remove(engine)
+            self._hand_over()
+            return handle
 
     def submit(self, prompt: Prompt, sampling: SamplingSpec, mailbox: Mailbox, *, due: int) -> None:
         """Takes a prompt in; it goes to an engine a moment later, or when one has room."""
@@ -118,7 +157,7 @@ class EnginePool:
     def at_work(self) -> list[int]:
         """Engines that have prompts."""
         with self.arrived:
-            return [engine for engine in range(len(self.engines)) if self._feeder.num_unfinished(engine)]
+            return [engine for engine in self.engines if self._feeder.num_unfinished(engine)]
 
     def stop(self) -> None:
         """Ends the thread; what is in flight is lost."""
@@ -147,6 +186,8 @@ class EnginePool:
     def _answered(self, answer: _Answer) -> None:
         finished_at = time.perf_counter()
         with self.arrived:
+            if self.engines.get(answer.engine) is not answer.handle:
+                return  # it was removed, and what it had is with others
             self._collecting.discard(answer.engine)
             arrivals = self._take_in(answer)
             self._hand_over(answer.engine)
@@ -171,16 +212,15 @@ class EnginePool:
             return []
         chunk: GroupChunk = answer.chunk.result()
         arrivals = []
-        for ticket, summary, group_ref in zip(
-            chunk.tickets, chunk.summaries, answer.group_refs[: len(chunk.tickets)], strict=True
-        ):
-            done = self._submitted.pop(ticket)
-            sampling = done.request.sampling
+        for finished, group_ref in zip(chunk.finished, answer.group_refs[: len(chunk.finished)], strict=True):
+            done = self._submitted.pop(finished.ticket)
+            sampling, summary = done.request.sampling, finished.summary
             self._lengths.observe(
                 done.request.prompt, num_tokens=summary.num_tokens, num_completions=sampling.num_completions
             )
             arrivals.append(_Arrival(mailbox=done.mailbox, group_ref=group_ref, summary=summary))
-        self._feeder.report(answer.engine, finished=chunk.tickets, load=chunk.load, num_entered=chunk.num_entered)
+        tickets = tuple(finished.ticket for finished in chunk.finished)
+        self._feeder.report(answer.engine, finished=tickets, load=chunk.load, num_entered=chunk.num_entered)
         return arrivals
 
     def _hand_over(self, answered: int | None = None) -> None:
@@ -205,12 +245,13 @@ class EnginePool:
 
     def _collect(self, engine: int, *, holds_back: bool) -> None:
         limit = min(CHUNK_GROUPS, self._feeder.num_unfinished(engine))
-        call = self.engines[engine].collect.options(num_returns=1 + limit)
+        handle = self.engines[engine]
+        call = handle.collect.options(num_returns=1 + limit)
         chunk_ref, *group_refs = call.remote(limit, holds_back=holds_back)
         self._collecting.add(engine)
         self._note_told(engine, holds_back=holds_back)
         chunk_ref.future().add_done_callback(
-            lambda chunk: self._events.put(_Answer(engine=engine, chunk=chunk, group_refs=group_refs))
+            lambda chunk: self._events.put(_Answer(engine=engine, handle=handle, chunk=chunk, group_refs=group_refs))
         )
 
     def _note_told(self, engine: int, *, holds_back: bool) -> None:

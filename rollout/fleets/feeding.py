@@ -1,4 +1,4 @@
-"""Which prompt goes to which engine, and when: the fleet's books, without Ray or a clock.
+"""Which prompt goes to which engine, and when: the fleet's accounts, without Ray or a clock.
 
 In: groups that wait, what engines hold at most, and the loads that they report. Out: (engine, ticket) pairs to hand
 over now. The rest waits here, where it still can go to whichever engine has room first.
@@ -9,8 +9,9 @@ no more tokens than its key/value cache will hold, since a preempted completion 
 """
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import count
 
 from rollout.contract import EngineLoad, EngineRoom
 
@@ -53,13 +54,13 @@ class _Account:
 
     def __init__(self) -> None:
         self.room: EngineRoom | None = None  # None: not told, then everything fits
-        self.is_open = True  # may have room
+        self.is_open = False  # may be handed groups
         self.unfinished: dict[int, tuple[int, WaitingGroup]] = {}  # by ticket, with its number among those handed over
         self.num_handed = 0
         self.live = 0.0  # sequences
         self.work = 0.0  # tokens still to sample
         self.kv_tokens = 0.0  # at the peak that is to be expected
-        self.stamp = 0  # of its newest entry in the heap
+        self.stamp = 0  # of its only valid entry in the heap of open engines; 0: it has none
 
     def fits(self, group: WaitingGroup) -> bool:
         if self.room is None or not self.unfinished:  # alone it must fit, else it never would
@@ -97,18 +98,45 @@ class _Account:
 
 
 class Feeder:
-    """The books of one fleet. Engines are numbers from 0."""
+    """The accounts of one fleet's engines, which are known by numbers: at first those below num_engines, all open."""
 
     def __init__(self, num_engines: int) -> None:
-        self._accounts = [_Account() for _ in range(num_engines)]
+        self._accounts: dict[int, _Account] = {}
         self._waiting: list[tuple[int, float, int, WaitingGroup]] = []  # heap
-        self._by_work = [(0.0, engine, 0) for engine in range(num_engines)]  # heap of open engines; old entries stay
+        self._by_work: list[tuple[float, int, int]] = []  # heap of open engines, with stamps; old entries stay
+        self._stamps = count(1)
+        for engine in range(num_engines):
+            self.add(engine)
+            self.open(engine)
 
-    def set_rooms(self, rooms: list[EngineRoom]) -> None:
-        for account, room in zip(self._accounts, rooms, strict=True):
-            account.room = room
+    def add(self, engine: int) -> None:
+        """A new engine, which gets nothing before open()."""
+        assert engine not in self._accounts, engine
+        self._accounts[engine] = _Account()
+
+    def open(self, engine: int) -> None:
+        """From now on the engine is handed groups."""
+        self._accounts[engine].is_open = True
+        self._reopen(engine)
+
+    def close(self, engine: int) -> None:
+        """Nothing more goes to this engine."""
+        account = self._accounts[engine]
+        account.is_open = False
+        account.stamp = 0
+
+    def remove(self, engine: int) -> None:
+        """Forgets the engine; what it has not finished waits again, as if it had never been handed over."""
+        for _, group in self._accounts.pop(engine).unfinished.values():
+            self.hold(group)
+
+    def set_rooms(self, rooms: Mapping[int, EngineRoom]) -> None:
+        """How much each engine holds; until it is told, everything fits."""
+        for engine, room in rooms.items():
+            self._accounts[engine].room = room
 
     def hold(self, group: WaitingGroup) -> None:
+        """Takes a group in, to be handed over when its turn has come."""
         heapq.heappush(self._waiting, (group.due, -group.expected_tokens, group.ticket, group))
 
     @property
@@ -128,12 +156,6 @@ class Feeder:
         account.settle(load, num_entered)
         self._reopen(engine)
 
-    def close(self, engine: int) -> None:
-        """Nothing more goes to this engine."""
-        account = self._accounts[engine]
-        account.is_open = False
-        account.stamp += 1
-
     def assign(self) -> Iterator[tuple[int, int]]:
         """(engine, ticket) of what may go now, in the order in which it should go.
 
@@ -142,14 +164,14 @@ class Feeder:
         """
         while self._waiting and self._by_work:
             _, engine, stamp = self._by_work[0]
-            account = self._accounts[engine]
-            if stamp != account.stamp:
+            account = self._accounts.get(engine)
+            if account is None or stamp != account.stamp:
                 heapq.heappop(self._by_work)
                 continue
             group = self._waiting[0][-1]
             if not account.fits(group):
                 heapq.heappop(self._by_work)
-                account.stamp += 1
+                account.stamp = 0
                 continue
             heapq.heappop(self._waiting)
             account.add(group)
@@ -159,5 +181,5 @@ class Feeder:
     def _reopen(self, engine: int) -> None:
         account = self._accounts[engine]
         if account.is_open:
-            account.stamp += 1
+            account.stamp = next(self._stamps)
             heapq.heappush(self._by_work, (account.work, engine, account.stamp))

@@ -1,7 +1,8 @@
 """RolloutFleet: several RolloutEngine actors behind one door.
 
 Prompts wait here until an engine has room for them, the longest first; finished groups come back in completion order,
-as one Ray object each. Placement is the caller's: the fleet is given running actors, and does not know of clusters.
+as one Ray object each. Placement is the caller's: the fleet is given running actors, and does not know of clusters. Its
+engines may change while prompts are in flight: add() and remove().
 """
 
 import math
@@ -13,7 +14,7 @@ import ray
 from rollout.contract import Prompt, SamplingSpec
 from rollout.fleets.engine_pool import EnginePool, FinishedGroup, Mailbox
 from transfer.answers import await_answers, reason
-from transfer.communicator import Rendezvous
+from transfer.transport import Rendezvous
 from transfer.wire import ParameterGroup
 
 __all__ = ["EngineError", "FinishedGroup", "RolloutFleet"]
@@ -24,30 +25,53 @@ class EngineError(RuntimeError):
 
 
 class RolloutFleet:
-    """Spreads prompts over engines. `engines` are RolloutEngine actor handles, in rank order of the broadcast group."""
+    """Spreads prompts over the engines of a pool, with groups in flight of its own; several fleets may share a pool."""
 
-    def __init__(self, engines: Sequence[Any], *, workers_per_engine: int, timeout_s: float) -> None:
-        self.engines = list(engines)
+    def __init__(
+        self,
+        pool: EnginePool,
+        *,
+        workers_per_engine: int,
+        timeout_s: float,
+        grade: Callable[[Any], Any] | None = None,
+    ) -> None:
+        """grade: is given the reference of every group the moment it has finished, in a thread of the pool's, and
+        returns that of its verdicts at once (GraderPool.grade). None where nobody grades, or the caller does.
+        """
         self.workers_per_engine = workers_per_engine
         self._timeout_s = timeout_s
-        self._pool = EnginePool(self.engines)
-        self._mailbox = Mailbox()
+        self._pool = pool
+        self._mailbox = Mailbox(grade=grade)
         self._waited_s = 0.0  # since something came last
+
+    @property
+    def engines(self) -> list[Any]:
+        """RolloutEngine actor handles, in rank order of the publishes' transport."""
+        return list(self._pool.engines.values())
+
+    def add(self, engine: int, handle: Any) -> None:
+        """A new engine under a number that is free: await_ready() gives it room, the next publish weights and prompts.
+
+        So it is with a failed engine's successor, too, once remove() has freed the number.
+        """
+        self._pool.add(engine, handle)
+
+    def remove(self, engine: int) -> Any:
+        """Takes an engine out, dead or alive: what it had not finished is sampled by others, its failure is forgotten.
+
+        Returns its handle, which is the caller's to end. The next publish goes without it.
+        """
+        return self._pool.remove(engine)
 
     def await_ready(self, *, timeout_s: float) -> None:
         """Waits until every engine is up; EngineError names the one that failed to start or is silent."""
         self._pool.set_rooms(self.call("room", timeout_s=timeout_s))
 
     def sibling(self, *, grade: Callable[[Any], Any] | None = None) -> "RolloutFleet":
-        """A fleet on the same engines, sharing their room, with groups in flight of its own.
-
-        grade: is given the reference of every group the moment it has finished, in a thread of the fleet's, and returns
-        that of its verdicts at once (GraderPool.grade). None where nobody grades, or the caller does.
-        """
-        fleet = RolloutFleet(self.engines, workers_per_engine=self.workers_per_engine, timeout_s=self._timeout_s)
-        fleet._pool = self._pool
-        fleet._mailbox = Mailbox(grade=grade)
-        return fleet
+        """A fleet on the same engines, sharing their room, with groups in flight and a `grade` of its own."""
+        return RolloutFleet(
+            self._pool, workers_per_engine=self.workers_per_engine, timeout_s=self._timeout_s, grade=grade
+        )
 
     def submit(self, prompt: Prompt, sampling: SamplingSpec, *, due: int = 0) -> None:
         """Hands a prompt to the engine with the least work as soon as one has room; returns at once.
@@ -96,8 +120,8 @@ class RolloutFleet:
             if groups or not self._mailbox.num_in_flight:
                 return groups
             if self._pool.failures:
-                index, error = next(iter(self._pool.failures.items()))
-                raise _failure(index, error) from error
+                engine, error = next(iter(self._pool.failures.items()))
+                raise _failure(engine, error) from error
             if not self._pool.is_serving:
                 raise EngineError("the thread that talks to the engines has ended; its error is in the run's log")
         return groups
@@ -106,46 +130,53 @@ class RolloutFleet:
         mailbox = self._mailbox
         return bool(mailbox.groups or mailbox.error or self._pool.failures or not self._pool.is_serving)
 
-    def start_receive(self, version: int, groups: list[ParameterGroup], *, verify: bool) -> list[Any]:
-        """Tells every engine that a publish comes; the refs of their EngineReceipts, in engine order."""
+    def start_receive(self, version: int, groups: list[ParameterGroup], *, verify: bool) -> dict[int, Any]:
+        """Tells every engine that a publish comes; the refs of their EngineReceipts by engine."""
         self._pool.hand_over()  # what was submitted before starts before
         groups_ref = ray.put(groups)
-        return [engine.receive.remote(version, groups_ref, verify=verify) for engine in self.engines]
+        receiving = {
+            engine: handle.receive.remote(version, groups_ref, verify=verify)
+            for engine, handle in self._pool.engines.items()
+        }
+        self._pool.open_added()  # a prompt that reaches an engine behind this call waits there for the weights
+        return receiving
 
-    def start_connect(self, rendezvous: Rendezvous) -> list[Any]:
-        """Tells every engine where to meet; engine i takes ranks from 1 + i * workers_per_engine."""
-        offsets = (1 + index * self.workers_per_engine for index in range(len(self.engines)))
-        return [engine.connect.remote(rendezvous, offset) for engine, offset in zip(self.engines, offsets, strict=True)]
+    def start_connect(self, rendezvous: Rendezvous) -> dict[int, Any]:
+        """Tells every engine where to meet; the engine in place i takes ranks from 1 + i * workers_per_engine."""
+        return {
+            engine: handle.connect.remote(rendezvous, 1 + place * self.workers_per_engine)
+            for place, (engine, handle) in enumerate(self._pool.engines.items())
+        }
 
     @property
     def num_workers(self) -> int:
         return len(self.engines) * self.workers_per_engine
 
-    def call(self, method: str, *args: Any, timeout_s: float) -> list[Any]:
-        """Calls method on every engine and waits for all; EngineError names the engine that failed or is silent."""
+    def call(self, method: str, *args: Any, timeout_s: float) -> dict[int, Any]:
+        """Calls method on every engine: results by engine. EngineError names the engine that failed or is silent."""
         self._pool.hand_over()
-        calls = {index: getattr(engine, method).remote(*args) for index, engine in enumerate(self.engines)}
+        calls = {engine: getattr(handle, method).remote(*args) for engine, handle in self._pool.engines.items()}
         answers = await_answers(calls, timeout_s=timeout_s)
         if answers.failures:
-            index, error = next(iter(answers.blamed.items()))
-            raise _failure(index, error) from error
+            engine, error = next(iter(answers.blamed.items()))
+            raise _failure(engine, error) from error
         if answers.silent:
             raise _silence(answers.silent, timeout_s)
-        return list(answers.results.values())
+        return answers.results
 
     def shutdown(self, *, timeout_s: float = 10.0) -> None:
         """Asks every engine to end its processes, then ends the actors."""
         self._pool.stop()
-        refs = [engine.shutdown.remote() for engine in self.engines]
+        refs = [handle.shutdown.remote() for handle in self.engines]
         ray.wait(refs, num_returns=len(refs), timeout=timeout_s)
-        for engine in self.engines:
-            ray.kill(engine)
+        for handle in self.engines:
+            ray.kill(handle)
 
 
-def _failure(index: int, error: ray.exceptions.RayError) -> EngineError:
-    return EngineError(f"engine {index} failed: {reason(error)}")
+def _failure(engine: int, error: ray.exceptions.RayError) -> EngineError:
+    return EngineError(f"engine {engine} failed: {reason(error)}")
 
 
-def _silence(indices: Sequence[int], timeout_s: float) -> EngineError:
-    named = ", ".join(str(index) for index in indices)
+def _silence(engines: Sequence[int], timeout_s: float) -> EngineError:
+    named = ", ".join(str(engine) for engine in engines)
     return EngineError(f"engine {named} did not answer within {timeout_s:g} s")

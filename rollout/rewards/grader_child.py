@@ -1,9 +1,9 @@
 """The process in which untrusted completions are graded; an actor of graders.py starts, feeds and kills it.
 
 In: JSON messages over an inherited pipe, {"texts": [...], "reference": "..."}. Out: {"prepared": true} once the group's
-clock may run, then for each completion {"running": name, "otherwise": {...}} before each extra reward, with the verdict
-in case it does not return, and {"verdict": {...}} or {"error": "..."}. Ends by itself when the pipe closes, and by a
-kernel timer when one completion takes too long, so it never outlives its actor for long.
+clock may run, then for each completion {"running": name, "otherwise": {...}} before each of the user's own rewards,
+with the verdict in case it does not return, and {"verdict": {...}} or {"error": "..."}. Ends by itself when the pipe
+closes, and by a kernel timer when one completion takes too long, so it never outlives its actor for long.
 """
 
 import argparse
@@ -15,8 +15,9 @@ from collections.abc import Callable
 from dataclasses import asdict
 from multiprocessing.connection import Connection
 
-from rollout.rewards.functions import Announce, RewardError, RewardFunction
+from rollout.rewards.functions import Announce, RewardFunction
 from rollout.rewards.grading import prepare
+from rollout.rewards.own import RewardError
 
 MEMORY_LIMIT_BYTES = 4 * 2**30  # of address space; a completion that needs more is not an answer
 OUT_OF_MEMORY_STATUS = 77  # exit status that tells a limit from a defect

@@ -18,6 +18,7 @@ import ray
 
 from configs.rewards import RewardConfig
 from rollout.contract import GroupVerdicts, PromptGroup, RewardVerdict
+from rollout.rewards.functions import zero_verdict
 from rollout.rewards.grader_child import OUT_OF_MEMORY_STATUS, READY
 from transfer.answers import reason
 from transfer.spans import Span, SpanLog
@@ -28,7 +29,6 @@ CLOSE_TIMEOUT_S = 10.0
 KERNEL_TIMER_MARGIN_S = 1.0  # the child's own timer strikes after ours: it is for children whose actor is gone
 SPAN_GAP_S = 0.005  # a grader with a queue pauses for less between two groups
 MAX_RESTARTS = 3  # of one actor, by Ray
-NO_REWARD = RewardVerdict(format=0.0, answer=0.0)
 
 
 class GradingError(RuntimeError):
@@ -48,7 +48,7 @@ class GraderChild:
     def grade(self, texts: list[str], *, reference_answer: str) -> list[RewardVerdict | None]:
         """Verdicts in order; None for a completion that met a limit, which costs the child its life.
 
-        Where an extra reward met it, that reward and those after it count as 0. GradingError where an extra reward
+        Where one of the user's own rewards met it, that reward and those after it count as 0. GradingError where one
         fails and reward.on_error is raise.
         """
         if self._process.poll() is not None:  # it died between groups, without any of this group's doing
@@ -61,7 +61,7 @@ class GraderChild:
     def _grade_until_limit(self, texts: list[str], reference_answer: str) -> list[RewardVerdict | None]:
         """As many verdicts as the child gives; then that of the completion that met a limit, and a new child."""
         verdicts: list[RewardVerdict | None] = []
-        running: dict[str, Any] = {}  # the child's message before the extra reward at work
+        running: dict[str, Any] = {}  # the child's message before the user's own reward that is at work
         try:
             self._connection.send_bytes(json.dumps({"texts": texts, "reference": reference_answer}).encode())
             if not self._message(CHILD_START_TIMEOUT_S):
@@ -75,7 +75,7 @@ class GraderChild:
                     if "error" in message:
                         raise GradingError(message["error"])
                     running = message
-                verdicts.append(RewardVerdict(**message["verdict"]))
+                verdicts.append(RewardVerdict.from_plain(message["verdict"]))
         except (TimeoutError, EOFError, ConnectionError) as error:
             if not isinstance(error, TimeoutError):
                 self._check_met_a_limit()
@@ -85,7 +85,7 @@ class GraderChild:
                     f"reward.extra.{running['running']} met its limit of graders.timeout_s={self._timeout_s:g} s or of "
                     f"memory; make it cheaper, raise the limit or set reward.on_error=zero"
                 ) from error
-            verdicts.append(RewardVerdict(**running["otherwise"]) if running else None)
+            verdicts.append(RewardVerdict.from_plain(running["otherwise"]) if running else None)
         return verdicts
 
     def _message(self, timeout_s: float) -> dict[str, Any]:
@@ -146,12 +146,13 @@ class GraderWorker:
 
     def __init__(self, index: int, *, timeout_s: float, reward: RewardConfig, reward_factory: str) -> None:
         self._spans = SpanLog("grader", index, merge_gap_s=SPAN_GAP_S)
+        self._without_reward = zero_verdict(reward)
         self._child = GraderChild(timeout_s=timeout_s, reward=reward, reward_factory=reward_factory)
 
     def grade(self, group: PromptGroup) -> GroupVerdicts:
         """Verdicts on the group's completions; those that met no verdict in time get zeros and are counted.
 
-        GradingError, naming the prompt, where an extra reward fails and reward.on_error is raise.
+        GradingError, naming the prompt, where one of the user's own rewards fails and reward.on_error is raise.
         """
         texts = [completion.text for completion in group.completions]
         with self._spans.span("grade"):
@@ -159,7 +160,7 @@ class GraderWorker:
                 verdicts = self._child.grade(texts, reference_answer=group.prompt.reference_answer)
             except GradingError as error:
                 raise GradingError(f"prompt {group.prompt.position}: {error}") from error
-        graded = tuple(NO_REWARD if verdict is None else verdict for verdict in verdicts)
+        graded = tuple(self._without_reward if verdict is None else verdict for verdict in verdicts)
         return GroupVerdicts(verdicts=graded, timed_out=verdicts.count(None))
 
     def drain_spans(self) -> tuple[Span, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from configs.tasks import ArithmeticTaskConfig, TaskConfig
+from configs.tasks import ArithmeticTaskConfig, DataTaskConfig, TaskConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,26 +21,27 @@ class Problem:
 
 
 class Task(Protocol):
-    """A source of problems. Both are fixed for a configuration."""
+    """Problems to train on and problems to evaluate on, both fixed for a configuration."""
 
     def train_problems(self) -> list[Problem]: ...
 
     def eval_sets(self) -> dict[str, list[Problem]]:
-        """By the name of the set."""
+        """Problems by the set's name, as `eval_set_names` of the section lists them."""
         ...
 
     def weights(self) -> Mapping[str, float]:
-        """The weight of each source in the mixture; a source that is not named has weight 1."""
+        """Weights of the sources in the mixture; a source that is not named has weight 1."""
         ...
 
 
 def build_task(config: TaskConfig) -> Task:
-    """The task that the configuration names, its data in memory; DataSetError where a set cannot be used."""
-    # Here, because the tasks import Problem from this module.
-    if isinstance(config, ArithmeticTaskConfig):
-        from rollout.tasks.arithmetic import ArithmeticTask
+    """The task of a section, its data in memory; DataSetError where a set cannot be used. A new task adds a case."""
+    match config:  # imported where they are built, because the tasks import Problem from this module
+        case ArithmeticTaskConfig():
+            from rollout.tasks.arithmetic import ArithmeticTask
 
-        return ArithmeticTask(held_out=config.held_out)
-    from rollout.tasks.data_task import DataTask
+            return ArithmeticTask(held_out=config.held_out)
+        case DataTaskConfig():
+            from rollout.tasks.data_task import DataTask
 
-    return DataTask.load(config)
+            return DataTask.load(config)

@@ -71,13 +71,6 @@ class DataTask:
         return task
 
 
-def load_eval_sets(config: DataTaskConfig, names: Sequence[str]) -> dict[str, list[Problem]]:
-    """Those evaluation sets and nothing else: an evaluation needs no training data."""
-    only = config.model_copy(update={"train": {}, "eval": {name: config.eval[name] for name in names}})
-    loaded = _load_all(only)
-    return {name: list(loaded[f"eval.{name}"].problems) for name in names}
-
-
 class EmptiedSetError(ValueError):
     """Sets of which nothing is left; `keys` names them."""
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch.multiprocessing.spawn import spawn
 
-from transfer.communicator import BroadcastGroup, Rendezvous
+from transfer.communicator import join
+from transfer.transport import Rendezvous
 from transfer.wire import digest
 
 NUM_BYTES = 64 * 2**20
@@ -22,10 +23,10 @@ def member(rank: int, port: int, folder: str) -> None:
     device = torch.device("cuda", 0)
     torch.cuda.set_device(device)
     meeting = Rendezvous(backend="nccl", host="127.0.0.1", port=port, world_size=2, timeout_s=60.0)
-    group = BroadcastGroup(meeting, rank=rank, device=device)
+    transport = join(meeting, rank=rank, device=device)
     generator = torch.Generator(device=device).manual_seed(rank)
     buffer = torch.randint(0, 256, (NUM_BYTES,), dtype=torch.uint8, device=device, generator=generator)
-    group.broadcast(buffer)
+    transport.start(buffer).wait()
     (Path(folder) / str(rank)).write_text(digest(buffer))
 
 

@@ -3,15 +3,15 @@
 import os
 import re
 import time
+from functools import partial
 
-from rollout.contract import RewardVerdict
-from rollout.rewards.format_and_answer import grade_completion
-from rollout.rewards.functions import Announce, RewardFunction
+from rollout.contract import RewardComponent, RewardVerdict
+from rollout.rewards.functions import Announce, RewardFunction, make_reward
 
 
 def make(settings: dict[str, object], announce: Announce) -> RewardFunction:
     """The factory that the graders are given."""
-    return grade_or_misbehave
+    return partial(grade_or_misbehave, make_reward(settings, announce))
 
 
 def half(completion_text: str, reference_answer: str) -> float:
@@ -39,7 +39,7 @@ def hanging(completion_text: str, reference_answer: str) -> float:
     return 0.0
 
 
-def grade_or_misbehave(completion_text: str, reference_answer: str) -> RewardVerdict:
+def grade_or_misbehave(grade: RewardFunction, completion_text: str, reference_answer: str) -> RewardVerdict:
     """Grades, except for texts that ask for a hang, a hang inside C code, memory, a defect, or the process id."""
     match completion_text:
         case "hang":
@@ -51,5 +51,5 @@ def grade_or_misbehave(completion_text: str, reference_answer: str) -> RewardVer
         case "raise":
             raise ValueError("a defect of the reward function")
         case "process id":
-            return RewardVerdict(format=float(os.getpid()), answer=0.0)
-    return grade_completion(completion_text, reference_answer)
+            return RewardVerdict(components=(RewardComponent(name="pid", value=float(os.getpid()), weight=1.0),))
+    return grade(completion_text, reference_answer)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from learner_specs import softsign_spec
+from sampled import one_turn
 
 from learner.contract import StepReport, TrainBatch, TrainSample
 from learner.spec import LearnerSpec
@@ -107,16 +108,18 @@ def random_batch(*, num_groups: int, group_size: int, seed: int) -> TrainBatch:
             tokens = random.integers(0, VOCABULARY_SIZE, prompt_length + completion_length)
             samples.append(
                 TrainSample(
-                    group_index=group,
-                    token_ids=tokens.astype(np.int32),
-                    prompt_length=prompt_length,
-                    rollout_logprobs=random.normal(-3.5, 0.5, completion_length).astype(np.float32),
+                    position=group,
+                    tokens=one_turn(
+                        tokens[:prompt_length],
+                        tokens[prompt_length:],
+                        logprobs=random.normal(-3.5, 0.5, completion_length).astype(np.float32),
+                    ),
                     advantage=float(random.normal()),
                     staleness=0,
                     finished=True,
                 )
             )
-    return TrainBatch(samples=tuple(samples), num_groups=num_groups)
+    return TrainBatch(samples=tuple(samples))
 
 
 def all_steps(join: dict[str, Any], spec: LearnerSpec, batch: TrainBatch) -> list[StepReport]:

@@ -12,7 +12,7 @@ from configs.loading import read_yaml
 from configs.tasks import SYSTEM_PROMPT
 from orchestration.task_loading import load_task
 from rollout.prompts import PromptStream, load_tokenizer, prompt_encoder, prompt_renderer
-from rollout.rewards.format_and_answer import grade_completion
+from rollout.rewards import answer_reward, format_reward
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
@@ -59,8 +59,9 @@ def test_two_iterations_on_both_sources(trained: CommandRun) -> None:
 def test_rewards_are_those_of_the_real_grader(trained: CommandRun) -> None:
     for row in trained.rows("rollouts.jsonl"):
         for completion in row["completions"]:
-            verdict = grade_completion(completion["text"], row["reference_answer"])
-            assert (completion["format"], completion["answer"]) == (verdict.format, verdict.answer)
+            text, reference_answer = completion["text"], row["reference_answer"]
+            expected = {"format": format_reward(text), "answer": answer_reward(text, reference_answer)}
+            assert completion["rewards"] == expected
 
 
 def test_every_evaluation_set_is_evaluated(trained: CommandRun) -> None:

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
+from sampled import versions
 
 from configs.schema import ModelConfig, RolloutConfig
-from rollout.contract import EngineReceipt, Prompt, PromptGroup, SamplingSpec
+from rollout.contract import EngineReceipt, Prompt, PromptGroup, SamplingSpec, VersionStart
 from rollout.engines.engine import RolloutEngine
+from rollout.fleets.engine_pool import EnginePool
 from rollout.fleets.fleet import EngineError, RolloutFleet
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # actors cannot import the tests
@@ -35,12 +37,12 @@ class TestableEngine(RolloutEngine):
     async def receive_nothing(self, version: int, *, inflight: bool) -> EngineReceipt:
         """A publish without bytes, once a completion is under way."""
 
-        async def nothing(*_: Any) -> None:
-            await asyncio.sleep(0.05)
+        async def nothing(method: str, **_: Any) -> list[dict[str, str]]:
+            await asyncio.sleep(0.0 if method == "publish_digests" else 0.05)
+            return [{}]
 
         self._publishes_inflight = inflight
-        for step in ("start_weight_update", "update_weights", "finish_weight_update"):
-            setattr(self._llm, step, nothing)
+        self._llm.collective_rpc = nothing
         while not any(state.detokenizer.num_output_tokens() for state in self._states()):
             await asyncio.sleep(0.001)
         return await self.receive(version, [], verify=False)
@@ -53,13 +55,18 @@ class TestableEngine(RolloutEngine):
 
     async def num_cached_tokens(self, prompt: Prompt, sampling: SamplingSpec) -> int:
         """Prompt tokens that the last completion of the group found in the cache, by vLLM's account."""
-        await self.generate(prompt, sampling)
-        return self._num_cached_tokens
+        finals = []
+        generate = self._llm.generate
 
-    async def _finished(self, prompt: dict[str, Any], params: Any, request_id: str) -> Any:
-        final = await super()._finished(prompt, params, request_id)
-        self._num_cached_tokens: int = final.num_cached_tokens
-        return final
+        async def watched(*arguments: Any) -> Any:
+            finals.append(await generate(*arguments))
+            return finals[-1]
+
+        self._llm.generate = watched
+        await self.generate(prompt, sampling)
+        self._llm.generate = generate
+        num_cached: int = finals[-1].num_cached_tokens
+        return num_cached
 
     async def watch_steps(self) -> None:
         self.seen: list[tuple[int, int]] = []
@@ -113,6 +120,10 @@ def prompt_of(length: int, *, index: int = 0) -> Prompt:
     return Prompt(position=index, token_ids=np.full(length, 5, dtype=np.int32), text="", reference_answer="", source="")
 
 
+def starts_of(group: PromptGroup) -> set[tuple[VersionStart, ...]]:
+    return {completion.tokens.version_starts for completion in group.completions}
+
+
 def drain(fleet: RolloutFleet) -> dict[int, PromptGroup]:
     """All groups in flight, by prompt index."""
     groups = {}
@@ -131,7 +142,7 @@ def test_a_failed_request_is_its_own_and_a_failed_step_is_everybodys(engine: Any
         ray.get(engine.generate.remote(prompt_of(MAX_MODEL_LEN + 1), SAMPLING))
     group, summary = ray.get(engine.generate.remote(prompt_of(4), SAMPLING))
     assert len(group.completions) == 2
-    assert summary.num_tokens == sum(len(completion.token_ids) for completion in group.completions) > 0
+    assert summary.num_tokens == sum(completion.tokens.num_sampled for completion in group.completions) > 0
 
     ray.get(engine.break_next_step.remote())
     waiting = [engine.generate.remote(prompt_of(4, index=index), SAMPLING) for index in range(3)]
@@ -146,29 +157,32 @@ def test_a_completion_tells_which_version_made_which_tokens(engine: Any) -> None
     ray.get(engine.pretend_published.remote())
     sampling = SamplingSpec(num_completions=8, max_new_tokens=56, temperature=1.0, seed=1)
     undisturbed, _ = ray.get(engine.generate.remote(prompt_of(4), sampling))
-    assert {completion.version_starts for completion in undisturbed.completions} == {((0, 0),)}
+    assert starts_of(undisturbed) == {versions((0, 0))}
 
     frozen = engine.generate.remote(prompt_of(4), sampling)
     receipt = ray.get(engine.receive_nothing.remote(1, inflight=True))
-    group, summary = ray.get(frozen)
+    group, _ = ray.get(frozen)
     assert 0.15 <= receipt.paused_s < 5
-    assert (summary.min_policy_version, summary.max_policy_version) == (0, 1)
-    continued = [completion for completion in group.completions if completion.max_policy_version == 1]
+    assert {completion.tokens.min_policy_version for completion in group.completions} == {0}
+    assert max(completion.tokens.max_policy_version for completion in group.completions) == 1
+    continued = [completion.tokens for completion in group.completions if completion.tokens.max_policy_version == 1]
     assert continued
-    assert {completion.version_starts for completion in continued} == {((0, 0), continued[0].version_starts[1])}
-    assert all(0 < completion.tokens_by_version()[0] < len(completion.token_ids) for completion in continued)
+    assert {tokens.version_starts for tokens in continued} == {(*versions((0, 0)), continued[0].version_starts[1])}
+    assert all(0 < tokens.tokens_by_version()[0] < tokens.num_sampled for tokens in continued)
     for completion, expected in zip(group.completions, undisturbed.completions, strict=True):
-        np.testing.assert_array_equal(completion.token_ids, expected.token_ids)  # the weights are the same
+        # The weights are the same.
+        np.testing.assert_array_equal(completion.tokens.token_ids, expected.tokens.token_ids)
 
     before = engine.generate.remote(prompt_of(4), sampling)
     publish = engine.receive_nothing.remote(2, inflight=False)
     after = engine.generate.remote(prompt_of(5), sampling)
     receipt, (finished, _), (waited, _) = ray.get([publish, before, after])
     assert receipt.paused_s < 5
-    assert {completion.version_starts for completion in finished.completions} == {((1, 0),)}, "nothing was frozen"
+    assert starts_of(finished) == {versions((1, 0))}, "nothing was frozen"
     # What came while the engine was still on its way to the publish belongs to the old version, all else to the new.
-    assert {completion.version_starts for completion in waited.completions} <= {((1, 0),), ((2, 0),)}
-    assert ray.get(engine.generate.remote(prompt_of(6), sampling))[1].min_policy_version == 2
+    assert starts_of(waited) <= {versions((1, 0)), versions((2, 0))}
+    newest, _ = ray.get(engine.generate.remote(prompt_of(6), sampling))
+    assert {completion.tokens.min_policy_version for completion in newest.completions} == {2}
 
 
 def test_a_group_computes_its_prompt_once_and_older_weights_share_nothing(tied_model: Path, local_ray: None) -> None:
@@ -192,7 +206,7 @@ def test_a_group_computes_its_prompt_once_and_older_weights_share_nothing(tied_m
 def test_a_fleet_keeps_a_small_engine_full_and_changes_no_bit(tied_model: Path, local_ray: None) -> None:
     """16 places for 80 completions: they are fed as places come free, and sampled as they are one by one."""
     engine = start_engine(tied_model, max_num_seqs=16)
-    fleet = RolloutFleet([engine], workers_per_engine=1, timeout_s=60.0)
+    fleet = RolloutFleet(EnginePool([engine]), workers_per_engine=1, timeout_s=60.0)
     fleet.await_ready(timeout_s=120.0)
     fleet.call("pretend_published", timeout_s=60.0)
     fleet.call("watch_steps", timeout_s=60.0)
@@ -208,8 +222,8 @@ def test_a_fleet_keeps_a_small_engine_full_and_changes_no_bit(tied_model: Path, 
     for prompt in prompts[::7]:
         alone, _ = ray.get(engine.generate.remote(prompt, SAMPLING))
         for fed, one in zip(groups[prompt.position].completions, alone.completions, strict=True):
-            np.testing.assert_array_equal(fed.token_ids, one.token_ids)
-            np.testing.assert_array_equal(fed.rollout_logprobs, one.rollout_logprobs)
+            np.testing.assert_array_equal(fed.tokens.token_ids, one.tokens.token_ids)
+            np.testing.assert_array_equal(fed.tokens.rollout_logprobs, one.tokens.rollout_logprobs)
 
     fleet.submit(prompt_of(MAX_MODEL_LEN + 1), SAMPLING)
     with pytest.raises(EngineError, match=f"engine 0 failed: .* maximum context length is {MAX_MODEL_LEN} tokens"):
@@ -217,7 +231,7 @@ def test_a_fleet_keeps_a_small_engine_full_and_changes_no_bit(tied_model: Path, 
 
 
 def test_a_fleet_names_an_engine_that_was_killed(engine: Any) -> None:
-    fleet = RolloutFleet([engine], workers_per_engine=1, timeout_s=60.0)
+    fleet = RolloutFleet(EnginePool([engine]), workers_per_engine=1, timeout_s=60.0)
     fleet.await_ready(timeout_s=120.0)
     ray.get(engine.pretend_published.remote())
     for index in range(20):

@@ -9,16 +9,18 @@ from pathlib import Path
 
 import pytest
 import ray
+from verdicts import verdict_of
 
 from benchmarks.grading import ungraded_group
 from configs.rewards import ExtraRewardConfig, RewardConfig
-from rollout.contract import GroupVerdicts, PromptGroup, RewardVerdict
-from rollout.rewards.format_and_answer import grade_completion
+from rollout.contract import GroupVerdicts, PromptGroup
+from rollout.rewards.functions import make_reward
 from rollout.rewards.graders import GraderChild, GraderPool, GradingError, await_verdicts
 
 pytestmark = pytest.mark.integration
 
 TRAPS = "grader_traps:make"
+GRADE = make_reward(RewardConfig().model_dump(mode="json"), lambda name, verdict: None)
 RIGHT, WRONG = "<think>a</think><answer>42</answer>", "<think>a</think><answer>41</answer>"
 
 
@@ -52,13 +54,13 @@ def child(monkeypatch: pytest.MonkeyPatch) -> Iterator[GraderChild]:
 def process_id_of(grader: GraderChild) -> int:
     (verdict,) = grader.grade(["process id"], reference_answer="42")
     assert verdict is not None
-    return int(verdict.format)
+    return int(verdict.value("pid"))
 
 
 def test_child_grades_in_order_and_survives_from_group_to_group(child: GraderChild) -> None:
     first = process_id_of(child)
     texts = [RIGHT, WRONG, "", "x\n\u2028\ud800"]
-    assert child.grade(texts, reference_answer="42") == [grade_completion(text, "42") for text in texts]
+    assert child.grade(texts, reference_answer="42") == [GRADE(text, "42") for text in texts]
     assert child.grade([], reference_answer="42") == []
     assert process_id_of(child) == first
 
@@ -68,11 +70,11 @@ def test_child_that_meets_a_limit_is_replaced_within_it(child: GraderChild, trap
     first = process_id_of(child)
     start = time.monotonic()
     verdicts = child.grade([RIGHT, trap, RIGHT], reference_answer="42")
-    right = RewardVerdict(format=1.0, answer=1.0)
+    right = verdict_of(format=1.0, answer=1.0)
     assert verdicts == [right, None, right]
     assert time.monotonic() - start < 1.0 + 15.0  # the limit and a new child's start on a busy machine
     assert not is_running(first)
-    assert child.grade([RIGHT], reference_answer="42") == [RewardVerdict(format=1.0, answer=1.0)]
+    assert child.grade([RIGHT], reference_answer="42") == [verdict_of(format=1.0, answer=1.0)]
 
 
 def test_child_that_died_between_groups_is_replaced_at_no_cost(child: GraderChild) -> None:
@@ -108,11 +110,11 @@ def test_pool_grades_many_groups_and_a_hang_costs_one_only(cluster: None) -> Non
     references += [pool.grade(group("process id")) for _ in range(4)]
     results: list[GroupVerdicts] = ray.get(references, timeout=120)
     for result in results[:10]:
-        assert result.verdicts == tuple(grade_completion(text, "42") for text in (RIGHT, WRONG, ""))
+        assert result.verdicts == tuple(GRADE(text, "42") for text in (RIGHT, WRONG, ""))
         assert result.timed_out == 0
     assert [verdict.total for verdict in results[10].verdicts] == [2.0, 0.0, 2.0]
     assert results[10].timed_out == 1
-    children = {int(result.verdicts[0].format) for result in results[11:]}
+    children = {int(result.verdicts[0].value("pid")) for result in results[11:]}
     assert len(children) == 2  # both workers are used
     spans = pool.drain_spans()
     assert spans == (), "the first call asks only"
@@ -135,10 +137,10 @@ def parent_of(process_id: int) -> int:
 @pytest.mark.timeout(300)
 def test_child_ends_with_its_actor_idle_or_busy_and_the_actor_comes_back(cluster: None) -> None:
     pool = GraderPool(1, 2.0, reward=RewardConfig(), reward_factory=TRAPS)
-    idle = int(ray.get(pool.grade(group("process id")), timeout=120).verdicts[0].format)
+    idle = int(ray.get(pool.grade(group("process id")), timeout=120).verdicts[0].value("pid"))
     os.kill(parent_of(idle), signal.SIGKILL)
     assert ends_within(idle, timeout_s=10.0)
-    busy = int(ray.get(pool.grade(group("process id")), timeout=120).verdicts[0].format)
+    busy = int(ray.get(pool.grade(group("process id")), timeout=120).verdicts[0].value("pid"))
     assert busy != idle
     actor = parent_of(busy)
     pool.grade(group("hang in C"))
@@ -180,12 +182,12 @@ def test_failing_extra_reward_is_a_counted_zero_where_asked(cluster: None) -> No
     pool = GraderPool(1, 1.0, reward=extras(on_error="zero", fine="half", own="faulty"))
     graded = pool.grade(group(RIGHT, "raise", "nan", "hang", WRONG))
     (result,) = await_verdicts([graded], timeout_s=120.0)
-    assert [verdict.extra for verdict in result.verdicts] == [
-        {"fine": 0.5, "own": 1.0},
-        {"fine": 0.5, "own": 0.0},
-        {"fine": 0.5, "own": 0.0},
-        {"fine": 0.5, "own": 0.0},
-        {"fine": 0.5, "own": 1.0},
+    assert [verdict.values for verdict in result.verdicts] == [
+        {"format": 1.0, "answer": 1.0, "fine": 0.5, "own": 1.0},
+        {"format": 0.0, "answer": 0.0, "fine": 0.5, "own": 0.0},
+        {"format": 0.0, "answer": 0.0, "fine": 0.5, "own": 0.0},
+        {"format": 0.0, "answer": 0.0, "fine": 0.5, "own": 0.0},
+        {"format": 1.0, "answer": 0.0, "fine": 0.5, "own": 1.0},
     ]
     assert [verdict.total for verdict in result.verdicts] == [5.0, 1.0, 1.0, 1.0, 4.0]
     assert (result.num_failed, result.timed_out) == (3, 0)
@@ -196,7 +198,10 @@ def test_failing_extra_reward_is_a_counted_zero_where_asked(cluster: None) -> No
 def test_an_extra_reward_that_hangs_costs_neither_format_nor_answer(cluster: None) -> None:
     pool = GraderPool(1, 1.0, reward=extras(on_error="zero", fine="half", own="hanging", last="half"))
     (result,) = await_verdicts([pool.grade(group(RIGHT, WRONG))], timeout_s=120.0)
-    assert [(verdict.format, verdict.answer) for verdict in result.verdicts] == [(1.0, 1.0), (1.0, 0.0)]
-    assert [verdict.extra for verdict in result.verdicts] == [{"fine": 0.5, "own": 0.0, "last": 0.0}] * 2
+    own = {"fine": 0.5, "own": 0.0, "last": 0.0}
+    assert [verdict.values for verdict in result.verdicts] == [
+        {"format": 1.0, "answer": 1.0, **own},
+        {"format": 1.0, "answer": 0.0, **own},
+    ]
     assert (result.num_failed, result.timed_out) == (4, 0)
     pool.close()

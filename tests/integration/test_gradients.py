@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from learner_ranks import random_batch, rank_pool, save_tiny_model, tiny_spec
+from sampled import prompt_length
 from transformers import Qwen2ForCausalLM
 
 from configs.lora import LoraConfig
@@ -241,7 +242,7 @@ def softsign_loss(
     for sample in batch.samples:
         logprobs = logprobs_of(model, sample)
         old_logprobs = (logprobs.detach().numpy() + noise.normal(0.0, 0.03, len(logprobs))).astype(np.float32)
-        samples.append(replace(sample, rollout_logprobs=old_logprobs))
+        samples.append(replace(sample, tokens=replace(sample.tokens, rollout_logprobs=old_logprobs)))
         ratio = torch.exp(logprobs - torch.from_numpy(old_logprobs).double())
         tau = TAU_POS if sample.advantage > 0 else TAU_NEG
         value = 1.0 + (ratio - 1.0) / torch.sqrt(1.0 + tau**2 * (ratio - 1.0) ** 2)
@@ -255,9 +256,9 @@ def softsign_loss(
 
 def logprobs_of(model: Qwen2ForCausalLM, sample: TrainSample) -> torch.Tensor:
     """[C] of a sample's completion tokens."""
-    tokens = torch.from_numpy(sample.token_ids).long()
-    logits = model(tokens[None]).logits[0, sample.prompt_length - 1 : -1]
-    return torch.log_softmax(logits, dim=-1).gather(-1, tokens[sample.prompt_length :, None])[:, 0]
+    tokens, start = torch.from_numpy(sample.tokens.token_ids).long(), prompt_length(sample.tokens)
+    logits = model(tokens[None]).logits[0, start - 1 : -1]
+    return torch.log_softmax(logits, dim=-1).gather(-1, tokens[start:, None])[:, 0]
 
 
 def flat(arrays: Arrays) -> torch.Tensor:

@@ -98,11 +98,13 @@ def test_thousand_hostile_answers_are_graded_in_time_and_none_is_right(pool: Gra
     taken_s = time.monotonic() - start
 
     verdicts = [verdict for answer in graded for verdict in answer.verdicts]
-    right = [answer for answer, verdict in zip(answers, verdicts, strict=True) if verdict.answer != 0.0]
+    right = [answer for answer, verdict in zip(answers, verdicts, strict=True) if verdict.value("answer") != 0.0]
     print(f"{NUM_ANSWERS} hostile answers in {taken_s:.1f} s, {sum(one.timed_out for one in graded)} without a verdict")
     assert len(verdicts) == NUM_ANSWERS
     assert right == []
     assert (
-        await_verdicts([pool.grade(group(completion("42"), reference="42"))], timeout_s=LIMIT_S)[0].verdicts[0].answer
+        await_verdicts([pool.grade(group(completion("42"), reference="42"))], timeout_s=LIMIT_S)[0]
+        .verdicts[0]
+        .value("answer")
         == 1.0
     )

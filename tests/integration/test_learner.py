@@ -17,13 +17,16 @@ import torch
 from learner_ranks import all_steps, random_batch, rank_pool, save_tiny_model, tiny_spec
 from peft import PeftModel
 from ray.util.placement_group import PlacementGroup, placement_group
+from sampled import prompt_length
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from configs.lora import LoraConfig
 from configs.objective import ObjectiveConfig
+from learner.batches.packing import split_minibatches
 from learner.contract import StepReport, TrainBatch, TrainSample
 from learner.group import LearnerError, LearnerGroup
 from learner.spec import LearnerSpec
+from rollout.contract import SampledTokens
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -277,13 +280,18 @@ def first_step_of_each_staleness(join: dict[str, Any], spec: LearnerSpec, batch:
     for has_fresh in (True, False):
         worker = LearnerWorker(spec, **join)
         first = batch.samples[0]
-        agreeing = replace(first, rollout_logprobs=worker.score(first.token_ids, first.prompt_length))
+        agreeing = replace(first, tokens=scored_by(worker, first.tokens))
         stale = [replace(sample, staleness=1) for sample in batch.samples]
         samples = (agreeing, *stale[1:]) if has_fresh else tuple(stale)
         worker.load(replace(batch, samples=samples), 0)
         reports.append(worker.step(0))
         worker.engine.destroy()
     return reports
+
+
+def scored_by(worker: Any, tokens: SampledTokens) -> SampledTokens:
+    """The same tokens with the learner's logprobs in place of the engine's."""
+    return replace(tokens, rollout_logprobs=worker.score(tokens.token_ids, prompt_length(tokens)))
 
 
 def both_denominators(join: dict[str, Any], specs: list[LearnerSpec], batch: TrainBatch) -> list[list[StepReport]]:
@@ -295,7 +303,7 @@ def both_denominators(join: dict[str, Any], specs: list[LearnerSpec], batch: Tra
         worker = LearnerWorker(spec, **join)
         samples = batch.samples
         if equal:
-            samples = tuple(replace(s, rollout_logprobs=worker.score(s.token_ids, s.prompt_length)) for s in samples)
+            samples = tuple(replace(s, tokens=scored_by(worker, s.tokens)) for s in samples)
         worker.load(replace(batch, samples=samples), 0)
         reports.append([worker.step(index) for index in range(spec.num_steps)])
         worker.engine.destroy()
@@ -358,12 +366,10 @@ def bundles() -> Iterator[PlacementGroup]:
 
 def logprobs_of(model: Any, sample: TrainSample) -> np.ndarray:
     """[C] of a sample's completion tokens."""
-    tokens = torch.from_numpy(sample.token_ids).long()
+    tokens, start = torch.from_numpy(sample.tokens.token_ids).long(), prompt_length(sample.tokens)
     with torch.no_grad():
-        logits = model(tokens[None]).logits[0, sample.prompt_length - 1 : -1]
-    logprobs: np.ndarray = (
-        torch.log_softmax(logits, dim=-1).gather(-1, tokens[sample.prompt_length :, None])[:, 0].numpy()
-    )
+        logits = model(tokens[None]).logits[0, start - 1 : -1]
+    logprobs: np.ndarray = torch.log_softmax(logits, dim=-1).gather(-1, tokens[start:, None])[:, 0].numpy()
     return logprobs
 
 
@@ -387,15 +393,17 @@ def test_a_group_trains_writes_a_loadable_model_and_ends_with_a_failing_rank(
     group = start_group(spec, bundles, 200.0)
     group.load(batch, 0)
     reports = list(group.steps())
-    assert [report.num_sequences for report in reports] == [4, 4, 4, 4]
-    assert sum(report.num_tokens for report in reports[:2]) == sum(sample.completion_length for sample in batch.samples)
+    parts = [part for epoch in (0, 1) for part in split_minibatches(8, 2, seed=spec.seed, iteration=0, epoch=epoch)]
+    assert [len(part) for part in parts] == [4, 4, 4, 4]
+    lengths = np.array([sample.tokens.num_sampled for sample in batch.samples])
+    assert [report.num_tokens for report in reports] == [lengths[part].sum() for part in parts]
 
     group.save(str(tmp_path))
     assert (tmp_path / "learner.json").is_file()
     group.save_pretrained(str(tmp_path))
     assert AutoTokenizer.from_pretrained(tmp_path).vocab_size == AutoTokenizer.from_pretrained(model_path).vocab_size
     sample = batch.samples[0]
-    found = group.score(sample.token_ids, sample.prompt_length)
+    found = group.score(sample.tokens.token_ids, prompt_length(sample.tokens))
     initial = AutoModelForCausalLM.from_pretrained(model_path)
     assert np.abs(found - logprobs_of(initial, sample)).max() > 1e-3
     np.testing.assert_allclose(found, logprobs_of(AutoModelForCausalLM.from_pretrained(tmp_path), sample), atol=1e-5)
@@ -409,7 +417,7 @@ def test_a_group_trains_writes_a_loadable_model_and_ends_with_a_failing_rank(
         group.apply(fail_on_rank_1)
     assert time.monotonic() - started < 30, "rank 0 waits in a collective that nobody will complete"
     with pytest.raises(LearnerError, match="shut down"):
-        group.score(sample.token_ids, sample.prompt_length)
+        group.score(sample.tokens.token_ids, prompt_length(sample.tokens))
 
 
 def thread_count(worker: Any) -> int:
@@ -426,7 +434,7 @@ def test_a_rank_that_fails_while_it_scores_ahead_is_named_when_the_batch_is_load
     bundles: PlacementGroup, model_path: str
 ) -> None:
     batch = random_batch(num_groups=2, group_size=4, seed=10)
-    first_group = TrainBatch(samples=batch.samples[:4], num_groups=1)
+    first_group = TrainBatch(samples=batch.samples[:4])
     group = start_group(tiny_spec(model_path, zero_stage=2, old_logprobs="recompute"), bundles, 200.0)
     assert not group.is_scoring
     group.score_ahead(first_group)

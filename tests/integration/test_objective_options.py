@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from learner_ranks import all_steps, random_batch, rank_pool, save_tiny_model, tiny_spec
+from sampled import prompt_length
 from transformers import Qwen2ForCausalLM
 
 from configs.objective import ObjectiveConfig
@@ -120,7 +121,9 @@ def test_gradient_equals_the_unpacked_reference(model_path: str, option: str, ca
             assert seen.report.metrics[name] == pytest.approx(value, rel=1e-3, abs=1e-6), name
         optional = {name for name in seen.report.metrics if name.startswith(("objective/", "correction/"))}
         assert optional <= set(metrics)
-        assert seen.report.num_sequences == 9 - NUM_TRUNCATED * (objective.overlong == "mask")
+        trained = [s for s in given[1].samples if s.finished or objective.overlong != "mask"]
+        assert len(trained) == 9 - NUM_TRUNCATED * (objective.overlong == "mask")
+        assert seen.report.num_tokens == sum(sample.tokens.num_sampled for sample in trained)
 
 
 def last_step(join: dict[str, Any], spec: LearnerSpec, given: list[TrainBatch]) -> Seen:
@@ -182,19 +185,19 @@ def reference(
     """(gradient, metrics that the options add) of docs/objective.md."""
     initial, proximal, model = model_of(path), model_of(path, seen.at_load), model_of(path, seen.before)
     kept = [sample for sample in batch.samples if sample.finished or objective.overlong != "mask"]
-    total_length = sum(sample.completion_length for sample in kept)
+    total_length = sum(sample.tokens.num_sampled for sample in kept)
     loss = torch.zeros((), dtype=torch.float64)
     kls: list[torch.Tensor] = []
     factors: list[torch.Tensor] = []
     outsides: list[torch.Tensor] = []
     for sample in kept:
-        tokens = torch.from_numpy(sample.token_ids).long()
-        length = sample.completion_length
+        tokens, start = torch.from_numpy(sample.tokens.token_ids).long(), prompt_length(sample.tokens)
+        length = sample.tokens.num_sampled
 
-        def log_softmax(of: Qwen2ForCausalLM, tokens: torch.Tensor = tokens, start: int = sample.prompt_length) -> Any:
+        def log_softmax(of: Qwen2ForCausalLM, tokens: torch.Tensor = tokens, start: int = start) -> Any:
             return torch.log_softmax(of(tokens[None]).logits[0, start - 1 : -1], dim=-1)
 
-        def chosen(table: torch.Tensor, tokens: torch.Tensor = tokens, start: int = sample.prompt_length) -> Any:
+        def chosen(table: torch.Tensor, tokens: torch.Tensor = tokens, start: int = start) -> Any:
             return table.gather(-1, tokens[start:, None])[:, 0]
 
         table = log_softmax(model)
@@ -205,7 +208,7 @@ def reference(
         ratio = torch.exp(log_ratio.mean().expand(length) if objective.ratio == "sequence" else log_ratio)
         tau = TAU_POS if sample.advantage > 0 else TAU_NEG
         value = 1.0 + (ratio - 1.0) / torch.sqrt(1.0 + tau**2 * (ratio - 1.0) ** 2)
-        weight = torch.exp(old - torch.from_numpy(sample.rollout_logprobs).double())
+        weight = torch.exp(old - torch.from_numpy(sample.tokens.rollout_logprobs).double())
         cap = objective.correction_cap
         outside = weight > cap
         if objective.correction == "mis":
@@ -290,5 +293,5 @@ def test_an_iteration_of_truncated_completions_only_moves_nothing_and_ends_well(
     truncated = replace(batch, samples=tuple(replace(sample, finished=False) for sample in batch.samples))
     spec = tiny_spec(model_path, objective=ObjectiveConfig(**ALL), zero_stage=3, old_logprobs="recompute")
     for report in itertools.chain(*rank_pool(2).run(all_steps, spec, truncated)):
-        assert (report.num_tokens, report.num_sequences, report.grad_norm) == (0, 0, 0.0)
+        assert (report.num_tokens, report.grad_norm) == (0, 0.0)
         assert set(report.metrics) == {"gate/tau_pos", "gate/tau_neg"}

@@ -23,7 +23,7 @@ VARIED = (
 
 def trained(folder: Path, num_iterations: int) -> list[list[int]]:
     """Positions of the prompts that each iteration trained."""
-    return [[group.prompt.position for group, _ in read_iteration(folder, k)] for k in range(num_iterations)]
+    return [[graded.position for graded in read_iteration(folder, k)] for k in range(num_iterations)]
 
 
 def positions_after(run: CommandRun, iteration: int) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from orchestration.stream.batches import to_train_batch
 from orchestration.weight_channel import PublishError
 from rollout.contract import SamplingSpec
 from rollout.tasks import build_task
-from transfer.communicator import Transfer
+from transfer.transport import Transfer
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # ranks cannot import the tests
 
@@ -53,13 +53,13 @@ def parts(request: pytest.FixtureRequest) -> Iterator[Parts]:
 def largest_difference(parts: Parts, token_ids: np.ndarray, prompt_length: int) -> float:
     expected = parts.learner.score(token_ids, prompt_length)
     answers = parts.fleet.call("score", token_ids, prompt_length, timeout_s=60.0)
-    return max(float(np.abs(answer - expected).max()) for answer in answers)
+    return max(float(np.abs(answer - expected).max()) for answer in answers.values())
 
 
 def flip_bit_after_digest(worker: Any, label: str) -> None:
     """On a learner rank: next time, what goes out of group `label` differs in one bit from what was digested."""
     sender = worker._sender
-    if sender._broadcast_group is None:
+    if sender._transport is None:
         return
     labels = iter([group.label for group in sender.changing_groups])
 
@@ -67,9 +67,9 @@ def flip_bit_after_digest(worker: Any, label: str) -> None:
         if next(labels, None) == label:
             buffer = buffer.clone()
             buffer[7] ^= 1
-        return type(sender._broadcast_group).start(sender._broadcast_group, buffer)
+        return type(sender._transport).start(sender._transport, buffer)
 
-    sender._broadcast_group.start = start
+    sender._transport.start = start
 
 
 def test_engines_compute_the_learners_logprobs_after_every_publish(parts: Parts) -> None:
@@ -81,10 +81,11 @@ def test_engines_compute_the_learners_logprobs_after_every_publish(parts: Parts)
         groups = parts.groups.take(version)
         completion = groups[0].group.completions[0]
         prompt = groups[0].group.prompt.token_ids
-        assert completion.min_policy_version == completion.max_policy_version == version
-        tokens = np.concatenate([prompt, completion.token_ids])
+        assert completion.tokens.min_policy_version == completion.tokens.max_policy_version == version
+        tokens = completion.tokens.token_ids
+        np.testing.assert_array_equal(tokens[: len(prompt)], prompt)
         own = parts.learner.score(tokens, len(prompt))
-        np.testing.assert_allclose(completion.rollout_logprobs, own, atol=1e-4)
+        np.testing.assert_allclose(completion.tokens.rollout_logprobs, own, atol=1e-4)
         assert largest_difference(parts, tokens, len(prompt)) < 1e-4
         before = own
         config = parts.config
@@ -111,11 +112,11 @@ def test_completions_in_flight_go_on_under_the_next_version(parts: Parts) -> Non
     finished = []
     while fleet.num_in_flight:
         finished += fleet.await_finished()
-    versions = {(group.summary.min_policy_version, group.summary.max_policy_version) for group in finished}
-    assert (3, 4) in versions, "some began before the publish and ended after it"
     completions = [c for group in ray.get([group.group_ref for group in finished]) for c in group.completions]
+    versions = {(each.tokens.min_policy_version, each.tokens.max_policy_version) for each in completions}
+    assert (3, 4) in versions, "some began before the publish and ended after it"
     assert len(completions) == 16 * len(parts.eval_sets["arithmetic"])
-    assert all(np.isfinite(completion.rollout_logprobs).all() for completion in completions)
+    assert all(np.isfinite(completion.tokens.rollout_logprobs).all() for completion in completions)
 
 
 def test_a_corrupted_weight_stops_the_publish_and_is_named(parts: Parts) -> None:

@@ -54,13 +54,15 @@ def channel(
         score=lambda tokens, _: np.zeros(len(tokens) - 1),
     )
     fleet = SimpleNamespace(
+        engines=[f"engine {index}" for index in range(len(receipts))],
         num_workers=len(receipts),
         workers_per_engine=1,
-        start_connect=lambda _: [answer.remote(None) for _ in receipts],
-        start_receive=lambda version, _, verify: [
-            answer.remote(receipt(0, version) if item is CONFIRMS else item, delay_s) for item in receipts
-        ],
-        call=lambda *_, timeout_s: [np.full(3, probe_error) for _ in receipts],
+        start_connect=lambda _: {index: answer.remote(None) for index in range(len(receipts))},
+        start_receive=lambda version, _, verify: {
+            index: answer.remote(receipt(0, version) if item is CONFIRMS else item, delay_s)
+            for index, item in enumerate(receipts)
+        },
+        call=lambda *_, timeout_s: {index: np.full(3, probe_error) for index in range(len(receipts))},
     )
     config = PublishConfig(timeout_s=timeout_s, probe_every=5)
     probe = Probe(token_ids=np.arange(4, dtype=np.int32), tolerance=1e-3)

@@ -35,7 +35,7 @@ ALLOWED_OURS = {
         "transfer.spans",
         "rollout.contract",
         "learner.contract",
-        "orchestration.stream.graded_groups",
+        "orchestration.stream.group_metrics",
         "orchestration.terminal",
     ),
     "orchestration/terminal": ("configs", "orchestration.journal"),
@@ -63,11 +63,11 @@ OWNERS = {
     "sympy": ("rollout/rewards/grading/symbolic.py",),
     "datasets": ("rollout/tasks/data_sets.py",),
     "vllm": (
-        "rollout/engines/engine.py",
+        "rollout/engines/starting.py",
+        "rollout/engines/sampling.py",
         "rollout/engines/async_llm.py",
         "rollout/engines/inline_llm.py",
         "rollout/engines/receiver.py",
-        "transfer/communicator.py",
     ),
     "peft": ("learner/model/lora.py",),
     "deepspeed": (
@@ -78,7 +78,6 @@ OWNERS = {
     ),
     "ray": (
         "transfer/answers.py",
-        "rollout/engines/engine.py",
         "rollout/fleets/engine_pool.py",
         "rollout/fleets/fleet.py",
         "rollout/rewards/graders.py",

@@ -139,6 +139,32 @@ def test_evaluation_prompts_are_bounded_by_held_out_for_sums_only() -> None:
     assert load_config([*LONG_SEQUENCES, "task=gsm8k", "eval.num_prompts=5000"]).eval.num_prompts == 5000
 
 
+def test_the_section_of_every_task_answers_the_same_questions() -> None:
+    sums = load_config([]).task
+    assert (sums.eval_set_names, sums.held_out, sums.max_prompt_tokens, sums.prompt) == (
+        ("arithmetic",),
+        400,
+        None,
+        None,
+    )
+    assert not sums.reads_data
+    assert sums.for_evaluation(["arithmetic"]) == sums
+    data = task_of("task=gsm8k", "task.max_prompt_tokens=77")
+    assert data.eval_set_names == ("gsm8k", "math500", "aime24", "aime25")
+    assert (data.held_out, data.max_prompt_tokens, data.reads_data) == (None, 77, True)
+    chosen = data.for_evaluation(["aime24", "gsm8k"])
+    assert (chosen.eval_set_names, chosen.train) == (("aime24", "gsm8k"), {})
+    assert chosen.eval["gsm8k"] == data.eval["gsm8k"]
+
+
+def test_a_run_evaluates_where_it_has_engines_and_evaluation_sets() -> None:
+    own = ["task=custom", "task.train.mine.path=a.jsonl"]
+    assert load_config([]).evaluates
+    assert not load_config(["rollout.replay=groups"]).evaluates
+    assert not load_config([*LONG_SEQUENCES, *own]).evaluates
+    assert load_config([*LONG_SEQUENCES, *own, "task.eval.held.path=b.jsonl"]).evaluates
+
+
 def test_help_lists_the_settings_of_a_set_under_a_name_of_ones_own() -> None:
     lines = help_text().splitlines()
     for line in (

@@ -2,28 +2,36 @@
 
 import pickle
 from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
+from sampled import several_turns, versions
 
 from learner.contract import TrainBatch, TrainSample
+from rollout.contract import SampledTokens
 
 
 def random_batch() -> TrainBatch:
     random = np.random.default_rng(0)
     samples = tuple(
         TrainSample(
-            group_index=place // 2,
-            token_ids=random.integers(50_000, size=prompt_length + length).astype(np.int32),
-            prompt_length=prompt_length,
-            rollout_logprobs=random.normal(size=length).astype(np.float32),
+            position=40 + place // 2,
+            tokens=replace(several_turns(mask, seed=place, vocabulary=50_000), version_starts=starts),
             advantage=float(random.normal()),
             staleness=place,
             finished=place != 1,
             is_replayed=place == 2,
         )
-        for place, (prompt_length, length) in enumerate([(2, 3), (2, 1), (7, 5), (1, 1)])
+        for place, (mask, starts) in enumerate(
+            [
+                ([0, 0, 1, 1, 1], versions((3, 0))),
+                ([0, 0, 1], versions((2, 0))),
+                ([0, 0, 0, 1, 1, 0, 0, 1, 0, 1, 1, 1], versions((1, 0), (2, 3), (5, 4))),  # three turns
+                ([0, 1], versions((3, 0))),
+            ]
+        )
     )
-    return TrainBatch(samples=samples, num_groups=2)
+    return TrainBatch(samples=samples)
 
 
 def travelled(batch: TrainBatch) -> tuple[TrainBatch, int]:
@@ -38,9 +46,18 @@ def assert_same(batch: TrainBatch, expected: TrainBatch) -> None:
     assert batch.num_groups == expected.num_groups
     for sample, original in zip(batch.samples, expected.samples, strict=True):
         for field in fields(TrainSample):
-            found, sent = getattr(sample, field.name), getattr(original, field.name)
-            assert type(found) is type(sent), field.name
-            np.testing.assert_array_equal(found, sent, err_msg=field.name, strict=isinstance(sent, np.ndarray))
+            if field.name != "tokens":
+                assert_equal(getattr(sample, field.name), getattr(original, field.name), name=field.name)
+        for field in fields(SampledTokens):
+            assert_equal(getattr(sample.tokens, field.name), getattr(original.tokens, field.name), name=field.name)
+
+
+def assert_equal(found: Any, sent: Any, *, name: str) -> None:
+    assert type(found) is type(sent), name
+    if isinstance(sent, np.ndarray):
+        np.testing.assert_array_equal(found, sent, err_msg=name, strict=True)
+    else:
+        assert found == sent, name
 
 
 def test_arrives_as_it_was() -> None:

@@ -48,13 +48,13 @@ def test_order(max_staleness: int, word: str) -> None:
 
 def test_order_of_finishing() -> None:
     told = describe(load_config(["max_staleness=3", "rollout.batch_order=finished"]))
-    assert "finish first, trained at most 3 policy versions late" in line_of(told, "order")
+    assert "finish first, at most 3 policy versions stale" in line_of(told, "order")
 
 
 def test_the_reference_model_of_a_kl_term_is_told() -> None:
     assert "reference model" not in describe(load_config([]))
     kl = ["objective.kl_coef=0.01", "model.path=a/b"]
-    assert line_of(describe(load_config(kl)), "reference model") == "a/b, frozen, whole on every rank"
+    assert line_of(describe(load_config(kl)), "reference model") == "a/b, frozen, in full on every rank"
     sharded = describe(load_config([*kl, "learner.zero_stage=3"]))
     assert line_of(sharded, "reference model") == "a/b, frozen, sharded over the ranks"
 

@@ -7,17 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sampled import one_turn, versions
+from verdicts import verdict_of
 
 from configs.loading import load_config
 from learner.contract import StepReport, TrainBatch
 from orchestration.checkpoint import CheckpointStore, RunState
-from orchestration.interfaces import Standing
+from orchestration.interfaces import ActorStatus
 from orchestration.journal.eval_rows import Evaluation
 from orchestration.journal.journal import Journal
 from orchestration.loop import iterate
-from orchestration.stream.graded_groups import GradedGroup
 from orchestration.stream.positions import FRESH
-from rollout.contract import Completion, Prompt, PromptGroup, RewardVerdict
+from rollout.contract import Completion, GradedGroup, Prompt, PromptGroup
 from transfer.spans import Span
 
 CONFIG = [
@@ -43,8 +44,8 @@ class RecordedParts:
         self.events.append(f"evaluate {self.version}")
         return Evaluation(metrics={"eval/arithmetic/pass@1": 0.5}, samples={})
 
-    def standing(self) -> Standing:
-        return Standing(metrics={}, spans=())
+    def status(self) -> ActorStatus:
+        return ActorStatus(metrics={}, spans=())
 
     def last_spans(self) -> tuple[Span, ...]:
         return ()
@@ -70,7 +71,7 @@ class RecordedParts:
     def _steps(self) -> Iterator[StepReport]:
         for step in range(2):
             self.events.append(f"step {step}")
-            yield StepReport(num_tokens=6, num_sequences=2, grad_norm=1.0, lr=1e-4, metrics={"loss": 0.0})
+            yield StepReport(num_tokens=6, grad_norm=1.0, lr=1e-4, metrics={"loss": 0.0})
 
     def _save(self, path: str) -> None:
         self.events.append("save")
@@ -79,17 +80,13 @@ class RecordedParts:
 
 def graded(index: int, version: int) -> GradedGroup:
     completion = Completion(
-        token_ids=np.array([3, 4, 5], dtype=np.int32),
-        rollout_logprobs=np.zeros(3, dtype=np.float32),
-        text="<answer>1</answer>",
-        finished=True,
-        version_starts=((version, 0),),
+        tokens=one_turn([1], [3, 4, 5], starts=versions((version, 0))), text="<answer>1</answer>", finished=True
     )
     prompt = Prompt(
         position=index, token_ids=np.array([1], dtype=np.int32), text="1+0=", reference_answer="1", source=""
     )
     group = PromptGroup(prompt=prompt, completions=(completion,) * 2, engine_index=0, generate_s=0.1)
-    return GradedGroup(group=group, verdicts=(RewardVerdict(format=0.25, answer=1.0),) * 2)
+    return GradedGroup(group=group, verdicts=(verdict_of(format=0.25, answer=1.0),) * 2)
 
 
 def run(parts: RecordedParts, run_dir: Path, *settings: str, resume: bool = False) -> None:
@@ -98,7 +95,12 @@ def run(parts: RecordedParts, run_dir: Path, *settings: str, resume: bool = Fals
     found = store.latest() if resume else None
     state = found[1] if found else RunState.fresh(seed=0)
     with Journal(
-        run_dir, config=config.journal, num_iterations=3, gate_name="softsign", start_iteration=state.iteration
+        run_dir,
+        config=config.journal,
+        num_iterations=3,
+        max_staleness=0,
+        gate_name="softsign",
+        start_iteration=state.iteration,
     ) as journal:
         iterate(config, parts, journal, store, state)  # type: ignore[arg-type]
 

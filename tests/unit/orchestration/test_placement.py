@@ -54,7 +54,8 @@ def test_an_evaluation_has_engines_only() -> None:
     assert placement.demand() == {"CPU": 2.0, "GPU": 2.0}
     assert placement.describe() == "2 engine(s) of 1 GPU, 1 CPU"
     with pytest.raises(
-        PlacementError, match=r"asked 2 engine\(s\) of 1 CPU, together 2 CPU; it has 1 CPU\. Lower \S+ or"
+        PlacementError,
+        match=r"needs 2 engine\(s\) of 1 CPU, together 2 CPU; the cluster has 1 CPU\. Lower \S+ or",
     ):
         plan_placement(ClusterConfig(), rollout, None, resources={"CPU": 1.0})
 
@@ -69,9 +70,12 @@ def test_device_cpu_leaves_the_gpus_alone() -> None:
 @pytest.mark.parametrize(
     ("resources", "message"),
     [
-        ({"CPU": 64.0, "GPU": 4.0}, r"asked 4 engine\(s\) of 1 GPU, 1 CPU and 1 learner rank\(s\) of 1 GPU, 1 CPU"),
-        ({"CPU": 64.0, "GPU": 4.0}, r"together 5 GPU, 5 CPU; it has 4 GPU, 64 CPU"),
-        ({"CPU": 3.0}, r"together 5 CPU; it has 3 CPU"),
+        (
+            {"CPU": 64.0, "GPU": 4.0},
+            r"needs 4 engine\(s\) of 1 GPU, 1 CPU and 1 learner rank\(s\) of 1 GPU, 1 CPU",
+        ),
+        ({"CPU": 64.0, "GPU": 4.0}, r"together 5 GPU, 5 CPU; the cluster has 4 GPU, 64 CPU"),
+        ({"CPU": 3.0}, r"together 5 CPU; the cluster has 3 CPU"),
     ],
 )
 def test_too_small_a_cluster_is_told_apart_from_what_was_asked(resources: dict[str, float], message: str) -> None:

@@ -141,7 +141,7 @@ def test_nothing_heavy_is_imported_before_the_cluster_has_accepted(
     )
     ended = python("-c", program, folder=tmp_path)
     assert ended.stdout.splitlines()[-1:] == ["1 False []"], ended.stderr
-    assert ended.stderr.startswith("softgate: the cluster is too small: asked 100000 engine(s)")
+    assert ended.stderr.startswith("softgate: the cluster is too small: the run needs 100000 engine(s)")
 
 
 def test_runs_of_a_sweep_are_trained_in_order(trained: list[RunConfig]) -> None:

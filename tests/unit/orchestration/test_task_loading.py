@@ -97,10 +97,10 @@ def test_contamination_is_told_and_dropped_where_asked(tmp_path: Path, tokenizer
 def test_a_task_that_is_left_with_nothing_is_refused(tmp_path: Path, tokenizer_folder: Path) -> None:
     path = rows(tmp_path / "a.jsonl", FIFTEEN)
     (line,) = refused(custom_config(path, "task.max_prompt_tokens=20"), tokenizer_folder)
-    assert line.startswith("task.train.mine: nothing is left of it without prompts over task.max_prompt_tokens=20")
+    assert line.startswith("task.train.mine: no problem is left without prompts over task.max_prompt_tokens=20")
     sets = [f"task.eval.own.path={path}", "task.drop_contaminated=true"]
     (line,) = refused(custom_config(path, *sets), tokenizer_folder)
-    assert line.startswith("task.train.mine: nothing is left of it without contaminated problems")
+    assert line.startswith("task.train.mine: no problem is left without contaminated problems")
 
 
 def test_data_sets_are_refused_before_the_tokenizer_is_asked_for(tmp_path: Path) -> None:

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sampled import one_turn, versions
+from verdicts import verdict_of
 
 from configs import files
-from rollout.contract import Completion, Prompt, PromptGroup, RewardVerdict
+from rollout.contract import Completion, GradedGroup, Prompt, PromptGroup, SampledTokens
 from rollout.recording import (
     Manifest,
-    RecordedGroup,
     RecordingError,
     discard_from,
     num_recorded,
@@ -27,19 +28,26 @@ MANIFEST = Manifest(settings={"seed": 7, "rollout": {"temperature": 0.1}}, vocab
 SMALLEST = float(np.nextafter(np.float32(0), np.float32(-1)))  # a denormal: lost in any text with too few digits
 
 
-def recorded_group(rng: np.random.Generator, *, index: int, num_completions: int) -> RecordedGroup:
+def recorded_group(rng: np.random.Generator, *, index: int, num_completions: int) -> GradedGroup:
     completions = []
     for sample in range(num_completions):
         length = int(rng.integers(1, 9))
         logprobs = -rng.random(length).astype(np.float32)
         logprobs[0] = SMALLEST
+        mask = np.array([False] * (index + 1) + [True] * length)
+        if index == 2:  # a turn of tokens that were not sampled lies before its last sampled token
+            mask = np.insert(mask, -1, [False, False])
+        tokens = SampledTokens(
+            token_ids=rng.integers(0, 2**31 - 1, len(mask)).astype(np.int32),
+            completion_mask=mask,
+            rollout_logprobs=logprobs,
+            version_starts=versions((sample, 0), (sample + 1, 1))[:length],
+        )
         completions.append(
             Completion(
-                token_ids=rng.integers(0, 2**31 - 1, length).astype(np.int32),
-                rollout_logprobs=logprobs,
+                tokens=tokens,
                 text=f'"{sample}"\n\\ü\ud800<answer>',  # a lone surrogate is what a tokenizer may leave
                 finished=bool(sample % 2),
-                version_starts=((sample, 0), (sample + 1, 1))[:length],
             )
         )
     prompt = Prompt(
@@ -50,18 +58,20 @@ def recorded_group(rng: np.random.Generator, *, index: int, num_completions: int
         source="arithmetic",
     )
     group = PromptGroup(prompt=prompt, completions=tuple(completions), engine_index=index % 2, generate_s=0.1 + 0.2)
-    verdicts = tuple(RewardVerdict(format=0.25, answer=1 / (3 + sample)) for sample in range(num_completions))
-    return group, verdicts
+    verdicts = tuple(verdict_of(format=0.25, answer=1 / (3 + sample)) for sample in range(num_completions))
+    return GradedGroup(group=group, verdicts=verdicts)
 
 
-def groups_of(seed: int) -> list[RecordedGroup]:
+def groups_of(seed: int) -> list[GradedGroup]:
     rng = np.random.default_rng(seed)
     return [recorded_group(rng, index=index, num_completions=2 + index) for index in range(3)]
 
 
 def without_arrays(group: PromptGroup) -> PromptGroup:
     none = np.zeros(9)  # as long as the longest completion, which its version_starts must fit
-    completions = tuple(replace(c, token_ids=none, rollout_logprobs=none) for c in group.completions)
+    completions = tuple(
+        replace(c, tokens=one_turn([0], none, starts=c.tokens.version_starts)) for c in group.completions
+    )
     return replace(group, prompt=replace(group.prompt, token_ids=none), completions=completions)
 
 
@@ -69,12 +79,14 @@ def test_groups_come_back_bit_for_bit(tmp_path: Path) -> None:
     written = groups_of(0)
     write_iteration(tmp_path, 4, written)
     read = read_iteration(tmp_path, 4)
-    for (group, verdicts), (expected, expected_verdicts) in zip(read, written, strict=True):
-        assert verdicts == expected_verdicts
+    for graded, recorded in zip(read, written, strict=True):
+        assert graded.verdicts == recorded.verdicts
+        group, expected = graded.group, recorded.group
         pairs = [(group.prompt.token_ids, expected.prompt.token_ids)]
         for completion, other in zip(group.completions, expected.completions, strict=True):
-            pairs.append((completion.token_ids, other.token_ids))
-            pairs.append((completion.rollout_logprobs, other.rollout_logprobs))
+            pairs.append((completion.tokens.token_ids, other.tokens.token_ids))
+            pairs.append((completion.tokens.completion_mask, other.tokens.completion_mask))
+            pairs.append((completion.tokens.rollout_logprobs, other.tokens.rollout_logprobs))
         for array, original in pairs:
             assert array.dtype == original.dtype
             assert array.tobytes() == original.tobytes()
@@ -84,7 +96,7 @@ def test_groups_come_back_bit_for_bit(tmp_path: Path) -> None:
 def test_a_file_holds_no_pickle(tmp_path: Path) -> None:
     write_iteration(tmp_path, 0, groups_of(0))
     with np.load(tmp_path / "iteration-000000.npz", allow_pickle=False) as file:
-        assert {file[name].dtype.kind for name in file.files} <= {"i", "u", "f"}
+        assert {file[name].dtype.kind for name in file.files} <= {"i", "u", "f", "b"}
     np.savez(tmp_path / "iteration-000001.npz", rows=np.array([{"a": 1}], dtype=object))
     with pytest.raises(RecordingError, match=r"iteration-000001\.npz: is not readable"):
         read_iteration(tmp_path, 1)
@@ -119,8 +131,9 @@ def test_iterations_count_from_zero_to_the_first_gap(tmp_path: Path) -> None:
 def test_an_iteration_is_written_over(tmp_path: Path) -> None:
     write_iteration(tmp_path, 0, groups_of(0))
     write_iteration(tmp_path, 0, groups_of(1))
-    (group, _), *_ = read_iteration(tmp_path, 0)
-    assert group.completions[0].token_ids.tolist() == groups_of(1)[0][0].completions[0].token_ids.tolist()
+    (graded, *_), (expected, *_) = read_iteration(tmp_path, 0), groups_of(1)
+    found, written = (item.group.completions[0].tokens.token_ids for item in (graded, expected))
+    assert found.tolist() == written.tolist()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
@@ -151,7 +164,8 @@ def test_arrays_and_rows_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     rows = json.loads(arrays["rows"].tobytes())
     rows[0]["completions"].pop()
     fewer = {"rows": np.frombuffer(json.dumps(rows).encode(), dtype=np.uint8)}
-    for damage in (fewer, {"token_ids": arrays["token_ids"][1:]}, {"prompt_lengths": arrays["prompt_lengths"][1:]}):
+    cut = [{name: arrays[name][1:]} for name in ("token_ids", "completion_mask", "rollout_logprobs", "prompt_lengths")]
+    for damage in (fewer, *cut):
         np.savez(path, **{**arrays, **damage})
         with pytest.raises(RecordingError, match="record anew"):
             read_iteration(tmp_path, 0)
@@ -172,8 +186,9 @@ def test_the_manifest_comes_back(tmp_path: Path) -> None:
     [
         ("{", "is not readable"),
         ("[]", "is not readable"),
-        ('{"format_version": 2}', "is not readable"),
-        ('{"format_version": 99}', "has format version 99, this program reads 2"),
+        ('{"format_version": 3}', "is not readable"),
+        ('{"format_version": 2, "settings": {}, "vocabulary": ""}', "has format version 2, this program reads 3"),
+        ('{"format_version": 99}', "has format version 99, this program reads 3"),
     ],
 )
 def test_a_manifest_of_another_program_is_refused(tmp_path: Path, content: str, words: str) -> None:

@@ -1,4 +1,4 @@
-"""The broadcast group over gloo, between threads of one process."""
+"""The transport over gloo, between threads of one process."""
 
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from transfer.communicator import BroadcastGroup, Rendezvous
+from transfer.communicator import join
+from transfer.transport import Rendezvous
 
 CPU = torch.device("cpu")
 
@@ -22,9 +23,9 @@ def test_every_member_gets_the_bytes_of_rank_0() -> None:
     meeting = rendezvous(world_size=3)
 
     def member(rank: int) -> torch.Tensor:
-        group = BroadcastGroup(meeting, rank=rank, device=CPU)
+        transport = join(meeting, rank=rank, device=CPU)
         buffer = torch.full((1000,), rank + 7, dtype=torch.uint8)
-        group.broadcast(buffer)
+        transport.start(buffer).wait()
         return buffer
 
     with ThreadPoolExecutor(3) as threads:
@@ -34,4 +35,4 @@ def test_every_member_gets_the_bytes_of_rank_0() -> None:
 
 def test_a_member_that_never_comes_ends_the_wait() -> None:
     with pytest.raises(RuntimeError):
-        BroadcastGroup(rendezvous(world_size=2, timeout_s=1.0), rank=0, device=CPU)
+        join(rendezvous(world_size=2, timeout_s=1.0), rank=0, device=CPU)

@@ -1,12 +1,13 @@
 """Minibatches, loss weights and packed rows: what every packing must keep, and that the gradient does not notice it."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sampled import one_turn, several_turns
 from tiny_language_model import TinyModel
 from torch import Tensor
 
@@ -28,17 +29,33 @@ def make_batch(lengths: list[tuple[int, int]], *, seed: int = 0) -> TrainBatch:
     rng = np.random.default_rng(seed)
     samples = tuple(
         TrainSample(
-            group_index=place // 4,
-            token_ids=rng.integers(VOCABULARY, size=prompt + completion).astype(np.int32),
-            prompt_length=prompt,
-            rollout_logprobs=-rng.random(completion).astype(np.float32) - 2.0,
+            position=place // 4,
+            tokens=one_turn(
+                rng.integers(VOCABULARY, size=prompt),
+                rng.integers(VOCABULARY, size=completion),
+                logprobs=-rng.random(completion).astype(np.float32) - 2.0,
+            ),
             advantage=float(rng.normal()),
             staleness=0,
             finished=True,
         )
         for place, (prompt, completion) in enumerate(lengths)
     )
-    return TrainBatch(samples=samples, num_groups=samples[-1].group_index + 1)
+    return TrainBatch(samples=samples)
+
+
+def turns_batch() -> TrainBatch:
+    """Sequences of one to four turns, two a group; some end with tokens that were not sampled."""
+    rng = np.random.default_rng(3)
+    masks = [[0, *rng.integers(2, size=int(rng.integers(3, 22))), 1, *[0] * int(rng.integers(2))] for _ in range(16)]
+    masks[:2] = [[0, 0, 1, 1, 0, 0, 1, 0, 1], [0, 1, 1, 1]]
+    (sample,) = make_batch([(1, 1)]).samples
+    return TrainBatch(
+        samples=tuple(
+            replace(sample, position=index // 2, tokens=several_turns(mask, seed=index), advantage=float(rng.normal()))
+            for index, mask in enumerate(masks)
+        )
+    )
 
 
 @PROPERTY
@@ -120,16 +137,17 @@ def check_rows(micro_batch: MicroBatch, batch: TrainBatch, num_sequences: int) -
     start, token = 0, 0
     for place, index in enumerate(micro_batch.sample_indices):
         sample = batch.samples[index]
-        length, num_tokens = len(sample.token_ids), sample.completion_length
+        length, num_tokens = len(sample.tokens.token_ids), sample.tokens.num_sampled
+        sampled = [at for at in range(length) if sample.tokens.completion_mask[at]]
         row, tokens = slice(start, start + length), slice(token, token + num_tokens)
         assert micro_batch.sequence_lengths[place] == length
-        assert micro_batch.token_ids[row].tolist() == sample.token_ids.tolist()
+        assert micro_batch.token_ids[row].tolist() == sample.tokens.token_ids.tolist()
         assert micro_batch.position_ids[row].tolist() == list(range(length))
-        assert micro_batch.targets[tokens].tolist() == sample.token_ids[sample.prompt_length :].tolist()
-        assert (micro_batch.positions[tokens] + 1 - start).tolist() == list(range(sample.prompt_length, length))
+        assert micro_batch.targets[tokens].tolist() == sample.tokens.token_ids[sampled].tolist()
+        assert (micro_batch.positions[tokens] + 1 - start).tolist() == sampled
         assert (micro_batch.sequence_index[tokens] == place).all()
-        assert (micro_batch.group_index[tokens] == sample.group_index).all()
-        assert micro_batch.rollout_logprobs[tokens].tolist() == sample.rollout_logprobs.tolist()
+        assert (micro_batch.group_index[tokens] == sample.position).all()
+        assert micro_batch.rollout_logprobs[tokens].tolist() == sample.tokens.rollout_logprobs.tolist()
         assert (micro_batch.advantages[tokens] == np.float32(sample.advantage)).all()
         if micro_batch.loss_weights.any():
             assert micro_batch.loss_weights[tokens] == pytest.approx(1 / (num_sequences * num_tokens))
@@ -138,6 +156,39 @@ def check_rows(micro_batch: MicroBatch, batch: TrainBatch, num_sequences: int) -
     dtypes = {f.name: getattr(micro_batch, f.name).dtype for f in fields(MicroBatch)}
     floats = {"rollout_logprobs", "advantages", "loss_weights"}
     assert dtypes == {name: np.dtype(np.float32 if name in floats else np.int64) for name in dtypes}
+
+
+def test_rows_of_several_turns_train_what_the_mask_says() -> None:
+    batch = turns_batch()
+    for micro_batch in pack_minibatch(
+        batch, np.arange(16), aggregation="sequence_mean", max_new_tokens=16, max_tokens=60, num_ranks=1
+    )[0]:
+        check_rows(micro_batch, batch, num_sequences=16)
+    ((row,),) = pack_all(replace(batch, samples=batch.samples[:2]), max_tokens=60, num_ranks=1)
+    assert row.positions.tolist() == [1, 2, 5, 7, 9, 10, 11]
+    assert row.sequence_index.tolist() == [0, 0, 0, 0, 1, 1, 1]
+
+
+def test_a_loss_weight_is_that_of_the_sampled_tokens_of_all_turns() -> None:
+    batch = turns_batch()  # 4 and 3 sampled tokens in the first two sequences
+    for aggregation, expected in (("sequence_mean", [1 / 8] * 4 + [1 / 6] * 3), ("token_mean", [1 / 7] * 7)):
+        ((row,),) = pack_minibatch(
+            batch,
+            np.array([0, 1]),
+            aggregation=aggregation,  # type: ignore[arg-type]
+            max_new_tokens=16,
+            max_tokens=60,
+            num_ranks=1,
+        )
+        assert row.loss_weights.tolist() == pytest.approx(expected)
+
+
+def test_groups_are_numbered_in_the_order_in_which_they_come() -> None:
+    batch = make_batch([(1, 1)] * 4)
+    positions = (40, 17, 40, 99)
+    samples = tuple(replace(s, position=at) for s, at in zip(batch.samples, positions, strict=True))
+    batch = TrainBatch(samples=samples)
+    assert (batch.num_groups, batch.group_index().tolist()) == (3, [0, 1, 0, 2])
 
 
 def test_rows_are_few_and_even() -> None:
@@ -216,11 +267,11 @@ def gradient_by_sequence(batch: TrainBatch, indices: list[int], gate_name: str) 
     total = torch.zeros(())
     for index in indices:
         sample = batch.samples[index]
-        tokens = torch.from_numpy(sample.token_ids.astype(np.int64))
-        logits = model.head(model(tokens, torch.arange(len(tokens)), [len(tokens)]))
-        log_softmax = torch.log_softmax(logits, dim=-1)[sample.prompt_length - 1 : -1]
-        logprobs = log_softmax[torch.arange(sample.completion_length), tokens[sample.prompt_length :]]
-        ratio = torch.exp(logprobs - torch.from_numpy(sample.rollout_logprobs))
+        tokens = torch.from_numpy(sample.tokens.token_ids.astype(np.int64))
+        log_softmax = torch.log_softmax(model.head(model(tokens, torch.arange(len(tokens)), [len(tokens)])), dim=-1)
+        sampled = [at for at in range(len(tokens)) if sample.tokens.completion_mask[at]]
+        logprobs = torch.stack([log_softmax[at - 1, tokens[at]] for at in sampled])
+        ratio = torch.exp(logprobs - torch.from_numpy(sample.tokens.rollout_logprobs))
         positive = torch.full(ratio.shape, sample.advantage > 0)
         total = total - (make_gate(gate_name).value(ratio, positive) * sample.advantage).mean() / len(indices)
     total.backward()
@@ -235,6 +286,16 @@ def test_gradient_does_not_depend_on_packing(
 ) -> None:
     rng = np.random.default_rng(7)
     batch = make_batch([(int(rng.integers(1, 8)), int(rng.integers(1, 16))) for _ in range(16)])
+    check_gradient(batch, gate_name, max_tokens=max_tokens, num_ranks=num_ranks, row_cost=row_cost)
+
+
+@pytest.mark.parametrize(("max_tokens", "num_ranks"), [(24, 1), (1000, 1), (64, 3)])
+def test_gradient_of_several_turns_does_not_depend_on_packing_either(max_tokens: int, num_ranks: int) -> None:
+    check_gradient(turns_batch(), "softsign", max_tokens=max_tokens, num_ranks=num_ranks, row_cost=BY_TOKENS)
+
+
+def check_gradient(batch: TrainBatch, gate_name: str, *, max_tokens: int, num_ranks: int, row_cost: RowCost) -> None:
+    """Loss and gradient of packed rows against those of one sequence at a time."""
     indices = [0, 1, 3, 4, 6, 8, 9, 10, 11, 13, 15]
     expected_loss, expected_gradient = gradient_by_sequence(batch, indices, gate_name)
 

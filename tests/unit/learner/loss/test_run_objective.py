@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sampled import one_turn, prompt_length
 from tiny_language_model import TinyModel
 from torch import Tensor
 
@@ -84,25 +85,27 @@ def data() -> Data:
         reference.append((current + rng.normal(scale=0.5, size=completion)).astype(np.float32))
         samples.append(
             TrainSample(
-                group_index=place % NUM_GROUPS,
-                token_ids=token_ids,
-                prompt_length=prompt,
-                rollout_logprobs=(old[-1] + rng.normal(scale=0.3, size=completion)).astype(np.float32),
+                position=place % NUM_GROUPS,
+                tokens=one_turn(
+                    token_ids[:prompt],
+                    token_ids[prompt:],
+                    logprobs=(old[-1] + rng.normal(scale=0.3, size=completion)).astype(np.float32),
+                ),
                 advantage=float(rng.normal()),
                 staleness=0,
                 finished=place % 5 != 2,
             )
         )
-    batch = TrainBatch(samples=tuple(samples), num_groups=NUM_GROUPS)
+    batch = TrainBatch(samples=tuple(samples))
     return Data(batch=batch, old_logprobs=old, reference_logprobs=reference)
 
 
-def dense(model: TinyModel, token_ids: np.ndarray, prompt_length: int) -> tuple[Tensor, Tensor]:
+def dense(model: TinyModel, token_ids: np.ndarray, num_prompt: int) -> tuple[Tensor, Tensor]:
     """(logprobs, entropy) of one sequence's completion tokens, all logits at once."""
     tokens = torch.from_numpy(token_ids.astype(np.int64))
-    logits = model.head(model(tokens, torch.arange(len(tokens)), [len(tokens)]))[prompt_length - 1 : -1]
+    logits = model.head(model(tokens, torch.arange(len(tokens)), [len(tokens)]))[num_prompt - 1 : -1]
     probabilities = torch.softmax(logits / TEMPERATURE, dim=-1)
-    completion = tokens[prompt_length:]
+    completion = tokens[num_prompt:]
     logprobs = torch.log(probabilities[torch.arange(len(completion)), completion])
     return logprobs, -(probabilities * torch.log(probabilities)).sum(-1)
 
@@ -125,18 +128,18 @@ def by_hand(
     """(loss, gradient, metrics) from the equations of docs/objective.md."""
     model = tiny_model(0).double()
     kept = [i for i, sample in enumerate(data.batch.samples) if sample.finished or config.overlong != "mask"]
-    lengths = [data.batch.samples[i].completion_length for i in kept]
+    lengths = [data.batch.samples[i].tokens.num_sampled for i in kept]
     total = torch.zeros((), dtype=torch.float64)
     ratios, kls, factors, limited = [], [], [], []
     for i in kept:
         sample = data.batch.samples[i]
-        length = sample.completion_length
+        length = sample.tokens.num_sampled
         old, reference = (torch.from_numpy(c[i]).double() for c in (data.old_logprobs, data.reference_logprobs))
-        logprobs, entropy = dense(model, sample.token_ids, sample.prompt_length)
+        logprobs, entropy = dense(model, sample.tokens.token_ids, prompt_length(sample.tokens))
         ratio = torch.exp(logprobs - old)
         if config.ratio == "sequence":
             ratio = (ratio.prod() ** (1.0 / length)).expand(length)  # GSPO: the geometric mean
-        factor = torch.exp(old - torch.from_numpy(sample.rollout_logprobs).double())
+        factor = torch.exp(old - torch.from_numpy(sample.tokens.rollout_logprobs).double())
         outside = torch.zeros(length, dtype=torch.bool)
         if config.correction == "tis":
             outside = factor > config.correction_cap

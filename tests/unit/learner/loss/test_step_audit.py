@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from sampled import one_turn
 
 from configs.objective import ObjectiveConfig
 from gates import GATES, Gate, get_gate
@@ -25,16 +26,18 @@ def make_batch(*, max_staleness: int) -> TrainBatch:
         length = int(rng.integers(1, 12))
         samples.append(
             TrainSample(
-                group_index=index % NUM_GROUPS,
-                token_ids=rng.integers(3, 20, size=3 + length).astype(np.int32),
-                prompt_length=3,
-                rollout_logprobs=rng.normal(scale=0.2, size=length).astype(np.float32) - 1.0,
+                position=index % NUM_GROUPS,
+                tokens=one_turn(
+                    rng.integers(3, 20, size=3),
+                    rng.integers(3, 20, size=length),
+                    logprobs=rng.normal(scale=0.2, size=length).astype(np.float32) - 1.0,
+                ),
                 advantage=float(rng.normal()),
                 staleness=index % (max_staleness + 1),
                 finished=True,
             )
         )
-    return TrainBatch(samples=tuple(samples), num_groups=NUM_GROUPS)
+    return TrainBatch(samples=tuple(samples))
 
 
 def pack(batch: TrainBatch, *, num_ranks: int) -> list[list[MicroBatch]]:

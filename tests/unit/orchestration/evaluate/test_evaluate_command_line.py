@@ -199,5 +199,5 @@ def test_a_cluster_that_is_too_small_is_told_before_anything_heavy(
     ended = python("-c", program, folder=tmp_path)
     assert ended.stdout.splitlines()[-1] == "1 []", ended.stderr
     (line,) = ended.stderr.splitlines()
-    assert line.startswith("softgate: the cluster is too small: asked 100000 engine(s) of 0.5 CPU, together")
+    assert line.startswith("softgate: the cluster is too small: the run needs 100000 engine(s) of 0.5 CPU, together")
     assert line.endswith("Lower rollout.num_engines or rollout.tensor_parallel_size, or add nodes")

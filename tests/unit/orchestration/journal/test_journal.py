@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
+from sampled import one_turn
 from step_reports import step
+from verdicts import verdict_of
 
 from configs.schema import JournalConfig
-from orchestration.journal.curves import PANELS
-from orchestration.journal.eval_rows import EvalSample
-from orchestration.journal.journal import Journal, JournalError
-from orchestration.stream.graded_groups import GradedGroup
-from rollout.contract import Completion, Prompt, PromptGroup, RewardVerdict
+from orchestration.journal.curves import curve_panels
+from orchestration.journal.entry import JournalError
+from orchestration.journal.eval_rows import EvalSample, Evaluation
+from orchestration.journal.journal import Journal
+from rollout.contract import Completion, GradedGroup, Prompt, PromptGroup
 
 PLAIN = JournalConfig(tensorboard=False)
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -27,23 +29,22 @@ METRICS_DOC = Path(__file__).parents[4] / "docs" / "metrics.md"
 
 
 def graded(index: int, *, rewards: Sequence[tuple[float, float]] = ((1.0, 1.0), (0.5, 0.0))) -> GradedGroup:
-    completion = Completion(
-        token_ids=np.arange(5, dtype=np.int32),
-        rollout_logprobs=np.zeros(5, dtype=np.float32),
-        text="<think>é</think>",
-        finished=True,
-        version_starts=((0, 0),),
-    )
+    completion = Completion(tokens=one_turn([0, 0], range(5)), text="<think>é</think>", finished=True)
     prompt = Prompt(position=index, token_ids=np.zeros(2, dtype=np.int32), text="1+1=", reference_answer="2", source="")
     group = PromptGroup(prompt=prompt, completions=(completion,) * len(rewards), engine_index=0, generate_s=0.5)
-    return GradedGroup(group=group, verdicts=tuple(RewardVerdict(format=f, answer=a) for f, a in rewards))
+    return GradedGroup(group=group, verdicts=tuple(verdict_of(format=f, answer=a) for f, a in rewards))
 
 
 def open_journal(
     folder: Path, *, config: JournalConfig = PLAIN, console: Console | None = None, **more: Any
 ) -> Journal:
     silent = console if console is not None else Console(file=io.StringIO())
-    return Journal(folder, config=config, num_iterations=4, gate_name="softsign", console=silent, **more)
+    settings = {"num_iterations": 4, "max_staleness": 0, "gate_name": "softsign"}
+    return Journal(folder, config=config, console=silent, **settings, **more)
+
+
+def evaluated(metrics: dict[str, float]) -> Evaluation:
+    return Evaluation(metrics=metrics, samples={})
 
 
 def run_iteration(journal: Journal, iteration: int) -> None:
@@ -125,6 +126,10 @@ def test_rollouts_hold_full_text_of_the_first_groups(tmp_path: Path) -> None:
     assert (first["prompt"], first["reference_answer"], first["iteration"]) == ("1+1=", "2", 0)
     assert [completion["reward"] for completion in first["completions"]] == [2.0, 0.5]
     assert first["completions"][0]["text"] == "<think>é</think>"
+    assert [completion["rewards"] for completion in first["completions"]] == [
+        {"format": 1.0, "answer": 1.0},
+        {"format": 0.5, "answer": 0.0},
+    ]
 
 
 def fail_in_iteration(folder: Path) -> None:
@@ -150,14 +155,14 @@ def test_a_metric_that_is_not_finite_stops_the_run_by_name(tmp_path: Path, value
         with pytest.raises(JournalError, match="iteration 1, step 1: gate/eur is"), journal.iteration(1) as entry:
             entry.record_step(step(gate__eur=value))
         with pytest.raises(JournalError, match="evaluation after 3 iterations: eval/arithmetic/pass@1"):
-            journal.record_eval(3, {"eval/arithmetic/pass@1": value})
+            journal.record_eval(3, evaluated({"eval/arithmetic/pass@1": value}))
     assert len(rows(tmp_path / "metrics.jsonl")) == 1
     assert not (tmp_path / "eval.jsonl").exists()
 
 
 def test_malformed_names_are_refused(tmp_path: Path) -> None:
     with open_journal(tmp_path) as journal, pytest.raises(JournalError, match="'Reward mean'"):
-        journal.record_eval(0, {"Reward mean": 1.0})
+        journal.record_eval(0, evaluated({"Reward mean": 1.0}))
 
 
 def test_numpy_numbers_become_plain_json(tmp_path: Path) -> None:
@@ -174,7 +179,7 @@ def test_iterations_come_in_order(tmp_path: Path) -> None:
 
 def test_a_resumed_run_leaves_the_files_of_an_undisturbed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "orchestration.journal.journal.draw_curves", lambda *_, **__: None
+        "orchestration.journal.curves.draw_curves", lambda *_, **__: None
     )  # slow, and not the point here
     undisturbed, resumed = tmp_path / "undisturbed", tmp_path / "resumed"
     for folder, parts in ((undisturbed, [range(4)]), (resumed, [range(3), range(2, 4)])):
@@ -183,7 +188,7 @@ def test_a_resumed_run_leaves_the_files_of_an_undisturbed_one(tmp_path: Path, mo
             with open_journal(folder, start_iteration=part.start) as journal:
                 for iteration in part:
                     run_iteration(journal, iteration)
-                    journal.record_eval(iteration + 1, {"eval/arithmetic/pass@1": 0.1 * iteration})
+                    journal.record_eval(iteration + 1, evaluated({"eval/arithmetic/pass@1": 0.1 * iteration}))
     with (resumed / "metrics.jsonl").open("a") as file:
         file.write('{"iteration": 4, "loss": 0.')  # a crash in mid-write
     with open_journal(resumed, start_iteration=4) as journal:
@@ -217,9 +222,9 @@ def test_a_resume_that_does_not_fit_the_rows_is_refused(tmp_path: Path) -> None:
 
 def test_a_repeated_evaluation_replaces_the_old_one(tmp_path: Path) -> None:
     with open_journal(tmp_path) as journal:
-        journal.record_eval(0, {"eval/arithmetic/pass@1": 0.1})
-        journal.record_eval(0, {"eval/other/pass@1": 0.2})
-        journal.record_eval(0, {"eval/arithmetic/pass@1": 0.3})
+        journal.record_eval(0, evaluated({"eval/arithmetic/pass@1": 0.1}))
+        journal.record_eval(0, evaluated({"eval/other/pass@1": 0.2}))
+        journal.record_eval(0, evaluated({"eval/arithmetic/pass@1": 0.3}))
         evals = journal.result().evals
     assert [dict(item.metrics) for item in evals] == [{"eval/other/pass@1": 0.2}, {"eval/arithmetic/pass@1": 0.3}]
     assert (tmp_path / "eval.dropped.jsonl").exists()
@@ -227,7 +232,7 @@ def test_a_repeated_evaluation_replaces_the_old_one(tmp_path: Path) -> None:
 
 def test_a_task_without_evaluation_sets_leaves_no_evaluation(tmp_path: Path) -> None:
     with open_journal(tmp_path) as journal:
-        journal.record_eval(0, {})
+        journal.record_eval(0, evaluated({}))
         assert journal.result().evals == ()
     assert not (tmp_path / "eval.jsonl").exists()
 
@@ -239,7 +244,8 @@ def test_samples_of_an_evaluation_lie_under_its_iteration(tmp_path: Path) -> Non
     )  # fmt: skip
     with open_journal(tmp_path) as journal:
         for length in (1, 2):  # the second time in place of the first, as a resume repeats it
-            journal.record_eval(3, {"eval/sums/length": length}, samples={"sums": [replace(sample, length=length)] * 2})
+            samples = {"sums": [replace(sample, length=length)] * 2}
+            journal.record_eval(3, Evaluation(metrics={"eval/sums/length": length}, samples=samples))
     written = rows(tmp_path / "evals" / "3" / "sums.jsonl")
     assert [row["length"] for row in written] == [2, 2]
 
@@ -255,7 +261,7 @@ def test_an_evaluation_is_one_line_a_set_with_its_interval(tmp_path: Path) -> No
         "eval/aime24/pass@1": 0.0,
     }
     with open_journal(tmp_path, console=Console(file=out, width=60)) as journal:
-        journal.record_eval(2, metrics)
+        journal.record_eval(2, evaluated(metrics))
     assert out.getvalue().splitlines() == [
         "evaluation after 2 iterations  gsm8k  pass@1 50.0% [45.1%, 55.0%]  pass@8 75.0%  length 9.3 tokens",
         "evaluation after 2 iterations  aime24  pass@1 0.0%",
@@ -293,13 +299,13 @@ def test_one_console_line_an_iteration_with_units(tmp_path: Path) -> None:
     with open_journal(tmp_path, console=Console(file=out, width=60)) as journal:
         run_iteration(journal, 0)
         run_iteration(journal, 1)
-        journal.record_eval(2, {"eval/arithmetic/pass@1": 0.975, "eval/arithmetic/length": 21.04})
+        journal.record_eval(2, evaluated({"eval/arithmetic/pass@1": 0.975, "eval/arithmetic/length": 21.04}))
         journal.log("note [not markup]")
     lines = out.getvalue().splitlines()
     assert len(lines) == 5  # the last names the curves
     pattern = (
-        r"iteration 2/4  reward 1\.25 points  right 50%  EUR 85\.0%  entropy 0\.450 nats  [\d,]+ tokens/s  "
-        r"length 5\.0 tokens  staleness 1\.0 versions  \d+\.\d\d s  left \d+ s"
+        r"iteration 2/4  reward 1\.25 points  answer 0\.50  format 0\.75  EUR 85\.0%  entropy 0\.450 nats  "
+        r"[\d,]+ tokens/s  length 5\.0 tokens  staleness 1\.0 versions  \d+\.\d\d s  left \d+ s"
     )
     assert re.fullmatch(pattern, lines[1])
     assert lines[2] == "evaluation after 2 iterations  arithmetic  pass@1 97.5%  length 21.0 tokens"
@@ -313,6 +319,15 @@ def test_absent_metrics_are_left_out_of_the_line(tmp_path: Path) -> None:
     with open_journal(tmp_path, console=Console(file=out)) as journal, journal.iteration(0) as entry:
         entry.record({"reward/mean": 0.5})
     assert re.fullmatch(r"iteration 1/4  reward 0\.50 points  \d+\.\d\d s  left \d+ s\n", out.getvalue())
+
+
+def test_a_reward_of_ones_own_is_in_the_line_and_in_the_picture(tmp_path: Path) -> None:
+    out = io.StringIO()
+    with open_journal(tmp_path, console=Console(file=out)) as journal, journal.iteration(0) as entry:
+        entry.record({"reward/mean": 1.58, "reward/format": 1.0, "reward/answer": 0.5, "reward/short": 0.8})
+    assert "  reward 1.58 points  answer 0.50  format 1.00  short 0.80  " in out.getvalue()
+    (_, _, curves), *_ = curve_panels(rows(tmp_path / "metrics.jsonl"))
+    assert [name for _, name in curves] == ["sum", "answer", "format", "short"]
 
 
 def terminal(out: io.StringIO) -> Console:
@@ -352,7 +367,7 @@ def test_tensorboard_shows_the_same_numbers(tmp_path: Path) -> None:
             run_iteration(journal, iteration)
     with open_journal(tmp_path, config=config, start_iteration=2) as journal:
         run_iteration(journal, 2)
-        journal.record_eval(3, {"eval/arithmetic/pass@1": 0.5})
+        journal.record_eval(3, evaluated({"eval/arithmetic/pass@1": 0.5}))
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [item.step for item in events.Scalars("loss")] == [0, 1, 2]
@@ -364,8 +379,9 @@ def test_every_name_the_journal_writes_or_draws_is_documented(tmp_path: Path) ->
     documented = set(re.findall(r"^\| `([^`]+)` \|", METRICS_DOC.read_text(encoding="utf-8"), flags=re.MULTILINE))
     with open_journal(tmp_path) as journal:
         run_iteration(journal, 0)
-    written = {re.sub(r"@\d+$", "@<k>", name) for name in rows(tmp_path / "metrics.jsonl")[0]}
-    drawn = {metric for _, _, curves in PANELS for metric, _, _ in curves}
+    (row,) = rows(tmp_path / "metrics.jsonl")
+    written = {re.sub(r"@\d+$", "@<k>", name) for name in row}
+    drawn = {metric for _, _, curves in curve_panels([row]) for metric, _ in curves}
     assert written | drawn <= documented
 
 
@@ -374,7 +390,8 @@ def test_the_driver_side_needs_no_torch() -> None:
     program = (
         "import sys, tempfile; from pathlib import Path; from configs.schema import JournalConfig\n"
         "import orchestration.checkpoint, orchestration.run_dir; from orchestration.journal.journal import Journal\n"
-        "with Journal(Path(tempfile.mkdtemp()), config=JournalConfig(), num_iterations=2, gate_name='g') as journal:\n"
+        "more = {'max_staleness': 0, 'gate_name': 'g'}\n"
+        "with Journal(Path(tempfile.mkdtemp()), config=JournalConfig(), num_iterations=2, **more) as journal:\n"
         "    for k in range(2):\n"
         "        with journal.iteration(k) as entry: entry.record({'reward/mean': 1.0})\n"
         "found = {'torch', 'vllm', 'ray', 'deepspeed', 'transformers'} & set(sys.modules)\n"

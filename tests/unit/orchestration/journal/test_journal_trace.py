@@ -9,7 +9,6 @@ import pytest
 from rich.console import Console
 
 from configs.schema import JournalConfig
-from orchestration.journal.balance import Adviser
 from orchestration.journal.journal import Journal
 from orchestration.journal.trace import read_spans
 from transfer.spans import Span, SpanLog
@@ -29,7 +28,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 @pytest.fixture(autouse=True)
 def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "orchestration.journal.journal.draw_curves", lambda *_, **__: None
+        "orchestration.journal.curves.draw_curves", lambda *_, **__: None
     )  # slow, and not the point here
 
 
@@ -40,10 +39,10 @@ def open_journal(
         folder,
         config=JournalConfig(tensorboard=False, trace=trace),
         num_iterations=40,
+        max_staleness=0,
         gate_name="softsign",
         start_iteration=start_iteration,
         console=Console(file=out or io.StringIO(), width=200),
-        adviser=Adviser(max_staleness=0),
     )
 
 

@@ -1,6 +1,7 @@
 """trace.json stays valid JSON whatever happens to its writer, and gives back what was written."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,14 @@ FIRST = (
 SECOND = (span("step", "learner", 0, 2.0, 3.0), span("grade", "grader", 2, 2.5, 2.75))
 
 
+def append(path: Path, *batches: Sequence[Span]) -> None:
+    """Opens the trace, writes the batches and closes it."""
+    trace = TraceFile(path)
+    for batch in batches:
+        trace.write_spans(batch)
+    trace.close(failed=False)
+
+
 def written(path: Path) -> list[dict[str, Any]]:
     events: list[dict[str, Any]] = json.loads(path.read_text())
     return events
@@ -33,14 +42,13 @@ def test_the_file_is_valid_after_every_append(tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
     trace = TraceFile(path)
     for batch in ((), FIRST, SECOND):
-        trace.append(batch)
+        trace.write_spans(batch)
         written(path)
     assert read_spans(path) == [*FIRST, *SECOND], "and nothing waits for close()"
 
 
 def test_events_are_what_the_viewers_read(tmp_path: Path) -> None:
-    with TraceFile(tmp_path / "trace.json") as trace:
-        trace.append(FIRST)
+    append(tmp_path / "trace.json", FIRST)
     events = written(tmp_path / "trace.json")
     names = {
         (event["name"], event["pid"], event["tid"]): event["args"]["name"] for event in events if event["ph"] == "M"
@@ -55,22 +63,19 @@ def test_events_are_what_the_viewers_read(tmp_path: Path) -> None:
 def test_a_second_writer_goes_on_where_the_first_stopped(tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
     for batch in (FIRST, SECOND):
-        with TraceFile(path) as trace:
-            trace.append(batch)
+        append(path, batch)
     written(path)
     assert read_spans(path) == [*FIRST, *SECOND]
 
 
 def test_a_file_cut_anywhere_is_repaired_on_open(tmp_path: Path) -> None:
     whole = tmp_path / "whole.json"
-    with TraceFile(whole) as trace:
-        trace.append(FIRST)
+    append(whole, FIRST)
     content, path = whole.read_bytes(), tmp_path / "trace.json"
     for length in [*range(0, len(content), 13), *range(len(content) - 20, len(content))]:
         path.write_bytes(content[:length])
         before = read_spans(path)
-        with TraceFile(path) as trace:
-            trace.append(SECOND)
+        append(path, SECOND)
         written(path)
         assert read_spans(path) == [*before, *SECOND]
     assert before == list(FIRST), "the last cut took only the end of the closing bracket"
@@ -80,16 +85,13 @@ def test_a_file_cut_anywhere_is_repaired_on_open(tmp_path: Path) -> None:
 def test_what_is_no_trace_gives_way_to_one(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "trace.json"
     path.write_bytes(content)
-    with TraceFile(path) as trace:
-        trace.append(FIRST)
+    append(path, FIRST)
     assert {event["ph"] for event in written(path)} == {"M", "X"}
 
 
 def test_of_a_long_trace_only_the_end_is_read(tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
-    with TraceFile(path) as trace:
-        for number in range(100):
-            trace.append([span("step", "learner", 0, float(number), number + 0.5)])
+    append(path, *([span("step", "learner", 0, float(number), number + 0.5)] for number in range(100)))
     last = read_spans(path, limit_bytes=1000)
     assert 5 < len(last) < 20
     assert last[-1] == span("step", "learner", 0, 99.0, 99.5)

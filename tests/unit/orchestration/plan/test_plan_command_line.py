@@ -9,11 +9,11 @@ import pytest
 from configs.loading import load_config
 from configs.lora import LoraConfig
 from orchestration.plan import __main__ as plan
-from orchestration.plan.calibration_file import Calibration, default_path, save_calibration
+from orchestration.plan.calibration import Calibration, default_path, save_calibration
 from orchestration.plan.command import read_plan_command
-from orchestration.plan.costs import Costs, EngineCosts, LearnerCosts, PublishCosts, WireCosts
-from orchestration.plan.machine import model_shape
-from orchestration.plan.session import basis_of
+from orchestration.plan.costs import Costs, EngineCosts, LearnerCosts, WireCosts
+from orchestration.plan.model_shape import model_shape
+from orchestration.plan.session import Basis, basis_of
 from orchestration.plan.tables import num_bytes, seconds
 from rollout.tasks.embedded_model import EmbeddedRecipe, new_model
 
@@ -24,28 +24,17 @@ PAPER = ("experiment=paper", "hardware=h100", "lengths=[100,512]", "prompt_lengt
 
 def kept_calibration() -> Path:
     """For the embedded model on a CPU, where it is looked for."""
-    shape = model_shape(load_config([]))
+    shape = model_shape(load_config([]).model)
     path = default_path(shape, "cpu")
     costs = Costs(
-        engine=EngineCosts(
-            step_s=1e-3, sequence_s=1e-4, context_token_s=0.0, prompt_token_s=0.0, group_s=0.0, burst_s=0.0
-        ),
-        learner=LearnerCosts(
-            load_s=0.01,
-            sample_s=0.0,
-            step_s=0.01,
-            row_s=0.0,
-            sequence_s=0.0,
-            token_s=1e-4,
-            pair_s=0.0,
-            scoring_share=0.3,
-        ),
+        engine=EngineCosts(step_s=1e-3, sequence_s=1e-4, context_token_s=0.0, prompt_token_s=0.0),
+        learner=LearnerCosts(load_s=0.01, step_s=0.01, token_s=1e-4, pair_s=0.0, scoring_share=0.3),
         wire=WireCosts(byte_s=1e-9, network_byte_s=1e-9, devices_per_node=1),
-        publish=PublishCosts(fixed_s=0.02, by_tree=True),
+        publish_fixed_s=0.02,
+        publishes_by_tree=True,
         grade_s=1e-4,
         iteration_s=0.01,
-        completion_s=0.0,
-        rates=(1.0, 0.8),
+        pair_rate=0.8,
     )
     calibration = Calibration(
         machine="a machine",
@@ -68,6 +57,8 @@ def test_help_and_mistakes_have_their_exit_status(capsys: pytest.CaptureFixture[
     assert "usage: python -m orchestration.plan" in capsys.readouterr().out
     assert plan.main(["gpus=1", "lr=3"]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 2
+    assert plan.main([*PAPER, "learner.lora.rank=4", "learner.lora.target_modules=[c_attn]"]) == 2
+    assert "c_attn cannot be counted" in capsys.readouterr().err
 
 
 def test_the_papers_run_is_planned_from_a_data_sheet(capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,15 +98,15 @@ def test_a_kept_calibration_is_found_and_wires_come_from_hardware_beside_it(
     monkeypatch.setenv("SOFTGATE_CACHE", str(tmp_path))
     path = kept_calibration()
 
-    def basis(*arguments: str):  # type: ignore[no-untyped-def]
-        request = read_plan_command(["cluster.device=cpu", *arguments]).request
+    def basis(*arguments: str) -> Basis:
+        request = read_plan_command(["cluster.device=cpu", *arguments])
         assert request is not None
-        return basis_of(request, model_shape(request.config))
+        return basis_of(request)
 
     found = basis("rollout.max_new_tokens=12")
     assert found.scenario.lengths == (10, 12)
     workload = found.scenario.workload()
-    assert found.costs_of(workload).rates == (1.0, 0.8)
+    assert found.costs_of(workload).pair_rate == 0.8
     with_hardware = basis(f"calibration='{path}'", "hardware=h100")
     costs = with_hardware.costs_of(workload)
     assert costs.engine == found.costs_of(workload).engine
@@ -126,12 +117,12 @@ def test_a_kept_calibration_is_found_and_wires_come_from_hardware_beside_it(
 
 def test_the_embedded_models_shape_is_that_of_its_recipe() -> None:
     model = new_model(EmbeddedRecipe())
-    assert model_shape(load_config([])).num_parameters == sum(each.numel() for each in model.parameters())
+    assert model_shape(load_config([]).model).num_parameters == sum(each.numel() for each in model.parameters())
 
 
 def test_a_folders_shape_is_read_from_it(tmp_path: Path) -> None:
     new_model(EmbeddedRecipe(num_layers=1)).save_pretrained(tmp_path)
-    assert model_shape(load_config([f"model.path={tmp_path}"])).layers == 1
+    assert model_shape(load_config([f"model.path={tmp_path}"]).model).layers == 1
 
 
 def test_a_plan_from_a_data_sheet_imports_nothing_heavy() -> None:

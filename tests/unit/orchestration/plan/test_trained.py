@@ -1,22 +1,25 @@
 """Counted adapters against those that peft makes, and what a plan makes of them."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from plan_fixtures import TINY_SIZES
+from plan_fixtures import TINY_SIZES, WORKLOAD
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from configs.loading import load_config
 from configs.lora import LoraConfig
-from configs.schema import LearnerConfig
 from learner.model.lora import add_adapters
-from orchestration.plan.costs import collective_bytes
-from orchestration.plan.hardware import load_hardware
-from orchestration.plan.memory import learner_memory
-from orchestration.plan.model_shape import KNOWN_CONFIGS, ModelShape, ModelShapeError, shape_of
-from orchestration.plan.roofline import costs_from_hardware
-from orchestration.plan.scenario import Scenario
-from orchestration.plan.trained import TrainedParameters, trained_parameters
+from orchestration.plan.costs import LearnerCosts
+from orchestration.plan.hardware import costs_from_hardware, load_hardware
+from orchestration.plan.model_shape import (
+    KNOWN_CONFIGS,
+    ModelShapeError,
+    TrainedParameters,
+    shape_of,
+    trained_parameters,
+)
+from orchestration.plan.scenario import LearnerMemory, Scenario
 
 LARGE = shape_of(KNOWN_CONFIGS["Qwen/Qwen2.5-7B-Instruct"], name="large")
 
@@ -59,12 +62,16 @@ def test_a_module_that_layers_do_not_have_is_refused() -> None:
         trained_parameters(LARGE, LoraConfig(rank=4, target_modules=("q_proj", "c_attn")))
 
 
-def test_adapters_need_little_but_the_frozen_weights() -> None:
-    def memory(shape: ModelShape, rank: int) -> Any:
-        learner = LearnerConfig(zero_stage=2, dtype="bfloat16", lora=LoraConfig(rank=rank))
-        return learner_memory(shape, learner, dtype="bfloat16", num_ranks=4, max_logits=10**6, keeps_reference=True)
+def scenario(rank: int, *settings: str) -> Scenario:
+    config = load_config(["experiment=paper", f"learner.lora.rank={rank}", *settings])
+    return Scenario(config=config, shape=LARGE, device="gpu", device_bytes=80e9, prompt_length=100, lengths=(50, 200))
 
-    whole, adapted = memory(LARGE, 0), memory(LARGE, 16)
+
+def test_adapters_need_little_but_the_frozen_weights() -> None:
+    def memory(rank: int) -> LearnerMemory:
+        return scenario(rank, "learner.zero_stage=2", "objective.kl_coef=0.1").learner_memory(4)
+
+    whole, adapted = memory(0), memory(16)
     adapters = trained_parameters(LARGE, LoraConfig(rank=16)).adapters
     assert adapted.weights == 2 * (LARGE.num_parameters + adapters)
     assert adapted.gradients + adapted.optimizer == pytest.approx((4 + 12) * adapters / 4)
@@ -72,39 +79,24 @@ def test_adapters_need_little_but_the_frozen_weights() -> None:
 
 
 def test_a_plan_with_adapters_moves_less_and_steps_sooner() -> None:
-    def scenario(rank: int) -> Scenario:
-        config = load_config(["experiment=paper", f"learner.lora.rank={rank}"])
-        return Scenario(
-            config=config, shape=LARGE, device="gpu", device_bytes=80e9, prompt_length=100, lengths=(50, 200)
-        )
-
     whole, adapted = scenario(0).workload(), scenario(16).workload()
-    assert adapted.published_parameters < whole.published_parameters
-    assert adapted.gathered_parameters > whole.gathered_parameters, "ranks gather the frozen weights all the same"
+    assert adapted.published_bytes < whole.published_bytes
+    assert adapted.held_bytes > whole.held_bytes, "ranks gather the frozen weights all the same"
 
-    def costs(trained: int) -> Any:
-        return costs_from_hardware(
-            LARGE,
-            load_hardware("h100"),
-            engine_dtype="bfloat16",
-            learner_dtype="bfloat16",
-            workers_per_engine=1,
-            optimizer_ranks=4,
-            trained=trained,
-            checkpointing=False,
-        ).learner
+    def costs(rank: int) -> LearnerCosts:
+        asked = scenario(rank, "learner.gradient_checkpointing=false")
+        return costs_from_hardware(load_hardware("h100"), asked, asked.workload(num_ranks=4)).learner
 
-    assert costs(adapted.trained_parameters).token_s == pytest.approx(
-        costs(whole.trained_parameters).token_s * 2 / 3, rel=0.01
-    )
-    assert costs(adapted.trained_parameters).step_s < 0.01 * costs(whole.trained_parameters).step_s
+    assert costs(16).token_s == pytest.approx(costs(0).token_s * 2 / 3, rel=0.01)
+    assert costs(16).step_s < 0.01 * costs(0).step_s
 
 
 def test_frozen_weights_are_gathered_but_have_no_gradient() -> None:
     def moved(zero_stage: int, trained: float) -> float:
-        return collective_bytes(
-            trained=trained, gathered=100.0, zero_stage=zero_stage, num_ranks=2, num_rows=3, weight_bytes=2
+        workload = replace(
+            WORKLOAD, zero_stage=zero_stage, num_ranks=2, trained_bytes=2 * trained, held_bytes=2 * 100.0
         )
+        return workload.collective_bytes(3)
 
     assert (moved(2, 100.0), moved(3, 100.0)) == (200.0, 900.0)
     assert (moved(2, 10.0), moved(3, 10.0)) == (20.0, 630.0)

@@ -58,8 +58,9 @@ def test_an_unknown_stage_is_drawn_too() -> None:
 def test_a_report_has_the_picture_where_the_run_kept_a_trace(tmp_path: Path) -> None:
     record = read_run(write_run(tmp_path / "run"))
     assert time_blocks(record) == []
-    with TraceFile(record.folder / "trace.json") as trace:
-        trace.append(run_of(4))
+    trace = TraceFile(record.folder / "trace.json")
+    trace.write_spans(run_of(4))
+    trace.close(failed=False)
     _, figures = time_blocks(record)
     assert isinstance(figures, Figures)
     assert [figure.svg for figure in figures.items] == [gantt_svg(run_of(4))]

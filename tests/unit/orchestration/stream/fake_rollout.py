@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sampled import one_turn, versions
+from verdicts import verdict_of
 
 import orchestration.stream.group_stream as module
-from rollout.contract import Completion, GroupSummary, GroupVerdicts, Prompt, PromptGroup, RewardVerdict, SamplingSpec
+from rollout.contract import Completion, GroupSummary, GroupVerdicts, Prompt, PromptGroup, SamplingSpec
 from rollout.fleets.fleet import FinishedGroup
 
 Rewards = Callable[[int], tuple[float, ...]]  # position -> [G]
@@ -70,21 +72,17 @@ class FakeRollout:
             self.tick()
 
     def grade(self, group: PromptGroup) -> GroupVerdicts:
-        verdicts = tuple(RewardVerdict(format=reward, answer=0.0) for reward in self._rewards(group.prompt.position))
+        verdicts = tuple(verdict_of(format=reward, answer=0.0) for reward in self._rewards(group.prompt.position))
         return GroupVerdicts(verdicts=verdicts, timed_out=0)
 
     def _finished(self, position: int, tokens: list[int]) -> FinishedGroup:
-        starts = tuple((version, tokens.index(version)) for version in sorted(set(tokens)))
-        completion = Completion(
-            token_ids=np.zeros(len(tokens), dtype=np.int32),
-            rollout_logprobs=np.zeros(len(tokens), dtype=np.float32),
-            text="",
-            finished=True,
-            version_starts=starts,
-        )
+        prompt = self.prompt_at(position)
+        starts = versions(*((version, tokens.index(version)) for version in sorted(set(tokens))))
+        sampled = one_turn(prompt.token_ids, [0] * len(tokens), starts=starts)
+        completion = Completion(tokens=sampled, text="", finished=True)
         num_completions = len(self._rewards(position))
         group: Any = PromptGroup(
-            prompt=self.prompt_at(position),
+            prompt=prompt,
             completions=(completion,) * num_completions,
             engine_index=0,
             generate_s=float(len(tokens)),

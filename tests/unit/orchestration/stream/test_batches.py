@@ -4,37 +4,44 @@ from typing import Literal
 
 import numpy as np
 import pytest
+from sampled import one_turn, versions
+from verdicts import verdict_of
 
 from configs.objective import ObjectiveConfig
 from orchestration.stream.batches import has_gradient, to_scoring_batch, to_train_batch
-from orchestration.stream.graded_groups import GradedGroup
-from rollout.contract import Completion, Prompt, PromptGroup, RewardVerdict
+from rollout.contract import Completion, GradedGroup, Prompt, PromptGroup
 
 
 def graded(index: int, rewards: list[float], *, min_version: int) -> GradedGroup:
     prompt = Prompt(position=index, token_ids=np.array([1, 2], dtype=np.int32), text="", reference_answer="", source="")
     completions = tuple(
         Completion(
-            token_ids=np.array([10 + place] * (place + 1), dtype=np.int32),
-            rollout_logprobs=np.full(place + 1, -0.5, dtype=np.float32),
+            tokens=one_turn(
+                [1, 2],
+                [10 + place] * (place + 1),
+                logprobs=np.full(place + 1, -0.5, dtype=np.float32),
+                starts=versions((min_version, 0), (min_version + 1, 1))[: place + 1],
+            ),
             text="",
             finished=place < 2,
-            version_starts=((min_version, 0), (min_version + 1, 1))[: place + 1],
         )
         for place in range(len(rewards))
     )
     group = PromptGroup(prompt=prompt, completions=completions, engine_index=0, generate_s=0.1)
-    return GradedGroup(group=group, verdicts=tuple(RewardVerdict(format=reward, answer=0.0) for reward in rewards))
+    return GradedGroup(group=group, verdicts=tuple(verdict_of(format=reward, answer=0.0) for reward in rewards))
 
 
 def test_each_completion_becomes_a_sample_with_its_groups_advantage() -> None:
     groups = [graded(6, [1.0, 0.0, 0.0], min_version=4), graded(7, [1.0, 1.0], min_version=5)]
     batch = to_train_batch(groups, policy_version=6, objective=ObjectiveConfig(), max_new_tokens=8)
     assert batch.num_groups == 2
-    assert [sample.group_index for sample in batch.samples] == [0, 0, 0, 1, 1]
+    assert [sample.position for sample in batch.samples] == [6, 6, 6, 7, 7]
+    assert batch.group_index().tolist() == [0, 0, 0, 1, 1]
     assert [sample.staleness for sample in batch.samples] == [2, 2, 2, 1, 1]
-    assert batch.samples[1].token_ids.tolist() == [1, 2, 11, 11]
-    assert batch.samples[1].prompt_length == 2
+    assert batch.samples[1].tokens.token_ids.tolist() == [1, 2, 11, 11]
+    assert batch.samples[1].tokens.completion_mask.tolist() == [False, False, True, True]
+    completions = [completion for item in groups for completion in item.group.completions]
+    assert all(s.tokens is c.tokens for s, c in zip(batch.samples, completions, strict=True)), "nothing is copied"
     std = np.std([1.0, 0.0, 0.0], ddof=1)
     expected = [(reward - 1 / 3) / (std + 1e-6) for reward in (1.0, 0.0, 0.0)]
     assert [sample.advantage for sample in batch.samples[:3]] == pytest.approx(expected)
@@ -48,9 +55,8 @@ def test_what_is_scored_ahead_are_the_sequences_that_are_trained() -> None:
     scored = to_scoring_batch([item.group for item in groups])
     assert scored.num_groups == 2
     for before, after in zip(scored.samples, trained.samples, strict=True):
-        assert before.token_ids.tolist() == after.token_ids.tolist()
-        assert before.token_ids.dtype == after.token_ids.dtype
-        assert (before.prompt_length, before.group_index) == (after.prompt_length, after.group_index)
+        assert before.tokens is after.tokens
+        assert before.position == after.position
 
 
 @pytest.mark.parametrize(

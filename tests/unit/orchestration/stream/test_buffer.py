@@ -1,38 +1,38 @@
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sampled import one_turn, several_turns, versions
+from verdicts import verdict_of
 
 from orchestration.stream.admission import Admission
-from orchestration.stream.graded_groups import GradedGroup, group_metrics
+from orchestration.stream.group_metrics import group_metrics
 from orchestration.stream.prompt_order import GroupBuffer
-from rollout.contract import Completion, Prompt, PromptGroup, RewardVerdict
+from rollout.contract import Completion, GradedGroup, GroupSummary, Prompt, PromptGroup, SampledTokens
 
 
 @dataclass(frozen=True)
 class Item:
-    place: int
+    admission_index: int
 
 
 def completion(
     num_tokens: int, *, finished: bool = True, version: int = 0, later: tuple[tuple[int, int], ...] = ()
 ) -> Completion:
     return Completion(
-        token_ids=np.zeros(num_tokens, dtype=np.int32),
-        rollout_logprobs=np.zeros(num_tokens, dtype=np.float32),
+        tokens=one_turn([0, 0], [0] * num_tokens, starts=versions((version, 0), *later)),
         text="x" * num_tokens,
         finished=finished,
-        version_starts=((version, 0), *later),
     )
 
 
 def graded(index: int, completions: list[Completion], verdicts: list[tuple[float, float]]) -> GradedGroup:
     prompt = Prompt(position=index, token_ids=np.zeros(2, dtype=np.int32), text="1+1=", reference_answer="2", source="")
     group = PromptGroup(prompt=prompt, completions=tuple(completions), engine_index=0, generate_s=0.5)
-    return GradedGroup(group=group, verdicts=tuple(RewardVerdict(format=f, answer=a) for f, a in verdicts))
+    return GradedGroup(group=group, verdicts=tuple(verdict_of(format=f, answer=a) for f, a in verdicts))
 
 
 def test_batches_hold_the_prompts_of_their_iteration_in_order_whatever_the_order_of_arrival() -> None:
@@ -44,7 +44,7 @@ def test_batches_hold_the_prompts_of_their_iteration_in_order_whatever_the_order
         for index in indices:
             buffer.add(Item(index))
             while len(batches) < 3 and buffer.ready(len(batches)):
-                batches.append([item.place for item in buffer.take(len(batches))])
+                batches.append([item.admission_index for item in buffer.take(len(batches))])
         assert batches == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
         assert len(buffer) == 0
 
@@ -62,7 +62,7 @@ def test_missing_names_the_prompts_waited_for() -> None:
 def test_broken_promises_fail() -> None:
     buffer: GroupBuffer[Item] = GroupBuffer(2)
     buffer.add(Item(0))
-    with pytest.raises(AssertionError, match="place 0 arrived twice"):
+    with pytest.raises(AssertionError, match="admission 0 arrived twice"):
         buffer.add(Item(0))
     with pytest.raises(AssertionError, match=r"\(1,\)"):
         buffer.take(0)
@@ -70,7 +70,7 @@ def test_broken_promises_fail() -> None:
     with pytest.raises(AssertionError, match="out of turn"):
         buffer.take(1)
     buffer.take(0)
-    with pytest.raises(AssertionError, match="place 1 arrived too late"):
+    with pytest.raises(AssertionError, match="admission 1 arrived too late"):
         buffer.add(Item(1))
     with pytest.raises(AssertionError, match="out of turn"):
         buffer.take(0)
@@ -106,7 +106,7 @@ def test_admission_and_prompt_order_bound_the_staleness(num_prompts: int, max_st
         while not buffer.ready(version):
             assert in_flight, f"iteration {version} waits for prompts that were never admitted"
             buffer.add(Item(in_flight.pop(rng.randrange(len(in_flight)))))
-        ages = [version - versions[item.place] for item in buffer.take(version)]
+        ages = [version - versions[item.admission_index] for item in buffer.take(version)]
         assert max(ages) <= max_staleness
         assert len(buffer) + len(in_flight) <= max_staleness * num_prompts
 
@@ -135,8 +135,8 @@ def test_group_metrics() -> None:
 
 def test_staleness_is_counted_by_token_of_a_completion_that_went_on_under_newer_versions() -> None:
     frozen = completion(10, version=2, later=((3, 4), (5, 9)))
-    assert frozen.tokens_by_version() == {2: 4, 3: 5, 5: 1}
-    assert (frozen.min_policy_version, frozen.max_policy_version) == (2, 5)
+    assert frozen.tokens.tokens_by_version() == {2: 4, 3: 5, 5: 1}
+    assert (frozen.tokens.min_policy_version, frozen.tokens.max_policy_version) == (2, 5)
     metrics = group_metrics([graded(0, [frozen, completion(10, version=5)], [(0.0, 0.0)] * 2)], policy_version=5)
     assert {name: value for name, value in metrics.items() if "share@" in name} == {
         "staleness/share@0": 11 / 20,
@@ -144,6 +144,30 @@ def test_staleness_is_counted_by_token_of_a_completion_that_went_on_under_newer_
         "staleness/share@3": 4 / 20,
     }
     assert (metrics["staleness/mean"], metrics["staleness/max"]) == (1.5, 3.0)
+
+
+def test_what_was_sampled_in_several_turns_is_what_counts() -> None:
+    tokens = replace(several_turns([0, 0, 1, 1, 0, 0, 1, 0, 1, 1]), version_starts=versions((4, 0), (5, 3)))
+    turns = Completion(tokens=tokens, text="", finished=True)
+    metrics = group_metrics([graded(0, [turns, completion(1, version=5)], [(0.0, 0.0)] * 2)], policy_version=5)
+    assert metrics["completion/length_mean"] == (5 + 1) / 2, "two of its ten tokens are the prompt, three come between"
+    assert (metrics["staleness/share@0"], metrics["staleness/share@1"]) == (3 / 6, 3 / 6)
+    assert tokens.sampled_ids.tolist() == tokens.token_ids[[2, 3, 6, 8, 9]].tolist()
+    assert GroupSummary.of(graded(0, [turns], [(0.0, 0.0)]).group).num_tokens == 5
+
+
+@pytest.mark.parametrize(
+    ("mask", "logprobs", "told"),
+    [([0, 1], 2, "a logprob a sampled token"), ([0, 1, 1], 2, "a mask entry a token"), ([1, 1], 2, "the first token")],
+)
+def test_a_mask_that_does_not_fit_is_refused(mask: list[int], logprobs: int, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        SampledTokens(
+            token_ids=np.zeros(2, dtype=np.int32),
+            completion_mask=np.array(mask, dtype=bool),
+            rollout_logprobs=np.zeros(logprobs, dtype=np.float32),
+            version_starts=versions((0, 0)),
+        )
 
 
 @pytest.mark.parametrize(

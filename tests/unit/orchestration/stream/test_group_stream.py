@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from orchestration.checkpoint import RunState
 from orchestration.stream.admission import Admission
 from orchestration.stream.finished_order import LOOKAHEAD, FinishedBuffer
-from orchestration.stream.graded_groups import GradedGroup, group_metrics
-from orchestration.stream.group_stream import GroupStream, GroupTicket, Resampling
+from orchestration.stream.group_metrics import group_metrics
+from orchestration.stream.group_stream import ArrivedGroup, GroupStream, Resampling
 from orchestration.stream.prompt_order import GroupBuffer
-from rollout.contract import SamplingSpec
+from rollout.contract import GradedGroup, SamplingSpec
 
 PROMPTS = 4
 ITERATIONS = 12
@@ -39,7 +39,7 @@ def stream_of(
     rollout: FakeRollout, state: RunState, *, max_staleness: int, finished_first: bool = False, max_attempts: int = 0
 ) -> GroupStream:
     """max_attempts: of dynamic sampling; 0 is without."""
-    buffer: GroupBuffer[GroupTicket] | FinishedBuffer[GroupTicket] = (
+    buffer: GroupBuffer[ArrivedGroup] | FinishedBuffer[ArrivedGroup] = (
         FinishedBuffer(PROMPTS, max_staleness=max_staleness, start_iteration=state.iteration)
         if finished_first
         else GroupBuffer(PROMPTS, start_iteration=state.iteration)
@@ -112,7 +112,9 @@ def test_finished_order_lets_long_groups_go_on_into_later_batches(
     assert indices(batches)[0] == [0, 2, 4, 7], "1, 3 and 6 are long; 4 and 7 were admitted one version ahead"
     assert max(staleness(batches)) == max_staleness
     long = next(graded for batch in batches for graded in batch if graded.position == 3)
-    assert len(long.group.completions[0].version_starts) == max_staleness + 1, "it went on under each next version"
+    assert len(long.group.completions[0].tokens.version_starts) == max_staleness + 1, (
+        "it went on under each next version"
+    )
     ordered, _, _ = fresh_run(monkeypatch, max_staleness=1)
     assert rollout.now < ordered.now, "with the same lookahead the learner waits less for stragglers"
 
@@ -133,7 +135,7 @@ def test_finished_order_never_exceeds_the_bound(max_staleness: int, seed: int, s
 FRESH_POSITIONS = RunState.fresh(seed=0).positions
 
 
-def dull_at(*positions: int) -> Rewards:
+def zero_variance_at(*positions: int) -> Rewards:
     return lambda position: (1.0, 1.0) if position in positions else (1.0, 0.0)
 
 
@@ -141,7 +143,9 @@ def test_groups_without_a_gradient_are_replaced_round_by_round_by_the_next_promp
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # 1 and 3 teach nothing; 4 and 5 take their places, of which 5 does not either, so 6 does.
-    rollout, stream, batches = fresh_run(monkeypatch, rewards=dull_at(1, 3, 5, 8), max_staleness=0, max_attempts=3)
+    rollout, stream, batches = fresh_run(
+        monkeypatch, rewards=zero_variance_at(1, 3, 5, 8), max_staleness=0, max_attempts=3
+    )
     assert indices(batches)[:3] == [[0, 4, 2, 6], [7, 11, 9, 10], [12, 13, 14, 15]]
     assert all(differs(graded) for batch in batches for graded in batch), "every batch is full of what teaches"
     assert max(staleness(batches)) == 0
@@ -151,7 +155,7 @@ def test_groups_without_a_gradient_are_replaced_round_by_round_by_the_next_promp
 
 
 def test_replacing_ends_after_the_attempts_and_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    rollout = FakeRollout(monkeypatch, rewards=dull_at(*range(1000)), lengths=uneven)
+    rollout = FakeRollout(monkeypatch, rewards=zero_variance_at(*range(1000)), lengths=uneven)
     stream = stream_of(rollout, RunState.fresh(seed=0), max_staleness=0, max_attempts=2)
     (batch,) = iterate(stream, rollout, RunState.fresh(seed=0), until=1)
     assert [graded.position for graded in batch] == [8, 9, 10, 11], "filled with what there is"
@@ -169,7 +173,7 @@ def test_a_resume_goes_on_with_the_prompts_that_the_run_would_have_taken(
         stream = stream_of(rollout, state, max_staleness=max_staleness, finished_first=finished_first, max_attempts=2)
         return rollout, stream
 
-    rewards = dull_at(*range(0, 300, 3))
+    rewards = zero_variance_at(*range(0, 300, 3))
     state = RunState.fresh(seed=0)
     rollout, stream = settings(rewards, state)
     before = iterate(stream, rollout, state, until=5)

@@ -5,6 +5,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from sampled import one_turn, versions
+from verdicts import verdict_of
 
 from configs.command import read_command
 from configs.loading import ConfigError, dump_yaml, load_config
@@ -13,10 +15,9 @@ from configs.schema import ClusterConfig, LearnerConfig, RolloutConfig, RunConfi
 from orchestration.placement import plan_placement
 from orchestration.run_dir import RunDirError, check_resumable
 from orchestration.stream.batches import to_train_batch
-from orchestration.stream.graded_groups import GradedGroup
 from orchestration.stream.recorded_groups import RecordingStream, ReplayStream
 from orchestration.stream.recordings import manifest_of, refuse_gaps, refuse_other_vocabulary, refuse_recordings
-from rollout.contract import Completion, Prompt, PromptGroup, RewardVerdict
+from rollout.contract import Completion, GradedGroup, Prompt, PromptGroup
 from rollout.recording import RecordingError, num_recorded, write_iteration, write_manifest
 
 SMALL = ["rollout.prompts_per_iteration=2", "rollout.completions_per_prompt=3", "num_iterations=2"]
@@ -28,25 +29,25 @@ def config_of(*settings: str) -> RunConfig:
 
 def batch(iteration: int) -> list[GradedGroup]:
     completion = Completion(
-        token_ids=np.array([3, 4], dtype=np.int32),
-        rollout_logprobs=np.array([-0.5, -iteration], dtype=np.float32),
+        tokens=one_turn(
+            [1, 2], [3, 4], logprobs=np.array([-0.5, -iteration], dtype=np.float32), starts=versions((iteration, 0))
+        ),
         text="",
         finished=True,
-        version_starts=((iteration, 0),),
     )
     groups = []
     for index in (2 * iteration, 2 * iteration + 1):
         token_ids = np.array([1, 2], dtype=np.int32)
         prompt = Prompt(position=index, token_ids=token_ids, text="", reference_answer="", source="arithmetic")
         group = PromptGroup(prompt=prompt, completions=(completion,) * 3, engine_index=0, generate_s=0.5)
-        groups.append(GradedGroup(group=group, verdicts=(RewardVerdict(format=1.0, answer=0.0),) * 3))
+        groups.append(GradedGroup(group=group, verdicts=(verdict_of(format=1.0, answer=0.0),) * 3))
     return groups
 
 
 def record(folder: Path, *settings: str, num_iterations: int = 2) -> None:
     write_manifest(folder, manifest_of(config_of(*settings), vocabulary="v"))
     for iteration in range(num_iterations):
-        write_iteration(folder, iteration, [(item.group, item.verdicts) for item in batch(iteration)])
+        write_iteration(folder, iteration, batch(iteration))
 
 
 def refusal(*settings: str) -> tuple[str, ...]:

@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 from study_folders import HOSTILE, write_run, write_study
 
+from orchestration.journal.run_record import read_run
 from orchestration.pages.figures import Line, Panel, panel_svg
 from orchestration.pages.markdown import markdown_page
 from orchestration.pages.page import Table, Verbatim, html_page
 from orchestration.report import __main__ as report_command
-from orchestration.report.run_report import eval_table, write_run_report
+from orchestration.report.run_report import eval_table, final_table, write_run_report
 from orchestration.study.report import ReportError, write_study_report
 
 BAND = b"fill-opacity: 0.15"
-PANELS = 9  # curves of one kind of arm
+PANELS = 10  # curves of one kind of arm
 MEANS = 2  # pictures of means with intervals: pass@1 and reward
 
 
@@ -114,7 +115,7 @@ def test_csv_has_one_row_an_iteration_and_one_a_pair(study: Path) -> None:
     assert float(iterations[0]["reward/mean"]) == pytest.approx(0.2, abs=0.05)
     assert {row["gate/tau_pos"] for row in iterations if row["gate"] == "clip"} == {""}
     pairs = rows_of(study / "pairs.csv")
-    assert len(pairs) == 5 * 3  # measures that are compared, pairs of three gates
+    assert len(pairs) == 6 * 3  # measures that are compared, pairs of three gates
     assert {row["separable"] for row in pairs} == {"True", "False"}
 
 
@@ -156,6 +157,16 @@ def test_a_runs_report_has_settings_curves_evaluations_and_its_gate(tmp_path: Pa
     assert "seed: 4" in page
     assert "arithmetic/pass@1, %" in Tags(page).cells
     assert "54.0" in Tags(page).cells
+
+
+def test_a_reward_of_ones_own_is_in_the_reports_first_and_last_numbers(tmp_path: Path) -> None:
+    record = read_run(write_run(tmp_path / "run"))
+    record = replace(record, rows=tuple({**row, "reward/short": 0.25} for row in record.rows))
+    rows = final_table(record).rows
+    assert [row[0] for row in rows[:4]] == [
+        "reward, points", "format reward, points", "answer reward, points", "short reward, points",
+    ]  # fmt: skip
+    assert rows[3][1:] == ("0.250", "0.250")
 
 
 def test_intervals_of_an_evaluation_stand_beside_what_they_bound() -> None:

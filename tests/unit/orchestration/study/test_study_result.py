@@ -11,7 +11,7 @@ from orchestration.journal.run_record import RecordError, read_run
 from orchestration.pages.page import Bullets, Figures
 from orchestration.study.claims import first_iteration_at, measure_claims, stayed_at_one
 from orchestration.study.page import study_blocks
-from orchestration.study.report import PANELS, read_arms
+from orchestration.study.report import PANELS, panels, read_arms
 from orchestration.study.result import KINDS, StudyArm, StudyResult, summarize
 
 
@@ -72,6 +72,23 @@ def test_every_curve_has_a_band_that_spans_the_seeds(tmp_path: Path, metric: str
 
 def scaled(arm: StudyArm, metric: str, factor: float) -> StudyArm:
     rows = tuple({**row, metric: factor * row[metric]} for row in arm.record.rows)
+    return replace(arm, record=replace(arm.record, rows=rows))
+
+
+def test_every_reward_is_a_measure_with_a_band_and_a_panel(tmp_path: Path) -> None:
+    write_study(tmp_path, ["erf"], [0, 1])
+    arms = [with_own_reward(arm) for arm in arms_in(tmp_path)]
+    result = summarize(arms)
+    (gate,) = result.gates
+    assert gate.values["reward/short"] == pytest.approx({0: 0.5, 1: 1.5})
+    assert set(gate.values) >= {"reward/format", "reward/answer"}
+    assert {"reward/format", "reward/answer", "reward/short"} <= {band.metric for band in result.bands}
+    titles = [panel.title for panel in panels(result, "live")]
+    assert titles == [*(title for title, *_ in PANELS), "Answer reward", "Short reward"]
+
+
+def with_own_reward(arm: StudyArm) -> StudyArm:
+    rows = tuple({**row, "reward/short": 0.5 + arm.seed} for row in arm.record.rows)
     return replace(arm, record=replace(arm.record, rows=rows))
 
 
@@ -228,7 +245,7 @@ def test_live_and_replayed_arms_are_never_compared_with_each_other(tmp_path: Pat
     assert "eval/arithmetic/pass@1" not in result.gates[2].means
     assert result.untrained["eval/arithmetic/pass@1"].mean == 0.125
     assert {(pair.first, pair.second) for pair in result.pairs} == {("erf", "clip")}
-    assert sum(pair.kind == "replayed" for pair in result.pairs) == 4
+    assert sum(pair.kind == "replayed" for pair in result.pairs) == 5
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:

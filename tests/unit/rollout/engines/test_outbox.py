@@ -5,16 +5,19 @@ from typing import Any
 
 import pytest
 
+from rollout.contract import FinishedRequest
 from rollout.engines import outbox
-from rollout.engines.outbox import Outbox
+from rollout.engines.outbox import Delivery, Outbox
 
 
-def finished(ticket: int) -> Any:
-    return (ticket, f"group {ticket}", f"summary {ticket}")
+def finished(ticket: int) -> Delivery:
+    request: Any = FinishedRequest(ticket=ticket, summary=f"summary {ticket}")  # type: ignore[arg-type]
+    group: Any = f"group {ticket}"
+    return Delivery(finished=request, group=group)
 
 
-def tickets(taken: list[Any]) -> list[int]:
-    return [ticket for ticket, _, _ in taken]
+def tickets(taken: list[Delivery]) -> list[int]:
+    return [delivery.finished.ticket for delivery in taken]
 
 
 async def settled(task: "asyncio.Task[Any]") -> bool:

@@ -6,7 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from rollout.contract import EngineLoad, GroupChunk, GroupRequest, GroupSummary, Prompt, SamplingSpec
+from rollout.contract import (
+    EngineLoad,
+    FinishedRequest,
+    GroupChunk,
+    GroupRequest,
+    GroupSummary,
+    Prompt,
+    SamplingSpec,
+)
 
 IDLE = EngineLoad(num_running=0, num_waiting=0, kv_usage=0.0)
 
@@ -43,6 +51,7 @@ class FakeEngine:
         self.num_calls = 0
         self.start = Method(self._start)
         self.collect = Method(self._collect)
+        self.receive = Method(lambda *_, **__: self.events.append((self.name, "receive")))
         self._open: list[tuple[Future[GroupChunk], int]] = []
 
     def _start(self, requests: list[GroupRequest], *, holds_back: bool) -> None:
@@ -66,21 +75,13 @@ class FakeEngine:
         chunk, limit = self._open.pop()
         assert len(indices) <= limit
         requests = [self.inside.pop(index) for index in indices]
-        summaries = [
-            GroupSummary(
-                position=request.prompt.position,
-                engine_index=0,
-                num_tokens=num_tokens,
-                min_policy_version=0,
-                max_policy_version=0,
-                generate_s=0.0,
-            )
-            for request in requests
-        ]
+        summaries = [GroupSummary(position=request.prompt.position, num_tokens=num_tokens) for request in requests]
         chunk.set_result(
             GroupChunk(
-                tickets=tuple(request.ticket for request in requests),
-                summaries=tuple(summaries),
+                finished=tuple(
+                    FinishedRequest(ticket=request.ticket, summary=summary)
+                    for request, summary in zip(requests, summaries, strict=True)
+                ),
                 load=load,
                 num_entered=self.num_started,
             )

@@ -19,7 +19,7 @@ def group(ticket: int, *, expected: float = 10.0, due: int = 0, sequences: int =
 
 def feeder_of(*rooms: EngineRoom, groups: Iterable[WaitingGroup]) -> Feeder:
     feeder = Feeder(len(rooms))
-    feeder.set_rooms(list(rooms))
+    feeder.set_rooms(dict(enumerate(rooms)))
     for waiting in groups:
         feeder.hold(waiting)
     return feeder
@@ -101,6 +101,33 @@ def test_a_closed_engine_gets_nothing_more() -> None:
     feeder.close(1)
     feeder.hold(group(9))
     assert list(feeder.assign()) == []
+
+
+def test_what_a_removed_engine_had_not_finished_goes_to_another_in_its_turn() -> None:
+    feeder = feeder_of(WIDE, WIDE, groups=[group(ticket, due=ticket) for ticket in range(6)])
+    handed: dict[int, list[int]] = {0: [], 1: []}
+    for engine, ticket in feeder.assign():
+        handed[engine].append(ticket)
+    feeder.report(0, finished=(0,), load=load(running=8), num_entered=3)
+    feeder.hold(group(9, due=3))
+    feeder.remove(0)
+    assert feeder.num_waiting == 3
+    assert list(feeder.assign()) == [(1, ticket) for ticket in (handed[0][1], 9, handed[0][2])]
+
+
+def test_a_new_engine_is_handed_groups_once_it_is_open_and_as_many_as_it_has_room_for() -> None:
+    feeder = feeder_of(WIDE, groups=[])
+    feeder.remove(0)
+    feeder.add(0)
+    feeder.add(5)
+    feeder.set_rooms(dict.fromkeys((0, 5), EngineRoom(num_sequences=8, kv_tokens=10**6)))
+    for ticket in range(9):
+        feeder.hold(group(ticket))
+    assert list(feeder.assign()) == []
+    feeder.open(5)
+    assert list(feeder.assign()) == [(5, 0), (5, 1), (5, 2)]
+    feeder.open(0)
+    assert list(feeder.assign()) == [(0, 3), (0, 4), (0, 5)]
 
 
 @pytest.mark.parametrize(("waiting", "expected"), [(0, True), (4, True), (5, False), (8, False)])

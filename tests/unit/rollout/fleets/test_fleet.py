@@ -9,16 +9,17 @@ from fake_engines import FakeEngine, prompt_of, sampling_of
 from ray.exceptions import RayActorError, RayTaskError
 
 from rollout.contract import EngineLoad, EngineRoom
+from rollout.fleets.engine_pool import EnginePool
 from rollout.fleets.fleet import EngineError, FinishedGroup, RolloutFleet
 
 ROOM = EngineRoom(num_sequences=8, kv_tokens=10_000)  # four groups of two, and one as backlog
 
 
 def fleet_of(*engines: FakeEngine, room: EngineRoom | None = None, timeout_s: float = 30.0) -> RolloutFleet:
-    fleet = RolloutFleet(engines, workers_per_engine=1, timeout_s=timeout_s)
+    pool = EnginePool(engines)
     if room is not None:
-        fleet._pool.set_rooms([room] * len(engines))
-    return fleet
+        pool.set_rooms(dict.fromkeys(pool.engines, room))
+    return RolloutFleet(pool, workers_per_engine=1, timeout_s=timeout_s)
 
 
 def indices(groups: list[FinishedGroup]) -> list[int]:
@@ -219,3 +220,61 @@ def test_an_error_on_the_way_to_the_graders_reaches_the_driver_and_only_that_fle
             ask()
     engine.finish(1)
     assert indices(fleet.await_finished()) == [1], "the thread that talks to the engines goes on"
+
+
+def test_others_sample_what_a_removed_engine_had_not_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    left, right = FakeEngine(), FakeEngine()
+    fleet = fleet_of(left, right)
+    with fleet._pool.arrived:
+        for index in range(4):
+            fleet.submit(prompt_of(index), sampling_of())
+        fleet.finished()
+    kept, lost = list(left.inside), list(right.inside)
+    right.fail(RayActorError())
+    with pytest.raises(EngineError, match="engine 1 failed"):
+        fleet.await_finished()
+    assert fleet.remove(1) is right
+    assert list(left.inside) == [*kept, *lost]
+    left.finish(*kept)
+    found = indices(fleet.await_finished())
+    left.finish(*lost)
+    assert sorted([*found, *indices(fleet.await_finished())]) == [0, 1, 2, 3], "each came back once"
+    assert fleet.engines == [left]
+
+
+def test_a_late_answer_of_a_removed_engine_counts_for_nothing() -> None:
+    left, right = FakeEngine(), FakeEngine()
+    fleet = fleet_of(left, right)
+    with fleet._pool.arrived:
+        for index in range(2):
+            fleet.submit(prompt_of(index), sampling_of())
+        fleet.finished()
+    fleet.remove(1)
+    fleet.add(1, FakeEngine("successor"))
+    right.finish(*right.inside)
+    left.finish(0)
+    found = indices(fleet.await_finished())
+    left.finish(1)
+    found += indices(fleet.await_finished())
+    assert (found, fleet.num_in_flight) == ([0, 1], 0)
+
+
+def test_a_new_engine_gets_prompts_with_its_first_publish_and_no_more_than_its_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("rollout.fleets.fleet.ray.put", lambda groups: groups)
+    old, new = FakeEngine("old"), FakeEngine("new")
+    fleet = fleet_of(old, room=ROOM)
+    fleet.add(3, new)
+    fleet._pool.set_rooms({3: ROOM})
+    with fleet._pool.arrived:
+        for index in range(12):
+            fleet.submit(prompt_of(index), sampling_of())
+        fleet.finished()
+        assert (len(old.inside), len(new.inside)) == (5, 0)
+        assert list(fleet.start_receive(7, [], verify=True)) == [0, 3]
+        assert (len(old.inside), len(new.inside)) == (5, 5)
+    assert new.events[0] == ("new", "receive"), "its prompts wait there for the weights"
+    new.finish(*new.inside)
+    assert sorted(indices(fleet.await_finished())) == [5, 6, 7, 8, 9]
+    assert fleet.num_workers == 2

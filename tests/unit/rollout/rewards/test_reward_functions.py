@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from verdicts import verdict_of
 
 from configs.loading import ConfigError, load_config
 from configs.rewards import RewardConfig
@@ -12,7 +13,8 @@ from orchestration import run
 from orchestration.study import __main__ as study
 from orchestration.terminal.exit_status import MISCONFIGURED
 from rollout.contract import RewardVerdict
-from rollout.rewards.functions import RewardError, make_reward, unusable_extras
+from rollout.rewards.functions import make_reward
+from rollout.rewards.own import RewardError, unusable_rewards
 
 ROOT = Path(__file__).resolve().parents[4]
 RIGHT, WRONG = "<think>a</think><answer>42</answer>", "<think>a</think><answer>41</answer>"
@@ -52,22 +54,25 @@ def grade(reward: RewardConfig, text: str) -> RewardVerdict:
 def test_the_default_is_format_plus_answer() -> None:
     assert grade(RewardConfig(), RIGHT).total == 2.0
     assert grade(RewardConfig(), WRONG).total == 1.0
-    assert grade(RewardConfig(), RIGHT) == RewardVerdict(format=1.0, answer=1.0)
+    assert grade(RewardConfig(), RIGHT) == verdict_of(format=1.0, answer=1.0)
+    assert grade(RewardConfig(), WRONG) == verdict_of(format=1.0, answer=0.0)
 
 
 def test_weights_change_the_total_and_not_the_parts() -> None:
     verdict = grade(RewardConfig(format_weight=0.25, answer_weight=2.0), RIGHT)
-    assert (verdict.format, verdict.answer, verdict.total) == (1.0, 1.0, 2.25)
+    assert verdict.values == {"format": 1.0, "answer": 1.0}
+    assert verdict.total == 2.25
 
 
 def test_extra_rewards_add_to_the_total_by_their_weights(own_rewards: None) -> None:
     verdict = grade(config("length"), RIGHT)
-    assert verdict.extra == {"length": float(len(RIGHT))}
+    assert verdict.values == {"format": 1.0, "answer": 1.0, "length": float(len(RIGHT))}
     assert verdict.total == 2.0 + 0.5 * len(RIGHT)
 
 
 def test_a_number_of_numpy_is_a_number(own_rewards: None) -> None:
-    assert grade(config("narrow"), RIGHT).extra == {"narrow": 0.5}
+    value = grade(config("narrow"), RIGHT).value("narrow")
+    assert (value, type(value)) == (0.5, float)
 
 
 def test_each_extra_reward_is_announced_before_it_runs(own_rewards: None) -> None:
@@ -90,7 +95,8 @@ def test_a_failure_is_named_or_counts_as_zero(own_rewards: None, name: str, mess
     with pytest.raises(RewardError, match=re.escape(message)):
         grade(config(name), RIGHT)
     verdict = grade(config(name, "length", on_error="zero"), RIGHT)
-    assert verdict.extra == {name: 0.0, "length": float(len(RIGHT))}
+    assert verdict.values == {"format": 1.0, "answer": 1.0, name: 0.0, "length": float(len(RIGHT))}
+    assert [component.name for component in verdict.components if component.failed] == [name]
     assert verdict.num_failed == 1
 
 
@@ -106,7 +112,7 @@ def test_what_cannot_be_loaded_is_refused_before_anything_starts(
     own_rewards: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], function: str, message: str
 ) -> None:
     extra = RewardConfig.model_validate({"extra": {"own": {"function": function}}})
-    (line,) = unusable_extras(extra)
+    (line,) = unusable_rewards(extra)
     assert message in line
     setting, folder = f'reward.extra.own.function="{function}"', tmp_path / "run"
     commands = [
@@ -125,6 +131,9 @@ def test_what_cannot_be_loaded_is_refused_before_anything_starts(
     ("setting", "message"),
     [
         ("reward.extra.mean.function=a:b", "reward.extra.mean: this name is taken"),
+        ("reward.extra.std.function=a:b", "reward.extra.std: this name is taken"),
+        ("reward.extra.format.function=a:b", "reward.extra.format: this name is taken"),
+        ("reward.extra.answer.function=a:b", "reward.extra.answer: this name is taken"),
         ("reward.extra.own.function=a.b", "reward.extra.own.function=a.b"),
         ("reward.extra.own.weight=2", "reward.extra.own.function: missing"),
         ("reward.on_eror=zero", "did you mean reward.on_error?"),
@@ -144,5 +153,5 @@ def test_the_example_of_the_documentation_runs(tmp_path: Path, monkeypatch: pyte
     (command,) = re.findall(r"orchestration/run\.py (reward\..*)", text)
     reward = load_config(command.split()).reward
     verdict = grade(reward, RIGHT)
-    assert verdict.extra["short"] == pytest.approx(1.0 - len(RIGHT) / 200)
-    assert verdict.total == pytest.approx(2.0 + 0.1 * verdict.extra["short"])
+    assert verdict.value("short") == pytest.approx(1.0 - len(RIGHT) / 200)
+    assert verdict.total == pytest.approx(2.0 + 0.1 * verdict.value("short"))

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rollout.contract import RewardVerdict
-from rollout.rewards.format_and_answer import answer_reward, format_reward, grade_completion
+from rollout.rewards import answer_reward, format_reward
 
 FULL = "<think>a</think><answer>42</answer>"
 
@@ -58,12 +57,6 @@ def test_format_reward(text: str, expected: float) -> None:
 )
 def test_answer_reward(text: str, expected: float) -> None:
     assert answer_reward(text, "42") == expected
-
-
-def test_grade_completion_gives_both_parts() -> None:
-    verdict = grade_completion("<think>a</think><answer>41</answer>", "42")
-    assert verdict == RewardVerdict(format=1.0, answer=0.0)
-    assert verdict.total == 1.0
 
 
 piece = st.sampled_from(["<think>", "</think>", "<answer>", "</answer>", " ", "42", "x"])

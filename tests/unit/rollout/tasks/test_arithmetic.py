@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from configs.tasks import ArithmeticTaskConfig
-from rollout.rewards.format_and_answer import answer_reward, format_reward
+from rollout.rewards import answer_reward, format_reward
 from rollout.tasks import build_task
 from rollout.tasks.arithmetic import (
     MAX_HELD_OUT,

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from fake_rollout import FakeRollout, Lengths
 
-import orchestration.stream.scoring_ahead as module
+import orchestration.stream.score_dispatch as module
 from learner.contract import TrainBatch
 from orchestration.stream.admission import Admission
 from orchestration.stream.finished_order import LOOKAHEAD, FinishedBuffer
-from orchestration.stream.group_stream import GroupStream, GroupTicket, Resampling
+from orchestration.stream.group_stream import ArrivedGroup, GroupStream, Resampling
 from orchestration.stream.positions import FRESH
 from orchestration.stream.prompt_order import GroupBuffer
-from orchestration.stream.scoring_ahead import ScoringAhead, scoring_ahead
+from orchestration.stream.score_dispatch import ScoreDispatcher, dispatcher_for
 from rollout.contract import PromptGroup, SamplingSpec
 
 PROMPTS = 4
@@ -42,7 +42,7 @@ class Learner:
     def score_ahead(self, batch: TrainBatch) -> None:
         assert not self.is_scoring, "it is asked again while it is at work"
         self._free_at = self._rollout.now + self._ticks
-        self.calls.append((self._rollout.now, [sample.completion_length for sample in batch.samples[::2]]))
+        self.calls.append((self._rollout.now, [sample.tokens.num_sampled for sample in batch.samples[::2]]))
 
 
 def stream_of(
@@ -58,9 +58,9 @@ def stream_of(
         rollout,  # type: ignore[arg-type]
         SAMPLING,
         admission=Admission(prompts_per_iteration=PROMPTS, max_staleness=LOOKAHEAD),
-        buffer=GroupBuffer[GroupTicket](PROMPTS) if buffer is None else buffer,
+        buffer=GroupBuffer[ArrivedGroup](PROMPTS) if buffer is None else buffer,
         resampling=resampling,
-        scoring=scoring_ahead(learner, max_staleness=1),
+        scoring=dispatcher_for(learner, max_staleness=1),
         start_iteration=0,
         start_positions=FRESH,
         num_iterations=num_iterations,
@@ -69,8 +69,10 @@ def stream_of(
     )
 
 
-def rollout_of(monkeypatch: pytest.MonkeyPatch, lengths: Lengths, *, dull: int = -1) -> FakeRollout:
-    return FakeRollout(monkeypatch, rewards=lambda at: (1.0, 1.0) if at == dull else (1.0, 0.0), lengths=lengths)
+def rollout_of(monkeypatch: pytest.MonkeyPatch, lengths: Lengths, *, zero_variance_at: int = -1) -> FakeRollout:
+    return FakeRollout(
+        monkeypatch, rewards=lambda at: (1.0, 1.0) if at == zero_variance_at else (1.0, 0.0), lengths=lengths
+    )
 
 
 def test_what_has_arrived_is_scored_while_the_slowest_generate(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,9 +100,9 @@ def test_what_arrives_while_the_ranks_are_at_work_is_their_next_call_even_if_not
     assert learner.calls == [(2.0, [2]), (12.0, [3, 4])], "at 12 no group arrives, but the ranks are free"
 
 
-def test_the_rest_is_scored_while_a_dull_group_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rest_is_scored_while_a_zero_variance_group_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     lengths = [2, 2, 2, 2, 90, 90, 90, 90, 30]
-    rollout = rollout_of(monkeypatch, lambda position: lengths[position], dull=1)
+    rollout = rollout_of(monkeypatch, lambda position: lengths[position], zero_variance_at=1)
     learner = Learner(rollout, monkeypatch, ticks=1.0)
     resampling = Resampling(has_gradient=lambda graded: graded.position != 1, max_attempts=1)
     stream = stream_of(rollout, learner, resampling=resampling)
@@ -119,7 +121,7 @@ def test_batches_of_who_finishes_first_score_only_what_they_train(monkeypatch: p
     num_scored = 0
     for iteration in range(8):
         stream.admit(iteration)
-        batch = {len(graded.group.completions[0].token_ids) for graded in stream.take(iteration)}
+        batch = {graded.group.completions[0].tokens.num_sampled for graded in stream.take(iteration)}
         scored = [length for _, call in learner.calls for length in call]
         learner.calls.clear()
         assert len(scored) == len(set(scored))
@@ -136,13 +138,13 @@ def test_a_synchronous_run_and_one_without_forward_passes_score_nothing_ahead(
     max_staleness: int, scores_batches: bool, ahead: bool
 ) -> None:
     learner: Any = SimpleNamespace(spec=SimpleNamespace(scores_batches=scores_batches))
-    assert isinstance(scoring_ahead(learner, max_staleness=max_staleness), ScoringAhead) == ahead
+    assert isinstance(dispatcher_for(learner, max_staleness=max_staleness), ScoreDispatcher) == ahead
 
 
 def test_groups_are_sent_once(monkeypatch: pytest.MonkeyPatch) -> None:
     rollout = rollout_of(monkeypatch, lambda position: position + 1)
     learner = Learner(rollout, monkeypatch, ticks=0.0)
-    scoring = ScoringAhead(learner)
+    scoring = ScoreDispatcher(learner)
     rollout.submit(rollout.prompt_at(0), SAMPLING, due=0)
     (finished,) = rollout.await_finished(at_most_s=1.0)
     group: PromptGroup = finished.group_ref

@@ -14,8 +14,8 @@ from learner.spec import LearnerSpec
 from orchestration.stream.batches import to_scoring_batch
 
 
-class AheadScorer(Protocol):
-    """The learner, as far as it scores ahead."""
+class ScoringLearner(Protocol):
+    """The learner, as far as it computes logprobs of groups whose batch is not complete yet."""
 
     @property
     def spec(self) -> LearnerSpec: ...
@@ -26,10 +26,10 @@ class AheadScorer(Protocol):
     def score_ahead(self, batch: TrainBatch) -> None: ...
 
 
-class ScoringAhead:
+class ScoreDispatcher:
     """Sends each group to the learner once, what has come meanwhile in one call: rows of few sequences cost more."""
 
-    def __init__(self, learner: AheadScorer) -> None:
+    def __init__(self, learner: ScoringLearner) -> None:
         self._learner = learner
         self._sent: set[int] = set()  # positions in the stream, of the batch to come
 
@@ -53,10 +53,10 @@ class ScoringAhead:
         self._sent.clear()
 
 
-def scoring_ahead(learner: AheadScorer, *, max_staleness: int) -> ScoringAhead | None:
-    """None where load() has no forward pass to spare.
+def dispatcher_for(learner: ScoringLearner, *, max_staleness: int) -> ScoreDispatcher | None:
+    """A dispatcher to this learner; None where load() makes no forward pass, and in a synchronous run.
 
-    And none in a synchronous run: what is scored together depends on who finishes first, and rounding on that, but such
-    a run is to be the same bit for bit.
+    What is scored together depends on who finishes first, and rounding on that, but a synchronous run is to be the same
+    bit for bit.
     """
-    return ScoringAhead(learner) if max_staleness > 0 and learner.spec.scores_batches else None
+    return ScoreDispatcher(learner) if max_staleness > 0 and learner.spec.scores_batches else None

@@ -1,13 +1,15 @@
-"""The reward of a completion (paper, Reward, eq. 9-11): format plus answer.
+"""The built-in rewards of a completion: format and answer (paper, Reward, eq. 10 and 11).
 
 In: a completion's text and the reference answer. Out: numbers. Imports little, because every grader child imports it,
-and knows nothing of processes and time limits.
+and knows nothing of weights, processes and time limits.
 """
 
 import re
+from collections.abc import Callable
 
-from rollout.contract import RewardVerdict
 from rollout.rewards.grading import is_equivalent
+
+Reward = Callable[[str, str], float]  # (completion text, reference answer)
 
 THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE = TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 FULL_FORMAT, BOTH_ENDS, ONE_END, NO_FORMAT = 1.0, 0.5, 0.25, 0.0
@@ -36,6 +38,7 @@ def answer_reward(completion_text: str, reference_answer: str) -> float:
     return 1.0 if opened and closed and is_equivalent(answer, reference_answer) else 0.0
 
 
-def grade_completion(completion_text: str, reference_answer: str) -> RewardVerdict:
-    """Both parts of the reward, unweighted."""
-    return RewardVerdict(format=format_reward(completion_text), answer=answer_reward(completion_text, reference_answer))
+BUILT_IN: dict[str, Reward] = {  # by name, in the order of a verdict's components
+    "format": lambda completion_text, reference_answer: format_reward(completion_text),
+    "answer": answer_reward,
+}

@@ -11,25 +11,23 @@ import numpy as np
 
 from learner.contract import TrainBatch, TrainSample
 
-Sequence = tuple[int, bytes]  # length of the prompt, token ids: under fixed weights they determine the logprobs
 
-
-class AheadScores:
+class LogprobCache:
     """`score` gives one [C] float32 array a sample. Its weights must not move between the first add() and take()."""
 
     def __init__(self, score: Callable[[TrainBatch], tuple[np.ndarray, ...]]) -> None:
         self._score = score
-        self._known: dict[Sequence, np.ndarray] = {}
+        self._known: dict[tuple[bytes, bytes], np.ndarray] = {}  # by _key
         self.share = 0.0  # of the completions of the batch taken last, that were known before
 
     def add(self, part: TrainBatch) -> None:
         """Compute the logprobs of these samples now. Those that turn out not to be in the batch go unused."""
         for sample, logprobs in zip(part.samples, self._score(part), strict=True):
-            self._known[_sequence(sample)] = logprobs
+            self._known[_key(sample)] = logprobs
 
     def take(self, batch: TrainBatch) -> tuple[np.ndarray, ...]:
-        """Of every sample of the batch; all that was added is forgotten afterwards, for the weights move next."""
-        known = [self._known.get(_sequence(sample)) for sample in batch.samples]
+        """Logprobs of every sample of the batch; forgets what was added afterwards, for the weights move next."""
+        known = [self._known.get(_key(sample)) for sample in batch.samples]
         missing = tuple(sample for sample, logprobs in zip(batch.samples, known, strict=True) if logprobs is None)
         computed = iter(self._score(replace(batch, samples=missing)) if missing else ())
         self.share = (len(known) - len(missing)) / len(known)
@@ -37,5 +35,6 @@ class AheadScores:
         return tuple(next(computed) if logprobs is None else logprobs for logprobs in known)
 
 
-def _sequence(sample: TrainSample) -> Sequence:
-    return sample.prompt_length, sample.token_ids.tobytes()
+def _key(sample: TrainSample) -> tuple[bytes, bytes]:
+    """Which tokens were sampled, and all token ids: under fixed weights they determine the logprobs."""
+    return sample.tokens.completion_mask.tobytes(), sample.tokens.token_ids.tobytes()

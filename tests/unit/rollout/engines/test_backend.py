@@ -1,0 +1,132 @@
+"""Who implements EngineBackend, and what a RolloutEngine does with whoever does: a stand-in that records its calls."""
+
+import ast
+import asyncio
+import inspect
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from configs.schema import ModelConfig, RolloutConfig
+from rollout.contract import EngineRoom, Prompt, SamplingSpec
+from rollout.engines import backend, engine
+from rollout.engines.backend import EngineBackend
+from rollout.engines.engine import RolloutEngine
+
+ENGINES = Path(backend.__file__).parent
+PROMPT = Prompt(position=0, token_ids=np.array([5, 6], dtype=np.int32), text="", reference_answer="", source="")
+SAMPLING = SamplingSpec(num_completions=1, max_new_tokens=4, temperature=1.0, seed=0)
+
+
+@pytest.mark.parametrize(("file", "name"), [("async_llm.py", "AsyncBackend"), ("inline_llm.py", "InlineLLM")])
+def test_both_backends_declare_the_protocol_and_implement_all_of_it(file: str, name: str) -> None:
+    """Read as text: importing them imports vLLM."""
+    (found,) = (
+        node
+        for node in ast.parse((ENGINES / file).read_text()).body
+        if isinstance(node, ast.ClassDef) and node.name == name
+    )
+    assert "EngineBackend" in [ast.unparse(base) for base in found.bases]
+    methods = {m.name: m for m in found.body if isinstance(m, ast.FunctionDef | ast.AsyncFunctionDef)}
+    for member in EngineBackend.__abstractmethods__:
+        declared = getattr(EngineBackend, member)
+        function = declared.fget if isinstance(declared, property) else declared
+        arguments = methods[member].args
+        names = [a.arg for a in (*arguments.args, *arguments.kwonlyargs, arguments.kwarg) if a is not None]
+        assert names == list(inspect.signature(function).parameters), member
+        assert isinstance(methods[member], ast.AsyncFunctionDef) == inspect.iscoroutinefunction(function), member
+        is_property = "property" in [ast.unparse(decorator) for decorator in methods[member].decorator_list]
+        assert is_property == isinstance(declared, property), member
+
+
+class RecordingBackend(EngineBackend):
+    """Samples one token a request, once `sampled` is set."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self.sampled = asyncio.Event()
+
+    @property
+    def room(self) -> EngineRoom:
+        return EngineRoom(num_sequences=4, kv_tokens=100)
+
+    async def generate(self, prompt: dict[str, Any], sampling: Any, request_id: str) -> Any:
+        self.events.append("generate")
+        await self.sampled.wait()
+        output = SimpleNamespace(
+            index=0, token_ids=[7], logprobs=[{7: SimpleNamespace(logprob=-0.5)}], finish_reason="stop"
+        )
+        return SimpleNamespace(outputs=[output])
+
+    async def pause(self) -> None:
+        self.events.append("pause")
+
+    async def resume(self) -> None:
+        self.events.append("resume")
+
+    async def set_version(self, version: int) -> None:
+        self.events.append(f"version {version}")
+
+    async def collective_rpc(self, method: str, **arguments: Any) -> list[Any]:
+        self.events.append(method)
+        return [{}]
+
+    def shutdown(self, *, timeout_s: float) -> None:
+        self.events.append("shutdown")
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> RecordingBackend:
+    made = RecordingBackend()
+    tokenizer = SimpleNamespace(batch_decode=lambda ids, skip_special_tokens: ["text" for _ in ids])
+    monkeypatch.setattr(engine, "own_children", lambda: None)
+    monkeypatch.setattr(engine, "start_backend", lambda *_, **__: made)
+    monkeypatch.setattr(engine, "load_tokenizer", lambda *_, **__: tokenizer)
+    monkeypatch.setattr(engine, "sampling_params", lambda *_: None)
+    return made
+
+
+def engine_on(stand_in: RecordingBackend, *, inflight: bool) -> RolloutEngine:
+    return RolloutEngine(
+        0,
+        model=ModelConfig(path="none"),
+        model_path="none",
+        rollout=RolloutConfig(),
+        device="cpu",
+        dtype="float32",
+        publishes_inflight=inflight,
+    )
+
+
+UPDATE = ["start_weight_update", "update_weights", "finish_weight_update", "publish_digests"]
+
+
+@pytest.mark.parametrize("inflight", [True, False])
+def test_a_publish_freezes_what_is_in_flight_or_waits_for_it(stand_in: RecordingBackend, inflight: bool) -> None:
+    async def scenario() -> None:
+        rollout = engine_on(stand_in, inflight=inflight)
+        await rollout.receive(0, [], verify=False)
+        assert stand_in.events == [*UPDATE, "version 0"], "nothing is frozen where nothing is in flight"
+        stand_in.events.clear()
+
+        generating = asyncio.create_task(rollout.generate(PROMPT, SAMPLING))
+        await asyncio.sleep(0)
+        asyncio.get_running_loop().call_later(0.01, stand_in.sampled.set)
+        receipt = await rollout.receive(1, [], verify=False)
+        expected = ["pause", *UPDATE, "version 1", "resume"] if inflight else [*UPDATE, "version 1"]
+        assert stand_in.events == ["generate", *expected]
+        assert generating.done() != inflight
+        assert (receipt.version, receipt.digests) == (1, ({},))
+        group, _ = await generating
+        assert group.completions[0].text == "text"
+
+    asyncio.run(scenario())
+
+
+def test_an_engine_samples_nothing_before_the_first_publish(stand_in: RecordingBackend) -> None:
+    with pytest.raises(RuntimeError, match=r"engine 0: generate\(\) before the first publish"):
+        asyncio.run(engine_on(stand_in, inflight=True).generate(PROMPT, SAMPLING))
+    assert stand_in.events == []
