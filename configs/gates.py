@@ -13,6 +13,9 @@ from configs.section import Section
 Kernel = Literal["auto", "reference", "fused"]  # auto: fused where the gate and the device have a kernel
 
 
+SoftGateName = Literal["sigmoid", "erf", "arctan", "softsign"]
+
+
 class AdaptiveTauConfig(Section):
     """Adaptive temperature: changes tau_pos and tau_neg to hold the EUR at target_eur (gates/adaptive.py).
 
@@ -41,7 +44,7 @@ class TemperedGateConfig(Section):
     tau_neg: float = Field(default=12.0, gt=0.0)
     # half_width: tau_pos and tau_neg are those of the gate match_to, and this gate gets the taus of equal half-width
     match: Literal["none", "half_width"] = "none"
-    match_to: Literal["sigmoid", "erf", "arctan", "softsign"] = "softsign"
+    match_to: SoftGateName = "softsign"
     adaptive: AdaptiveTauConfig = AdaptiveTauConfig()
     kernel: Kernel = "auto"
 
@@ -64,7 +67,7 @@ class TemperedGateConfig(Section):
 class SoftGateConfig(TemperedGateConfig):
     """A smooth gate of the paper."""
 
-    name: Literal["sigmoid", "erf", "arctan", "softsign"]
+    name: SoftGateName
 
 
 class PowerGateConfig(TemperedGateConfig):
