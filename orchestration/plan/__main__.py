@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from rich.console import Console
 
 from configs.command import HELP_FLAGS
@@ -49,13 +49,18 @@ class PlanWords(Section):
     """The planner's own words, which are no settings of a run."""
 
     calibrate: bool = False
-    gpus: Annotated[tuple[Annotated[int, Field(ge=2)], ...], AfterValidator(lambda all: tuple(sorted(set(all))))] = (
-        Field(default=DEFAULT_GPUS, min_length=1, strict=False)
-    )
+    gpus: tuple[Annotated[int, Field(ge=2)], ...] = Field(default=DEFAULT_GPUS, strict=False)
     hardware: str | None = Field(default=None, min_length=1)  # name of a preset
     calibration: str | None = Field(default=None, min_length=1)  # a file; None: the kept one
-    lengths: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(default=None, min_length=1, strict=False)  # tokens
+    lengths: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(default=None, strict=False)  # tokens
     prompt_length: int | None = Field(default=None, ge=1)  # tokens
+
+    @field_validator("gpus", "lengths")
+    @classmethod
+    def _names_a_number(cls, numbers: tuple[int, ...] | None, info: ValidationInfo) -> tuple[int, ...] | None:
+        if numbers == ():
+            raise ValueError(f"{info.field_name}=[]: must name at least one number")
+        return numbers
 
 
 def read_plan_command(arguments: Sequence[str]) -> tuple[RunConfig, PlanWords] | None:
@@ -105,7 +110,7 @@ def make_plan(config: RunConfig, words: PlanWords) -> None:
         from orchestration.plan.measurements import calibrate
 
         basis["calibration"] = str(calibrate(config, words.calibration, console))
-    print_plan(*basis_of(config, **basis), numbers=words.gpus, console=console)
+    print_plan(*basis_of(config, **basis), numbers=sorted(set(words.gpus)), console=console)
 
 
 def main(arguments: list[str]) -> int:

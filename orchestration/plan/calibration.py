@@ -38,7 +38,6 @@ class Calibration:
     """What was measured of one model on one machine."""
 
     format: Literal[4] = 4  # version of the file; raised when its meaning changes
-    machine: str  # in words
     device: str  # cpu or gpu
     shape: ModelShape
     engine_dtype: str

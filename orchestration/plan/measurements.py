@@ -1,10 +1,9 @@
 """Small measurements of the real parts on this machine, to which calibration.py fits Costs.
 
-In: a RunConfig. Out: Measurements of one engine and one learner rank, the time of an iteration of a whole run, and with
-`calibrate` the file of what was fitted to both. Starts what a run starts and ends it again.
+In: a RunConfig. Out: a Calibration from one engine, one learner rank and three short runs, and its file. Starts what a
+run starts and ends it again.
 """
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -45,15 +44,15 @@ from rollout.prompts import PromptStream, load_tokenizer, prompt_encoder, prompt
 from rollout.rewards.graders import await_verdicts
 from rollout.tasks import Task
 
-REPEATS = 5  # of every measurement of a part
-NUM_ITERATIONS = 10  # of a run, counted ones
+REPEATS = 5  # times that each part is measured
+NUM_ITERATIONS = 10  # counted iterations of a run
 # Factors of each measurement: of rollout.prompts_per_iteration, of rollout.max_new_tokens, of a prompt's tokens. The
-# last is the largest with the run's own prompts: its grading is timed, and its lengths are kept.
+# last one, the largest with the run's own prompts, also gives the time of grading and the sample of lengths.
 SIZES = ((0.5, 1.0, 3.0), (1.0, 1.0, 3.0), *product((0.25, 1.0, 2.0), (0.25, 0.5, 1.0), (1.0,)))
-RUNS = ((0.5, 0), (2.0, 0), (1.0, 1))  # of rollout.prompts_per_iteration, max_staleness: of each measured run
+RUNS = ((0.5, 0), (2.0, 0), (1.0, 1))  # factor of rollout.prompts_per_iteration, and max_staleness, of each run
 WARMUP_ITERATIONS = 3
 GRADING_TIMEOUT_S = 600.0
-LONG_ENOUGH_S = 20.0  # of repeats of one measurement; where it takes longer, noise matters less
+LONG_ENOUGH_S = 20.0  # seconds of a measurement after which it is not repeated
 ResultT = TypeVar("ResultT")
 
 
@@ -144,7 +143,6 @@ def measure_parts(scenario: Scenario, model_path: Path | str) -> Calibration:
     engine_costs, learner_costs, errors = fit_parts(generation, updates, loads, num_scoring_passes=passes)
     byte_s = median(report.send_s / report.num_bytes for report in publishes)
     return Calibration(
-        machine=f"{scenario.device}, {os.cpu_count()} cores",
         device=scenario.device,
         shape=scenario.shape,
         engine_dtype=scenario.engine_dtype,

@@ -53,16 +53,6 @@ class ModelShape:
         return self.num_parameters - (0 if self.tied else self.vocabulary * self.hidden)
 
     @property
-    def token_operations(self) -> float:
-        """Operations of a token's forward pass outside attention: a product and a sum a parameter."""
-        return 2.0 * self.multiplied_parameters
-
-    @property
-    def pair_operations(self) -> float:
-        """Operations of a forward pass for each pair of tokens in attention: a score and a weighted value."""
-        return 4.0 * self.layers * self.query_width
-
-    @property
     def kv_elements(self) -> int:
         """Elements of the key/value cache a token."""
         return 2 * self.layers * self.kv_width
@@ -135,16 +125,11 @@ class Scenario:
 
     @property
     def engine_dtype(self) -> str:
-        return self._resolved(self.config.rollout.dtype)
+        return _resolved(self.config.rollout.dtype, self.device)
 
     @property
     def learner_dtype(self) -> str:
-        return self._resolved(self.config.learner.dtype)
-
-    def _resolved(self, dtype: str) -> str:
-        if dtype != "auto":
-            return dtype
-        return "float32" if self.device == "cpu" else "bfloat16"
+        return _resolved(self.config.learner.dtype, self.device)
 
     @property
     def num_scoring_passes(self) -> int:
@@ -234,6 +219,10 @@ class Scenario:
             learner_bytes=self.shape.num_parameters * DTYPE_BYTES[self.learner_dtype],
             published_bytes=self.shape.num_parameters * DTYPE_BYTES[self.engine_dtype],
         )
+
+
+def _resolved(dtype: str, device: str) -> str:
+    return ("float32" if device == "cpu" else "bfloat16") if dtype == "auto" else dtype
 
 
 def activation_bytes(shape: ModelShape, *, dtype: str, num_tokens: int, checkpointing: bool) -> float:

@@ -20,7 +20,7 @@ from configs.loading import ConfigError
 from configs.schema import RunConfig
 from orchestration.plan.calibration import calibration_path, device_of, load_calibration, require_measured
 from orchestration.plan.costs import Costs, EngineCosts, LearnerCosts, Workload
-from orchestration.plan.scaling import CostsOf, ScalePoint, best_splits, where_it_stops
+from orchestration.plan.scaling import WORTHWHILE, CostsOf, ScalePoint, best_splits, where_it_stops
 from orchestration.plan.scenario import DTYPE_BYTES, FLOAT32_BYTES, PRESETS, Scenario, model_shape
 from orchestration.plan.simulation import predict
 from orchestration.terminal.console import print_line
@@ -50,9 +50,8 @@ class Hardware:
 def load_hardware(name: str) -> Hardware:
     known = yaml.safe_load((PRESETS / "hardware.yaml").read_text(encoding="utf-8"))
     if name not in known:
-        raise ConfigError(
-            [f"hardware={name}: must be one of {', '.join(known)}; add others to {PRESETS}/hardware.yaml"]
-        )
+        remedy = f"add others to {PRESETS / 'hardware.yaml'}"
+        raise ConfigError([f"hardware={name}: must be one of {', '.join(known)}; {remedy}"])
     return Hardware(**known[name])
 
 
@@ -62,7 +61,9 @@ def costs_from_hardware(hardware: Hardware, scenario: Scenario, workload: Worklo
     Memory and arithmetic are not overlapped. A backward pass takes twice a forward pass's operations.
     """
     shape, engine_bytes = scenario.shape, DTYPE_BYTES[scenario.engine_dtype]
-    engine_token_s = shape.token_operations / (hardware.operations_per_s * workload.workers_per_engine)
+    token_s = 2.0 * shape.multiplied_parameters / hardware.operations_per_s  # a product and a sum a parameter
+    pair_s = 4.0 * shape.layers * shape.query_width / hardware.operations_per_s  # a score and a weighted value
+    engine_token_s = token_s / workload.workers_per_engine
     engine_bytes_per_s = hardware.memory_bytes_per_s * workload.workers_per_engine
     # checkpointing runs the forward pass again
     passes = 4 if scenario.config.learner.gradient_checkpointing else 3
@@ -77,8 +78,8 @@ def costs_from_hardware(hardware: Hardware, scenario: Scenario, workload: Worklo
         ),
         learner=LearnerCosts(
             step_s=optimizer_bytes / hardware.memory_bytes_per_s,
-            token_s=passes * shape.token_operations / hardware.operations_per_s,
-            pair_s=passes * shape.pair_operations / 2 / hardware.operations_per_s,  # causal: half of the pairs
+            token_s=passes * token_s,
+            pair_s=passes * pair_s / 2,  # causal: half of the pairs
             scoring_share=1.0 / passes,
         ),
         publishes_by_tree=False,
@@ -122,12 +123,12 @@ def basis_of(
     require_measured(measured, scenario, path)
     costs = replace(measured.costs, **sheet.wires()) if sheet else measured.costs
     errors = ", ".join(f"{name} {error:.0%}" for name, error in measured.errors.items())
-    notes.append(f"times from {path}: {measured.machine}; mean error of its fits: {errors}")
+    notes.append(f"times from {path}, measured on {measured.device}; mean error of its fits: {errors}")
     return scenario, lambda _: costs, notes
 
 
 def print_plan(
-    scenario: Scenario, costs_of: CostsOf, notes: Sequence[str], *, numbers: tuple[int, ...], console: Console
+    scenario: Scenario, costs_of: CostsOf, notes: Sequence[str], *, numbers: Sequence[int], console: Console
 ) -> None:
     """Prints the plan for these numbers of devices, ascending."""
     workload = scenario.workload()
@@ -175,8 +176,8 @@ def scaling_line(scenario: Scenario, numbers: Sequence[int], points: Sequence[Sc
         misfit = scenario.misfit(most_ranks) if most_ranks > 0 else none_left
         return f"scaling: none of {', '.join(map(str, numbers))} devices hold the run: {misfit}"
     if stop := where_it_stops(points):
-        gain = f"no larger number is more than {max(0.0, stop[1] - 1):.0%} faster"
-        return f"scaling stops at {stop[0].num_devices:,} devices: {gain}; a larger batch would use more"
+        gain = f"no larger number is {WORTHWHILE - 1:.0%} faster"
+        return f"scaling stops at {stop.num_devices:,} devices: {gain}; a larger batch would use more"
     return f"up to {points[-1].num_devices:,} devices more of them help"
 
 

@@ -192,7 +192,7 @@ class SimulatedRun:
 
     def __init__(self, workload: Workload, costs: Costs, *, seed: int) -> None:
         self.iterations: list[StageTimes] = []
-        self.staleness: list[int] = []  # of each iteration, versions
+        self.staleness: list[int] = []  # versions, of each iteration
         self._workload = workload
         self._costs = costs
         self._random = np.random.default_rng(seed)

@@ -157,7 +157,6 @@ def test_sharing_and_the_driver_are_found_together(rate: float) -> None:
 
 def calibration() -> Calibration:
     return Calibration(
-        machine="a machine",
         device="cpu",
         shape=SHAPE,
         engine_dtype="float32",

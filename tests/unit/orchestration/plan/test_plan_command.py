@@ -25,7 +25,7 @@ def test_own_words_are_read() -> None:
         "--calibrate", "gpus=16,8,8", "calibration=a/b.json", "hardware=h100", "lengths=[7,3]", "prompt_length=5"
     )
     assert found.calibrate
-    assert found.gpus == (8, 16)
+    assert found.gpus == (16, 8, 8)
     assert (found.calibration, found.hardware) == ("a/b.json", "h100")
     assert (found.lengths, found.prompt_length) == ((7, 3), 5)
 
@@ -39,7 +39,7 @@ def test_help_is_asked_for_whatever_else_is() -> None:
     [
         (["gpus=1"], ["gpus[0]=1: must be greater than or equal to 2"]),
         (["gpus=8,x"], ["gpus[1]=x: must be a valid integer"]),
-        (["lengths=[]"], ["lengths=[]: "]),
+        (["lengths=[]"], ["lengths=[]: must name at least one number"]),
         (["prompt_length=1,2"], ["prompt_length=1,2: must be a valid integer"]),
         (["calibration=3"], ["calibration=3: must be a valid string"]),
         (["--measure"], ["--measure: no such flag; there are --calibrate, -h, --help"]),

@@ -36,7 +36,6 @@ def kept_calibration() -> Path:
         pair_rate=0.8,
     )
     calibration = Calibration(
-        machine="a machine",
         device="cpu",
         shape=shape,
         engine_dtype="float32",
