@@ -60,10 +60,8 @@ def device_of(config: RunConfig) -> str:
     return "gpu" if local_resources().get("GPU", 0) > 0 else "cpu"
 
 
-def calibration_path(named: str | None, shape: ModelShape, device: str) -> Path:
-    """The named file, else that of this model and device in the cache."""
-    if named is not None:
-        return Path(named)
+def kept_path(shape: ModelShape, device: str) -> Path:
+    """The file in the cache of calibrations for this model and device."""
     name = re.sub(r"[^\w.-]", "-", Path(shape.name).name)
     return default_cache_dir().parent / "calibrations" / f"{name}-{shape.num_parameters}-{device}.json"
 

@@ -29,10 +29,10 @@ from orchestration.plan.calibration import (
     FILE,
     Calibration,
     Timing,
-    calibration_path,
     device_of,
     fit_parts,
     fit_runs,
+    kept_path,
 )
 from orchestration.plan.costs import Costs, generation_counts, update_counts
 from orchestration.plan.scenario import Scenario, model_shape
@@ -72,7 +72,7 @@ def calibrate(config: RunConfig, named: str | None, console: Console) -> Path:
             asked = one_of_each(config, prompts_factor=prompts_factor, max_staleness=max_staleness)
             iteration_s = measure_run(asked, num_iterations=NUM_ITERATIONS)["time/iteration_s"]
             runs.append((replace(scenario, config=asked).workload(), iteration_s))
-    found, path = replace(found, costs=fit_runs(found.costs, runs)), calibration_path(named, shape, device)
+    found, path = replace(found, costs=fit_runs(found.costs, runs)), Path(named or kept_path(shape, device))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(FILE.dump_json(found, indent=1) + b"\n")
     print_line(console, f"calibration written to {path}")

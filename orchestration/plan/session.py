@@ -8,6 +8,7 @@ launches and grading cost nothing there, so iterations are predicted too short.
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -18,7 +19,7 @@ from rich.table import Table
 
 from configs.loading import ConfigError
 from configs.schema import RunConfig
-from orchestration.plan.calibration import calibration_path, device_of, load_calibration, require_measured
+from orchestration.plan.calibration import device_of, kept_path, load_calibration, require_measured
 from orchestration.plan.costs import Costs, EngineCosts, LearnerCosts, Workload
 from orchestration.plan.scaling import WORTHWHILE, CostsOf, ScalePoint, best_splits, where_it_stops
 from orchestration.plan.scenario import DTYPE_BYTES, FLOAT32_BYTES, PRESETS, Scenario, model_shape
@@ -98,8 +99,8 @@ def basis_of(
     """The run, its costs, and lines that name the origin of the figures."""
     shape, longest = model_shape(config.model.path), config.rollout.max_new_tokens
     sheet = None if hardware is None else load_hardware(hardware)
-    path = calibration_path(calibration, shape, device_of(config))
-    measured = load_calibration(path) if sheet is None or calibration is not None else None
+    path = Path(calibration) if calibration else None if sheet else kept_path(shape, device_of(config))
+    measured = load_calibration(path) if path else None
     lengths = lengths or (measured.lengths if measured else (longest,))
     scenario = Scenario(
         config=config,
@@ -117,7 +118,7 @@ def basis_of(
     if sheet:
         used = "memory and wires" if measured else "everything"
         notes.append(f"{used} from the peak figures of {sheet.name}, which no machine reaches: {sheet.source}")
-    if measured is None:
+    if measured is None or path is None:
         assert sheet is not None
         return scenario, partial(costs_from_hardware, sheet, scenario), notes
     require_measured(measured, scenario, path)

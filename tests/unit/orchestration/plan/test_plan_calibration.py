@@ -12,10 +12,10 @@ from orchestration.plan.calibration import (
     FILE,
     Calibration,
     Timing,
-    calibration_path,
     fit_parts,
     fit_runs,
     fit_seconds,
+    kept_path,
     load_calibration,
     require_measured,
 )
@@ -208,7 +208,4 @@ def test_a_calibration_in_another_dtype_is_refused(tmp_path: Path) -> None:
 
 def test_models_and_devices_have_files_of_their_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SOFTGATE_CACHE", str(tmp_path))
-    assert (
-        calibration_path(None, SHAPE, "cpu")
-        == tmp_path / "calibrations" / f"tiny-model-{SHAPE.num_parameters}-cpu.json"
-    )
+    assert kept_path(SHAPE, "cpu") == tmp_path / "calibrations" / f"tiny-model-{SHAPE.num_parameters}-cpu.json"

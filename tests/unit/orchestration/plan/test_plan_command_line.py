@@ -8,7 +8,7 @@ import pytest
 
 from orchestration.plan import __main__ as plan
 from orchestration.plan.__main__ import read_plan_command
-from orchestration.plan.calibration import FILE, Calibration, calibration_path
+from orchestration.plan.calibration import FILE, Calibration, kept_path
 from orchestration.plan.costs import Costs, EngineCosts, LearnerCosts
 from orchestration.plan.scenario import Scenario, model_shape
 from orchestration.plan.session import basis_of, seconds
@@ -22,7 +22,7 @@ PAPER = ("experiment=paper", "hardware=h100", "lengths=[100,512]", "prompt_lengt
 def kept_calibration() -> Path:
     """For the embedded model on a CPU, where it is looked for."""
     shape = model_shape("embedded")
-    path = calibration_path(None, shape, "cpu")
+    path = kept_path(shape, "cpu")
     costs = Costs(
         engine=EngineCosts(step_s=1e-3, sequence_s=1e-4, context_token_s=0.0, prompt_token_s=0.0),
         learner=LearnerCosts(load_s=0.01, step_s=0.01, token_s=1e-4, pair_s=0.0, scoring_share=0.3),
@@ -125,9 +125,8 @@ def test_a_folders_shape_is_read_from_it(tmp_path: Path) -> None:
 
 
 def test_a_plan_from_a_data_sheet_imports_nothing_heavy() -> None:
-    code = (
-        f"import sys; from orchestration.plan.__main__ import main; main({[*PAPER, 'gpus=8']!r}); print(*sys.modules)"
-    )
+    words = [*PAPER, "gpus=8", "cluster.device=auto"]
+    code = f"import sys; from orchestration.plan.__main__ import main; main({words!r}); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert not set(HEAVY) & set(done.stdout.splitlines()[-1].split())
 
