@@ -15,7 +15,7 @@ from rich.table import Table
 
 from benchmarks.result_files import result_path, write_figures
 from benchmarks.tables import print_table
-from orchestration.plan.command import PlanRequest, read_plan_command
+from configs.loading import load_config
 from orchestration.plan.measurements import calibrate, measure_run
 from orchestration.plan.session import basis_of
 from orchestration.plan.simulation import predict
@@ -49,7 +49,7 @@ def main() -> None:
         calibration = arguments.calibration
         if calibration is None:
             print_line(console, "measuring the machine ...")
-            calibration = str(calibrate(_request(calibration=str(Path(folder) / "calibration.json")), console))
+            calibration = str(calibrate(load_config(ALWAYS), str(Path(folder) / "calibration.json"), console))
         figures = {
             name: _compare(settings, calibration, target.with_suffix(".log"), num_iterations=arguments.iterations)
             for name, settings in CONFIGURATIONS.items()
@@ -60,21 +60,15 @@ def main() -> None:
     print_line(console, f"figures in {target}")
 
 
-def _request(*settings: str, calibration: str) -> PlanRequest:
-    request = read_plan_command([*ALWAYS, *settings, f"calibration='{calibration}'"])
-    assert request is not None
-    return request
-
-
 def _compare(settings: tuple[str, ...], calibration: str, log: Path, *, num_iterations: int) -> dict[str, float]:
     """Seconds, predicted and measured, of an iteration and of its stages."""
-    request = _request(*settings, calibration=calibration)
-    basis = basis_of(request)
-    workload = basis.scenario.workload()
-    mean = predict(workload, basis.costs_of(workload)).mean
-    predicted = {stage: getattr(mean, f"{stage}_s") for stage in STAGES}
+    config = load_config([*ALWAYS, *settings])
+    scenario, costs_of, _ = basis_of(config, calibration=calibration)
+    workload = scenario.workload()
+    times = predict(workload, costs_of(workload))
+    predicted = {stage: getattr(times, f"{stage}_s") for stage in STAGES}
     with redirect_output(log):
-        measured = measure_run(request.config, num_iterations=num_iterations)
+        measured = measure_run(config, num_iterations=num_iterations)
     stages = {f"predicted {name}": value for name, value in predicted.items()}
     stages |= {f"measured {name}": measured[f"time/{name}_s"] for name in predicted}
     return stages | {"ratio": predicted["iteration"] / measured["time/iteration_s"]}

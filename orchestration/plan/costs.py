@@ -1,7 +1,7 @@
-"""Seconds of everything a run does, as functions of how much of it there is.
+"""Seconds of each part of a run, as functions of its amount of work.
 
 In: a Workload, and coefficients that were fitted to measurements (calibration.py) or counted from a data sheet
-(hardware.py). Out: seconds of a part that has its device to itself; what sharing costs is the simulation's business.
+(basis.py). Out: seconds of a part that has its device to itself; simulation.py adds the cost of sharing.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ KV_BLOCK_TOKENS = 16  # vLLM's: only whole blocks of a prompt are shared by its 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Workload:
-    """What a run asks for, in numbers."""
+    """The numbers of a run that decide its time."""
 
     prompts_per_iteration: int
     completions_per_prompt: int
@@ -25,42 +25,38 @@ class Workload:
     lengths: tuple[int, ...]  # sample of completion lengths, tokens; each completion's length is drawn from it
     max_staleness: int
     batch_order: BatchOrder
-    publishes_inflight: bool  # False: engines finish what they have before they load new weights
+    publishes_inflight: bool  # False: engines finish their completions before they load new weights
     num_engines: int
     workers_per_engine: int
-    max_sequences: int  # of an engine at a time
-    kv_tokens: int  # room of an engine's key/value cache
+    max_sequences: int  # most sequences of an engine at a time
+    kv_tokens: int  # size of an engine's key/value cache
     num_ranks: int
     num_minibatches: int
     num_epochs: int
-    max_tokens: int  # of a micro-batch
+    max_tokens: int  # most tokens of a micro-batch
     zero_stage: int
     num_scoring_passes: int  # forward passes over a batch before its first step: old logprobs, reference
     num_graders: int
-    trained_bytes: float  # parameters with a gradient, in the learner's dtype
-    held_bytes: float  # all of the learner's weights, frozen ones included
-    published_bytes: float
+    learner_bytes: float  # all weights in the learner's dtype
+    published_bytes: float  # all weights in the engines' dtype
 
     @property
     def completions(self) -> int:
-        """Of an iteration."""
+        """Completions of an iteration."""
         return self.prompts_per_iteration * self.completions_per_prompt
 
     def num_rows(self, lengths: np.ndarray) -> int:
-        """Micro-batches of a rank's share of sequences [N]."""
+        """Number of micro-batches in a rank's share of sequences [N]."""
         return max(1, ceil(float(lengths.sum()) / self.num_ranks / self.max_tokens))
 
     def collective_bytes(self, num_rows: int) -> float:
-        """Bytes that a rank sends in one optimizer step: gradients summed, weights gathered again.
+        """Bytes that a rank sends in one optimizer step.
 
-        Stages 0 to 2 do it once a step, the sum of gradients and the gathering of trained weights each passing
-        N * (R-1)/R elements, twice where nothing is shared out. Stage 3 gathers all weights for every forward and
+        Stages 0 to 2 sum gradients and gather weights once a step. Stage 3 gathers weights for every forward and
         backward pass, and sums gradients at every micro-batch.
         """
         share = (self.num_ranks - 1) / self.num_ranks
-        if self.zero_stage == 3:
-            return share * num_rows * (2 * self.held_bytes + self.trained_bytes)
-        return share * 2 * self.trained_bytes
+        return share * self.learner_bytes * (3 * num_rows if self.zero_stage == 3 else 2)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,16 +67,16 @@ class EngineCosts:
     sequence_s: float
     context_token_s: float
     prompt_token_s: float
-    group_s: float = 0.0  # of a group whatever its size: request and result
-    burst_s: float = 0.0  # from a submission to an idle engine until its first step begins
+    group_s: float = 0.0  # seconds of a group whatever its size: request and result
+    burst_s: float = 0.0  # seconds from a submission to an idle engine until its first step begins
 
     def decoding_s(self, num_steps: float, num_sequences: int, context_tokens: float) -> float:
-        """Of steps with the same sequences, which look back at context_tokens in the first."""
+        """Seconds of num_steps steps with the same sequences, which look back at context_tokens in the first."""
         grown = context_tokens * num_steps + num_sequences * num_steps * (num_steps - 1) / 2
         return num_steps * (self.step_s + num_sequences * self.sequence_s) + self.context_token_s * grown
 
     def steps_within(self, seconds: float, num_sequences: int, context_tokens: float) -> float:
-        """How many such steps so many seconds are; the inverse of decoding_s."""
+        """Number of steps done in so many seconds: the inverse of decoding_s."""
         quadratic = self.context_token_s * num_sequences / 2
         linear = self.step_s + num_sequences * self.sequence_s + self.context_token_s * context_tokens - quadratic
         if quadratic > 0:
@@ -90,16 +86,16 @@ class EngineCosts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LearnerCosts:
-    """One rank among equals; collectives aside."""
+    """Seconds of one rank among equals, without collectives."""
 
-    load_s: float = 0.0  # of a batch, whatever its size
-    sample_s: float = 0.0  # of a sample of the batch on its way to the ranks
-    step_s: float  # of an optimizer step, whatever its data
-    row_s: float = 0.0  # of a micro-batch
-    sequence_s: float = 0.0  # of a sequence in a micro-batch
-    token_s: float  # forward and backward
-    pair_s: float  # of each squared length: attention
-    scoring_share: float  # of row, sequence, token and pair in a pass without backward
+    load_s: float = 0.0  # seconds of a batch, whatever its size
+    sample_s: float = 0.0  # seconds of a sample of the batch on its way to the ranks
+    step_s: float  # seconds of an optimizer step, whatever its data
+    row_s: float = 0.0  # seconds of a micro-batch
+    sequence_s: float = 0.0  # seconds of a sequence in a micro-batch
+    token_s: float  # seconds of a token, forward and backward
+    pair_s: float  # seconds of each squared length: attention
+    scoring_share: float  # share of row, sequence, token and pair in a pass without backward
 
     def pass_s(self, lengths: np.ndarray, workload: Workload) -> float:
         """Forward and backward over sequences [N] of prompt and completion, dealt to the ranks by what they cost."""
@@ -109,71 +105,58 @@ class LearnerCosts:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class WireCosts:
-    """Bytes between devices. Both times are of one device, in one direction."""
-
-    byte_s: float  # within a node
-    network_byte_s: float
-    devices_per_node: int
-
-    def seconds(self, num_bytes: float, num_devices: int) -> float:
-        return num_bytes * (self.byte_s if num_devices <= self.devices_per_node else self.network_byte_s)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Costs:
-    """Everything that a simulated run is charged for."""
+    """Seconds of all parts of a run."""
 
     engine: EngineCosts
     learner: LearnerCosts
-    wire: WireCosts
-    publish_fixed_s: float = 0.0  # of a publish, whatever its bytes
+    byte_s: float  # seconds of a byte from one device to another of its node
+    network_byte_s: float  # seconds of a byte to another node
+    devices_per_node: int
+    publish_fixed_s: float = 0.0  # seconds of a publish, whatever its bytes
     publishes_by_tree: bool  # gloo sends the whole buffer once a level of a binary tree; nccl passes pieces along
-    grade_s: float = 0.0  # of one completion, in one process
-    iteration_s: float = 0.0  # of the driver between a publish and the next admission, whatever the batch
-    completion_s: float = 0.0  # of the driver, for each completion of the batch
-    pair_rate: float | None = (
-        None  # speed of each of two parts that compute at once; None where each has its own device
-    )
+    grade_s: float = 0.0  # seconds of one completion in one process
+    iteration_s: float = 0.0  # seconds of the driver from a publish to the next admission, whatever the batch
+    completion_s: float = 0.0  # seconds of the driver for each completion of the batch
+    pair_rate: float | None = None  # speed of each of two parts that compute at once; None: each has its own device
 
     def rate(self, num_busy: int) -> float:
-        """Speed of each part while so many compute: 1 where a part is alone, three or more share what two have."""
+        """Speed of each part while so many compute: 1 for one; three or more share the speed of two."""
         return 1.0 if self.pair_rate is None or num_busy < 2 else self.pair_rate * 2 / num_busy
 
     def load_s(self, workload: Workload, lengths: np.ndarray) -> float:
-        """A batch of sequences [N] on its way to the ranks, and its scoring passes."""
+        """Seconds of bringing sequences [N] to the ranks, and of their scoring passes."""
         scoring_s = workload.num_scoring_passes * self.learner.scoring_share * self.learner.pass_s(lengths, workload)
         return self.learner.load_s + self.learner.sample_s * len(lengths) + scoring_s
 
-    def collective_s(self, workload: Workload, lengths: np.ndarray) -> float:
-        """What the ranks send each other in an optimizer step on sequences [N]."""
-        return self.wire.seconds(workload.collective_bytes(workload.num_rows(lengths)), workload.num_ranks)
-
     def step_s(self, workload: Workload, lengths: np.ndarray) -> float:
-        """An optimizer step on sequences [N]."""
+        """Seconds of an optimizer step on sequences [N], with its collectives."""
         computing_s = self.learner.step_s + self.learner.pass_s(lengths, workload)
-        return computing_s + self.collective_s(workload, lengths)
+        sent = workload.collective_bytes(workload.num_rows(lengths))
+        return computing_s + self.sending_s(sent, workload.num_ranks)
+
+    def sending_s(self, num_bytes: float, num_devices: int) -> float:
+        return num_bytes * (self.byte_s if num_devices <= self.devices_per_node else self.network_byte_s)
 
     def publish_s(self, workload: Workload) -> float:
-        """A broadcast from learner rank 0 to the workers of every engine."""
+        """Seconds of a broadcast from learner rank 0 to the workers of every engine."""
         workers = workload.num_engines * workload.workers_per_engine
         hops = ceil(log2(1 + workers)) if self.publishes_by_tree else 1
-        sending_s = self.wire.seconds(workload.published_bytes, workers + workload.num_ranks)
-        return self.publish_fixed_s + hops * sending_s
+        return self.publish_fixed_s + hops * self.sending_s(workload.published_bytes, workers + workload.num_ranks)
 
     def driver_s(self, workload: Workload) -> float:
-        """What the driver does between a publish and the next admission."""
+        """Seconds of the driver between a publish and the next admission."""
         return self.iteration_s + self.completion_s * workload.completions
 
 
 def prompt_tokens(prompt_length: int, group_size: int) -> int:
-    """That are read for a group: whole blocks of the prompt once, the rest, its last token at least, for each."""
+    """Tokens read for a group: whole blocks of the prompt once; the rest, at least its last token, for each."""
     shared = (prompt_length - 1) // KV_BLOCK_TOKENS * KV_BLOCK_TOKENS
     return shared + group_size * (prompt_length - shared)
 
 
 def generation_counts(groups: Sequence[Sequence[float]], *, prompt_length: int) -> dict[str, float]:
-    """What groups with completions of these lengths ask of an idle engine, by the names in EngineCosts."""
+    """How often an idle engine pays each of EngineCosts for groups with completions of these lengths."""
     lengths = np.array([length for group in groups for length in group], dtype=np.float64)
     return {
         "step_s": float(lengths.max()),
@@ -186,7 +169,7 @@ def generation_counts(groups: Sequence[Sequence[float]], *, prompt_length: int) 
 
 
 def update_counts(lengths: Sequence[int], *, num_steps: int, max_tokens: int) -> dict[str, float]:
-    """What the steps of one rank on sequences of these lengths cost, by the names in LearnerCosts; one epoch."""
+    """How often one rank pays each of LearnerCosts in an epoch on sequences of these lengths."""
     rows = ceil(sum(lengths) / num_steps / max_tokens)
     return {
         "step_s": float(num_steps),

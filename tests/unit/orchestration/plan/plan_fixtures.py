@@ -1,6 +1,6 @@
 """What the planner's tests share: a small workload, round costs, the sizes of a real tiny model."""
 
-from orchestration.plan.costs import Costs, EngineCosts, LearnerCosts, WireCosts, Workload
+from orchestration.plan.costs import Costs, EngineCosts, LearnerCosts, Workload
 
 STEP_S, SEQUENCE_S, LENGTH, PROMPT_LENGTH = 0.01, 0.001, 20, 5
 WORKLOAD = Workload(
@@ -22,14 +22,15 @@ WORKLOAD = Workload(
     zero_stage=0,
     num_scoring_passes=0,
     num_graders=1,
-    trained_bytes=4000,
-    held_bytes=4000,
+    learner_bytes=4000,
     published_bytes=4000,
 )
 COSTS = Costs(
     engine=EngineCosts(step_s=STEP_S, sequence_s=SEQUENCE_S, context_token_s=0.0, prompt_token_s=0.0),
     learner=LearnerCosts(load_s=0.02, step_s=0.1, token_s=1e-3, pair_s=0.0, scoring_share=0.3),
-    wire=WireCosts(byte_s=1e-5, network_byte_s=1e-4, devices_per_node=8),
+    byte_s=1e-5,
+    network_byte_s=1e-4,
+    devices_per_node=8,
     publish_fixed_s=0.03,
     publishes_by_tree=False,
     iteration_s=0.005,

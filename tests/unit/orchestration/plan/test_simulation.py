@@ -8,8 +8,7 @@ from plan_fixtures import COSTS, LENGTH, SEQUENCE_S, STEP_S, WORKLOAD
 
 from orchestration.plan import simulation
 from orchestration.plan.costs import Workload
-from orchestration.plan.simulated_engine import FakeClock, SimulatedEngine, SimulatedGroup
-from orchestration.plan.simulation import SimulatedRun, predict
+from orchestration.plan.simulation import FakeClock, SimulatedEngine, SimulatedGroup, SimulatedRun, predict
 from orchestration.stream.finished_order import LOOKAHEAD
 from rollout.contract import EngineRoom
 from rollout.fleets.feeding import Feeder
@@ -27,26 +26,24 @@ def with_lengths(*lengths: int, **changes: object) -> Workload:
 
 def test_a_synchronous_iteration_is_the_sum_of_its_stages() -> None:
     found = predict(WORKLOAD, COSTS)
-    assert found.mean.iteration_s == pytest.approx(GENERATE_S + LEARN_S + PUBLISH_S + REST_S)
-    assert found.mean.generate_s == pytest.approx(GENERATE_S)
-    assert found.mean.update_s + found.mean.load_s == pytest.approx(LEARN_S)
-    assert found.mean.publish_s == pytest.approx(PUBLISH_S)
-    assert found.engines_busy == pytest.approx(GENERATE_S / found.mean.iteration_s)
+    assert found.iteration_s == pytest.approx(GENERATE_S + LEARN_S + PUBLISH_S + REST_S)
+    assert found.generate_s == pytest.approx(GENERATE_S)
+    assert found.update_s + found.load_s == pytest.approx(LEARN_S)
+    assert found.publish_s == pytest.approx(PUBLISH_S)
 
 
 def test_an_asynchronous_iteration_of_a_slow_learner_hides_generation() -> None:
     slow = replace(COSTS, learner=replace(COSTS.learner, step_s=1.0))
     found = predict(replace(WORKLOAD, max_staleness=1), slow)
-    assert found.mean.iteration_s == pytest.approx(LEARN_S + 1.8 + PUBLISH_S + REST_S)
-    assert found.mean.wait_s == pytest.approx(0.0)
+    assert found.iteration_s == pytest.approx(LEARN_S + 1.8 + PUBLISH_S + REST_S)
+    assert found.wait_s == pytest.approx(0.0)
 
 
 def test_an_asynchronous_iteration_of_slow_engines_hides_the_learner() -> None:
     slow = replace(COSTS, engine=replace(COSTS.engine, step_s=0.5, sequence_s=0.0))
     found = predict(replace(WORKLOAD, max_staleness=2, max_sequences=NUM_SEQUENCES), slow)
     # engines stand still for a publish, and go on while the learner computes and the driver writes
-    assert found.mean.iteration_s == pytest.approx(LENGTH * 0.5 + PUBLISH_S, rel=0.01)
-    assert found.engines_busy == pytest.approx(LENGTH * 0.5 / (LENGTH * 0.5 + PUBLISH_S), rel=0.01)
+    assert found.iteration_s == pytest.approx(LENGTH * 0.5 + PUBLISH_S, rel=0.01)
 
 
 @pytest.mark.parametrize("max_staleness", [0, 1, 2, 4])
@@ -71,26 +68,26 @@ def test_batches_of_what_finishes_first_wait_less_and_keep_the_bound(max_stalene
     run = SimulatedRun(replace(workload, batch_order="finished"), quick, seed=0)
     run.simulate(40)
     assert max(run.staleness) <= max_staleness
-    assert by_finish.mean.wait_s < 0.9 * by_prompt.mean.wait_s
+    assert by_finish.wait_s < 0.9 * by_prompt.wait_s
 
 
 def test_shared_cores_slow_down_what_overlaps_and_nothing_else() -> None:
     shared = replace(COSTS, pair_rate=0.5)
-    assert predict(WORKLOAD, shared).mean.iteration_s == pytest.approx(
-        predict(WORKLOAD, COSTS).mean.iteration_s  # engine and learner take turns
+    assert predict(WORKLOAD, shared).iteration_s == pytest.approx(
+        predict(WORKLOAD, COSTS).iteration_s  # engine and learner take turns
     )
     overlapping = replace(WORKLOAD, max_staleness=1)
     alone_s = GENERATE_S + LEARN_S + REST_S + PUBLISH_S
-    assert predict(overlapping, shared).mean.iteration_s == pytest.approx(alone_s, rel=0.02)
-    assert predict(overlapping, COSTS).mean.iteration_s < 0.75 * alone_s
+    assert predict(overlapping, shared).iteration_s == pytest.approx(alone_s, rel=0.02)
+    assert predict(overlapping, COSTS).iteration_s < 0.75 * alone_s
 
 
 def test_grading_one_group_at_a_time_delays_the_batch() -> None:
     graded = replace(COSTS, grade_s=0.5)
     found = predict(WORKLOAD, graded)
-    assert found.mean.wait_s == pytest.approx(GENERATE_S + 4 * 2 * 0.5)
-    assert found.mean.generate_s == pytest.approx(GENERATE_S)
-    assert predict(replace(WORKLOAD, num_graders=4), graded).mean.wait_s == pytest.approx(GENERATE_S + 2 * 0.5)
+    assert found.wait_s == pytest.approx(GENERATE_S + 4 * 2 * 0.5)
+    assert found.generate_s == pytest.approx(GENERATE_S)
+    assert predict(replace(WORKLOAD, num_graders=4), graded).wait_s == pytest.approx(GENERATE_S + 2 * 0.5)
 
 
 def engine_times(*lengths: int, freeze: tuple[float, float] | None = None, context_token_s: float = 0.0) -> list[float]:
@@ -139,8 +136,8 @@ def test_a_publish_delays_completions_by_its_duration_and_loses_no_step(began: f
 
 def test_seats_and_cache_limit_the_batch() -> None:
     halves = 2 * LENGTH * (STEP_S + NUM_SEQUENCES / 2 * SEQUENCE_S)
-    assert predict(replace(WORKLOAD, max_sequences=4), COSTS).mean.generate_s == pytest.approx(halves)
-    assert predict(replace(WORKLOAD, kv_tokens=4 * (5 + LENGTH)), COSTS).mean.generate_s == pytest.approx(halves)
+    assert predict(replace(WORKLOAD, max_sequences=4), COSTS).generate_s == pytest.approx(halves)
+    assert predict(replace(WORKLOAD, kv_tokens=4 * (5 + LENGTH)), COSTS).generate_s == pytest.approx(halves)
 
 
 def test_prompts_go_where_the_fleets_feeder_sends_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,15 +163,15 @@ def test_prompts_go_where_the_fleets_feeder_sends_them(monkeypatch: pytest.Monke
 @pytest.mark.parametrize("max_staleness", [0, 1])
 def test_more_of_anything_never_makes_an_iteration_longer(max_staleness: int) -> None:
     workload = with_lengths(4, 20, 100, max_staleness=max_staleness, prompts_per_iteration=16)
-    few = predict(workload, COSTS).mean.iteration_s
+    few = predict(workload, COSTS).iteration_s
     for more in ({"num_engines": 2}, {"num_engines": 4}, {"num_graders": 4}, {"max_sequences": 256}):
-        assert predict(replace(workload, **more), COSTS).mean.iteration_s <= few * 1.001  # type: ignore[arg-type]
+        assert predict(replace(workload, **more), COSTS).iteration_s <= few * 1.001  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("change", ["prompts_per_iteration", "completions_per_prompt", "num_epochs"])
 def test_more_work_takes_longer(change: str) -> None:
     doubled = replace(WORKLOAD, **{change: 2 * getattr(WORKLOAD, change)})
-    assert predict(doubled, COSTS).mean.iteration_s > 1.1 * predict(WORKLOAD, COSTS).mean.iteration_s
+    assert predict(doubled, COSTS).iteration_s > 1.1 * predict(WORKLOAD, COSTS).iteration_s
 
 
 def test_equal_seeds_give_equal_predictions() -> None:
