@@ -1,4 +1,4 @@
-# Every command of the project. `make` alone lists them.
+# Every command of the project. `make` without a target lists them.
 SHELL := /bin/bash
 PYTHON ?= python3
 EXTRA ?= auto
@@ -12,22 +12,22 @@ VENV_PYTHON := .venv/bin/python
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-setup: ## make .venv, or nothing if it is up to date (PYTHON=python3.12, EXTRA=cpu|gpu)
+setup: ## create or update .venv; does nothing if it is up to date (PYTHON=python3.12, EXTRA=cpu|gpu)
 	@$(PYTHON) scripts/setup.py --extra $(EXTRA)
 
-train: setup ## train, by default the embedded model on arithmetic (ARGS="gate=clip num_iterations=20")
+train: setup ## train; without ARGS, the embedded model on two-digit sums (ARGS="gate=clip num_iterations=20")
 	@$(VENV_PYTHON) orchestration/run.py $(ARGS)
 
-study: setup ## compare 5 gates on 3 seeds where they differ, 15 to 20 minutes (ARGS="gates=[softsign,clip] seeds=[0,1]")
+study: setup ## compare 5 gates over 3 seeds at settings where they differ, 15 to 20 minutes (ARGS="gates=[softsign,clip] seeds=[0,1]")
 	@$(VENV_PYTHON) -m orchestration.study experiment=separate_gates $(ARGS)
 
-test: setup ## every test but those that need a GPU (ARGS="-k loop")
+test: setup ## run every test that needs no GPU (ARGS="-k loop")
 	@$(VENV_PYTHON) -m pytest $(ARGS)
 
-test-fast: setup ## the tests without Ray, vLLM and DeepSpeed, in seconds
+test-fast: setup ## run the unit tests, without Ray, vLLM and DeepSpeed, in seconds
 	@$(VENV_PYTHON) -m pytest tests/unit $(ARGS)
 
-check: setup ## lint, format and types
+check: setup ## check lint, format and types
 	@$(VENV_PYTHON) -m ruff check
 	@$(VENV_PYTHON) -m ruff format --check
 	@$(VENV_PYTHON) -m mypy
@@ -38,12 +38,12 @@ bench: setup ## measure each part against its bare counterpart
 bench-gates: setup ## measure the gated loss, by gate and implementation (ARGS="--no-compile --full")
 	@$(VENV_PYTHON) -m gates.benchmark $(ARGS)
 
-bench-peers: setup ## train the same with TRL, in an environment of its own: samples/s side by side (ARGS="--repeats 1")
+bench-peers: setup ## measure samples/s against TRL on the same training, in an environment of its own (ARGS="--repeats 1")
 	@$(VENV_PYTHON) -m benchmarks.peers $(ARGS)
 
-plots: setup ## draw the gates for docs/gates.md
+plots: setup ## draw the pictures of docs/gates.md
 	@$(VENV_PYTHON) -m gates.plots $(ARGS)
 
-clean: ## remove caches and build products; keeps .venv and runs/
+clean: ## remove caches and build products; keep .venv and runs/
 	@rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . \( -path ./.venv -o -path ./.git -o -path ./runs \) -prune -o -type d -name __pycache__ -exec rm -rf {} +

@@ -1,1 +1,1 @@
-"""Benchmarks: ours against a named peer or limit, both measured in one run. `make bench` runs them all."""
+"""Benchmarks of our parts against a named peer or limit, both measured in one run. `make bench` runs them."""

@@ -1,7 +1,7 @@
-"""The driver's share of an iteration: fleet, batches and packing, with engines that answer at once and no graders.
+"""Benchmark of the driver alone: fleet, batches and packing, with engines that answer at once and no graders.
 
 In: numbers of simulated engines. Out: completions a second through RolloutFleet, GroupStream, buffer, to_train_batch
-and pack_minibatch. Ray's object store is real, since groups travel through it; engines and learner are not.
+and pack_minibatch. Ray's object store, through which groups travel, is real; engines and learner are simulated.
 """
 
 import time
@@ -42,13 +42,13 @@ from rollout.fleets.engine_pool import EnginePool
 from rollout.fleets.fleet import RolloutFleet
 
 NUMBERS_OF_ENGINES = (10, 64, 256)
-PROMPTS, COMPLETIONS, TOKENS, PROMPT_TOKENS = 512, 8, 64, 32  # of one iteration; the last two of one sequence
+PROMPTS, COMPLETIONS, TOKENS, PROMPT_TOKENS = 512, 8, 64, 32  # counts of an iteration; the last two of a sequence
 NUM_RANKS, NUM_MINIBATCHES, MAX_TOKENS = 8, 2, 2048
 WARMUP_ITERATIONS = 2
 
 
 class _Ref:
-    """Stands for the reference of an answer that is there already."""
+    """A simulated Ray reference whose answer has arrived."""
 
     def __init__(self, content: GroupChunk) -> None:
         self._future: Future[GroupChunk] = Future()
@@ -59,7 +59,7 @@ class _Ref:
 
 
 class _Method:
-    """`engine.name.remote(...)`, also behind `.options(...)`."""
+    """A simulated method of an actor: `engine.name.remote(...)`, also with `.options(...)`."""
 
     def __init__(self, function: Any) -> None:
         self.remote = function
@@ -70,17 +70,17 @@ class _Method:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Sampled:
-    """A group in the object store. Real engines put theirs there themselves, so that is done before the clock runs."""
+    """A group in the object store, put there before the clock starts, because real engines put theirs there."""
 
     group_ref: Any
     summary: GroupSummary
 
 
 class _Engine:
-    """Has sampled whatever it is given by the time it is asked."""
+    """A simulated engine that has sampled every prompt when it is asked for groups."""
 
     def __init__(self, sampled: Sequence[_Sampled]) -> None:
-        """sampled: by position in the stream."""
+        """sampled: groups by position in the stream."""
         self._sampled = sampled
         self._inside: list[GroupRequest] = []
         self._num_entered = 0
@@ -105,20 +105,18 @@ class _Engine:
 
 
 class _Prompts:
-    """Any position of the stream."""
+    """A simulated prompt stream."""
 
     def prompt_at(self, position: int) -> Prompt:
         return _prompt_at(position)
 
 
 class _NoGraders:
-    """One and the same verdict for every group."""
+    """Simulated graders that give every group the same verdicts."""
 
     def __init__(self) -> None:
-        components = [
-            RewardComponent(name="answer", value=float(place % 2), weight=1.0) for place in range(COMPLETIONS)
-        ]
-        verdicts = tuple(RewardVerdict(components=(component,)) for component in components)
+        answers = [RewardComponent(name="answer", value=float(place % 2), weight=1.0) for place in range(COMPLETIONS)]
+        verdicts = tuple(RewardVerdict(components=(answer,)) for answer in answers)
         self._verdicts_ref = ray.put(GroupVerdicts(verdicts=verdicts, timed_out=0))
 
     def grade(self, group_ref: Any) -> Any:
@@ -127,7 +125,7 @@ class _NoGraders:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DriverRate:
-    """What the driver gets through with so many engines; rates iteration by iteration, completions/s."""
+    """Throughput of the driver with a number of engines; one rate an iteration, completions/s."""
 
     num_engines: int
     rates: tuple[float, ...]
@@ -138,7 +136,7 @@ class DriverRate:
 
 
 def benchmark_control_plane(*, repeats: int) -> list[DriverRate]:
-    """One rate an iteration, `repeats` of them after a warm-up, for each number of engines."""
+    """Measures `repeats` iterations after a warm-up for each number of engines."""
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     try:
         return [_measure(number, repeats=repeats) for number in NUMBERS_OF_ENGINES]
@@ -176,7 +174,7 @@ def _measure(num_engines: int, *, repeats: int) -> DriverRate:
 
 
 def _iterate(groups: GroupStream, iteration: int) -> None:
-    """What the driver and a rank's packing do in one iteration."""
+    """The work of the driver and of a rank's packing in one iteration."""
     groups.admit(iteration)
     batch = to_train_batch(
         groups.take(iteration), policy_version=iteration, objective=ObjectiveConfig(), max_new_tokens=TOKENS

@@ -1,7 +1,7 @@
-"""Rollout fleet against a bare vLLM engine: the same prompts, seeds and sampling, tokens/s of each.
+"""Benchmark of the rollout fleet against bare vLLM: the same prompts, seeds and sampling, tokens/s of each.
 
-The peers: vLLM's own offline LLM class, called once with the whole batch in a process of its own, with no other process
-to talk to; and AsyncLLM, on which RolloutEngine is built with rollout.frontend=async, called once in its process.
+One peer is vLLM's offline class LLM, called once with the whole batch in a process of its own. The other is AsyncLLM,
+which RolloutEngine uses with rollout.frontend=async, called once in its process.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ TARGET = 0.95
 
 
 class BareEngine:
-    """vLLM's LLM with the settings that RolloutEngine uses, and nothing of ours around it."""
+    """vLLM's LLM with the settings of RolloutEngine, without any code of ours around it."""
 
     def __init__(self, model_path: str, max_model_len: int, kv_cache_gib: float, max_num_seqs: int) -> None:
         import os
@@ -62,7 +62,7 @@ class BareEngine:
 
 
 class BareAsyncEngine(RolloutEngine):
-    """The AsyncLLM that RolloutEngine builds, driven directly: what its separate process and its frontend cost."""
+    """The AsyncLLM that RolloutEngine builds, called directly, which shows the cost of its process and its frontend."""
 
     async def generate_all(self, prompts: list[Prompt], sampling: SamplingSpec) -> float:
         """Tokens a second over the whole batch."""
@@ -77,7 +77,7 @@ class BareAsyncEngine(RolloutEngine):
 
 
 def fleet_rate(parts: Parts, prompts: list[Prompt], sampling: SamplingSpec) -> float:
-    """Tokens a second from the first submission to the last group in the driver's hands."""
+    """Tokens a second from the first submission to the arrival of the last group at the driver."""
     started = time.perf_counter()
     for prompt in prompts:
         parts.fleet.submit(prompt, sampling)
@@ -90,7 +90,7 @@ def fleet_rate(parts: Parts, prompts: list[Prompt], sampling: SamplingSpec) -> f
 
 
 def benchmark_fleet(*, repeats: int) -> list[PairedRate]:
-    """Fleet of one engine against one bare engine, alternating; each idles while the other runs."""
+    """Measures a fleet of one engine and one bare engine in turn; each idles while the other runs."""
     with running_parts() as parts:
         config = parts.config
         sampling = SamplingSpec(

@@ -1,6 +1,6 @@
-"""How fast answers are graded: plain integers and MATH-like answers on one core, and groups by the graders of a run.
+"""Benchmark of grading: plain integers and MATH-like answers on one core, and groups by the graders of a run.
 
-In: how often to repeat. Out: rates by name, in answers a second. There is no peer: these are absolute figures, and the
+In: number of repeats. Out: rates by name, in answers a second. There is no peer: these are absolute figures, and the
 ratio of two grader processes to one.
 """
 
@@ -19,7 +19,7 @@ from rollout.rewards.grading import is_equivalent, prepare
 NUM_INTEGERS = 1_000_000
 GROUP_SIZE = 8
 NUM_GROUPS = 250
-# (candidate, reference): spellings that MATH's answers have, half of them right
+# Pairs (candidate, reference) with spellings of MATH's answers, half of them right.
 MATH_PAIRS = (
     (r"\dfrac{3}{4}", r"\frac{3}{4}"),
     ("0.75", r"\frac{3}{4}"),
@@ -35,14 +35,14 @@ MATH_PAIRS = (
 
 
 def benchmark_grading(*, repeats: int) -> dict[str, float]:
-    """Medians over repeats, answers/s."""
+    """Measures all rates; medians over the repeats, answers/s."""
     integers = [(str(number), str(number + number % 2)) for number in range(NUM_INTEGERS)]  # every other one is wrong
     prepare("x^2")
     for candidate, reference in MATH_PAIRS:
-        is_equivalent(candidate, reference)  # the algebra system builds its tables at first use
+        is_equivalent(candidate, reference)  # the algebra system builds its tables at its first use
     return {
         "plain integers, one core": _rate(lambda: _compare(integers), NUM_INTEGERS, repeats=repeats),
-        "answers as MATH has them, one core": _rate(_compare_math, 20 * len(MATH_PAIRS), repeats=repeats),
+        "answers of MATH's kind, one core": _rate(_compare_math, 20 * len(MATH_PAIRS), repeats=repeats),
         **_by_processes(repeats=repeats),
     }
 
@@ -82,7 +82,7 @@ def _by_processes(*, repeats: int) -> dict[str, float]:
 
 
 def ungraded_group(*texts: str, reference: str) -> PromptGroup:
-    """Completions of these texts as graders get them, whose tokens mean nothing; tests use it too."""
+    """A group of completions with these texts and meaningless tokens, as graders get it; tests use it too."""
     prompt = Prompt(
         position=0, token_ids=np.array([1], dtype=np.int32), text="?", reference_answer=reference, source=""
     )

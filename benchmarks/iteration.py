@@ -1,4 +1,4 @@
-"""Where an iteration's time goes: means of the stage timers over a short synchronous run of the real loop."""
+"""Benchmark of an iteration's stages: means of the stage timers over a short synchronous run of the real loop."""
 
 from benchmarks.parts import BATCH
 from configs.loading import load_config

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.knobs`: what the knobs of docs/throughput.md do, by short runs of the public command in turn.
+"""`python -m benchmarks.knobs`: effects of the settings of docs/throughput.md, by short runs of the command in turn.
 
-Where time is the question the learning rate is 0 but for rounding, so that lengths do not drift; dynamic sampling is
-about learning and trains the arithmetic experiment as it is. The runs of one repeat share a seed.
+Runs that measure time have a learning rate of practically 0, so that lengths do not change. Dynamic sampling affects
+learning, so its runs train the arithmetic experiment as it is. The runs of one repeat share a seed.
 """
 
 from collections.abc import Sequence
@@ -18,11 +18,11 @@ from benchmarks.wordy_model import WORDY_SETTINGS, ensure_wordy_model
 from orchestration.journal.json_lines import Row
 
 WARMUP_ITERATIONS = 5
-COOL_DOWN = 4  # last iterations, which at a staleness of 4 have nothing left to generate
-REWARD_WINDOW = 5  # last iterations whose reward is told
+COOL_DOWN = 4  # number of last iterations not counted; at a staleness of 4 they have nothing left to generate
+REWARD_WINDOW = 5  # number of last iterations whose reward is reported
 STILL = ("learner.lr=1e-12", "learner.lr_schedule=constant")
 OVERLAPPED = (*STILL, "max_staleness=2")
-# Name in the figures, heading of the table and how it reads; means over the counted iterations.
+# Name in the figures, heading of the table and format; means over the counted iterations.
 COLUMNS = (
     ("time/iteration_s", "s an\niteration", "{:.3g}"),
     ("idle/learner", "idle\nlearner", "{:.0%}"),
@@ -37,16 +37,16 @@ COLUMNS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Knob:
-    """One setting, its values, and what the runs have in common."""
+    """One setting, its values, and the common settings of its runs."""
 
     name: str
-    values: tuple[str, ...]  # the first is what the others are compared with
+    values: tuple[str, ...]  # values to measure; the others are compared with the first
     num_iterations: int
     settings: tuple[str, ...] = ()
-    is_wordy: bool = False  # completions of 16 to 512 tokens
+    is_wordy: bool = False  # True for completions of 16 to 512 tokens
 
     def run_settings(self, value: str, *, seed: int, num_iterations: int) -> list[str]:
-        """As on the command line; builds the wordy model where it is needed."""
+        """Settings of a run as on the command line; builds the wordy model if the knob needs it."""
         wordy = (*WORDY_SETTINGS, f"model.path={ensure_wordy_model()}") if self.is_wordy else ()
         return [
             *PLAIN,
@@ -69,9 +69,9 @@ KNOBS = (
 
 
 def run_means(rows: Sequence[Row]) -> dict[str, float]:
-    """Means of one run over its iterations without the first and the last; the reward is that of the very last.
+    """Means of one run over its iterations without the first and the last ones; the reward is that of the last ones.
 
-    What the run does not measure is left out.
+    Metrics that the run does not have are left out.
     """
     counted = rows[WARMUP_ITERATIONS:-COOL_DOWN]
     assert counted, f"{len(rows)} iterations are too few to count any"
@@ -81,7 +81,7 @@ def run_means(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def measure_knob(knob: Knob, *, repeats: int, num_iterations: int) -> dict[str, list[dict[str, float]]]:
-    """run_means by value, a run each repeat; the values take turns within a repeat."""
+    """run_means by value, one run for each repeat; within a repeat the values are run in turn."""
     found: dict[str, list[dict[str, float]]] = {value: [] for value in knob.values}
     for seed in range(repeats):
         for value in knob.values:
@@ -91,7 +91,7 @@ def measure_knob(knob: Knob, *, repeats: int, num_iterations: int) -> dict[str, 
 
 
 def time_ratios(runs: Sequence[dict[str, float]], base: Sequence[dict[str, float]]) -> list[float]:
-    """Seconds of an iteration over those of the base's run of the same repeat."""
+    """Ratios of an iteration's seconds to those of the base's run of the same repeat."""
     name = "time/iteration_s"
     return [run[name] / other[name] for run, other in zip(runs, base, strict=True)]
 
@@ -102,7 +102,9 @@ def main() -> None:
     least = WARMUP_ITERATIONS + COOL_DOWN + 1
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="default: all")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each value (default 3)")
-    parser.add_argument("--iterations", type=int, help=f"of each run, at least {least} (default: 20 to 80, by knob)")
+    parser.add_argument(
+        "--iterations", type=int, help=f"iterations of each run, at least {least} (default: 20 to 80, by knob)"
+    )
     arguments = parser.parse_args()
     if arguments.repeats < 1 or (arguments.iterations is not None and arguments.iterations < least):
         parser.error(f"--repeats must be at least 1 and --iterations at least {least}")
@@ -118,7 +120,7 @@ def main() -> None:
 
 
 def show(console: Console, found: dict[str, dict[str, list[dict[str, float]]]]) -> None:
-    """One row a value: medians over the repeats, and the time against the knob's first value, repeat by repeat."""
+    """Prints one row a value: medians over the repeats, and the time over that of the knob's first value."""
     time_s, *others = [heading for _, heading, _ in COLUMNS]
     columns = ("setting", time_s, "ratio", "min - max", *others)
     table = new_table("Knobs: medians over the repeats", *columns, text=("setting",))

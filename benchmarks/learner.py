@@ -1,7 +1,8 @@
-"""Learner against bare torch loops: the same sequences, gate and optimizer, completion tokens/s of each.
+"""Benchmark of the learner against bare torch loops: the same sequences, gate and optimizer, completion tokens/s.
 
-The peers are what one would write by hand: forward, objective, backward, clip, AdamW; no DeepSpeed, Ray or statistics.
-One runs the learner's packed rows; the other pads, on completions of 16 to 512 tokens with a heavy tail.
+The peers are loops as written by hand: forward, objective, backward, clip, AdamW, without DeepSpeed, Ray or statistics.
+One runs the learner's packed rows; the other pads its micro-batches, on completions of 16 to 512 tokens with a heavy
+tail.
 """
 
 import time
@@ -21,9 +22,9 @@ from orchestration.stream.batches import to_train_batch
 from rollout.contract import SampledTokens, VersionStart
 
 BARE_TARGET, PADDED_TARGET = 0.9, 1.5
-PADDED_SEQUENCES = 8  # of a padded micro-batch; TRL's default
-PROMPT_LENGTH, SHORTEST, LONGEST, VOCABULARY = 8, 16, 512, 20  # tokens; of completions; token ids drawn
-MAX_ROW_TOKENS = 1024  # of the varied lengths
+PADDED_SEQUENCES = 8  # sequences of a padded micro-batch, TRL's default
+PROMPT_LENGTH, SHORTEST, LONGEST, VOCABULARY = 8, 16, 512, 20  # tokens of prompts and completions; number of ids
+MAX_ROW_TOKENS = 1024  # tokens of a row with varied lengths
 VARIED = (
     f"model.max_model_len={PROMPT_LENGTH + LONGEST}",
     f"rollout.max_new_tokens={LONGEST - 1}",
@@ -54,7 +55,7 @@ class BareLoop:
         self._optimizer = torch.optim.AdamW(self._policy.parameters(), lr=spec.learner.lr, weight_decay=0.0, fused=True)
 
     def update(self, batch: TrainBatch) -> float:
-        """One iteration's optimizer steps; completion tokens a second."""
+        """Runs one iteration's optimizer steps; returns completion tokens a second."""
         from learner.batches.packing import split_minibatches
 
         started, num_tokens = time.perf_counter(), 0
@@ -113,7 +114,7 @@ class BareLoop:
 
 
 class PaddedLoop(BareLoop):
-    """The same on micro-batches of a few sequences, each padded to the longest of its micro-batch."""
+    """The bare loop on micro-batches of a few sequences, padded to the longest of the micro-batch."""
 
     def __init__(self, spec: LearnerSpec) -> None:
         super().__init__(spec)
@@ -144,7 +145,7 @@ class PaddedLoop(BareLoop):
 
 
 class _Columns:
-    """What the objective asks for, of some of a row's tokens."""
+    """Inputs of the objective for some of a row's tokens."""
 
     def __init__(self, row: Any, chosen: np.ndarray) -> None:
         self.rollout_logprobs = row.rollout_logprobs[chosen]
@@ -157,7 +158,7 @@ def _tokens_of(row: Any, sequences: range) -> np.ndarray:
 
 
 def varied_batch(*, num_groups: int = 32, group_size: int = 8) -> TrainBatch:
-    """Random tokens; most completions are a few dozen tokens long, some cut off at LONGEST - 1."""
+    """A batch of random tokens; most completions have a few dozen tokens, some are cut off at LONGEST - 1."""
     random = np.random.default_rng(0)
     lengths = np.minimum(SHORTEST * (1 + random.pareto(1.0, num_groups * group_size)), LONGEST - 1).astype(int)
     samples = tuple(
@@ -185,7 +186,7 @@ def _tokens_of_length(length: int, random: np.random.Generator) -> SampledTokens
 
 
 def learner_rate(learner: LearnerGroup, batch: TrainBatch) -> float:
-    """Completion tokens a second of load and all steps, as the loop does them."""
+    """Completion tokens a second over load and all steps, as in the loop."""
     started = time.perf_counter()
     learner.load(batch, 0)
     num_tokens = sum(report.num_tokens for report in learner.steps())
@@ -193,7 +194,7 @@ def learner_rate(learner: LearnerGroup, batch: TrainBatch) -> float:
 
 
 def benchmark_learner(*, repeats: int) -> list[PairedRate]:
-    """One rank under DeepSpeed against one plain process, alternating."""
+    """Measures one rank under DeepSpeed and one plain process in turn."""
     with running_parts() as parts:
         parts.groups.admit(0)
         batch = to_train_batch(

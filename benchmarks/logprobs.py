@@ -1,10 +1,10 @@
-"""Token logprobs from hidden states at a vocabulary of 152k: time and peak extra memory, ours against all logits.
+"""Benchmark of token logprobs at a vocabulary of 152k: time and peak extra memory, ours against all logits.
 
-In: nothing but sizes. Out: one LogprobFigure for each implementation and pass; `scoring` is a forward pass without
-gradients (that of old logprobs), `training` forward and backward. The peers are what one would write: log_softmax of
-all logits, the same by chunks of positions that are computed again, and, asked for, Liger's fused linear loss on a GPU.
-That one makes its gradients in the forward pass, for a cross entropy whose weights are known before; a gated
-objective's depend on the logprobs. All are checked to agree before they are timed.
+In: sizes. Out: one LogprobFigure for each implementation and pass; `scoring` is a forward pass without gradients (that
+of old logprobs), `training` is forward and backward. The peers are log_softmax of all logits, the same by chunks of
+positions that are computed again, and, if asked for, Liger's fused linear loss on a GPU. Liger computes gradients in
+the forward pass, for a cross entropy whose weights are known before; the weights of a gated objective depend on the
+logprobs. All results are compared before they are timed.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ from configs.schema import LearnerConfig
 from gates.benchmark import call_seconds, peak_extra_bytes
 from learner.model.logprobs import token_logprobs
 
-NUM_POSITIONS, HIDDEN, VOCABULARY = 1024, 896, 151_936  # Qwen2.5-0.5B's
+NUM_POSITIONS, HIDDEN, VOCABULARY = 1024, 896, 151_936  # sizes of Qwen2.5-0.5B
 CHUNK = 256  # positions of a chunk of the checkpointed peer
 OURS, ALL_LOGITS, CHECKPOINTED, LIGER = "ours", "all logits", "chunks, checkpointed", "Liger, cross entropy"
 Gradients = tuple[Tensor, Tensor]
@@ -29,15 +29,15 @@ Gradients = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LogprobFigure:
-    """What one pass over all positions took, beside the same of all logits."""
+    """Time and memory of one pass over all positions, with ratios to those of all logits."""
 
     name: str
     phase: str  # scoring or training
     seconds: tuple[float, ...]
-    time_ratio: float  # to all logits, median over the pairs
-    peak_bytes: int  # most that was held above the inputs, gradients included
-    gradient_bytes: int  # the gradients of hidden states and weight, which every implementation must return
-    memory_ratio: float  # to all logits, gradients subtracted on both sides
+    time_ratio: float  # time over that of all logits, median over the pairs
+    peak_bytes: int  # peak memory above the inputs, gradients included
+    gradient_bytes: int  # size of the gradients of hidden states and weight, which every implementation must return
+    memory_ratio: float  # memory over that of all logits, gradients subtracted on both sides
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +45,7 @@ class Problem:
     hidden: Tensor
     head: nn.Linear
     targets: Tensor
-    upstream: Tensor  # how a loss moves with each logprob; -1 for all, which is what cross entropy can do
+    upstream: Tensor  # derivative of the loss by each logprob; -1 for all, as in cross entropy
 
     @classmethod
     def random(cls, device: torch.device) -> "Problem":
@@ -70,14 +70,14 @@ class Problem:
         return torch.cat([checkpoint(self._gathered, *part, use_reentrant=False) for part in parts])
 
     def liger(self) -> Tensor:
-        """The loss, which is all that it gives."""
+        """Liger's loss, its only result."""
         from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
 
         loss: Tensor = liger_fused_linear_cross_entropy(self.hidden, self.head.weight, self.targets, reduction="sum")
         return loss
 
     def gradients(self, result: Tensor) -> Gradients:
-        """Of minus the sum of logprobs; result is these, or that sum."""
+        """Gradients of minus the sum of logprobs; result is the logprobs or this sum."""
         upstream = self.upstream if result.ndim else None
         of_hidden, of_weight = torch.autograd.grad(result, (self.hidden, self.head.weight), upstream)
         return of_hidden, of_weight
@@ -88,7 +88,7 @@ class Problem:
 
 
 def require_liger() -> None:
-    """RuntimeError that says what is missing, where Liger cannot be measured."""
+    """Raises RuntimeError that names what is missing if Liger cannot be measured."""
     if not torch.cuda.is_available():
         raise RuntimeError("Liger's kernels are Triton only and no GPU is visible: run this on a machine with one")
     if find_spec("liger_kernel") is None:
@@ -96,7 +96,7 @@ def require_liger() -> None:
 
 
 def benchmark_logprobs(*, repeats: int, with_liger: bool) -> list[LogprobFigure]:
-    """One thread on a CPU, like a learner rank; on a GPU if there is one. with_liger: see require_liger."""
+    """Measures on a GPU if there is one, else with one thread, like a learner rank. with_liger: see require_liger."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     problem = Problem.random(device)
     logprobs = {OURS: problem.ours, ALL_LOGITS: problem.all_logits, CHECKPOINTED: problem.checkpointed}
@@ -121,7 +121,7 @@ def benchmark_logprobs(*, repeats: int, with_liger: bool) -> list[LogprobFigure]
 def _figures(
     phase: str, works: Mapping[str, Callable[[], object]], *, repeats: int, device: torch.device, gradient_bytes: int
 ) -> list[LogprobFigure]:
-    peaks = {name: peak_extra_bytes(work, device) for name, work in works.items()}  # warms up, too
+    peaks = {name: peak_extra_bytes(work, device) for name, work in works.items()}  # also warms up
     samples = [{name: call_seconds(work, 1, device) for name, work in works.items()} for _ in range(repeats)]
     return [
         LogprobFigure(

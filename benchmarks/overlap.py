@@ -1,13 +1,14 @@
-"""`python -m benchmarks.overlap`: how much of generation and learning goes on at the same time.
+"""`python -m benchmarks.overlap`: how much generation and learning overlap.
 
 Each repeat runs the public command once synchronously and once at each staleness, and measures each side alone on the
-prompts of the counted iterations. The learning rate is 0 but for rounding, so that all of them sample the same text.
+prompts of the counted iterations. The learning rate is practically 0, so that all of them sample the same text.
 
-- generation alone: from the first prompt of a batch to its last finished group, batch after batch; nobody learns or
-  grades. Asynchronous engines go from one batch into the next instead, so where lengths vary a run may beat it.
-- learner alone: making and loading the batch, all steps and the publish, which both sides need and which is counted
-  here only; nobody generates.
-- an iteration: wall clock from the begin of one to the begin of the next; a mean, because asynchronous ones alternate.
+- Generation alone is the time from the first prompt of a batch to its last finished group, batch after batch, without
+  learning or grading. Asynchronous engines go from one batch into the next, so a run with varied lengths may be faster.
+- Learner alone is the time of making and loading the batch, all steps and the publish, without generation. Both sides
+  need the publish; it is counted here only.
+- An iteration is the wall clock from the beginning of one iteration to that of the next. It is a mean, because the
+  durations of asynchronous iterations alternate.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,36 +27,36 @@ from benchmarks.wordy_model import WORDY_SETTINGS, ensure_wordy_model
 from configs.loading import load_config
 from orchestration.cluster import start_cluster
 from orchestration.parts import Parts, build_parts
-from orchestration.plan.measurements import generate_groups, grade_groups, make_batch, train_batch, training_prompts
+from orchestration.plan.measurements import generate_groups, grade_groups, train_batch, training_prompts
 from orchestration.terminal.console import print_line
 from rollout.contract import Prompt, SamplingSpec
 from rollout.tasks import build_task
 from rollout.tasks.embedded_model import ensure_embedded_model
 
-WARMUP_ITERATIONS = 5  # one at least must have filled what runs ahead
-STALENESSES = (0, 1, 2)  # the first is the synchronous run, after which the sides are measured alone
-SYNCHRONOUS_TARGET, ASYNCHRONOUS_TARGET = 1.1, 1.15  # of the sum, of the longer side
+WARMUP_ITERATIONS = 5  # number of first iterations not counted, in which generation gets ahead
+STALENESSES = (0, 1, 2)  # max_staleness of the runs; each side is measured alone after the first, synchronous run
+SYNCHRONOUS_TARGET, ASYNCHRONOUS_TARGET = 1.1, 1.15  # ratios to the sum of the sides and to the longer side
 TASKS = {"arithmetic": BATCH, "varied": (*BATCH, *WORDY_SETTINGS)}
 FIXED = (*PLAIN, "learner.lr=1e-12", "learner.lr_schedule=constant", "eval.every=0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Repeat:
-    """Seconds of one batch, means over the same batches."""
+    """Seconds of one batch in each run and on each side, means over the same batches."""
 
     generation_s: float
     learner_s: float
-    iteration_s: dict[int, float]  # by max_staleness
-    tokens: dict[str, float]  # completion tokens a batch; equal, or the sides and runs did not do the same work
-    means: dict[int, dict[str, float]]  # idle/* and staleness/mean, by max_staleness
+    iteration_s: dict[int, float]  # seconds of an iteration, by max_staleness
+    tokens: dict[str, float]  # completion tokens a batch; must be equal, or the work was not the same
+    means: dict[int, dict[str, float]]  # means of idle/* and staleness/mean, by max_staleness
 
     def ideal_s(self, max_staleness: int) -> float:
-        """One side after the other, or the longer one alone."""
+        """Seconds without overhead: the sum of both sides if synchronous, else the longer side."""
         sides = (self.generation_s, self.learner_s)
         return sum(sides) if max_staleness == 0 else max(sides)
 
     def ratio(self, max_staleness: int) -> float:
-        """Iteration over the ideal."""
+        """Seconds of an iteration over the ideal."""
         return self.iteration_s[max_staleness] / self.ideal_s(max_staleness)
 
     def to_json(self) -> dict[str, object]:
@@ -63,7 +64,7 @@ class Repeat:
 
 
 def measure_repeat(name: str, model: Path, prompts: Sequence[Prompt], *, number: int) -> Repeat:
-    """All runs of a task and both sides once. prompts: those of the counted iterations, `number` of them."""
+    """Measures all runs of a task and both sides once. prompts: those of the `number` counted iterations."""
     iteration_s: dict[int, float] = {}
     tokens: dict[str, float] = {}
     means: dict[int, dict[str, float]] = {}
@@ -83,7 +84,7 @@ def measure_repeat(name: str, model: Path, prompts: Sequence[Prompt], *, number:
 
 
 def run_settings(name: str, model: Path, *, max_staleness: int, number: int) -> list[str]:
-    """Settings of one run. Its last iterations have nothing left to generate: they end the run and are not counted."""
+    """Settings of one run. Its last iterations have nothing left to generate and are not counted."""
     total = WARMUP_ITERATIONS + number + max(STALENESSES) + 1
     return [
         *FIXED,
@@ -95,7 +96,7 @@ def run_settings(name: str, model: Path, *, max_staleness: int, number: int) -> 
 
 
 def _run(settings: Sequence[str], *, number: int) -> tuple[float, dict[str, float]]:
-    """One run of the public command: seconds of a counted iteration, and means over the counted iterations."""
+    """Runs the public command; returns seconds of a counted iteration, and means over the counted iterations."""
     all_rows, all_seconds = run_seconds(settings)
     counted = slice(WARMUP_ITERATIONS, WARMUP_ITERATIONS + number)
     rows, completions = all_rows[counted], load_config(settings).rollout.completions_per_iteration
@@ -106,7 +107,7 @@ def _run(settings: Sequence[str], *, number: int) -> tuple[float, dict[str, floa
 
 
 def _measure_sides(parts: Parts, prompts: Sequence[Prompt], *, number: int) -> tuple[float, float, float]:
-    """Seconds of a batch of generation alone and of the learner alone, and completion tokens of a batch."""
+    """Measures each side alone: seconds of a batch and completion tokens of a batch."""
     config = parts.config
     sampling = SamplingSpec(
         num_completions=config.rollout.completions_per_prompt,
@@ -122,14 +123,14 @@ def _measure_sides(parts: Parts, prompts: Sequence[Prompt], *, number: int) -> t
     batches = [grade_groups(parts, refs)[1] for _, refs in generated]
     learner_s = 0.0
     for graded in batches:
-        load_s, update_s = train_batch(parts, graded, make_batch(parts, graded))
+        load_s, update_s = train_batch(parts, graded)
         learner_s += load_s + update_s + parts.channel.publish(next(versions)).total_s
     num_tokens = sum(each.tokens.num_sampled for graded in batches for one in graded for each in one.group.completions)
     return sum(seconds for seconds, _ in generated) / number, learner_s / number, num_tokens / number
 
 
 def measure_task(name: str, *, repeats: int, number: int) -> list[Repeat]:
-    """All repeats of one task."""
+    """Measures all repeats of one task."""
     model = ensure_wordy_model() if name == "varied" else ensure_embedded_model()
     config = load_config(run_settings(name, model, max_staleness=0, number=number))
     size = config.rollout.prompts_per_iteration
@@ -142,7 +143,7 @@ def main() -> None:
     parser.add_argument(
         "--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="default: both; varied: 16 to 512 tokens"
     )
-    parser.add_argument("--repeats", type=int, default=5, help="of all runs and both sides (default 5)")
+    parser.add_argument("--repeats", type=int, default=5, help="repeats of all runs and both sides (default 5)")
     parser.add_argument("--iterations", type=int, default=10, help="counted iterations of each run (default 10)")
     arguments = parser.parse_args()
     if min(arguments.repeats, arguments.iterations) < 1:
@@ -181,7 +182,7 @@ def _print(console: Console, name: str, repeats: Sequence[Repeat]) -> None:
 
 
 def _spread(values: Sequence[float], form: str) -> tuple[str, str]:
-    """Median, and least and most."""
+    """Text of the median and, in brackets, minimum and maximum."""
     return form.format(median(values)), f"{form.format(min(values))} - {form.format(max(values))}"
 
 

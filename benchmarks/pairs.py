@@ -1,4 +1,4 @@
-"""Paired measurement: ours and the peer in turn, so that a drift of the machine's speed touches both alike."""
+"""Paired measurement of ours and the peer in turn, so that a drift of the machine's speed affects both alike."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -7,7 +7,7 @@ from statistics import median
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PairedRate:
-    """Rates of ours and of the peer, run by run, in `unit`; a rate is work a second, so more is better."""
+    """Rates of ours and of the peer, run by run, in `unit`; a rate is work a second, so higher is better."""
 
     name: str
     peer: str
@@ -22,7 +22,7 @@ class PairedRate:
 
     @property
     def ratio(self) -> float:
-        """Median over the pairs of ours / peer."""
+        """Median of ours / peer over the pairs."""
         return median(self.ratios)
 
     def to_json(self) -> dict[str, object]:

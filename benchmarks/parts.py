@@ -1,4 +1,4 @@
-"""Running parts for the benchmarks: the configuration, the embedded model, and the peers as plain Ray actors."""
+"""Parts for the benchmarks: the configuration, running engines and learner, models, and peers as plain Ray actors."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ BATCH = ("rollout.prompts_per_iteration=32", "rollout.completions_per_prompt=8")
 
 @contextmanager
 def running_parts(*overrides: str, model_path: Path | None = None) -> Iterator[Parts]:
-    """Engines and learner of the default experiment, version 0 published."""
+    """Starts engines and learner of the default experiment and publishes version 0."""
     model = ensure_embedded_model() if model_path is None else model_path
     config = load_config([*BATCH, *overrides])
     with (
@@ -30,7 +30,7 @@ def running_parts(*overrides: str, model_path: Path | None = None) -> Iterator[P
 
 @contextmanager
 def running_learner(*overrides: str, model_path: Path) -> Iterator[LearnerGroup]:
-    """The learner of the default experiment alone."""
+    """Starts the learner of the default experiment alone."""
     config = load_config([*BATCH, *overrides])
     with start_cluster(config.cluster, config.rollout, config.learner) as cluster:
         spec = learner_spec(config, cluster, model_path)
@@ -42,7 +42,7 @@ def running_learner(*overrides: str, model_path: Path) -> Iterator[LearnerGroup]
 
 
 def save_long_model(folder: Path) -> Path:
-    """The embedded model's architecture at random, with room for 1,024 tokens."""
+    """Writes a random model of the embedded architecture with room for 1,024 tokens."""
     recipe = replace(EmbeddedRecipe(), max_position_embeddings=1024)
     new_model(recipe).save_pretrained(folder)
     new_tokenizer(recipe).save_pretrained(folder)
@@ -50,7 +50,7 @@ def save_long_model(folder: Path) -> Path:
 
 
 def save_wide_model(folder: Path) -> Path:
-    """A random model of 25 million parameters (101 MB in float32): so large that bytes, not calls, take the time."""
+    """Writes a random model of 25 million parameters (101 MB in float32), so that bytes take more time than calls."""
     recipe = replace(EmbeddedRecipe(), hidden_size=512, num_layers=8, intermediate_size=1536)
     new_model(recipe).save_pretrained(folder)
     new_tokenizer(recipe).save_pretrained(folder)

@@ -1,6 +1,6 @@
-"""The environment of the peers: TRL beside the torch and transformers that we have, in a folder of its own.
+"""The environment of the peers: TRL with the torch and transformers of our environment, in a folder of its own.
 
-In: nothing. Out: the environment's Python, made on first use. Ours is not touched: TRL is no dependency of the project.
+Out: the environment's Python, made at the first use. Ours does not change: TRL is no dependency of the project.
 """
 
 import subprocess
@@ -16,14 +16,14 @@ STAMP = FOLDER / "installed.txt"
 
 
 def peer_python() -> Path:
-    """The Python with TRL; RuntimeError with the installer's last lines where it cannot be made."""
+    """The Python with TRL; RuntimeError with the installer's last lines if it cannot be made."""
     python = FOLDER / "bin" / "python"
     wanted = _requirements()
     if STAMP.is_file() and STAMP.read_text(encoding="utf-8").splitlines() == wanted:
         return python
     venv.create(FOLDER, clear=True, symlinks=True, with_pip=True, prompt="softgate-peers")
     torch, *others = wanted
-    # The CPU build of torch has a local version, which pip finds where it is configured to and uv finds elsewhere.
+    # The CPU build of torch has a local version, which pip finds if it is configured to, and uv elsewhere.
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", torch]
     has_torch = subprocess.run(pip, capture_output=True, check=False).returncode == 0
     command = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", str(python), torch, *others]
@@ -38,6 +38,6 @@ def peer_python() -> Path:
 
 
 def _requirements() -> list[str]:
-    """torch and transformers as they are here, TRL, and what our grader needs."""
+    """Requirements: torch and transformers in our versions, TRL, and the dependencies of our grader."""
     (grader,) = (line for line in requires("softgate") or () if line.startswith("math-verify"))
     return [f"torch=={version('torch')}", f"transformers=={version('transformers')}", f"trl=={TRL}", grader]

@@ -1,7 +1,7 @@
 """TRL's GRPOTrainer on our task, run by benchmarks/peers.py with the Python of an environment that has TRL.
 
 In: a PeerJob as JSON on stdin. Out: one JSON row an iteration (seconds, samples, mean reward) in the file that the job
-names. The reward is ours, so both sides grade alike; what TRL does beside that is its own.
+names. The reward function is ours, so both sides grade alike; everything else is TRL's.
 """
 
 import json
@@ -19,11 +19,11 @@ from rollout.rewards import answer_reward, format_reward
 
 
 class IterationRows(TrainerCallback):
-    """Seconds and reward of each iteration: num_minibatches optimizer steps, the generation before them included."""
+    """Seconds and reward of each iteration, which is a generation and num_minibatches optimizer steps."""
 
     def __init__(self, job: dict[str, Any], rewards: list[float]) -> None:
         self._job = job
-        self._rewards = rewards  # of the completions graded since the last row
+        self._rewards = rewards  # rewards of the completions graded since the last row
         self._started = 0.0
         self.rows: list[dict[str, float]] = []
 
@@ -46,9 +46,8 @@ def main() -> None:
     rewards: list[float] = []
 
     def reward(completions: list[str], answer: list[str], **columns: Any) -> list[float]:
-        graded = [
-            format_reward(text) + answer_reward(text, right) for text, right in zip(completions, answer, strict=True)
-        ]
+        pairs = zip(completions, answer, strict=True)
+        graded = [format_reward(text) + answer_reward(text, right) for text, right in pairs]
         rewards.extend(graded)
         return graded
 

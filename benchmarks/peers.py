@@ -1,8 +1,9 @@
-"""`python -m benchmarks.peers`: softgate against TRL's GRPOTrainer on the same model, prompts, batch, gate and reward.
+"""`python -m benchmarks.peers`: softgate against TRL's GRPOTrainer with the same model, prompts, batch, gate, reward.
 
-All train the same prompts in turn, each in processes of its own: TRL, and ours synchronously and one version ahead. A
-run's rate is samples over wall clock, without start-up, the first iterations, and the last, in which a run that is
-ahead has nothing left to generate. Two tasks: the arithmetic experiment, and completions of 16 to 512 tokens.
+TRL, our synchronous run and our run one version ahead train on the same prompts in turn, each in its own processes. A
+run's rate is samples over wall clock, without start-up and the first iterations. The last iterations are not counted
+either, because a run that is ahead has nothing left to generate in them. There are two tasks: the arithmetic
+experiment, and completions of 16 to 512 tokens.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from rollout.tasks import build_task
 from rollout.tasks.embedded_model import ensure_embedded_model
 
 WARMUP_ITERATIONS = 3
-COOL_DOWN = 2  # iterations
+COOL_DOWN = 2  # number of last iterations not counted
 TAU_POS, TAU_NEG = 10.0, 12.0
 COMMON = (*PLAIN, "gate=sigmoid", f"gate.tau_pos={TAU_POS}", f"gate.tau_neg={TAU_NEG}", "learner.lr_schedule=constant")
 PEER = "TRL GRPOTrainer, sapo"
@@ -47,15 +48,15 @@ class Contest:
     model: Path
     settings: tuple[str, ...]
     num_iterations: int
-    peer_iterations: int  # of TRL, whose iterations are all alike
-    num_threads: int  # of TRL, whichever is faster for it: both cores, for it has no second process
-    micro_batch: int  # completions a forward pass of TRL, likewise
+    peer_iterations: int  # iterations of TRL, which are all alike
+    num_threads: int  # threads of TRL, the faster number: both cores, because it has no second process
+    micro_batch: int  # completions in a forward pass of TRL, the faster number
     target: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Iteration:
-    """What one iteration of either side took and brought."""
+    """Seconds, samples and reward of one iteration of either side."""
 
     seconds: float
     samples: int
@@ -63,7 +64,7 @@ class Iteration:
 
 
 def contests() -> list[Contest]:
-    """The tasks, their models built."""
+    """The tasks, with their models built."""
     return [
         Contest(
             name="arithmetic",
@@ -89,7 +90,7 @@ def contests() -> list[Contest]:
 
 
 def train_ours(contest: Contest, mode: str) -> list[Iteration]:
-    """One run of the public command."""
+    """Trains with one run of the public command."""
     settings = [*run_settings(contest), mode]
     rows, seconds = run_seconds(settings)
     samples = load_config(settings).rollout.completions_per_iteration
@@ -100,7 +101,7 @@ def train_ours(contest: Contest, mode: str) -> list[Iteration]:
 
 
 def train_peer(contest: Contest) -> list[Iteration]:
-    """The same with TRL, in its own environment."""
+    """Trains with TRL, in its own environment."""
     config = load_config(run_settings(contest))
     with TemporaryDirectory() as folder:
         out = Path(folder) / "rows.jsonl"
@@ -117,7 +118,7 @@ def rate(iterations: Sequence[Iteration]) -> float:
 
 
 def run_settings(contest: Contest) -> list[str]:
-    """Of our run, but for its mode."""
+    """Settings of our run except for its mode."""
     return [
         *COMMON,
         *contest.settings,
@@ -127,7 +128,7 @@ def run_settings(contest: Contest) -> list[str]:
 
 
 def peer_job(contest: Contest, config: RunConfig, *, folder: str, out: Path) -> dict[str, Any]:
-    """What benchmarks/peer_trl.py is told; config is that of our run."""
+    """Input of benchmarks/peer_trl.py; config is that of our run."""
     encode = prompt_encoder(load_tokenizer(str(contest.model), trust_remote_code=False))
     stream = PromptStream(build_task(config.task).train_problems(), encode, seed=config.seed)
     prompts = [
@@ -164,7 +165,7 @@ def main() -> None:
 
 
 def compare(console: Console, out: Path, *, repeats: int) -> None:
-    """Runs every contest, prints the table, writes figures and the reward curves of the last repeat."""
+    """Runs every contest, prints the table, and writes figures and the reward curves of the last repeat."""
     rates: list[PairedRate] = []
     curves: dict[str, dict[str, list[Iteration]]] = {}
     console.print("preparing TRL's environment and the models ...")
@@ -199,7 +200,7 @@ def compare(console: Console, out: Path, *, repeats: int) -> None:
 
 
 def _reward_panel(name: str, sides: Mapping[str, Sequence[Iteration]]) -> Panel:
-    """Reward against iterations, a line a side; both see the same prompts."""
+    """Draws reward over iterations, one line a side; both sides have the same prompts."""
     lines = []
     for side, iterations in sides.items():
         rewards = np.array([item.reward for item in iterations])

@@ -15,14 +15,13 @@ from rich.table import Table
 
 from benchmarks.result_files import result_path, write_figures
 from benchmarks.tables import print_table
-from orchestration.plan.calibrate import calibrate
-from orchestration.plan.command import PlanRequest, read_plan_command
-from orchestration.plan.machine import model_shape
-from orchestration.plan.measurements import measure_run
+from configs.loading import load_config
+from orchestration.plan.measurements import calibrate, measure_run
 from orchestration.plan.session import basis_of
-from orchestration.plan.simulation import Prediction, predict
+from orchestration.plan.simulation import predict
 from orchestration.terminal.console import print_line, redirect_output
 
+STAGES = ("iteration", "generate", "wait", "update", "publish")  # by the names of the run's timers
 TARGET = 0.15  # wanted |predicted / measured - 1|
 ALWAYS = ("learner.lr=1e-12", "eval.num_prompts=1", "journal.tensorboard=false", "journal.progress=false")
 # What differs from the calibrated run of 16 prompts x 8, 2 minibatches, one engine, synchronous.
@@ -50,8 +49,7 @@ def main() -> None:
         calibration = arguments.calibration
         if calibration is None:
             print_line(console, "measuring the machine ...")
-            request = _request(calibration=str(Path(folder) / "calibration.json"))
-            calibration = str(calibrate(request, model_shape(request.config), console))
+            calibration = str(calibrate(load_config(ALWAYS), str(Path(folder) / "calibration.json"), console))
         figures = {
             name: _compare(settings, calibration, target.with_suffix(".log"), num_iterations=arguments.iterations)
             for name, settings in CONFIGURATIONS.items()
@@ -62,43 +60,26 @@ def main() -> None:
     print_line(console, f"figures in {target}")
 
 
-def _request(*settings: str, calibration: str) -> PlanRequest:
-    request = read_plan_command([*ALWAYS, *settings, f"calibration='{calibration}'"]).request
-    assert request is not None
-    return request
-
-
 def _compare(settings: tuple[str, ...], calibration: str, log: Path, *, num_iterations: int) -> dict[str, float]:
     """Seconds, predicted and measured, of an iteration and of its stages."""
-    request = _request(*settings, calibration=calibration)
-    basis = basis_of(request, model_shape(request.config))
-    workload = basis.scenario.workload()
-    predicted = _stages(predict(workload, basis.costs_of(workload)))
+    config = load_config([*ALWAYS, *settings])
+    scenario, costs_of, _ = basis_of(config, calibration=calibration)
+    workload = scenario.workload()
+    times = predict(workload, costs_of(workload))
+    predicted = {stage: getattr(times, f"{stage}_s") for stage in STAGES}
     with redirect_output(log):
-        measured = measure_run(request.config, num_iterations=num_iterations)
+        measured = measure_run(config, num_iterations=num_iterations)
     stages = {f"predicted {name}": value for name, value in predicted.items()}
     stages |= {f"measured {name}": measured[f"time/{name}_s"] for name in predicted}
     return stages | {"ratio": predicted["iteration"] / measured["time/iteration_s"]}
 
 
-def _stages(found: Prediction) -> dict[str, float]:
-    """By the names of the run's timers."""
-    return {
-        "iteration": found.iteration_s,
-        "generate": found.generate_s,
-        "wait": found.wait_s,
-        "update": found.update_s,
-        "publish": found.publish_s,
-    }
-
-
 def _table(figures: dict[str, dict[str, float]]) -> Table:
     table = Table(title="Predicted / measured, ms", box=None, padding=(0, 1, 0, 0))
-    stages = ("iteration", "generate", "wait", "update", "publish")
-    for column in ("configuration", *stages, "ratio", ""):
+    for column in ("configuration", *STAGES, "ratio", ""):
         table.add_column(column, justify="left" if column == "configuration" else "right")
     for name, found in figures.items():
-        pairs = [f"{found[f'predicted {stage}'] * 1e3:.0f}/{found[f'measured {stage}'] * 1e3:.0f}" for stage in stages]
+        pairs = [f"{found[f'predicted {stage}'] * 1e3:.0f}/{found[f'measured {stage}'] * 1e3:.0f}" for stage in STAGES]
         is_met = abs(found["ratio"] - 1.0) <= TARGET
         table.add_row(name, *pairs, f"{found['ratio']:.2f}", "met" if is_met else "missed")
     return table

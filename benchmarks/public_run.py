@@ -1,7 +1,7 @@
-"""Short runs of the public command, for benchmarks that look at a run from outside.
+"""Short runs of the public command, for benchmarks that measure a run from outside.
 
-In: settings as on the command line. Out: the rows of its metrics.jsonl, what its iterations took, means over rows. Each
-run has a process of its own and a folder that goes when it has been read.
+In: settings as on the command line. Out: the rows of metrics.jsonl, durations of iterations, means over rows. Each run
+has its own process and its own folder, which is deleted after reading.
 """
 
 import json
@@ -19,20 +19,20 @@ from benchmarks.peer_environment import ROOT
 from orchestration.journal.json_lines import Row, read_rows
 from orchestration.journal.run_files import METRICS_FILE, TRACE_FILE
 
-# No checkpoint but the last, no second record of the metrics, no evaluation to speak of.
+# Settings without checkpoints but the last, without TensorBoard and with a minimal evaluation.
 PLAIN = ("checkpoint.every=1000000", "journal.tensorboard=false", "eval.num_prompts=1")
 
 
 def run_rows(settings: Sequence[str]) -> list[Row]:
-    """One row an iteration of `python orchestration/run.py <settings>`; RuntimeError where the run fails."""
+    """Rows of `python orchestration/run.py <settings>`, one an iteration; RuntimeError if the run fails."""
     with _run(settings) as run_dir:
         return read_rows(run_dir / METRICS_FILE)
 
 
 def run_seconds(settings: Sequence[str]) -> tuple[list[Row], list[float]]:
-    """The same rows, and seconds from the begin of each iteration to that of the next: what lies between counts too.
+    """The rows of run_rows, and seconds from the beginning of each iteration to that of the next.
 
-    For the last iteration, to its end.
+    Work between iterations counts too. The last iteration counts to its own end.
     """
     with _run(settings) as run_dir:
         events = json.loads((run_dir / TRACE_FILE).read_text(encoding="utf-8"))
@@ -51,7 +51,7 @@ def _run(settings: Sequence[str]) -> Iterator[Path]:
 
 
 def run_command(command: Sequence[str], *, text: str | None = None, threads: int | None = None) -> None:
-    """Runs a command from the root, text on its standard input; RuntimeError with the end of what it complained."""
+    """Runs a command in the root with text on its standard input; RuntimeError has the end of its standard error."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     if threads is not None:
         environment["OMP_NUM_THREADS"] = str(threads)
@@ -69,6 +69,6 @@ def run_command(command: Sequence[str], *, text: str | None = None, threads: int
 
 
 def mean_of(rows: Sequence[Row], name: str) -> float | None:
-    """Mean over the rows that have the metric; None where none has."""
+    """Mean over the rows that have the metric; None if no row has it."""
     values = [row[name] for row in rows if name in row]
     return fmean(values) if values else None

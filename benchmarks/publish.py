@@ -1,7 +1,8 @@
-"""Publish against a bare gloo broadcast of the same bytes, gigabytes/s of each.
+"""Benchmark of a publish against a bare gloo broadcast of the same bytes, gigabytes/s of each.
 
-Two figures: the whole publish (pausing, packing, digests on both sides, loading into vLLM, resuming), and the transfer
-in it (gather, pack, digest and broadcast until the last byte has arrived). The peer moves one buffer.
+There are two figures: one for the whole publish (pausing, packing, digests on both sides, loading into vLLM, resuming),
+and one for the transfer in it (gather, pack, digest and broadcast until the last byte has arrived). The peer broadcasts
+one buffer.
 """
 
 import time
@@ -35,7 +36,7 @@ class BarePeer:
 
 
 def benchmark_publish(*, repeats: int) -> list[PairedRate]:
-    """One learner rank to one engine against one process to another, alternating, on a model of 101 MB."""
+    """Measures one learner rank to one engine and one process to another in turn, with a model of 101 MB."""
     with TemporaryDirectory() as folder, running_parts(model_path=save_wide_model(Path(folder))) as parts:
         num_bytes = parts.channel.publish(1).num_bytes
         host, port = parts.learner.address_and_free_port()

@@ -1,4 +1,4 @@
-"""What the benchmarks' commands have in common: arguments, a console, and files for figures and output.
+"""Arguments, console and result files that the benchmarks' commands share.
 
 In: the name of a benchmark. Out: a parser with --json; a console beside a log, with the file for the figures.
 """
@@ -18,18 +18,18 @@ RESULTS = Path("benchmarks/results")
 
 
 def benchmark_parser(module: str, description: str | None, *, name: str) -> argparse.ArgumentParser:
-    """The parser of `python -m benchmarks.<module>`; name: how its figures' files begin."""
+    """The parser of `python -m benchmarks.<module>`; name: prefix of the files of its figures."""
     parser = argparse.ArgumentParser(
         prog=f"python -m benchmarks.{module}",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--json", type=Path, help=f"where the figures go (default {RESULTS}/{name}-<time>.json)")
+    parser.add_argument("--json", type=Path, help=f"file for the figures (default {RESULTS}/{name}-<time>.json)")
     return parser
 
 
 def result_path(given: Path | None, *, name: str) -> Path:
-    """The file given, or a new one named by the time; its folder is created."""
+    """The given file, or a new one named by the time; its folder is created."""
     target = given or RESULTS / f"{name}-{datetime.now():%Y-%m-%d-%H%M%S}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     return target
@@ -37,9 +37,9 @@ def result_path(given: Path | None, *, name: str) -> Path:
 
 @contextmanager
 def figures_at(given: Path | None, *, name: str) -> Iterator[tuple[Console, Path]]:
-    """A console, and the file for the figures (see result_path), which the last line names.
+    """A console, and the file for the figures (see result_path), which the last line of output names.
 
-    Whatever else is printed goes to a log beside that file.
+    All other output goes to a log beside that file.
     """
     target = result_path(given, name=name)
     with redirect_output(target.with_suffix(".log")) as console:

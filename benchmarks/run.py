@@ -1,6 +1,6 @@
-"""`python -m benchmarks.run`: all benchmarks, a table on the console and a JSON file with every figure.
+"""`python -m benchmarks.run`: benchmarks of the parts, with a table on the console and a JSON file of every figure.
 
-Run it on an otherwise idle machine; the ratios survive drift, the absolute figures do not.
+Run it on an otherwise idle machine; a drift of the machine's speed affects the absolute figures, not the ratios.
 """
 
 import platform
@@ -32,7 +32,9 @@ def main() -> None:
     parser = benchmark_parser("run", __doc__, name="parts")
     parser.add_argument("--only", nargs="+", choices=NAMES, help="run these only")
     parser.add_argument("--repeats", type=int, default=7, help="counted runs of each side of a pair (default 7)")
-    parser.add_argument("--liger", action="store_true", help="logprobs: Liger too; needs a GPU and liger-kernel")
+    parser.add_argument(
+        "--liger", action="store_true", help="logprobs: measure Liger too; needs a GPU and liger-kernel"
+    )
     arguments = parser.parse_args()
     if arguments.liger:
         try:
@@ -45,7 +47,7 @@ def main() -> None:
 
 
 def measure(wanted: list[str], console: Console, target: Path, *, repeats: int, with_liger: bool) -> None:
-    """Runs the wanted benchmarks one after the other; what libraries print goes to a log beside the figures."""
+    """Runs the chosen benchmarks one after the other; output of libraries goes to a log beside the figures."""
     results: dict[str, object] = {"date": datetime.now().isoformat(timespec="seconds"), "versions": _versions()}
     if "control_plane" in wanted:
         console.print("measuring the control plane ...")
@@ -91,7 +93,7 @@ def _driver_table(rates: list[DriverRate]) -> Table:
 
 
 def _logprobs_table(figures: list[LogprobFigure]) -> Table:
-    title = "Logprobs at a vocabulary of 152k, medians; ratios to all logits, memory besides the gradients"
+    title = "Logprobs at a vocabulary of 152k, medians; ratios to all logits, memory without the gradients"
     columns = ("time, s", "ratio", "peak, MB", "of it gradients", "ratio")
     table = new_table(title, "pass", "implementation", *columns, text=("pass", "implementation"))
     for figure in figures:

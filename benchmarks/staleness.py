@@ -1,8 +1,8 @@
-"""`python -m benchmarks.staleness`: what training on completions four versions old costs in samples.
+"""`python -m benchmarks.staleness`: cost in samples of training on completions four versions old.
 
-The arithmetic experiment at a constant learning rate, synchronous and with max_staleness=4 and decoupled correction, by
-the public command: samples until the mean reward of five iterations in a row is 1.7. Whether completions are four
-versions old depends on the machine, so each run tells how old they were and whether the bound held the engines back.
+The public command trains the arithmetic experiment at a constant learning rate, synchronously and with max_staleness=4
+and decoupled correction. The cost is the number of samples until the mean reward of five iterations in a row is 1.7.
+Whether completions are four versions old depends on the machine, so the staleness of each run is reported too.
 """
 
 from collections.abc import Sequence
@@ -20,43 +20,43 @@ from orchestration.journal.json_lines import Row
 from orchestration.pages.figures import Line, Panel, save_panels
 from orchestration.terminal.console import print_line
 
-REWARD, WINDOW = 1.7, 5  # points, as a mean over so many iterations
+REWARD, WINDOW = 1.7, 5  # reward to reach in points, and number of iterations of its mean
 MAX_STALENESS = 4
-TARGET = 1.2  # wanted samples of the stale run over those of the synchronous one
-FULL = 0.9  # mean staleness, as a share of MAX_STALENESS, from which generation is as far ahead as it may be
+TARGET = 1.2  # target of the stale run's samples over those of the synchronous run
+FULL = 0.9  # share of MAX_STALENESS from which on a mean staleness counts as the full one
 COMMON = (*PLAIN, "learner.lr_schedule=constant", "journal.trace=false")
 SYNCHRONOUS, STALE = "max_staleness=0", f"max_staleness={MAX_STALENESS}"
-MODES = {SYNCHRONOUS: (), STALE: ("learner.old_logprobs=recompute",)}  # and what goes with them
+MODES = {SYNCHRONOUS: (), STALE: ("learner.old_logprobs=recompute",)}  # settings of each mode
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainedRun:
     """One run of one mode and seed, iteration by iteration."""
 
-    mode: str  # of MODES
+    mode: str  # key of MODES
     seed: int
     samples_per_iteration: int
-    reward: tuple[float, ...]  # points
-    staleness: tuple[float, ...]  # mean over the completions, policy versions
-    staleness_max: float  # of any completion
-    idle_learner: float  # share of the time, mean over the iterations
+    reward: tuple[float, ...]  # mean reward in points
+    staleness: tuple[float, ...]  # mean staleness over the completions, policy versions
+    staleness_max: float  # largest staleness of a completion
+    idle_learner: float  # idle share of the learner, mean over the iterations
     idle_engines: float
 
     @property
     def samples_to_reward(self) -> int | None:
-        """Completions trained on until the reward was reached; None where it was not."""
+        """Completions trained on until the reward was reached; None if it was not."""
         return samples_to_reward(self.reward, samples_per_iteration=self.samples_per_iteration)
 
     @property
     def full_share(self) -> float:
-        """Share of the iterations in which completions were nearly as old as allowed, once they can be that old."""
+        """Share of iterations with (nearly) the full staleness, among those that can have it."""
         return fmean(mean >= FULL * MAX_STALENESS for mean in self.staleness[MAX_STALENESS:])
 
 
 def samples_to_reward(
     rewards: Sequence[float], *, samples_per_iteration: int, threshold: float = REWARD, window: int = WINDOW
 ) -> int | None:
-    """Samples consumed when the mean of the last `window` iterations first is at the threshold; None if it never is."""
+    """Samples consumed when the mean of the last `window` iterations first reaches the threshold; None if never."""
     for end in range(window, len(rewards) + 1):
         if fmean(rewards[end - window : end]) >= threshold:
             return end * samples_per_iteration
@@ -64,10 +64,10 @@ def samples_to_reward(
 
 
 def sample_ratio(stale: int | None, synchronous: int | None, *, num_samples: int) -> float | None:
-    """Samples of the stale run over those of the synchronous one.
+    """Samples of the stale run over those of the synchronous run.
 
-    Where the stale run did not get there, infinity if num_samples, all it had, already miss the target; None where the
-    runs were too short to tell.
+    If the stale run did not reach the reward, the ratio is infinity if all its num_samples already miss the target, and
+    None if the runs were too short to decide.
     """
     if synchronous is None:
         return None
@@ -77,7 +77,7 @@ def sample_ratio(stale: int | None, synchronous: int | None, *, num_samples: int
 
 
 def train(mode: str, seed: int, *, correction: str, num_iterations: int, extra: Sequence[str]) -> TrainedRun:
-    """One run of the public command."""
+    """Trains with one run of the public command."""
     settings = [*COMMON, mode, *MODES[mode], f"seed={seed}", f"num_iterations={num_iterations}", *extra]
     if mode != SYNCHRONOUS:
         settings.append(f"objective.correction={correction}")
@@ -101,10 +101,12 @@ def _column(rows: Sequence[Row], name: str) -> tuple[float, ...]:
 
 def main() -> None:
     parser = benchmark_parser("staleness", __doc__, name="staleness")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default 0 1 2")
-    parser.add_argument("--iterations", type=int, default=60, help="of each run (default 60)")
-    parser.add_argument("--settings", nargs="+", default=[], help="of all runs, as in learner.lr=1e-4")
-    parser.add_argument("--correction", choices=("tis", "mis"), default="tis", help="of the stale run (default tis)")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="seeds (default 0 1 2)")
+    parser.add_argument("--iterations", type=int, default=60, help="iterations of each run (default 60)")
+    parser.add_argument("--settings", nargs="+", default=[], help="settings of all runs, as in learner.lr=1e-4")
+    parser.add_argument(
+        "--correction", choices=("tis", "mis"), default="tis", help="correction of the stale run (default tis)"
+    )
     arguments = parser.parse_args()
     if arguments.iterations < WINDOW:
         parser.error(f"--iterations must be at least {WINDOW}, over which the reward is averaged")
@@ -127,12 +129,12 @@ def main() -> None:
                 )
         show(console, runs)
         panels = [_panel(runs, "reward", "points"), _panel(runs, "staleness", "policy versions")]
-        save_panels(panels, target.with_suffix(".png"), title="Mean over the seeds, band from least to most")
+        save_panels(panels, target.with_suffix(".png"), title="Mean over the seeds, band from minimum to maximum")
         print_line(console, f"curves in {target.with_suffix('.png')}")
 
 
 def show(console: Console, runs: Sequence[TrainedRun]) -> None:
-    """A row a run, then what the ratios come to."""
+    """Prints one row a run, then the verdict on the ratios."""
     columns = ("run", "seed", "samples", "ratio", "staleness", "max", "full", "idle learner", "engines")
     table = new_table(f"Samples until the reward is {REWARD:g} ({WINDOW} iterations)", *columns, text=("run",))
     synchronous = {run.seed: run.samples_to_reward for run in runs if run.mode == SYNCHRONOUS}
@@ -157,13 +159,13 @@ def show(console: Console, runs: Sequence[TrainedRun]) -> None:
         )
     print_table(console, table)
     print_line(
-        console, f"full: iterations whose completions were {FULL * MAX_STALENESS:g} versions old or more, as mean"
+        console, f"full: iterations whose completions were on average {FULL * MAX_STALENESS:g} or more versions old"
     )
     print_line(console, verdict(ratios))
 
 
 def verdict(ratios: Sequence[float | None]) -> str:
-    """One line: the median ratio and its spread against the target, or that the runs were too short."""
+    """One line: the median ratio with its spread and the target, or that the runs were too short."""
     known = [ratio for ratio in ratios if ratio is not None]
     if len(known) < len(ratios):
         return f"target {TARGET:g}: not decided, {len(ratios) - len(known)} of {len(ratios)} seeds need more iterations"
@@ -172,7 +174,7 @@ def verdict(ratios: Sequence[float | None]) -> str:
 
 
 def _panel(runs: Sequence[TrainedRun], field: str, unit: str) -> Panel:
-    """A field of the runs over the iterations, a line a mode."""
+    """Panel of a metric over the iterations, one line a mode."""
     lines = []
     for mode in MODES:
         of_seeds = np.array([getattr(run, field) for run in runs if run.mode == mode])  # [seeds, iterations]

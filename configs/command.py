@@ -1,7 +1,7 @@
-"""What the words after `python orchestration/run.py` mean.
+"""The command line of `python orchestration/run.py`, read and checked.
 
 In: the arguments. Out: a Command with one checked RunConfig for each run, or a ConfigError before anything has started.
-Uses Hydra's grammar for settings and sweeps, and neither its launcher nor its log and output folders.
+Uses Hydra's grammar for settings and sweeps, but neither its launcher nor its log and output folders.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ Examples:
   python orchestration/run.py                                     the arithmetic task on the embedded model
   python orchestration/run.py gate=clip gate.epsilon_low=0.1
   python orchestration/run.py gate=softsign gate.tau_pos=10 rollout.num_engines=2 learner.num_workers=2
-  python orchestration/run.py dry_run=true                        what would run and where; starts nothing
+  python orchestration/run.py dry_run=true                        print what would run and where; start nothing
   python orchestration/run.py resume=true run_dir=runs/<name>     continue a run
   python orchestration/run.py -m gate=softsign,clip seed=0,1      four runs
   ray job submit --working-dir . -- python orchestration/run.py cluster=default
@@ -46,14 +46,14 @@ Examples:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Command:
-    """What was asked for: the help text, or runs in this order."""
+    """A command line that was read: it asks for the help text, or for runs in this order."""
 
     wants_help: bool
     configs: tuple[RunConfig, ...]
 
 
 def read_command(arguments: Sequence[str]) -> Command:
-    """Check everything that was asked for; ConfigError names all mistakes of all runs."""
+    """Reads and checks all arguments; ConfigError names all mistakes of all runs."""
     flags = [argument for argument in arguments if argument.startswith("-")]
     settings = [argument for argument in arguments if not argument.startswith("-")]
     if any(flag in HELP_FLAGS for flag in flags):
@@ -76,12 +76,12 @@ def read_command(arguments: Sequence[str]) -> Command:
 
 
 def expand(settings: Sequence[str]) -> list[list[str]]:
-    """Every combination of the values of a sweep; the last setting varies fastest."""
+    """All combinations of the values of a sweep; the last setting varies fastest."""
     return [list(combination) for combination in product(*(_values(setting) for setting in settings))]
 
 
 def help_text() -> str:
-    """Usage, the groups with their choices, every setting with its default, examples."""
+    """The text of --help: usage, groups with their choices, every setting with its default, examples."""
     groups = [f"  {group + '=':<12}{' | '.join(choices)}" for group, choices in config_groups().items()]
     return "\n".join(
         [
@@ -89,8 +89,8 @@ def help_text() -> str:
             "Groups (each choice is a file configs/<group>/<choice>.yaml; experiment=null for none):",
             *groups,
             "",
-            "Settings and their defaults (explained in configs/schema.py; dry_run=true shows those of a run; "
-            f"{MUST_BE_GIVEN} must be given; <name> is a name of yours):",
+            "Settings and their defaults (explained in configs/schema.py; dry_run=true prints those of a run; "
+            f"{MUST_BE_GIVEN} has no default and must be given; <name> is a name that you choose):",
             *dict.fromkeys(_defaults(RunConfig, prefix="")),  # variants of a section share settings
             "",
             EXAMPLES,
@@ -99,7 +99,7 @@ def help_text() -> str:
 
 
 def _values(setting: str) -> list[str]:
-    """The setting once for each of its values; one that cannot be read is left for load_config to tell."""
+    """The setting once for each of its values; load_config reports one that cannot be read."""
     try:
         override = parse_setting(setting)
     except ConfigError:
@@ -117,7 +117,7 @@ def _refuse_shared_folders(configs: Sequence[RunConfig]) -> None:
         "run_dir": [config.run_dir for config in configs if config.run_dir != AUTO_RUN_DIR],
         "rollout.record": [config.rollout.record for config in configs if config.rollout.record is not None],
     }
-    rule = "several runs of the sweep would share it; name what differs"
+    rule = "several runs of the sweep would share it; add what differs between them"
     lines = [
         f"{name}={shown(folder)}: {rule}, as in {name}='x-${{seed}}'{AUTO_HINT[name]}"
         for name, named in folders.items()

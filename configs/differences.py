@@ -1,4 +1,4 @@
-"""In which settings two configurations differ.
+"""Settings in which two configurations differ.
 
 In: two RunConfigs. Out: dotted names with both values. Knows no reason why settings should agree.
 """
@@ -10,7 +10,10 @@ from configs.schema import RunConfig
 
 
 def differences(before: RunConfig, now: RunConfig) -> Iterator[tuple[str, Any, Any]]:
-    """(name, value before, value now) of each setting both have; where only one has it, its section's name differs."""
+    """Yields (name, value before, value now) for each setting that both have with different values.
+
+    A setting that only one of them has is not named; the `name` of its section differs and is.
+    """
     old, new = _settings(before), _settings(now)
     return ((name, old[name], new[name]) for name in old if name in new and old[name] != new[name])
 
@@ -24,7 +27,7 @@ def _settings(config: RunConfig) -> dict[str, Any]:
 
 
 def typed(value: object) -> str:
-    """A value as one would type it on the command line, whole."""
+    """A value as it is typed on the command line, at full length."""
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,7 +1,7 @@
-"""The section `eval`: when a model is evaluated, on how many problems, and how its completions are drawn.
+"""The section `eval`: when a model is evaluated, on how many problems, and how its completions are sampled.
 
 In: a plain nested dict. Out: a frozen section, or a ValueError that names field, value, rule and remedy. A run and the
-command `python -m orchestration.evaluate` share it. docs/evaluation.md explains what is measured.
+command `python -m orchestration.evaluate` share the section. docs/evaluation.md explains what is measured.
 """
 
 from typing import Annotated, Any, Literal
@@ -10,11 +10,14 @@ from pydantic import Field, PlainValidator, model_validator
 
 from configs.section import Section
 
-MIN_TEMPERATURE = 0.01  # vLLM raises a smaller one to it without a word
+MIN_TEMPERATURE = 0.01  # smallest temperature that vLLM accepts; it raises smaller ones to this without a message
 
 
 def _whole_number_or(word: str, *, key: str) -> PlainValidator:
-    """Whole numbers from 1, or the word. One rule in one line: pydantic tells each half of a union by itself."""
+    """A validator that accepts whole numbers from 1, or the word.
+
+    It gives one line for a wrong value, where pydantic would give one for each half of the union.
+    """
 
     def check(value: Any) -> Any:
         if value == word or (type(value) is int and value >= 1):
@@ -27,15 +30,15 @@ def _whole_number_or(word: str, *, key: str) -> PlainValidator:
 class EvalConfig(Section):
     """Evaluation on the task's evaluation sets; every=0 evaluates at start and end only."""
 
-    every: int = Field(default=0, ge=0)  # iterations
-    # of each set, the first ones; a set that has fewer is taken whole
+    every: int = Field(default=0, ge=0)  # iterations between two evaluations
+    # number of problems of each set, from the first; a set that has fewer is used whole
     num_prompts: Annotated[int | Literal["all"], _whole_number_or("all", key="eval.num_prompts")] = 400
     samples: int = Field(default=1, ge=1)  # completions a problem; the k of pass@k
-    temperature: float = Field(default=0.0, ge=0.0, le=2.0)  # 0: greedy
-    top_p: float = Field(default=1.0, gt=0.0, le=1.0)  # here only: in training it would bias the ratio
-    # auto: rollout.max_new_tokens
+    temperature: float = Field(default=0.0, ge=0.0, le=2.0)  # sampling temperature; 0: greedy
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)  # nucleus sampling, not for training: it would bias the ratio
+    # longest completion, in tokens; auto: rollout.max_new_tokens
     max_new_tokens: Annotated[int | Literal["auto"], _whole_number_or("auto", key="eval.max_new_tokens")] = "auto"
-    seed: int = Field(default=0, ge=0, lt=2**31)  # of sampling; every sample's seed derives from it
+    seed: int = Field(default=0, ge=0, lt=2**31)  # seed of sampling, from which the seed of every sample derives
 
     @model_validator(mode="after")
     def _samples_differ(self) -> "EvalConfig":
@@ -56,5 +59,5 @@ class EvalConfig(Section):
         return self
 
     def limit_new_tokens(self, rollout_max_new_tokens: int) -> int:
-        """The longest completion, with `auto` resolved."""
+        """Number of tokens of the longest completion, with `auto` resolved."""
         return rollout_max_new_tokens if isinstance(self.max_new_tokens, str) else self.max_new_tokens

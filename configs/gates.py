@@ -1,7 +1,7 @@
-"""The sections that choose a gate: one variant a kind of gate, told apart by `name`.
+"""The sections that choose a gate: one variant for each kind of gate, chosen by `name`.
 
-In: a plain nested dict. Out: frozen sections. Knows the names and bounds of settings, and nothing of torch: what a gate
-computes is gates/'s business, and learner/loss/gate_builder.py turns a section into a gate.
+In: a plain nested dict. Out: frozen sections. Knows the names and bounds of settings, and nothing of torch or of what a
+gate computes (gates/). learner/loss/gate_builder.py turns a section into a gate.
 """
 
 from typing import Annotated, Literal
@@ -13,12 +13,18 @@ from configs.section import Section
 Kernel = Literal["auto", "reference", "fused"]  # auto: fused where the gate and the device have a kernel
 
 
-class AdaptiveTauConfig(Section):
-    """Moves tau_pos and tau_neg, each on its own, so that the EUR of its tokens is target_eur (gates/adaptive.py)."""
+SoftGateName = Literal["sigmoid", "erf", "arctan", "softsign"]
 
-    target_eur: float | None = Field(default=None, gt=0.0, lt=1.0)  # null: tau stays as configured
-    smoothing: float = Field(default=0.3, gt=0.0, le=1.0)  # weight of the newest iteration in what is remembered
-    max_factor: float = Field(default=3.0, gt=1.0)  # tau grows or shrinks by this at most, a step
+
+class AdaptiveTauConfig(Section):
+    """Adaptive temperature: changes tau_pos and tau_neg to hold the EUR at target_eur (gates/adaptive.py).
+
+    Each tau follows the EUR of the tokens of its own sign.
+    """
+
+    target_eur: float | None = Field(default=None, gt=0.0, lt=1.0)  # EUR to hold; null: tau stays as configured
+    smoothing: float = Field(default=0.3, gt=0.0, le=1.0)  # weight of the newest iteration in the remembered curves
+    max_factor: float = Field(default=3.0, gt=1.0)  # largest factor by which tau grows or shrinks in one step
     tau_min: float = Field(default=0.1, gt=0.0)
     tau_max: float = Field(default=1000.0, gt=0.0)
 
@@ -32,12 +38,13 @@ class AdaptiveTauConfig(Section):
 
 
 class TemperedGateConfig(Section):
-    """What all smooth gates share: tau_pos where the advantage is > 0, tau_neg elsewhere (paper eq. 3)."""
+    """Settings of every smooth gate: tau_pos where the advantage is > 0, tau_neg elsewhere (paper eq. 3)."""
 
     tau_pos: float = Field(default=10.0, gt=0.0)
     tau_neg: float = Field(default=12.0, gt=0.0)
-    match: Literal["none", "half_width"] = "none"  # half_width: read both as taus of match_to, take the width they give
-    match_to: Literal["sigmoid", "erf", "arctan", "softsign"] = "softsign"
+    # half_width: tau_pos and tau_neg are those of the gate match_to, and this gate gets the taus of equal half-width
+    match: Literal["none", "half_width"] = "none"
+    match_to: SoftGateName = "softsign"
     adaptive: AdaptiveTauConfig = AdaptiveTauConfig()
     kernel: Kernel = "auto"
 
@@ -48,7 +55,7 @@ class TemperedGateConfig(Section):
             return self
         wrong = [
             f"gate.{name}={tau:g}: must lie between gate.adaptive.tau_min={bounds.tau_min:g} and "
-            f"gate.adaptive.tau_max={bounds.tau_max:g}, within which it adapts"
+            f"gate.adaptive.tau_max={bounds.tau_max:g}, the bounds of its adaptation"
             for name, tau in (("tau_pos", self.tau_pos), ("tau_neg", self.tau_neg))
             if not bounds.tau_min <= tau <= bounds.tau_max
         ]
@@ -60,11 +67,11 @@ class TemperedGateConfig(Section):
 class SoftGateConfig(TemperedGateConfig):
     """A smooth gate of the paper."""
 
-    name: Literal["sigmoid", "erf", "arctan", "softsign"]
+    name: SoftGateName
 
 
 class PowerGateConfig(TemperedGateConfig):
-    """The family with slope (1 + tau^2 (x - 1)^2)^-p: p = 1 is arctan, p = 3/2 softsign."""
+    """A gate of the power family, with slope (1 + tau^2 (x - 1)^2)^-p: p = 1 is arctan, p = 3/2 softsign."""
 
     name: Literal["power"]
     p: float = Field(default=2.0, gt=0.5, le=50.0)
@@ -80,10 +87,10 @@ class ClipGateConfig(Section):
 
 
 class CustomGateConfig(Section):
-    """Your own gate (docs/custom_gates.md): factory(**parameters) gives it."""
+    """A gate of the user's own, which factory(**parameters) returns (docs/custom_gates.md)."""
 
     name: Literal["custom"]
-    factory: str = Field(min_length=1)  # package.module:function
+    factory: str = Field(min_length=1)  # import path, package.module:function
     parameters: dict[str, float] = Field(default={})
     allow_inadmissible: bool = False  # true: train although a condition of the paper's section 4 does not hold
 

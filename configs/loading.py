@@ -1,7 +1,7 @@
-"""From `key=value` settings to a RunConfig.
+"""Loading of a configuration: turns `key=value` settings into a RunConfig.
 
 In: the settings of a command line, or a plain tree. Out: a RunConfig, or a ConfigError with one line for each mistake.
-Hydra composes the YAML groups beside this file, the schema decides what is allowed. Nothing is started or written.
+Hydra composes the YAML groups beside this file, and the schema decides what is allowed. Nothing is started or written.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,12 +34,13 @@ class ConfigError(ValueError):
 
 
 def load_config(overrides: Sequence[str]) -> RunConfig:
-    """Compose the shipped groups, then set the values, in order; of two settings of one key the later holds.
+    """Composes the shipped groups, then sets the values, in order; of two settings of one key the later counts.
 
-    Raises ConfigError with every mistake: a setting that cannot be read is reported, left out, and the rest checked.
+    Raises ConfigError with every mistake. A setting that cannot be read is reported and left out while the others are
+    checked.
     """
     lines: list[str] = []
-    choices: dict[str, str] = {}  # of each group that is named, as Hydra reads it
+    choices: dict[str, str] = {}  # choice of each group that is named, in Hydra's notation
     values: list[Override] = []
     left_out: set[str] = set()
     for text in overrides:
@@ -58,7 +59,7 @@ def load_config(overrides: Sequence[str]) -> RunConfig:
         raise ConfigError([*lines, *error.lines]) from None
     except ValidationError as error:
         found = mistakes_of(error)
-        if lines:  # what depends on a setting that was left out says nothing about the user's choice
+        if lines:  # a mistake that depends on a setting that was left out is not the user's
             found = [mistake for mistake in found if mistake.key and mistake.key.partition(".")[0] not in left_out]
         raise ConfigError([*lines, *(mistake.line for mistake in found)]) from None
     if lines:
@@ -67,7 +68,7 @@ def load_config(overrides: Sequence[str]) -> RunConfig:
 
 
 def validate(tree: Mapping[str, Any]) -> RunConfig:
-    """The configuration that a plain nested mapping describes; ConfigError where the schema refuses it."""
+    """The RunConfig of a plain nested mapping; ConfigError where the schema refuses it."""
     try:
         return RunConfig.model_validate(dict(tree))
     except ValidationError as error:
@@ -75,12 +76,12 @@ def validate(tree: Mapping[str, Any]) -> RunConfig:
 
 
 def dump_yaml(config: RunConfig) -> str:
-    """Every setting with its value, as YAML that read_yaml takes back unchanged."""
+    """YAML of every setting with its value; read_yaml gives the same configuration back."""
     return OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json")))
 
 
 def read_yaml(text: str) -> RunConfig:
-    """The configuration that dump_yaml wrote; ConfigError where it is not one."""
+    """The configuration in a text that dump_yaml wrote; ConfigError where the text has none."""
     try:
         tree = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
     except (YAMLError, OmegaConfBaseException) as error:
@@ -92,7 +93,7 @@ def read_yaml(text: str) -> RunConfig:
 
 @cache
 def config_groups() -> dict[str, list[str]]:
-    """The choices of each Hydra group, from the YAML files beside this module; a part, `_name`, is no choice."""
+    """The choices of each Hydra group: the YAML files beside this module, without partial ones (`_name`)."""
     groups: dict[str, list[str]] = {}
     for path in sorted(CONFIG_DIR.rglob("*/[!_]*.yaml")):
         group, *inside = path.relative_to(CONFIG_DIR).with_suffix("").parts
@@ -102,15 +103,15 @@ def config_groups() -> dict[str, list[str]]:
 
 @cache
 def gate_section(choice: str) -> type[BaseModel]:
-    """The section of the schema that a choice of the group `gate` fills: SoftGateConfig for softsign and sapo."""
+    """The section of the schema for a choice of the group `gate`, such as SoftGateConfig for softsign and sapo."""
     path = CONFIG_DIR / "gate" / f"{choice}.yaml"
-    name = OmegaConf.select(OmegaConf.load(path), "name")  # to compose all groups would take half a second
+    name = OmegaConf.select(OmegaConf.load(path), "name")  # composing all groups would take half a second
     sections = section_types(RunConfig.model_fields["gate"].annotation)
     return next(section for section in sections if name in get_args(section.model_fields["name"].annotation))
 
 
 def parse_setting(text: str) -> Override:
-    """One `key=value` in Hydra's grammar; ConfigError with one line where it is none."""
+    """Parses one `key=value` in Hydra's grammar; ConfigError with one line where it is not one."""
     try:
         override: Override = OverridesParser.create().parse_override(text)
     except HydraException as error:
@@ -126,7 +127,7 @@ def parse_setting(text: str) -> Override:
 
 
 def _choice(setting: Override) -> str:
-    """The choice of a group in Hydra's words; ConfigError where there is no such choice."""
+    """The choice of a group in Hydra's notation; ConfigError where there is no such choice."""
     group, choices = setting.key_or_group, config_groups()[setting.key_or_group]
     _refuse_several(setting)
     value = setting.value()
@@ -152,7 +153,7 @@ def _refuse_several(setting: Override) -> None:
 
 
 def _tree(choices: tuple[str, ...], values: Sequence[Override]) -> dict[str, Any]:
-    """The plain tree of chosen groups and values. Schema defaults are in it so that `${learner.lr}` resolves."""
+    """The plain tree of chosen groups and values, with the schema's defaults so that `${learner.lr}` resolves."""
     key = ""
     try:
         composed = OmegaConf.merge(_schema_defaults(), _composed(choices))

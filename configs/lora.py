@@ -1,4 +1,4 @@
-"""The section of low-rank adapters: what of the policy is trained when not all of it is.
+"""The section of low-rank adapters (LoRA).
 
 In: a plain nested dict. Out: a frozen section. Knows names and bounds; learner/model/lora.py makes the adapters.
 """
@@ -11,10 +11,10 @@ ALL_LINEAR = "all-linear"
 
 
 class LoraConfig(Section):
-    """Low-rank adapters on linear modules, trained in place of the weights they are added to; see docs/lora.md."""
+    """Low-rank adapters on linear modules, trained in place of the modules' weights; see docs/lora.md."""
 
-    rank: int = Field(default=0, ge=0)  # 0: no adapters, every weight is trained
-    alpha: int = Field(default=32, ge=1)  # what an adapter computes is scaled by alpha / rank
+    rank: int = Field(default=0, ge=0)  # rank of the adapters; 0: no adapters, every weight is trained
+    alpha: int = Field(default=32, ge=1)  # scale of the adapters, whose output is multiplied by alpha / rank
     # last parts of module names, as in [q_proj,v_proj]; all-linear: every linear module but the output head
     target_modules: tuple[str, ...] = Field(default=(ALL_LINEAR,), min_length=1, strict=False)  # YAML has lists only
 

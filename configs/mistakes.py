@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, told in one line a mistake.
+"""Messages about mistakes in a configuration, one line a mistake.
 
 In: a pydantic ValidationError of RunConfig, or a name that is not known. Out: lines with the field, the value given,
 what is allowed and the nearest known key. Knows the schema, and nothing of how a tree is composed.
@@ -16,18 +16,18 @@ from pydantic_core import ErrorDetails
 from configs.differences import typed
 from configs.schema import RunConfig
 
-NEAR_ENOUGH = 0.6  # similarity above which a name is proposed; below it the proposals are mostly noise
-OTHER_SECTION = 0.9  # a key of the right name in another section counts a little less than one spelled alike
-LONGEST_VALUE = 60  # characters of a value repeated in a message
-LONGEST_LIST = 8  # settings of a section that are listed in full; of a larger one only those that lie directly in it
-NAME_ERROR = "[key]"  # pydantic's word in a location for the name itself
-NAME_OF_SET = "<name>"  # stands in a key for the name that a person gives: task.train.<name>.path
-CHOICE_WITHOUT_SECTION = "experiment"  # named on the command line like a section, but not part of a RunConfig
+NEAR_ENOUGH = 0.6  # similarity from which on a name is proposed; below it the proposals are mostly noise
+OTHER_SECTION = 0.9  # factor on the similarity of a key in another section, whose last part is compared alone
+LONGEST_VALUE = 60  # characters of a value that a message repeats
+LONGEST_LIST = 8  # most settings of a section listed in full; of a longer list only those directly in the section
+NAME_ERROR = "[key]"  # mark in pydantic's location for an error in the name itself
+NAME_OF_SET = "<name>"  # placeholder in a key for the name that a person gives: task.train.<name>.path
+CHOICE_WITHOUT_SECTION = "experiment"  # group that is named on the command line but is not part of a RunConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mistake:
-    """One mistake; key is dotted, and empty where several fields do not fit each other."""
+    """One mistake; its key is dotted, and empty where several fields do not fit each other."""
 
     key: str
     line: str
@@ -35,11 +35,11 @@ class Mistake:
 
 def mistakes_of(error: ValidationError, *, root: type[BaseModel] = RunConfig) -> list[Mistake]:
     """Every mistake that pydantic found in a tree of this root, in the order of the fields."""
-    return [mistake for details in error.errors(include_url=False) for mistake in _told(details, root)]
+    return [mistake for details in error.errors(include_url=False) for mistake in _mistakes_in(details, root)]
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name most like this one, or None if none is; dotted names may also match by their last part."""
+    """The most similar known name, or None if none is similar; dotted names also match by their last part."""
     filled = (_filled(candidate, name) for candidate in known)
     scored = [(_likeness(name, candidate), candidate) for candidate in filled if candidate != name]
     score, candidate = max(scored, default=(0.0, ""))
@@ -47,42 +47,42 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def proposal(name: str, known: Iterable[str]) -> str:
-    """`, did you mean <nearest>?`, or nothing."""
+    """The text `, did you mean <nearest>?`, or an empty text."""
     found = nearest(name, known)
     return f", did you mean {found}?" if found else ""
 
 
 @cache
 def known_keys() -> list[str]:
-    """Every key of the schema, sections included, dotted; for a section with variants those of all variants."""
+    """All dotted keys of the schema, with those of sections and of every variant of a section."""
     return [*dict.fromkeys(_keys(RunConfig, prefix="")), CHOICE_WITHOUT_SECTION]
 
 
 def section_types(annotation: Any) -> list[type[BaseModel]]:
-    """The section a field holds, several where it has variants, none where it holds a plain value."""
+    """The section types of a field: several if the section has variants, none if the field holds a plain value."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [found for argument in get_args(annotation) for found in section_types(argument)]
 
 
 def holds_named_sections(annotation: Any) -> bool:
-    """Whether a field is a dict of sections, under names that a person gives."""
+    """Whether a field is a dict of sections whose names a person gives."""
     return bool(section_types(annotation)) and get_origin(annotation) is dict
 
 
 def keys_inside(key: str, annotation: Any) -> str:
-    """What precedes the settings of the section that a field holds: `gate.`, or `task.train.<name>.`."""
+    """The prefix of the settings in a field's section: `gate.`, or `task.train.<name>.`."""
     return f"{key}.{NAME_OF_SET}." if holds_named_sections(annotation) else f"{key}."
 
 
 def shown(value: object) -> str:
-    """A value as one would type it on the command line, on one line and cut where it is long."""
+    """A value as it is typed on the command line, on one line, and shortened if it is long."""
     text = " ".join(typed(value).split())
     return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
 
 
 def _filled(candidate: str, name: str) -> str:
-    """The candidate with the name that a person gave in place of <name>, where the key is long enough to have one."""
+    """The candidate with <name> replaced by the name that a person gave, if the key is long enough to have one."""
     given = name.split(".")
     parts = candidate.split(".")
     if NAME_OF_SET not in parts or len(given) <= parts.index(NAME_OF_SET):
@@ -115,15 +115,15 @@ def _variant(section: type[BaseModel]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Place:
-    """Where in the tree an error lies; known holds the keys that could have been meant."""
+    """The place of an error in the tree."""
 
     key: str
-    known: list[str]
-    only: str  # how to name the variant the key is refused by, empty elsewhere
+    known: list[str]  # keys that the person may have meant
+    only: str  # name of the variant that refuses the key, as in gate=clip; empty if there are no variants
 
 
 def _place(location: tuple[int | str, ...], root: type[BaseModel]) -> _Place:
-    """Pydantic's location without the tags of variants."""
+    """The place that pydantic's location names, without the tags of variants."""
     section: type[BaseModel] | None = root
     key, known, only = "", known_keys(), ""
     remaining = list(location)
@@ -149,7 +149,7 @@ def _place(location: tuple[int | str, ...], root: type[BaseModel]) -> _Place:
     return _Place(key=key, known=known, only=only)
 
 
-def _told(details: ErrorDetails, root: type[BaseModel]) -> Iterator[Mistake]:
+def _mistakes_in(details: ErrorDetails, root: type[BaseModel]) -> Iterator[Mistake]:
     place = _place(details["loc"], root)
     match details["type"]:
         case "extra_forbidden":
@@ -175,8 +175,8 @@ def _told(details: ErrorDetails, root: type[BaseModel]) -> Iterator[Mistake]:
                 yield Mistake(key=place.key, line=line)
         case _:
             rule = details["msg"].replace("Input should", "must").replace("String should", "must").replace("'", "")
-            told = ", ".join(f"{key}={shown(value)}" for key, value in _leaves(place.key, details["input"]))
-            yield Mistake(key=place.key, line=f"{told}: {rule}")
+            given = ", ".join(f"{key}={shown(value)}" for key, value in _leaves(place.key, details["input"]))
+            yield Mistake(key=place.key, line=f"{given}: {rule}")
 
 
 def _refusal(key: str, *, place: _Place) -> str:
@@ -192,7 +192,7 @@ def _few(keys: list[str], direct: list[str]) -> list[str]:
 
 
 def _leaves(key: str, value: object) -> Iterator[tuple[str, object]]:
-    """An unknown section was typed key by key, and is told key by key."""
+    """The keys and values below a key, one by one, as a person typed them."""
     if isinstance(value, dict) and value:
         for name, inner in value.items():
             yield from _leaves(f"{key}.{name}", inner)

@@ -1,8 +1,7 @@
-"""The section that says what is optimised beside the gate: advantages, ratio, KL, entropy, overlong, correction.
+"""The section `objective`: options of the objective beside the gate.
 
-In: a plain nested dict. Out: a frozen section, and the lines that say where it does not fit the rest of the tree. Knows
-names and bounds of settings; the equations are in learner/loss/terms.py
-and docs/objective.md. The defaults are the paper's.
+In: a plain nested dict. Out: a frozen section, and lines for settings that do not fit the rest of the tree. Knows names
+and bounds of settings; the equations are in learner/loss/terms.py and docs/objective.md. The defaults are the paper's.
 """
 
 from typing import Literal
@@ -13,18 +12,18 @@ from configs.section import Section
 
 
 class ObjectiveConfig(Section):
-    """What the learner optimises, the gate aside; docs/objective.md has the equations. The defaults are the paper's."""
+    """Advantages, ratio, KL, entropy, overlong completions and correction; docs/objective.md has the equations."""
 
     # group_std: (R - mean) / std; group_mean: R - mean; leave_one_out: R - mean of the group's others
     advantage: Literal["group_std", "group_mean", "leave_one_out"] = "group_std"
     ratio: Literal["token", "sequence"] = "token"  # sequence: exp of the completion's mean log-ratio
-    kl_coef: float = Field(default=0.0, ge=0.0)  # of the KL to the initial model; 0: that model is not loaded
+    kl_coef: float = Field(default=0.0, ge=0.0)  # factor of the KL to the initial model; 0: the model is not loaded
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
-    entropy_coef: float = Field(default=0.0, ge=0.0)  # of the entropy bonus
-    # of completions cut off at rollout.max_new_tokens; mask: leave them out of the loss; punish: see overlong_buffer
+    entropy_coef: float = Field(default=0.0, ge=0.0)  # factor of the entropy bonus
+    # completions cut off at rollout.max_new_tokens; mask: leave them out of the loss; punish: see overlong_buffer
     overlong: Literal["keep", "mask", "punish"] = "keep"
     overlong_buffer: int = Field(default=0, ge=0)  # last tokens over which punish lowers the reward, from 0 to -1
-    # of the learner's old logprobs against the engine's; tis: weight at most the cap; mis: 0 outside [1/cap, cap]
+    # weight of a token, the learner's old over the engine's probability; tis: at most the cap; mis: 0 beyond the cap
     correction: Literal["none", "tis", "mis"] = "none"
     correction_cap: float = Field(default=2.0, gt=1.0)
 
@@ -32,8 +31,8 @@ class ObjectiveConfig(Section):
     def _buffer_goes_with_punish(self) -> "ObjectiveConfig":
         if self.overlong == "punish" and self.overlong_buffer == 0:
             raise ValueError(
-                "objective.overlong_buffer=0: must be at least 1 with objective.overlong=punish, the tokens over which "
-                "the punishment grows"
+                "objective.overlong_buffer=0: must be at least 1 with objective.overlong=punish: it is the number of "
+                "tokens over which the punishment grows"
             )
         if self.overlong != "punish" and self.overlong_buffer > 0:
             raise ValueError(
@@ -44,15 +43,15 @@ class ObjectiveConfig(Section):
 
 
 def correction_mistake(objective: ObjectiveConfig, *, old_logprobs: str, device: str) -> str | None:
-    """One line where the correction has nothing to correct: the ratio's denominator is the engine's own value.
+    """One line if the correction has nothing to correct, because the ratio's denominator is the engine's own value.
 
-    old_logprobs: as in learner.old_logprobs. device: "cpu" where that is known; what else it says does not matter.
+    old_logprobs: as in learner.old_logprobs. device: "cpu" if that is known; all other values are treated alike.
     """
     if objective.correction == "none" or old_logprobs == "recompute" or (old_logprobs == "auto" and device != "cpu"):
         return None
-    told = "auto, which is rollout on a CPU," if old_logprobs == "auto" else "rollout"
+    given = "auto, which is rollout on a CPU," if old_logprobs == "auto" else "rollout"
     return (
-        f"objective.correction={objective.correction}: learner.old_logprobs={told} leaves nothing to correct; set "
+        f"objective.correction={objective.correction}: learner.old_logprobs={given} leaves nothing to correct; set "
         f"learner.old_logprobs=recompute or objective.correction=none"
     )
 

@@ -1,3 +1,3 @@
-"""The packages of softgate: the one list, for set-up, the architecture test and error messages."""
+"""Names of softgate's packages, for the set-up, the architecture test and error messages."""
 
 PACKAGES = ("configs", "gates", "transfer", "rollout", "learner", "orchestration")

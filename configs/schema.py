@@ -26,6 +26,7 @@ class ModelConfig(Section):
     trust_remote_code: bool = False
 
 
+Frontend = Literal["auto", "async", "inline"]
 Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
@@ -34,7 +35,7 @@ class RolloutConfig(Section):
 
     num_engines: int = Field(default=1, ge=1)
     # async: vLLM's AsyncLLM, engine in a child process; inline: engine in the actor's process; auto: inline on CPU
-    frontend: Literal["auto", "async", "inline"] = "auto"
+    frontend: Frontend = "auto"
     tensor_parallel_size: int = Field(default=1, ge=1)
     prompts_per_iteration: int = Field(default=16, ge=1)
     completions_per_prompt: int = Field(default=8, ge=2)  # a group of one has no advantage

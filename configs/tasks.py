@@ -37,29 +37,19 @@ class TaskSettings(Protocol):
     def name(self) -> str: ...
 
     @property
-    def eval_set_names(self) -> tuple[str, ...]:
-        """Names of the evaluation sets; empty where the task has none."""
-        ...
+    def eval_set_names(self) -> tuple[str, ...]: ...  # empty where the task has no evaluation sets
 
     @property
-    def held_out(self) -> int | None:
-        """Number of problems kept for evaluation; None where only the data sets show it."""
-        ...
+    def held_out(self) -> int | None: ...  # number of problems for evaluation; None where only the data sets show it
 
     @property
-    def max_prompt_tokens(self) -> int | None:
-        """Limit above which a problem is left out; None where every prompt is short."""
-        ...
+    def max_prompt_tokens(self) -> int | None: ...  # limit above which a problem is left out; None: every one is short
 
     @property
-    def prompt(self) -> PromptConfig | None:
-        """Style of the prompts; None where a question is the whole prompt."""
-        ...
+    def prompt(self) -> PromptConfig | None: ...  # style of the prompts; None where a question is the whole prompt
 
     @property
-    def reads_data(self) -> bool:
-        """Whether building the task reads data sets, which can fail or leave problems out."""
-        ...
+    def reads_data(self) -> bool: ...  # whether building the task reads data sets, which can fail
 
     def for_evaluation(self, names: Sequence[str]) -> Self:
         """The same task with these evaluation sets only and, where it reads data, without training sets."""

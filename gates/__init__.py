@@ -1,6 +1,6 @@
-"""Gate functions of soft advantage policy optimization: pure math on torch tensors.
+"""Gate functions of soft advantage policy optimization (SAPO): pure mathematics on torch tensors.
 
-Nothing else of the project is known here.
+Knows nothing else of the project.
 """
 
 from gates.admissibility import AdmissibilityReport, check_admissible

@@ -1,8 +1,8 @@
-"""Whether a gate meets the conditions of the paper (arXiv 2602.19345, section 4), found by evaluating it.
+"""Check of a gate against the conditions of the paper (arXiv 2602.19345, section 4), by evaluating the gate.
 
-In: a gate. Out: a report with one line for each condition that breaks, for either sign of the advantage. Everything is
-float64 on the CPU. What lies between the points, below a tolerance or beyond FARTHEST is not seen: a report without
-violations is a measurement, no proof.
+In: a gate. Out: a report with one line for each violated condition and sign of the advantage. All numbers are float64
+on the CPU. The check does not see violations between its points, below a tolerance or beyond FARTHEST: a report without
+violations is a measurement, not a proof.
 """
 
 import math
@@ -14,25 +14,25 @@ from torch import Tensor
 
 from gates.gate import Gate
 
-FARTHEST = 1e12  # a log-ratio of 27.6; the loss clamps at 20
-POINTS_PER_DECADE = 200  # of |ratio - 1| on both sides, so that a gate of any tau from 1e-6 to 1e6 is resolved
-SPACING = 5e-4  # of the ratios from 0 to 3: what happens at one place and is narrower can be missed
-NUM_HALVINGS = 52  # every interval shrinks to about the spacing of float64
-TOLERANCE = 1e-9  # of slope(1) and of a rise, which is rounding where smaller
-NOISE = 1e-14  # absolute: formulas that subtract, such as 4 s (1 - s), leave 1e-16 where the slope is far smaller
-LARGEST_JUMP = 1e-6  # left of a continuous slope at the last halving: a slope of slope of 1e9 would still pass
-LARGEST_MISMATCH = 1e-6  # between slope and the derivative of value
-NARROWEST = 1e-7  # intervals over which differences of value keep enough digits
-LONGEST_FLAT = 0.25  # of ratio; flatter tops than 1 - y^8 at tau = 0.1 look constant in float64 although they fall
-FAR = (1e9, FARTHEST)  # where the tail's order is read
+FARTHEST = 1e12  # largest ratio, a log-ratio of 27.6; the loss clamps at 20
+POINTS_PER_DECADE = 200  # points a decade of |ratio - 1| on both sides, which resolve any tau from 1e-6 to 1e6
+SPACING = 5e-4  # spacing of the ratios from 0 to 3; a narrower violation can be missed
+NUM_HALVINGS = 52  # halvings after which an interval has about the spacing of float64
+TOLERANCE = 1e-9  # tolerance of slope(1) and of a rise; a smaller rise is rounding
+NOISE = 1e-14  # absolute noise: formulas that subtract, as 4 s (1 - s), leave 1e-16 where the slope is far smaller
+LARGEST_JUMP = 1e-6  # change of a continuous slope after the last halving; a derivative of 1e9 would still pass
+LARGEST_MISMATCH = 1e-6  # largest difference of slope and the derivative of value
+NARROWEST = 1e-7  # width from which on differences of value keep enough digits
+LONGEST_FLAT = 0.25  # length in ratio; tops flatter than 1 - y^8 at tau = 0.1 fall, but look constant in float64
+FAR = (1e9, FARTHEST)  # ratios between which the order of the tail is measured
 SLOWEST = -0.01  # ratio * slope must fall at least as ratio^-0.01: catches 1/x and log(x)/x, lets 1/(x log(x)) pass
-NEGLIGIBLE = 1e-12  # of ratio * slope at FARTHEST: as good as 0, and no exponent can be read in the noise
+NEGLIGIBLE = 1e-12  # ratio * slope at FARTHEST that counts as 0; below it noise hides the exponent
 EPSILON = torch.finfo(torch.float64).eps
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdmissibilityReport:
-    """What check_admissible found."""
+    """Violations that check_admissible found."""
 
     gate: str
     violations: list[str]  # one line each: condition, sign of the advantage, ratio and number; empty where admissible
@@ -44,7 +44,7 @@ class AdmissibilityReport:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Side:
-    """The gate for one sign of the advantage, as functions of a float64 ratio [N]."""
+    """The gate for one sign of the advantage, as two functions of a float64 ratio [N]."""
 
     gate: Gate
     positive: bool
@@ -58,7 +58,7 @@ class _Side:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Samples:
-    """The curve at increasing ratios."""
+    """Value and slope at increasing ratios."""
 
     ratio: Tensor  # [N] float64, from 0 to FARTHEST
     value: Tensor  # [N] f
@@ -66,13 +66,13 @@ class _Samples:
 
 
 def check_admissible(gate: Gate) -> AdmissibilityReport:
-    """Conditions (i)-(iv) of the paper's section 4, for A > 0 and for A <= 0.
+    """Checks conditions (i)-(iv) of the paper's section 4, for A > 0 and for A <= 0.
 
-    (i) f is continuously differentiable: f' does not jump, is the derivative of f, and is what autograd makes of f;
-    both are finite on [0, FARTHEST]. (ii) f' has its global maximum, equal to 1, at ratio 1. (iii) f' falls
-    monotonically away from 1 on both sides; where it has underflown to 0 it may stay. (iv) ratio * f' falls to 0, told
-    from the power of ratio that it follows between 1e9 and 1e12: one between 0 and -0.01 counts as not falling, as that
-    of the power family with p < 0.505 does.
+    (i) f is continuously differentiable: f' does not jump, is the derivative of f, and equals the autograd derivative
+    of f; both are finite on [0, FARTHEST]. (ii) f' has its global maximum, equal to 1, at ratio 1. (iii) f' falls
+    monotonically away from 1 on both sides; where it has underflown to 0 it may stay there. (iv) ratio * f' falls to 0.
+    This is measured by the power of ratio that it follows between 1e9 and 1e12. A power between 0 and -0.01 counts as
+    not falling; the power family has it for p < 0.505.
     """
     violations = []
     for positive, sign in ((True, "A > 0"), (False, "A <= 0")):
@@ -99,7 +99,7 @@ def _violations(side: _Side) -> Iterator[str]:
 
 
 def _ratios() -> Tensor:
-    """[N] increasing: dense around 1 at every scale, dense near 0, an even grid in between, and far out."""
+    """Increasing ratios [N]: dense around 1 at every scale, dense near 0, an even grid in between, and far out."""
     near = 10.0 ** torch.arange(-9.0, math.log10(FARTHEST), 1.0 / POINTS_PER_DECADE, dtype=torch.float64)
     small = 10.0 ** torch.arange(-8.0, -1.0, 2.0 / POINTS_PER_DECADE, dtype=torch.float64)
     even = torch.arange(0.0, 3.0, SPACING, dtype=torch.float64)
@@ -116,7 +116,7 @@ def _not_finite(ratio: Tensor, value: Tensor, slope: Tensor) -> Iterator[str]:
 
 
 def _jump(side: _Side, samples: _Samples) -> Iterator[str]:
-    """Halves every interval again and again towards its larger change, which vanishes unless the slope jumps."""
+    """Violation of continuity: halves intervals towards their larger change, which vanishes unless the slope jumps."""
     low, high = samples.ratio[:-1], samples.ratio[1:]
     slope_low, slope_high = samples.slope[:-1], samples.slope[1:]
     for _ in range(NUM_HALVINGS):
@@ -135,7 +135,7 @@ def _jump(side: _Side, samples: _Samples) -> Iterator[str]:
 
 
 def _difference_mismatch(side: _Side, samples: _Samples) -> Iterator[str]:
-    """Compares the rise of value over an interval with the slope's mean there, by Simpson's rule."""
+    """Violation where the rise of value over an interval differs from the mean slope there, by Simpson's rule."""
     low, high = samples.ratio[:-1], samples.ratio[1:]
     width = high - low
     middle = 0.5 * (low + high)
@@ -143,7 +143,7 @@ def _difference_mismatch(side: _Side, samples: _Samples) -> Iterator[str]:
     simpson = (trapezoid + 2.0 * side.slope(middle)) / 3.0
     rise = samples.value.diff() / width
     rounding = 16.0 * EPSILON * torch.maximum(samples.value[:-1].abs(), samples.value[1:].abs()) / width
-    # Where the slope has a kink Simpson's rule is off, by less than it differs from the trapezoid.
+    # At a kink of the slope Simpson's rule is wrong, by less than its difference from the trapezoid rule.
     allowed = LARGEST_MISMATCH + (simpson - trapezoid).abs() + rounding
     excess = torch.where(width > NARROWEST, (rise - simpson).abs() - allowed, 0.0)
     worst = int(excess.argmax())
@@ -155,7 +155,7 @@ def _difference_mismatch(side: _Side, samples: _Samples) -> Iterator[str]:
 
 
 def _autograd_mismatch(side: _Side, samples: _Samples) -> Iterator[str]:
-    """Compares slope with what the objective uses, the autograd gradient of value."""
+    """Violation where slope differs from the autograd gradient of value, which the objective uses."""
     with torch.enable_grad():
         ratio = samples.ratio.clone().requires_grad_()
         value = side.value(ratio)
@@ -196,7 +196,7 @@ def _not_falling(samples: _Samples) -> Iterator[str]:
 
 
 def _rise(ratio: Tensor, slope: Tensor) -> Iterator[str]:
-    """ratio leads away from 1. The largest rise above the lowest slope so far."""
+    """Violation by the largest rise of slope above its lowest value so far; ratio leads away from 1."""
     lowest, where = slope.cummin(0)
     rise = slope - lowest - TOLERANCE * lowest.abs() - NOISE
     worst = int(rise.argmax())
@@ -208,7 +208,7 @@ def _rise(ratio: Tensor, slope: Tensor) -> Iterator[str]:
 
 
 def _flat(ratio: Tensor, slope: Tensor) -> Iterator[str]:
-    """ratio leads away from 1. The longest stretch over which the slope is one number, to rounding."""
+    """Violation by the longest stretch of constant slope, up to rounding; ratio leads away from 1."""
     is_flat = (slope.diff().abs() <= 4.0 * EPSILON * slope[1:].abs()) & (slope[1:].abs() > NOISE)
     passed = torch.where(is_flat, ratio.diff().abs(), 0.0).cumsum(0)
     length = passed - torch.where(is_flat, 0.0, passed).cummax(0).values

@@ -1,7 +1,7 @@
-"""What every built-in gate would have done on the same tokens, and how log-ratios spread over sequences.
+"""The audit: what every built-in gate would have done with the same tokens, and how log-ratios spread over sequences.
 
-In: log-ratios, advantages and places of trained tokens. Out: one flat tensor of sums that adds over ranks, and numbers
-from it. Pure; knows nothing of models, losses or metric files beyond the last part of a name.
+In: log-ratios, advantages, groups and sequences of trained tokens. Out: one flat tensor of sums that are added over
+ranks, and metrics from it. Pure; knows nothing of models or losses.
 """
 
 from collections.abc import Mapping
@@ -15,17 +15,17 @@ from gates.loss import effective_update_ratio
 from gates.power import PowerShape
 from gates.shapes import SHAPES
 
-PAPER_TAUS = (10.0, 12.0)  # tau_pos, tau_neg of arXiv 2602.19345, for runs whose gate has none
+PAPER_TAUS = (10.0, 12.0)  # tau_pos, tau_neg of arXiv 2602.19345, for runs whose gate has no taus
 GRPO_EPSILON = 0.2
-POWER_P = 2.0  # a tail beyond arctan's and softsign's
-DAMPED_BELOW = 0.5  # a token whose slope is less has lost more than half of its gradient
+POWER_P = 2.0  # p of the audited power gate, with a tail beyond arctan's and softsign's
+DAMPED_BELOW = 0.5  # slope below which a token has lost more than half of its gradient
 SIGNS = ("pos", "neg")
 _QUANTITIES = ("slope", "weight", "weight_squared", "damped", "dot_clip", "gradient_squared")
-_SPREAD = ("within_squared", "mean", "mean_squared")  # of log-ratios by sequence, each summed over tokens
+_SPREAD = ("within_squared", "mean", "mean_squared")  # spread of log-ratios by sequence, each summed over tokens
 
 
 def audited_gates(gate: Gate) -> dict[str, Gate]:
-    """Every built-in gate at the run's temperatures; the run's own, where it is one of them, exactly as it is."""
+    """Every built-in gate at the run's temperatures; the run's own gate, if built-in, with its own parameters."""
     tau_pos, tau_neg = (gate.tau_pos, gate.tau_neg) if isinstance(gate, SoftGate) else PAPER_TAUS
     gates = {name: get_gate(name, tau_pos=tau_pos, tau_neg=tau_neg) for name in SHAPES}
     gates["power"] = get_gate("power", tau_pos=tau_pos, tau_neg=tau_neg, p=POWER_P)
@@ -34,7 +34,7 @@ def audited_gates(gate: Gate) -> dict[str, Gate]:
 
 
 def _is_built_in(gate: Gate) -> bool:
-    """A custom gate may be a SoftGate too, of another shape, and bear any name."""
+    """Whether the gate is built-in. A custom gate may also be a SoftGate, of another shape and of any name."""
     if isinstance(gate, SoftGate):
         return gate.shape == SHAPES.get(gate.name) or (isinstance(gate.shape, PowerShape) and gate.name == "power")
     return isinstance(gate, ClipGate)
@@ -42,23 +42,23 @@ def _is_built_in(gate: Gate) -> bool:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AuditTokens:
-    """Trained tokens of one optimizer step on one rank; a sequence lies whole on one rank."""
+    """Trained tokens of one optimizer step on one rank; every sequence is whole on one rank."""
 
-    log_ratio: Tensor  # [T] as the gate sees it
-    token_log_ratio: Tensor  # [T] the token's own; another where the gate sees the ratio of the sequence
+    log_ratio: Tensor  # [T] log-ratio that the gate is applied to
+    token_log_ratio: Tensor  # [T] log-ratio of the token itself; differs where the gate is applied to the sequence's
     advantages: Tensor  # [T]
-    group_index: Tensor  # [T] int64, 0..num_groups-1
-    staleness: Tensor  # [T] int64, 0..num_staleness-1, policy versions
-    sequence: Tensor  # [T] int64, any number that tells sequences apart
+    group_index: Tensor  # [T] int64, group of the token, 0..num_groups-1
+    staleness: Tensor  # [T] int64, staleness in policy versions, 0..num_staleness-1
+    sequence: Tensor  # [T] int64, a number of the token's sequence, unique on the rank
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Audit:
-    """The gates compared and the shape of the sums; equal on all ranks."""
+    """The audited gates and the shape of their sums; equal on all ranks."""
 
-    gates: Mapping[str, Gate]  # must hold "clip", which the others are compared with
+    gates: Mapping[str, Gate]  # audited gates by name; must contain "clip", with which the others are compared
     num_groups: int
-    num_staleness: int  # 1 where every token is of the learner's version
+    num_staleness: int  # number of stalenesses, from 0; 1 if every token is of the learner's version
 
     @property
     def _sizes(self) -> dict[str, tuple[int, ...]]:
@@ -72,7 +72,7 @@ class Audit:
         }
 
     def sums(self, tokens: AuditTokens) -> Tensor:
-        """Flat float64 sums over the tokens; those of several ranks add up."""
+        """Flat float64 sums over the tokens; the sums of several ranks are added."""
         sign = (tokens.advantages <= 0).long()
         cell = sign * self.num_staleness + tokens.staleness
         place = sign * self.num_groups + tokens.group_index
@@ -100,11 +100,11 @@ class Audit:
         return torch.stack(columns, dim=1), slopes
 
     def summarize(self, sums: Tensor) -> dict[str, float]:
-        """Numbers by metric name; one that does not apply is absent. Without tokens all are.
+        """Numbers by metric name; a metric that does not apply is absent, and without tokens all are.
 
-        Of all tokens, by sign of the advantage, and, where there are several, by staleness. EUR is eq. 12 (mean over
-        groups of the group's token mean) except by staleness, where it is the mean over tokens: a group may have few
-        tokens of one.
+        Each is computed over all tokens, by sign of the advantage and, if there are several, by staleness. EUR is eq.
+        12 (mean over groups of the group's token mean). By staleness it is the mean over tokens, because a group may
+        have few tokens of one staleness.
         """
         named = dict(zip(self._sizes, self._split(sums.cpu()), strict=True))
         cell_tokens = named["cell_tokens"].view(2, self.num_staleness)
@@ -139,7 +139,7 @@ class Audit:
 
 
 def _numbers(quantities: Tensor, of_clip: Tensor, num_tokens: float) -> dict[str, float]:
-    """What a gate did to the tokens of one selection, from its [quantities] sums and clip's."""
+    """Metrics of a gate over one selection of tokens, from its [quantities] sums and clip's."""
     if num_tokens == 0:
         return {}
     own = dict(zip(_QUANTITIES, quantities.tolist(), strict=True))
@@ -153,7 +153,7 @@ def _numbers(quantities: Tensor, of_clip: Tensor, num_tokens: float) -> dict[str
 
 
 def _spread_sums(log_ratio: Tensor, sequence: Tensor) -> Tensor:
-    """_SPREAD of float64 log-ratios [T]."""
+    """Sums of _SPREAD over float64 log-ratios [T]."""
     _, place, lengths = torch.unique(sequence, return_inverse=True, return_counts=True)
     sums = torch.zeros(len(lengths), dtype=torch.float64, device=log_ratio.device).index_add_(0, place, log_ratio)
     means = sums / lengths

@@ -1,8 +1,8 @@
-"""`python -m gates.benchmark`: how fast the gated loss runs, by gate and implementation, against the machine's copy.
+"""`python -m gates.benchmark`: speed of the gated loss by gate and implementation, against the machine's copy.
 
-In: sizes, repeats and a device. Out: one GateTiming for each gate, size, implementation and phase. Implementations of
-one gate are measured in turn, so that a drift of the machine's speed touches all alike. This module knows nothing of
-models: it times the loss alone, on random log-ratios near 0. What is made of the figures is benchmark_report.py's.
+In: sizes, repeats and a device. Out: one GateTiming for each gate, size, implementation and phase. The implementations
+of one gate are measured in turn, so that a drift of the machine's speed affects all alike. This module times the loss
+alone, on random log-ratios near 0, and knows nothing of models; benchmark_report.py reports the figures.
 """
 
 import argparse
@@ -33,8 +33,8 @@ from gates.loss import GateLoss, LossFunction, reference_loss
 
 DEFAULT_SIZES = tuple(2**exponent for exponent in (10, 14, 18, 22))
 FULL_SIZES = tuple(2**exponent for exponent in range(10, 27))
-COPY_BYTES = 64 * 2**20  # read and written once each; larger than the caches of the machines we meet
-SHORTEST_SAMPLE_S = 0.02  # a sample repeats the work until it lasts this long, far above the clock's resolution
+COPY_BYTES = 64 * 2**20  # bytes read and written once each, more than the caches of usual machines hold
+SHORTEST_SAMPLE_S = 0.02  # duration up to which a sample repeats the work, far above the clock's resolution
 
 Work = Callable[[], object]
 
@@ -42,9 +42,9 @@ Work = Callable[[], object]
 def benchmark_gates(
     sizes: Sequence[int], *, repeats: int, device: torch.device | str, compiled: bool = True, progress: bool = False
 ) -> list[GateTiming]:
-    """Every built-in gate at every size (tokens): medians over repeats, and the peak of extra memory.
+    """Timings of every built-in gate at every size (tokens): medians over repeats, and peak extra memory.
 
-    Implementations: eager is reference_loss and its autograd, compiled torch.compile of it, fused is fused_loss.
+    Implementations: eager is reference_loss and its autograd, compiled is torch.compile of eager, fused is fused_loss.
     """
     device = torch.device(device)
     copy_gigabytes_per_s = _copy_gigabytes_per_s(repeats, device)
@@ -85,7 +85,7 @@ def _paper_gate(name: str) -> Gate:
 
 
 def _columns(num_tokens: int, device: torch.device) -> dict[str, Tensor]:
-    """Log-ratios of standard deviation 0.2, advantages of both signs, every token trained."""
+    """Inputs of the loss: log-ratios of standard deviation 0.2, advantages of both signs, every token trained."""
     generator = torch.Generator(device).manual_seed(0)
     uniform = torch.rand(num_tokens, device=device, generator=generator)
     noise, advantages = (torch.randn(num_tokens, device=device, generator=generator) for _ in range(2))
@@ -100,7 +100,7 @@ def _columns(num_tokens: int, device: torch.device) -> dict[str, Tensor]:
 def _implementations(gate: Gate, device: torch.device, *, compiled: bool) -> dict[str, LossFunction]:
     functions: dict[str, LossFunction] = {"eager": reference_loss}
     if compiled:
-        torch.compiler.reset()  # torch runs eagerly, without a word, after the eighth shape of one function
+        torch.compiler.reset()  # torch silently runs eagerly after the eighth shape of one function
         functions["compiled"] = torch.compile(reference_loss, dynamic=False)
     if has_kernel(gate, device):
         functions["fused"] = fused_loss
@@ -108,13 +108,13 @@ def _implementations(gate: Gate, device: torch.device, *, compiled: bool) -> dic
 
 
 def _work(function: LossFunction, columns: dict[str, Tensor], gate: Gate, *, backward: bool) -> Work:
-    """The forward pass as training runs it, so that a backward pass could follow; and that pass, where asked."""
+    """The forward pass as in training, ready for a backward pass, followed by the backward pass if asked for."""
 
     def forward() -> GateLoss:
         return function(**columns, gate=gate)
 
     def forward_and_backward() -> object:
-        out = forward()  # with its metrics, which training holds on to as well
+        out = forward()  # keeps the metrics, as training does
         return out, torch.autograd.grad(out.loss, columns["logprobs"])
 
     return forward_and_backward if backward else forward
@@ -128,7 +128,7 @@ def _copy_gigabytes_per_s(repeats: int, device: torch.device) -> float:
 
 
 def _median_seconds(works: dict[str, Work], repeats: int, device: torch.device) -> dict[str, float]:
-    """Median duration of one call of each, sampled in turn."""
+    """Median duration of one call of each work; the works are sampled in turn."""
     calls = {}
     for name, work in works.items():
         call_seconds(work, 2, device)  # compiles, and warms up allocator and caches
@@ -138,7 +138,7 @@ def _median_seconds(works: dict[str, Work], repeats: int, device: torch.device) 
 
 
 def call_seconds(work: Work, calls: int, device: torch.device) -> float:
-    """Seconds of one call, as the mean over several."""
+    """Mean duration of one call over several calls."""
     is_cuda = device.type == "cuda"
     if is_cuda:
         torch.cuda.synchronize(device)
@@ -151,13 +151,13 @@ def call_seconds(work: Work, calls: int, device: torch.device) -> float:
 
 
 def peak_extra_bytes(work: Work, device: torch.device) -> int:
-    """The most that one call holds at a time above what was there before, its results included."""
+    """Peak memory of one call above the memory before it, its results included."""
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
         work()
         return torch.cuda.max_memory_allocated(device) - before
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or the profiler writes two lines to stderr at every use
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # otherwise the profiler writes two lines to stderr at every use
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         work()
     results = profiler.profiler.kineto_results  # the profiler's own tables only sum up by operator
@@ -174,7 +174,7 @@ def _device_name(device: torch.device) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse the command line, measure, print, store where asked; 1 where --compare finds a regression, else 0."""
+    """The command: measures, prints, and stores if asked; returns 1 if --compare finds a regression, else 0."""
     default_device = "cuda" if torch.cuda.is_available() else "cpu"
     parser = argparse.ArgumentParser(prog="python -m gates.benchmark", description="Throughput of the gated loss.")
     sizes = parser.add_mutually_exclusive_group()
@@ -183,11 +183,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=7, help="samples a timing; the median counts (default 7)")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch on a CPU (default 1)")
     parser.add_argument("--device", default=default_device, help=f"torch device (default here: {default_device})")
-    parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile, which takes its time")
+    parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile, which takes long")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures to this file")
-    parser.add_argument("--plot", type=Path, metavar="PATH", help=f"draw them ({', '.join(PLOT_SUFFIXES)})")
     parser.add_argument(
-        "--compare", type=Path, metavar="OLD.json", help=f"exit status 1 where slower than there by over {REGRESSION:%}"
+        "--plot", type=Path, metavar="PATH", help=f"draw the figures into this file ({', '.join(PLOT_SUFFIXES)})"
+    )
+    parser.add_argument(
+        "--compare",
+        type=Path,
+        metavar="OLD.json",
+        help=f"exit with 1 if slower than in this file by more than {REGRESSION:.0%}%",
     )
     options = parser.parse_args(arguments)
     wanted = FULL_SIZES if options.full else tuple(options.sizes)
@@ -199,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--plot {options.plot}: must end with {', '.join(PLOT_SUFFIXES)}")
     if options.compare and not options.compare.is_file():
         parser.error(f"--compare {options.compare}: not a file")
-    old = read_timings(options.compare) if options.compare else []  # before the minutes of measuring
+    old = read_timings(options.compare) if options.compare else []  # read before measuring, which takes minutes
     torch.set_num_threads(options.threads)
     timings = benchmark_gates(
         wanted, repeats=options.repeats, device=options.device, compiled=not options.no_compile, progress=True

@@ -1,4 +1,4 @@
-"""What is made of the gate timings: a table, a JSON file, a plot, and the regressions against an earlier file.
+"""Reports of the gate timings: a table, a JSON file, a plot, and the regressions against an earlier file.
 
 In and out: GateTiming. This module measures nothing.
 """
@@ -11,10 +11,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-# Least traffic of one float32 token. Forward: log-probability, old one, advantage and loss weight are read (4 x 4), and
-# what the metrics return is written: log-ratio (4), slope (4), trained (1). The backward pass adds the gradient (4).
+# Least traffic of one float32 token, in bytes. The forward pass reads log-probability, old log-probability, advantage
+# and loss weight (4 x 4) and writes log-ratio (4), slope (4) and trained (1). The backward pass adds the gradient (4).
 BYTES_PER_TOKEN = {"forward": 25, "forward+backward": 29}
-REGRESSION = 0.10  # more time a token than before, as a share
+REGRESSION = 0.10  # share by which a regression takes more time a token than before
 LABELS = ("gate", "phase", "by")
 NUMBERS = (
     "time\n(ms)",
@@ -30,7 +30,7 @@ PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GateTiming:
-    """The loss of one gate on float32 tokens, by one implementation."""
+    """Time and memory of one gate's loss on float32 tokens, by one implementation."""
 
     gate: str
     implementation: str  # eager, compiled or fused
@@ -38,13 +38,13 @@ class GateTiming:
     num_tokens: int
     device: str
     num_threads: int
-    seconds: float  # of one call, median over the repeats
-    extra_bytes: int  # peak of what one call allocates, its results included
-    copy_gigabytes_per_s: float  # of a large copy on the same device, bytes read + written
+    seconds: float  # duration of one call, median over the repeats
+    extra_bytes: int  # peak memory that one call allocates, its results included
+    copy_gigabytes_per_s: float  # rate of a large copy on the same device, bytes read + written
 
     @property
     def key(self) -> tuple[str, str, str, int, str, int]:
-        """What has to agree for two timings to be comparable."""
+        """Fields that must be equal for two timings to be comparable."""
         return self.gate, self.implementation, self.phase, self.num_tokens, self.device, self.num_threads
 
     @property
@@ -53,7 +53,7 @@ class GateTiming:
 
     @property
     def gigabytes_per_s(self) -> float:
-        """Of the least possible traffic, BYTES_PER_TOKEN."""
+        """Rate of the least possible traffic, BYTES_PER_TOKEN."""
         return BYTES_PER_TOKEN[self.phase] * self.tokens_per_s / 1e9
 
     @property
@@ -66,7 +66,7 @@ class GateTiming:
 
 
 def print_timings(timings: Sequence[GateTiming], console: Console) -> None:
-    """Write the timings to the console, a table a size."""
+    """Prints the timings to the console, a table a size."""
     eager = {_peers(timing): timing for timing in timings if timing.implementation == "eager"}
     first = timings[0]
     console.print(
@@ -111,21 +111,21 @@ def _peers(timing: GateTiming) -> tuple[object, ...]:
 
 
 def write_timings(timings: Iterable[GateTiming], path: Path) -> None:
-    """As JSON, read again by read_timings."""
+    """Writes the timings as JSON, for read_timings."""
     content = {"bytes_per_token": BYTES_PER_TOKEN, "timings": [timing.to_json() for timing in timings]}
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def read_timings(path: Path) -> list[GateTiming]:
-    """What write_timings wrote."""
+    """The timings in a file that write_timings wrote."""
     rows = json.loads(path.read_text(encoding="utf-8"))["timings"]
     return [GateTiming(**{name: row[name] for name in GateTiming.__slots__}) for row in rows]
 
 
 def regressions(old: Iterable[GateTiming], new: Iterable[GateTiming]) -> list[str]:
-    """A line for each timing over REGRESSION slower than the old one of the same device, gate, size and the rest.
+    """One line for each timing that is slower than the comparable old one by more than REGRESSION.
 
-    Raises ValueError where not one of them can be compared.
+    Raises ValueError if no timing has a comparable old one.
     """
     before = {timing.key: timing for timing in old}
     pairs = [(before[timing.key], timing) for timing in new if timing.key in before]

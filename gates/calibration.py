@@ -1,7 +1,7 @@
-"""Temperatures that make gates of different families comparable, also as `python -m gates.calibration`.
+"""Calibration of temperatures that makes gates of different families comparable (`python -m gates.calibration`).
 
-In: shapes, taus, and for the EUR recorded ratios. Out: taus of equal half-width (the slope is 1/2 at the same ratio) or
-of equal EUR (paper eq. 12). Knows nothing of runs: where the ratios were recorded is the caller's business.
+In: shapes and taus, for equal EUR also recorded ratios. Out: taus of equal half-width (the slope is 1/2 at the same
+ratio) or of equal EUR (paper eq. 12). Knows nothing of runs: the caller brings recorded ratios.
 """
 
 import argparse
@@ -20,14 +20,14 @@ from gates.gate import GATES, Gate, SoftGate, get_gate
 from gates.power import power_shape
 from gates.shapes import SHAPES, GateShape
 
-LOWEST_TAU, HIGHEST_TAU = 1e-4, 1e6  # where match_eur looks
-PRECISION = 1e-12  # relative, of a tau found by bisection
+LOWEST_TAU, HIGHEST_TAU = 1e-4, 1e6  # range in which match_eur searches
+PRECISION = 1e-12  # relative precision of a tau found by bisection
 
 
 def matched_tau(shape: GateShape | str, *, like: GateShape | str, tau: float) -> float:
-    """The tau at which shape has the half-width that like has at tau: the slope is 1/2 at the same ratio.
+    """The tau at which shape has the same half-width as like at tau: the slope is 1/2 at the same ratio.
 
-    Shapes by name or as objects. Raises ValueError for clip, whose slope is never 1/2, for power without its p, and
+    Shapes are names or objects. Raises ValueError for clip, whose slope is never 1/2, for power without its p, and
     unless tau is finite and > 0.
     """
     check_real("tau", tau, above=0.0)
@@ -35,9 +35,9 @@ def matched_tau(shape: GateShape | str, *, like: GateShape | str, tau: float) ->
 
 
 def match_half_width(gate: Gate, *, like: GateShape | str) -> SoftGate:
-    """The gate with its taus understood as taus of like: for both signs it gets the half-width like has there.
+    """The gate with the half-width, for both signs, that like has at the gate's taus.
 
-    Raises ValueError for a gate that has no tau, as clip.
+    Raises ValueError for a gate without tau, such as clip.
     """
     if not isinstance(gate, SoftGate):
         raise ValueError(f"gate={gate.name!r}: has no tau to match, must be a built-in soft gate")
@@ -49,12 +49,11 @@ def match_half_width(gate: Gate, *, like: GateShape | str) -> SoftGate:
 
 
 def match_eur(shape: GateShape | str, *, reference: Gate, ratios: Tensor, positive: Tensor) -> tuple[float, float]:
-    """(tau_pos, tau_neg) at which shape's mean slope over the tokens of a sign is the reference gate's.
+    """(tau_pos, tau_neg) at which shape has the same mean slope over the tokens of a sign as the reference gate.
 
-    ratios: float [T], recorded in training; positive: bool [T], advantage > 0. The mean is over tokens: groups of
-    different length, which eq. 12 weighs alike, count by their tokens. Raises ValueError where a sign has no tokens,
-    where all its ratios are 1 (every tau gives 1), and where no tau between LOWEST_TAU and HIGHEST_TAU gives that mean
-    (none gives 1).
+    ratios: float [T], recorded in training; positive: bool [T], advantage > 0. The mean is over tokens; eq. 12 would
+    weigh groups of different length alike. Raises ValueError if a sign has no tokens, if all its ratios are 1 (every
+    tau gives 1), or if no tau between LOWEST_TAU and HIGHEST_TAU gives that mean (none gives 1).
     """
     if ratios.ndim != 1 or ratios.shape != positive.shape or positive.dtype != torch.bool:
         raise ValueError(
@@ -72,7 +71,7 @@ def match_eur(shape: GateShape | str, *, reference: Gate, ratios: Tensor, positi
 
 
 def shape_of(shape: GateShape | str) -> GateShape:
-    """The shape itself, or the one of that name. Raises ValueError for a name that is no shape by itself."""
+    """The shape itself, or the shape of that name. Raises ValueError for a name that does not determine a shape."""
     if isinstance(shape, GateShape):
         return shape
     if shape in SHAPES:
@@ -87,9 +86,9 @@ def mean_slope(gate: Gate, ratios: Tensor, positive: Tensor) -> float:
 
 
 def _eur_tau(shape: GateShape, reference: Gate, ratios: Tensor, *, sign: bool, field: str) -> float:
-    """Bisection on log tau; ratios are those of one sign. The mean slope falls from 1 as tau grows."""
+    """The tau of equal mean slope for the ratios of one sign, by bisection on log tau; the mean falls as tau grows."""
     if len(ratios) == 0:
-        raise ValueError(f"{field}: no token has advantage {'> 0' if sign else '<= 0'}, must have recorded some")
+        raise ValueError(f"{field}: no token has advantage {'> 0' if sign else '<= 0'}, must have some")
     positive = torch.full_like(ratios, sign, dtype=torch.bool)
 
     def eur(tau: float) -> float:
@@ -99,7 +98,7 @@ def _eur_tau(shape: GateShape, reference: Gate, ratios: Tensor, *, sign: bool, f
     low, high = LOWEST_TAU, HIGHEST_TAU
     most, least = eur(low), eur(high)
     if (ratios == 1.0).all():
-        raise ValueError(f"{field}: all ratios are 1, where every tau gives EUR 1; must record some away from 1")
+        raise ValueError(f"{field}: all ratios are 1, where every tau gives EUR 1; must have some away from 1")
     if not least < wanted < most:
         raise ValueError(
             f"{field}: gate {reference.name} has EUR {wanted:.6g} there, must lie between the {least:.6g} and "
@@ -112,7 +111,7 @@ def _eur_tau(shape: GateShape, reference: Gate, ratios: Tensor, *, sign: bool, f
 
 
 def half_width_table(shapes: dict[str, GateShape], *, like: str, tau_pos: float, tau_neg: float) -> Table:
-    """One row a shape: the taus of the half-width that like has at tau_pos and tau_neg."""
+    """Table with one row a shape: the taus of the half-width that like has at tau_pos and tau_neg."""
     widths = [shape_of(like).half_width / tau for tau in (tau_pos, tau_neg)]
     table = Table(
         title=f"Half-width of {like} at tau_pos={tau_pos:g}, tau_neg={tau_neg:g}; r: ratio",
@@ -127,7 +126,7 @@ def half_width_table(shapes: dict[str, GateShape], *, like: str, tau_pos: float,
 
 
 def eur_table(shapes: dict[str, GateShape], *, reference: Gate, ratios: Tensor, positive: Tensor) -> Table:
-    """One row a shape: the taus of the EUR that the reference gate has on the recorded ratios."""
+    """Table with one row a shape: the taus of the EUR that the reference gate has on the recorded ratios."""
     eurs = [mean_slope(reference, ratios[of_sign], positive[of_sign]) for of_sign in (positive, ~positive)]
     table = Table(
         title=f"EUR of {reference.name} on {len(ratios):,} tokens: {eurs[0]:.4f} (A > 0), {eurs[1]:.4f} (A <= 0)"
@@ -141,9 +140,9 @@ def eur_table(shapes: dict[str, GateShape], *, reference: Gate, ratios: Tensor, 
 
 
 def load_ratios(path: Path) -> tuple[Tensor, Tensor]:
-    """(ratios float64 [T], positive bool [T]) of a file: ratios and advantages [2, T], or ratios [T] for both signs.
+    """(ratios float64 [T], positive bool [T]) from a file of [2, T] ratios and advantages, or [T] ratios for both.
 
-    Raises ValueError for another shape, OSError where there is no such file.
+    Raises ValueError for another shape, OSError if the file cannot be read.
     """
     recorded = torch.from_numpy(np.asarray(np.load(path), dtype=np.float64))
     if recorded.ndim == 1:
@@ -154,21 +153,21 @@ def load_ratios(path: Path) -> tuple[Tensor, Tensor]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Parse the command line and print a table of matched taus, and one of equal EUR where ratios are given."""
+    """The command: prints a table of taus of equal half-width and, if ratios are given, one of equal EUR."""
     parser = argparse.ArgumentParser(
         prog="python -m gates.calibration", description="Taus that make the soft gates comparable."
     )
     names = [name for name in GATES if name != "power"]
     parser.add_argument("--like", default="softsign", choices=names, help="the gate to match (softsign)")
     parser.add_argument("--tau-pos", type=float, default=10.0, help="tau of --like where the advantage is > 0 (10)")
-    parser.add_argument("--tau-neg", type=float, default=12.0, help="tau of --like elsewhere (12)")
+    parser.add_argument("--tau-neg", type=float, default=12.0, help="tau of --like where the advantage is <= 0 (12)")
     parser.add_argument("--epsilon", type=float, default=0.2, help="both bounds of --like clip (0.2)")
     parser.add_argument("--p", type=float, nargs="+", default=[2.0], help="members of the power family to list (2)")
     parser.add_argument(
         "--ratios",
         type=Path,
         metavar="FILE.npy",
-        help="recorded ratios [T], or ratios and advantages [2, T]: match EUR",
+        help="file of recorded ratios [T], or ratios and advantages [2, T], to match EUR",
     )
     options = parser.parse_args(arguments)
     try:
@@ -178,7 +177,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         bounds = {"epsilon_low": options.epsilon, "epsilon_high": options.epsilon}
         reference = get_gate(options.like, **(bounds if is_clip else taus))
         tables = []
-        if not (is_clip and options.ratios):  # clip has no half-width: alone it is a mistake, with ratios it has an EUR
+        if not (
+            is_clip and options.ratios
+        ):  # clip has no half-width, which is a mistake alone; with ratios it has an EUR
             tables.append(half_width_table(shapes, like=options.like, **taus))
         if options.ratios:
             ratios, positive = load_ratios(options.ratios)

@@ -1,4 +1,4 @@
-"""One pass over the tokens on a CPU: loss, gradient and totals of a gate, a cache-sized chunk at a time.
+"""The fused kernel on a CPU: loss, gradient and totals of a gate in one pass, a cache-sized chunk at a time.
 
 In: the [T] tensors of gates.loss.reference_loss, detached, and a gate. Out: the same figures, with no intermediate
 larger than a chunk. This module knows nothing of autograd, and of gates only SoftGate and ClipGate.
@@ -16,28 +16,28 @@ from gates.loss import LOG_RATIO_LIMIT, TOTALS, GateMetrics
 from gates.power import PowerShape, power_shape
 from gates.shapes import SHAPES, GateShape
 
-CHUNK_TOKENS = 65_536  # the fastest of 4k to 256k: large against the cost of some forty calls, small against the caches
+CHUNK_TOKENS = 65_536  # fastest size of 4k to 256k: some forty calls cost little, and a chunk stays in the cache
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scratch:
-    """Buffers of one chunk of N tokens, in the compute dtype unless said otherwise; reused by every chunk."""
+    """Buffers of one chunk of N tokens, in the compute dtype unless a comment says otherwise; reused by every chunk."""
 
-    ratio: Tensor  # [N]
-    tau: Tensor  # [N]
+    ratio: Tensor  # [N] importance ratio
+    tau: Tensor  # [N] tau of each token's sign
     value: Tensor  # [N] f(ratio)
-    spare: Tensor  # [N]
+    spare: Tensor  # [N] intermediate results
     scale: Tensor  # [N] loss weight * advantage
     summed: Tensor  # [3, N] ratio - 1, gate weight, scale * value
-    wide: Tensor  # [3, N] float64, the same
-    if_positive: Tensor  # [N] tau_pos throughout
-    otherwise: Tensor  # [N] tau_neg throughout
-    kept: Tensor  # [N] integer of the same width, all bits set where trained
-    one: Tensor  # scalar
-    zero: Tensor  # scalar
+    wide: Tensor  # [3, N] float64, copy of summed
+    if_positive: Tensor  # [N] tau_pos for every token
+    otherwise: Tensor  # [N] tau_neg for every token
+    kept: Tensor  # [N] integer of the dtype's width, all bits set where trained
+    one: Tensor  # scalar 1
+    zero: Tensor  # scalar 0
 
 
-Curve = Callable[[Scratch, Tensor], None]  # fills scratch.value, and the slope [N] that it is handed
+Curve = Callable[[Scratch, Tensor], None]  # function that fills scratch.value and its argument, the slope [N]
 
 
 def sweep(
@@ -50,7 +50,7 @@ def sweep(
     dtype: torch.dtype,
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor | None, GateMetrics]:
-    """(loss, a float64 scalar; its gradient by logprobs, [T] in dtype, None without; metrics), computed in dtype."""
+    """Returns (loss as a float64 scalar, its gradient by logprobs [T] in dtype if asked for, metrics)."""
     log_ratio, slope = (torch.empty(logprobs.shape, dtype=dtype) for _ in range(2))
     gradient = torch.empty_like(slope) if with_gradient else None
     trained = torch.empty(logprobs.shape, dtype=torch.bool)
@@ -77,10 +77,10 @@ def sweep(
 
 
 def _sweep_chunk(chunk: tuple[Tensor, ...], curve: Curve, scratch: Scratch) -> tuple[tuple[float, ...], float]:
-    """Fill the chunk's outputs; (sum of loss weight * advantage * f and TOTALS, largest log-ratio)."""
+    """Fills the chunk's outputs; returns (sum of loss weight * advantage * f, and TOTALS; largest log-ratio)."""
     logprobs, old_logprobs, advantages, loss_weights, log_ratio, slope, trained, *rest = chunk
     num_tokens = trained.numel()
-    trained.copy_(loss_weights)  # != 0, nan included; seven times as fast as torch.ne
+    trained.copy_(loss_weights)  # True where != 0 or nan; seven times as fast as torch.ne
     num_trained = int(torch.count_nonzero(trained))
     all_trained = num_trained == num_tokens
 
@@ -95,7 +95,7 @@ def _sweep_chunk(chunk: tuple[Tensor, ...], curve: Curve, scratch: Scratch) -> t
         top = float(log_ratio[trained].max()) if num_trained else -math.inf
 
     torch.gt(advantage, 0, out=scratch.spare)
-    torch.lerp(scratch.otherwise, scratch.if_positive, scratch.spare, out=scratch.tau)  # exact at weights 0 and 1
+    torch.lerp(scratch.otherwise, scratch.if_positive, scratch.spare, out=scratch.tau)  # exact at the weights 0 and 1
     torch.exp(log_ratio, out=scratch.ratio)
     excess, gate_weight, weighted_value = scratch.summed
     torch.sub(scratch.ratio, scratch.one, out=excess)
@@ -116,22 +116,22 @@ def _sweep_chunk(chunk: tuple[Tensor, ...], curve: Curve, scratch: Scratch) -> t
 
 
 def _keep(kept: Tensor, *tensors: Tensor) -> None:
-    """0 where not kept. By bits: nan * 0 is nan, and torch.where takes five times as long on a random mask."""
+    """Sets entries that are not kept to 0, by bits: nan * 0 is nan, and torch.where takes five times as long."""
     for tensor in tensors:
         tensor.view(kept.dtype).bitwise_and_(kept)
 
 
 def _as(buffer: Tensor, tensor: Tensor) -> Tensor:
-    """tensor in the buffer's dtype: itself, or copied into the buffer."""
+    """The tensor in the buffer's dtype: the tensor itself, or its copy in the buffer."""
     return tensor if tensor.dtype == buffer.dtype else buffer.copy_(tensor)
 
 
 def _limit(log_ratio: Tensor) -> tuple[Tensor | None, float]:
-    """Clamp log_ratio in place; where it was outside (None: nowhere) and the largest of it."""
+    """Clamps log_ratio in place; returns the mask of clamped entries (None if there are none) and the largest entry."""
     low, high = (float(extreme) for extreme in torch.aminmax(log_ratio))
     if low >= -LOG_RATIO_LIMIT and high <= LOG_RATIO_LIMIT:
         return None, high
-    inside = log_ratio.abs() <= LOG_RATIO_LIMIT  # false for nan, as the derivative of torch's clamp has it
+    inside = log_ratio.abs() <= LOG_RATIO_LIMIT  # False for nan, as in the derivative of torch's clamp
     log_ratio.clamp_(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
     return ~inside, float(log_ratio.max())
 
@@ -179,7 +179,7 @@ def _any_shape(shape: GateShape) -> Curve:
 
 
 def _sigmoid(scratch: Scratch, slope: Tensor) -> None:
-    """Eqs. 3 and 5; s (1 - s) as sigmoid(y) sigmoid(-y), which keeps its digits on both sides."""
+    """Sigmoid gate, eqs. 3 and 5; s (1 - s) is sigmoid(y) sigmoid(-y), which keeps its digits on both sides."""
     torch.mul(scratch.summed[0], scratch.tau, out=scratch.value)
     torch.neg(scratch.value, out=slope).sigmoid_()
     scratch.value.sigmoid_()
@@ -188,7 +188,7 @@ def _sigmoid(scratch: Scratch, slope: Tensor) -> None:
 
 
 def _erf(scratch: Scratch, slope: Tensor) -> None:
-    """Eq. 6."""
+    """Erf gate, eq. 6."""
     y = torch.mul(scratch.summed[0], scratch.tau, out=scratch.spare)
     torch.addcmul(scratch.zero, y, y, value=-0.5, out=slope).exp_()
     y.mul_(math.sqrt(0.5)).erf_()
@@ -196,14 +196,14 @@ def _erf(scratch: Scratch, slope: Tensor) -> None:
 
 
 def _arctan(scratch: Scratch, slope: Tensor) -> None:
-    """Eq. 7."""
+    """Arctan gate, eq. 7."""
     y = torch.mul(scratch.summed[0], scratch.tau, out=scratch.spare)
     torch.addcmul(scratch.one, y, y, out=slope).reciprocal_()
     torch.addcdiv(scratch.one, y.atan_(), scratch.tau, out=scratch.value)
 
 
 def _softsign(scratch: Scratch, slope: Tensor) -> None:
-    """Eq. 8."""
+    """Softsign gate, eq. 8."""
     y = torch.mul(scratch.summed[0], scratch.tau, out=scratch.spare)
     root = torch.addcmul(scratch.one, y, y, out=scratch.value).rsqrt_()
     torch.mul(root, root, out=slope).mul_(root)
@@ -211,7 +211,7 @@ def _softsign(scratch: Scratch, slope: Tensor) -> None:
 
 
 def _power(p: float) -> Curve:
-    """gates.power.power_integral for 2 p whole, where its lowest member needs no series."""
+    """Power gate for whole 2 p: gates.power.power_integral, whose lowest member then needs no series."""
     num_steps = math.ceil(p - 1.5)
     lowest = p - num_steps
 
@@ -235,7 +235,7 @@ def _power(p: float) -> Curve:
 
 
 def _clip(scratch: Scratch, slope: Tensor) -> None:
-    """Eq. 1; tau is the bound: from above where the advantage is > 0, spare there 1 and elsewhere 0."""
+    """Clip, eq. 1. tau is the bound, from above where the advantage is > 0; there spare is 1, elsewhere 0."""
     torch.minimum(scratch.ratio, scratch.tau, out=scratch.value)
     torch.maximum(scratch.ratio, scratch.tau, out=slope)
     torch.lerp(slope, scratch.value, scratch.spare, out=scratch.value)

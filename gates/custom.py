@@ -1,7 +1,7 @@
-"""Gates of the user's own, found by the name of a factory.
+"""Gates of the user's own, built by a factory that the configuration names.
 
 In: "package.module:function" and its parameters. Out: a gate like the built-in ones. Checks that the factory can be
-called and that its gate keeps shape and dtype; whether the formula is admissible is admissibility.py's business.
+called and that its gate keeps shape and dtype; admissibility.py checks whether the formula is admissible.
 """
 
 import importlib
@@ -19,14 +19,14 @@ PROBE = ((0.5, True), (1.0, True), (1.5, False), (3.0, False))  # (ratio, advant
 
 
 class HasValue(Protocol):
-    """The least a factory may return."""
+    """The least that a factory's result must have."""
 
     def value(self, ratio: Tensor, positive: Tensor) -> Tensor:
         """f(ratio) element by element, shape and dtype of ratio."""
 
 
 class HasSlope(HasValue, Protocol):
-    """A gate that need not have a name."""
+    """A gate with value and slope, and perhaps without a name."""
 
     def slope(self, ratio: Tensor, positive: Tensor) -> Tensor:
         """f'(ratio), shape and dtype of ratio."""
@@ -34,7 +34,7 @@ class HasSlope(HasValue, Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NamedGate:
-    """A gate without a name of its own."""
+    """A gate that has no name, under the name of its factory."""
 
     gate: HasSlope
     name: str
@@ -50,7 +50,7 @@ class NamedGate:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ValueGate:
-    """A gate that has only a value: its slope is what autograd makes of it."""
+    """A gate that has only a value; its slope is computed by autograd."""
 
     gate: HasValue
     name: str
@@ -60,7 +60,7 @@ class ValueGate:
         return self.gate.value(ratio, positive)
 
     def slope(self, ratio: Tensor, positive: Tensor) -> Tensor:
-        """f'(ratio), shape and dtype of ratio, detached; right where value works element by element."""
+        """f'(ratio), shape and dtype of ratio, detached; correct if value works element by element."""
         with torch.enable_grad():
             ratio = ratio.detach().requires_grad_()
             (gradient,) = torch.autograd.grad(self.gate.value(ratio, positive).sum(), ratio)
@@ -70,9 +70,9 @@ class ValueGate:
 def load_gate(factory: str, parameters: Mapping[str, float]) -> Gate:
     """The gate that factory(**parameters) returns; factory is "package.module:function".
 
-    The result needs value(ratio, positive), differentiable by autograd; without slope it gets one by autograd, without
-    a name that of the function. Raises ValueError, one line, where the factory cannot be found or called or its gate
-    does not keep shape and dtype. Other errors of the module or the factory pass through.
+    The result must have value(ratio, positive), differentiable by autograd. Without a slope it gets one by autograd,
+    and without a name that of the function. Raises ValueError, one line, if the factory cannot be found or called, or
+    if its gate does not keep shape and dtype. Other errors of the module or the factory pass through.
     """
     function, name = _find(factory), factory.rpartition(":")[2]
     try:
@@ -125,7 +125,7 @@ def _complete(result: Any, name: str) -> Gate:
 
 
 def _check_probe(factory: str, gate: Gate, dtype: torch.dtype) -> None:
-    """ValueError unless value and slope of a few ratios have their shape and dtype, and value is differentiable."""
+    """Raises ValueError unless value and slope keep shape and dtype of a few ratios, and value is differentiable."""
     ratio = torch.tensor([ratio for ratio, _ in PROBE], dtype=dtype, requires_grad=True)
     positive = torch.tensor([sign for _, sign in PROBE])
     with torch.enable_grad():

@@ -16,11 +16,11 @@ from gates.checks import check_real, listed, nearest
 from gates.power import power_shape
 from gates.shapes import SHAPES, GateShape
 
-Curve = Callable[[Tensor, Tensor], Tensor]  # (ratio, positive) -> tensor like ratio
+Curve = Callable[[Tensor, Tensor], Tensor]  # function (ratio, positive) -> tensor like ratio
 
 
 class Gate(Protocol):
-    """What the objective needs of a gate."""
+    """A gate as the objective uses it: a name, and f and f' as functions of the ratio."""
 
     @property
     def name(self) -> str: ...
@@ -85,7 +85,7 @@ class ClipGate:
         return "clip"
 
     def value(self, ratio: Tensor, positive: Tensor) -> Tensor:
-        """min(r, 1 + epsilon_high) where the advantage is > 0, max(r, 1 - epsilon_low) elsewhere; as ratio in dtype."""
+        """min(r, 1 + epsilon_high) where the advantage is > 0, max(r, 1 - epsilon_low) elsewhere; dtype of ratio."""
         return _with_slope(ratio, positive, value=self._value, slope=self._slope)
 
     def slope(self, ratio: Tensor, positive: Tensor) -> Tensor:
@@ -110,9 +110,9 @@ GATES: tuple[str, ...] = tuple(PARAMETERS)
 
 
 def get_gate(name: str, **parameters: float) -> Gate:
-    """Build the gate called name.
+    """Builds the gate of this name.
 
-    A soft gate needs tau_pos and tau_neg, power its p as well, clip needs epsilon_low and epsilon_high.
+    A soft gate needs tau_pos and tau_neg, power also p, and clip epsilon_low and epsilon_high.
 
     Raises ValueError, one line, for an unknown gate or parameter (with the nearest known name), a missing one, or a
     value out of range.
@@ -133,10 +133,10 @@ def get_gate(name: str, **parameters: float) -> Gate:
 
 
 class _ValueWithSlope(torch.autograd.Function):
-    """value(ratio) whose derivative is slope(ratio).
+    """The function value(ratio), with slope(ratio) as its derivative.
 
-    Differentiating the formulas of f step by step loses every digit far from 1 (softsign subtracts two nearly equal
-    terms, sigmoid rounds to 1), and torch splits the gradient of a minimum in two where both sides are equal.
+    Autograd of the formulas of f would lose all digits far from 1, where softsign subtracts two nearly equal terms and
+    sigmoid rounds to 1. It would also halve the gradient of a minimum where both sides are equal.
     """
 
     generate_vmap_rule = True
@@ -162,7 +162,7 @@ def _with_slope(ratio: Tensor, positive: Tensor, *, value: Curve, slope: Curve) 
 
 
 def _widen(ratio: Tensor) -> Tensor:
-    """Half precisions compute in float32; float32 and float64 stay what they are."""
+    """The tensor for computing: half precisions become float32, float32 and float64 stay."""
     return ratio.to(torch.promote_types(ratio.dtype, torch.float32))
 
 

@@ -1,8 +1,8 @@
 """The gated loss in one pass over the tokens, and the choice between it and the reference.
 
-In and out: as gates.loss.reference_loss, which it equals to rounding. The gradient is computed with the loss, by the
-formula of the slope, so that autograd keeps one tensor instead of a graph. How a pass runs on a device is the business
-of cpu_kernels.py and triton_kernels.py.
+In and out: as gates.loss.reference_loss, which it equals up to rounding. The gradient is computed together with the
+loss, by the formula of the slope, so that autograd keeps one tensor instead of a graph. cpu_kernels.py and
+triton_kernels.py implement the pass on a device.
 """
 
 from importlib.util import find_spec
@@ -23,11 +23,11 @@ Kernel = Literal["auto", "reference", "fused"]
 def fused_loss(
     *, logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, loss_weights: Tensor, gate: Gate
 ) -> GateLoss:
-    """loss = - sum over tokens of loss_weight * f(ratio) * advantage, in one pass, eq. 2.
+    """The gated loss, - sum over tokens of loss_weight * f(ratio) * advantage (eq. 2), in one pass.
 
-    All tensors are [T] on one device. Computes in float32 (on a CPU in float64 where logprobs is float64), sums in
+    All tensors are [T] on one device. Computes in float32 (on a CPU in float64 if logprobs is float64) and sums in
     float64; the loss has the compute dtype. A token of loss weight 0 contributes exactly 0, whatever its other entries
-    hold. Not twice differentiable. Raises ValueError where the gate has no kernel on this device.
+    hold. Not twice differentiable. Raises ValueError if the gate has no kernel on this device.
     """
     device = logprobs.device
     if not _is_builtin(gate) or not has_kernel(gate, device):
@@ -55,7 +55,7 @@ def fused_loss(
 
 
 def has_kernel(gate: Gate, device: torch.device) -> bool:
-    """Whether fused_loss knows this gate on this device."""
+    """Whether the gate has a kernel on this device."""
     if device.type == "cpu":
         return _is_builtin(gate)
     if device.type == "cuda" and _is_builtin(gate) and find_spec("triton"):
@@ -66,9 +66,9 @@ def has_kernel(gate: Gate, device: torch.device) -> bool:
 
 
 def loss_function_for(gate: Gate, *, kernel: Kernel, device: torch.device) -> LossFunction:
-    """fused_loss or reference_loss. "auto" takes the fused one where there is one.
+    """The loss function of a gate.kernel setting; "auto" is fused_loss if the gate has a kernel, else reference_loss.
 
-    Raises ValueError, one line, where "fused" is asked for and the gate has no kernel on this device.
+    Raises ValueError, one line, for "fused" if the gate has no kernel on this device.
     """
     found = has_kernel(gate, device)
     if kernel == "fused" and not found:
@@ -77,7 +77,7 @@ def loss_function_for(gate: Gate, *, kernel: Kernel, device: torch.device) -> Lo
 
 
 class _KnownGradient(torch.autograd.Function):
-    """A loss whose gradient by logprobs is known already."""
+    """A loss whose gradient with respect to logprobs was computed with it."""
 
     @staticmethod
     def forward(ctx: Any, logprobs: Tensor, loss: Tensor, gradient: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""The gated loss of a run of tokens, written as the equation: the reference that every kernel must equal.
+"""The gated loss of packed tokens, written as the equation: the reference that every kernel must equal.
 
-In: packed [T] tensors and a gate. Out: the loss to call backward on, what it saw token by token, and sums of that. This
-module knows nothing of models, groups or ranks.
+In: packed [T] tensors and a gate. Out: the loss to call backward on, ratios and slopes token by token, and sums of
+them. This module knows nothing of models, groups or ranks.
 """
 
 from dataclasses import dataclass
@@ -12,41 +12,41 @@ from torch import Tensor
 
 from gates.gate import Gate
 
-# exp(20) = 4.9e8: its square and its product with any tau, advantage or weight of ours stay finite in float32,
+# exp(20) = 4.9e8. Its square and its products with any tau, advantage or weight of ours stay finite in float32,
 # and a token whose probability changed that much carries no usable signal
 LOG_RATIO_LIMIT = 20.0
 
-# Sums over the trained tokens, in this order. ratio_excess is ratio - 1: about 1, so that the variance of ratios near 1
+# Sums over the trained tokens, in this order. ratio_excess is ratio - 1, so that the variance of ratios near 1
 # keeps its digits. gate_weight is f'(ratio) * ratio, the factor of advantage * grad logprob (paper eq. 4).
 TOTALS = ("tokens", "ratio_excess", "ratio_excess_squared", "gate_weight", "gate_weight_squared")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GateMetrics:
-    """What the gate did, token by token and in sums; all detached. Entries of slope mean nothing where not trained."""
+    """The gate's effect, token by token and in sums; all detached. Slopes of untrained tokens have no meaning."""
 
-    trained: Tensor  # [T] bool, loss weight not 0
+    trained: Tensor  # [T] bool, True where the loss weight is not 0
     log_ratio: Tensor  # [T] logprobs - old_logprobs, clamped; 0 where not trained
     slope: Tensor  # [T] f'(ratio)
-    totals: Tensor  # [len(TOTALS)] float64
-    largest_log_ratio: Tensor  # scalar float64 over the trained tokens, -inf without any
+    totals: Tensor  # [len(TOTALS)] float64, sums named by TOTALS
+    largest_log_ratio: Tensor  # scalar float64, largest over the trained tokens; -inf without any
 
     @property
     def ratio(self) -> Tensor:
-        """[T] exp(log_ratio)."""
+        """Importance ratios [T], exp(log_ratio)."""
         return torch.exp(self.log_ratio)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GateLoss:
-    """The loss to call backward on, and what the statistics need."""
+    """The loss to call backward on, and the metrics of the gate."""
 
-    loss: Tensor  # scalar, - sum of loss weight * f(ratio) * advantage; its gradient flows into logprobs only
+    loss: Tensor  # scalar, - sum of loss weight * f(ratio) * advantage; has a gradient for logprobs only
     metrics: GateMetrics
 
 
 class LossFunction(Protocol):
-    """reference_loss here, fused_loss in kernels.py."""
+    """The interface of reference_loss here and of fused_loss in kernels.py."""
 
     def __call__(
         self, *, logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, loss_weights: Tensor, gate: Gate
@@ -56,9 +56,9 @@ class LossFunction(Protocol):
 def reference_loss(
     *, logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, loss_weights: Tensor, gate: Gate
 ) -> GateLoss:
-    """loss = - sum over tokens of loss_weight * f(ratio) * advantage, with ratio = exp(logprobs - old_logprobs), eq. 2.
+    """The gated loss, - sum of loss_weight * f(ratio) * advantage with ratio = exp(logprobs - old_logprobs), eq. 2.
 
-    All tensors are [T]. Computes in float32, in float64 where logprobs is float64. A token of loss weight 0 contributes
+    All tensors are [T]. Computes in float32, in float64 if logprobs is float64. A token of loss weight 0 contributes
     exactly 0 to loss, gradient and totals, whatever its other entries hold (inf and nan too).
     """
     dtype = torch.promote_types(logprobs.dtype, torch.float32)
@@ -85,13 +85,13 @@ def reference_loss(
 
 
 def effective_update_ratio(slope_sums: Tensor, token_counts: Tensor) -> float:
-    """Eq. 12: mean over the groups present of the group's token mean of the slope; both [num_groups]."""
+    """EUR (eq. 12): mean over the groups that have tokens of the group's token mean of the slope; both [num_groups]."""
     present = token_counts > 0
     return float((slope_sums[present] / token_counts[present]).mean())
 
 
 def where_trained(trained: Tensor, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Zero where not trained, chosen before any arithmetic: nan * 0 would be nan, in the gradient as well."""
+    """The tensor with zeros where not trained, selected before any arithmetic: nan * 0 is nan, in the gradient too."""
     return torch.where(trained, tensor, torch.zeros_like(tensor)).to(dtype)
 
 

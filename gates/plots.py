@@ -1,7 +1,7 @@
-"""`python -m gates.plots`: pictures of every gate, as docs/gates.md shows them.
+"""`python -m gates.plots`: the pictures of docs/gates.md.
 
-In: a folder. Out: PNG files, the same bytes from the same library versions. Curves come from the gates themselves; the
-only file of gates/ that draws them.
+In: a folder. Out: PNG files, the same bytes with the same library versions. Curves are computed by the gates
+themselves.
 """
 
 import argparse
@@ -18,11 +18,11 @@ from gates.calibration import match_half_width
 from gates.gate import Gate, SoftGate, get_gate
 from gates.shapes import SHAPES
 
-PAPER_TAUS = ((1.0, 1.05), (5.0, 5.0), (10.0, 12.0), (13.0, 15.0))  # tau_pos, tau_neg; paper.md gives one of (5, ...)
+PAPER_TAUS = ((1.0, 1.05), (5.0, 5.0), (10.0, 12.0), (13.0, 15.0))  # tau_pos, tau_neg; the paper names one of (5, ...)
 POWERS = (0.75, 1.0, 1.5, 2.0, 5.0)
 NUM_POINTS = 1201
 EPSILON = 0.2
-# Okabe and Ito's palette, told apart by colour-blind readers too; line styles help in print.
+# Okabe and Ito's palette, which colour-blind readers can distinguish; line styles distinguish curves in print.
 STYLES = {
     "sigmoid": ("#0072B2", "-"),
     "erf": ("#009E73", "--"),
@@ -36,7 +36,7 @@ LINEAR, LOG = (0.5, 1.5), (0.1, 10.0)  # ranges of the ratio
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Curves:
-    """One gate over ratios, for one sign of the advantage; all [NUM_POINTS] float64."""
+    """Curves of one gate over the ratio, for one sign of the advantage; all [NUM_POINTS] float64."""
 
     ratio: torch.Tensor
     value: torch.Tensor
@@ -44,12 +44,12 @@ class Curves:
 
     @property
     def weight(self) -> torch.Tensor:
-        """slope * ratio, the factor of advantage * grad logprob."""
+        """Gate weight, slope * ratio: the factor of advantage * grad logprob."""
         return self.slope * self.ratio
 
 
 def curves_of(gate: Gate, *, low: float, high: float, log: bool, positive: bool) -> Curves:
-    """The gate at NUM_POINTS ratios from low to high, evenly spaced or, with log, evenly spaced in their logarithm."""
+    """Curves of the gate at NUM_POINTS ratios from low to high, evenly spaced or, with log, in their logarithm."""
     bounds = torch.tensor([low, high], dtype=torch.float64)
     ends = bounds.log() if log else bounds
     ratio = torch.linspace(float(ends[0]), float(ends[1]), NUM_POINTS, dtype=torch.float64)
@@ -65,7 +65,7 @@ def paper_gates(tau_pos: float, tau_neg: float) -> dict[str, Gate]:
 
 
 def draw_all(folder: Path) -> list[Path]:
-    """Draws every picture into an existing folder; the files, in order."""
+    """Draws every picture into an existing folder and returns the files, in order."""
     return [
         _save(draw_gates(10.0, 12.0), folder / "gates.png"),
         _save(draw_slopes(), folder / "slopes.png"),
@@ -75,14 +75,14 @@ def draw_all(folder: Path) -> list[Path]:
 
 
 def draw_gates(tau_pos: float, tau_neg: float) -> Figure:
-    """f, f' and f' * ratio on linear and logarithmic ratio for A > 0, and the slope for A <= 0."""
+    """Draws f, f' and f' * ratio over linear and logarithmic ratio for A > 0, and the slope for A <= 0."""
     figure = _figure(f"Gates at tau_pos = {tau_pos:g}, tau_neg = {tau_neg:g}; clip at 1 ± {EPSILON:g}", height=7.0)
     axes = figure.subplots(2, 3)
     rows = ((LINEAR, False), (LOG, True))
     for place, ((low, high), log) in zip(axes, rows, strict=True):
         for name, gate in paper_gates(tau_pos, tau_neg).items():
             curves = curves_of(gate, low=low, high=high, log=log, positive=True)
-            # f of sigmoid passes through 2 / tau and not 1; constants do not train, so all are drawn through 0
+            # f of sigmoid is 2 / tau at ratio 1, not 1; constants do not train, so all curves are drawn through 0
             shifted = curves.value - gate.value(torch.ones(1, dtype=torch.float64), torch.ones(1, dtype=torch.bool))
             for one, values in zip(place, (shifted, curves.slope, curves.weight), strict=True):
                 _line(one, curves.ratio, values, name=name)
@@ -95,7 +95,7 @@ def draw_gates(tau_pos: float, tau_neg: float) -> Figure:
 
 
 def draw_slopes() -> Figure:
-    """The slopes at the paper's temperatures; A <= 0 is drawn thinner."""
+    """Draws the slopes at the paper's temperatures, with thinner lines for A <= 0."""
     figure = _figure("Slope of each gate at the paper's temperatures (thin: A ≤ 0)", height=6.0)
     for one, (tau_pos, tau_neg) in zip(figure.subplots(2, 2, sharey=True).flat, PAPER_TAUS, strict=True):
         for name, gate in paper_gates(tau_pos, tau_neg).items():
@@ -110,7 +110,7 @@ def draw_slopes() -> Figure:
 
 
 def draw_powers() -> Figure:
-    """Slopes of the power family at one tau, near 1 and in the tail."""
+    """Draws slopes of the power family at one tau, near 1 and in the tail."""
     figure = _figure("Power family at tau = 10: slope (1 + τ² (r - 1)²)^-p", height=4.0)
     near, tail = figure.subplots(1, 2)
     for index, p in enumerate(POWERS):
@@ -128,7 +128,7 @@ def draw_powers() -> Figure:
 
 
 def draw_matched() -> Figure:
-    """All soft gates with the half-width of softsign at tau 10: equal width, other tails."""
+    """Draws all soft gates with the half-width of softsign at tau 10: equal widths, different tails."""
     figure = _figure("Gates of one half-width (softsign's at tau = 10)", height=4.0)
     near, tail = figure.subplots(1, 2)
     gates = {name: get_gate(name, tau_pos=10.0, tau_neg=10.0) for name in SHAPES}
@@ -180,7 +180,7 @@ def _label_tail(axes: Axes) -> None:
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    figure.savefig(path, metadata={"Software": None})  # else the library's version changes every byte
+    figure.savefig(path, metadata={"Software": None})  # otherwise the library's version changes the bytes
     return path
 
 

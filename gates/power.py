@@ -1,7 +1,8 @@
 """The power family: slope (1 + tau^2 (r - 1)^2)^(-p), a polynomial tail of any order 2 p.
 
-p = 1 is arctan and p = 3/2 softsign (arXiv 2602.19345, eqs. 7 and 8); with tau / sqrt(2 p) for tau the slope nears
-erf's as p grows. In: tensors ratio and tau. Out: tensors of the ratio's dtype. The value is computed in float64.
+p = 1 is arctan and p = 3/2 softsign (arXiv 2602.19345, eqs. 7 and 8). At tau / sqrt(2 p) in place of tau the slope
+approaches erf's as p grows. In: tensors ratio and tau. Out: tensors of the ratio's dtype. The value is computed in
+float64.
 """
 
 import math
@@ -16,9 +17,9 @@ from torch import Tensor
 from gates.checks import check_real
 from gates.shapes import GateShape
 
-LARGEST_P = 50.0  # p - 1/2 steps of the recursion at most, and the slope is 1e-15 where tau |r - 1| = 1
-# Both series have coefficients of at most 1 / (2 n) and an argument of at most 1/2: after 48 terms less than
-# 2^-48 / 48 is missing, below the rounding of the sum, which is at least 0.7.
+LARGEST_P = 50.0  # bound on p - 1/2 steps of the recursion; at it the slope is 1e-15 where tau |r - 1| = 1
+# Both series have coefficients of at most 1 / (2 n) and an argument of at most 1/2. The terms after the 48th add up to
+# less than 2^-48 / 48, below the rounding of the sum, which is at least 0.7.
 NUM_TERMS = 48
 
 FloatOrTensor = TypeVar("FloatOrTensor", float, Tensor)
@@ -26,7 +27,7 @@ FloatOrTensor = TypeVar("FloatOrTensor", float, Tensor)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PowerCurve:
-    """A formula of (ratio, tau, p) for one p; unlike functools.partial, two of the same p are equal."""
+    """A formula of (ratio, tau, p) for one p. Two of the same p are equal, which functools.partial would not be."""
 
     formula: Callable[[Tensor, Tensor, float], Tensor]
     p: float
@@ -37,13 +38,13 @@ class PowerCurve:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PowerShape(GateShape):
-    """One member of the family."""
+    """One member of the power family."""
 
     p: float  # half the order of the tail
 
 
 def power_shape(p: float) -> PowerShape:
-    """The member with slope (1 + tau^2 (r - 1)^2)^(-p). Raises ValueError unless p lies in (1/2, LARGEST_P].
+    """The shape with slope (1 + tau^2 (r - 1)^2)^(-p). Raises ValueError unless p lies in (1/2, LARGEST_P].
 
     At p <= 1/2 ratio * slope does not fall to 0, condition (iv) of the paper's section 4.
     """
@@ -71,8 +72,8 @@ def power_value(ratio: Tensor, tau: Tensor, p: float) -> Tensor:
 def power_integral(y: Tensor, p: float) -> Tensor:
     """F_p(y), the integral of (1 + s^2)^(-p) from 0 to y; y float64, p in (1/2, LARGEST_P].
 
-    Integration by parts gives 2 k F_(k+1) = (2 k - 1) F_k + y (1 + y^2)^(-k). Both terms have the sign of y, so that
-    no digit is lost on the way up from the k in (1/2, 3/2] that differs from p by an integer.
+    Integration by parts gives 2 k F_(k+1) = (2 k - 1) F_k + y (1 + y^2)^(-k). Both terms have the sign of y, so
+    no digit is lost in the recursion, which starts at the k in (1/2, 3/2] that differs from p by an integer.
     """
     num_steps = math.ceil(p - 1.5)
     lowest = p - num_steps
@@ -100,10 +101,10 @@ def _lowest_integral(y: Tensor, p: float) -> Tensor:
 
 
 def _rise(p: float, log_growth: Tensor) -> Tensor:
-    """F_p(|y|) for |y| >= 1 up to a constant; log_growth is log(1 + y^2).
+    """F_p(|y|) for |y| >= 1, up to a constant; log_growth is log(1 + y^2).
 
     The rest of the integral, from |y| to infinity, is z^e (1 / (2 e) + H(z)) with z = 1 / (1 + y^2), e = p - 1/2 and H
-    the sum over n >= 1 of (1/2)_n / n! z^n / (2 e + 2 n). Written with expm1 the 1 / (2 e), which is large for p near
+    the sum over n >= 1 of (1/2)_n / n! z^n / (2 e + 2 n). Written with expm1, 1 / (2 e), which is large for p near
     1/2, drops out of the difference.
     """
     e = p - 0.5
@@ -113,26 +114,26 @@ def _rise(p: float, log_growth: Tensor) -> Tensor:
 
 @cache
 def _join(p: float) -> float:
-    """The constant that _rise lacks: both formulas hold at y = 1, where z = sine^2 = 1/2."""
+    """The constant missing in _rise, from y = 1, where both formulas hold and z = sine^2 = 1/2."""
     near = math.sqrt(0.5) * _polynomial(_near_coefficients(p), 0.5)
     return near - _rise(p, torch.tensor(math.log(2.0), dtype=torch.float64)).item()
 
 
 @cache
 def _near_coefficients(p: float) -> tuple[float, ...]:
-    """(3/2 - p)_n / (n! (2 n + 1)) for n = 0, 1, .. ."""
+    """Coefficients (3/2 - p)_n / (n! (2 n + 1)) for n = 0, 1, ..."""
     return tuple(rising / (2 * n + 1) for n, rising in enumerate(_rising_factorials(1.5 - p)))
 
 
 @cache
 def _far_coefficients(p: float) -> tuple[float, ...]:
-    """0, then (1/2)_n / (n! (2 p - 1 + 2 n)) for n = 1, 2, .. ."""
+    """Coefficients 0, then (1/2)_n / (n! (2 p - 1 + 2 n)) for n = 1, 2, ..."""
     later = list(enumerate(_rising_factorials(0.5)))[1:]
     return (0.0, *(rising / (2.0 * p - 1.0 + 2 * n) for n, rising in later))
 
 
 def _rising_factorials(a: float) -> list[float]:
-    """(a)_n / n! for n < NUM_TERMS; at most 1 for a in [0, 1]."""
+    """Coefficients (a)_n / n! for n < NUM_TERMS; at most 1 for a in [0, 1]."""
     factors = [1.0]
     for n in range(NUM_TERMS - 1):
         factors.append(factors[-1] * (a + n) / (1.0 + n))

@@ -1,7 +1,7 @@
 """The soft gates as formulas: value f and slope f' at a ratio, for a temperature tau (arXiv 2602.19345).
 
 In: tensors ratio and tau of one shape (or broadcastable) and one float dtype. Out: tensors of that dtype.
-This module knows nothing of advantages: which tau applies to which token is gate.py's business.
+This module knows nothing of advantages; gate.py decides which tau applies to which token.
 """
 
 import math
@@ -14,7 +14,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GateShape:
-    """One family of gates: f and f' as functions of (ratio, tau). f' is 1 at ratio 1 and falls on both sides."""
+    """Formulas of one gate: f and f' as functions of (ratio, tau). f' is 1 at ratio 1 and falls on both sides."""
 
     name: str
     value: Callable[[Tensor, Tensor], Tensor]
@@ -29,7 +29,7 @@ def sigmoid_value(ratio: Tensor, tau: Tensor) -> Tensor:
 
 def sigmoid_slope(ratio: Tensor, tau: Tensor) -> Tensor:
     """f' = 4 s (1 - s) with s = sigmoid(tau (r - 1)), eq. 5."""
-    # 4 s (1 - s) = sech(tau (r - 1) / 2)^2; far above 1 the left side loses every digit as s rounds to 1
+    # 4 s (1 - s) = sech(tau (r - 1) / 2)^2; far above 1 the left side loses all digits, because s rounds to 1
     return torch.cosh(0.5 * tau * (ratio - 1.0)).reciprocal().square()
 
 

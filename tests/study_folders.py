@@ -1,4 +1,4 @@
-"""Run folders made up for the tests of reports: numbers that are known, in the files that a run leaves."""
+"""Made-up run folders for tests of reports: known numbers in the files of a run."""
 
 import math
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ def write_run(
     text: str = "<think>1</think><answer>2</answer>",
     ratio_max: float = 2.0,
 ) -> Path:
-    """A run of these settings: its rewards, entropy and EUR rise and fall smoothly, the better the higher `quality`."""
+    """Writes a run with these settings and smooth rewards, entropy and EUR, better the higher `quality` is."""
     config = load_config(["experiment=separate_gates", "num_iterations=12", *settings, f"run_dir='{folder}'"])
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(dump_yaml(config))
@@ -40,7 +40,7 @@ def write_run(
 
 
 def write_study(study_dir: Path, gates: Sequence[str], seeds: Sequence[int], **qualities: float) -> None:
-    """All arms finished; a gate's quality is 0 where it is not given, and jitters a little from seed to seed."""
+    """Writes a finished study; a gate's quality is 0 by default, and varies a little from seed to seed."""
     for gate in gates:
         for seed in seeds:
             jitter = 0.003 * math.sin(7.0 * seed + len(gate))

@@ -20,7 +20,7 @@ CHAT_TEMPLATE = (
 
 
 def tiny_chat_tokenizer() -> Any:
-    """One token for each of the 256 bytes, and the special tokens."""
+    """A tokenizer with one token for each of the 256 bytes, and the special tokens."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

@@ -1,11 +1,11 @@
-"""A language model of a few hundred numbers, whose sequences in one row do not see each other."""
+"""A language model of a few hundred numbers that computes the sequences of a row independently."""
 
 import torch
 from torch import Tensor, nn
 
 
 class TinyModel(nn.Module):
-    """Hidden state: a token, its position and the mean of its sequence so far; no dependence on other sequences."""
+    """A model whose hidden state is made of a token, its position and the mean of its sequence so far."""
 
     def __init__(self, *, vocabulary: int, max_length: int) -> None:
         super().__init__()

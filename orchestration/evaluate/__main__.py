@@ -1,6 +1,6 @@
 """The command: `python -m orchestration.evaluate model=... sets=[...]` evaluates a model, or compares two evaluations.
 
-In: the arguments. Out: an exit status (told by --help). No heavy library is imported before all settings are accepted.
+In: the arguments. Out: an exit status (see --help). No heavy library is imported before all settings are accepted.
 """
 
 import sys

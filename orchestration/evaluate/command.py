@@ -1,8 +1,8 @@
-"""What the words after `python -m orchestration.evaluate` mean.
+"""The command line of `python -m orchestration.evaluate`, read and checked.
 
-In: the arguments. Out: an EvaluateCommand: help, an evaluation with its checked RunConfig, or two folders to compare;
-or a ConfigError before anything has started. Settings have Hydra's grammar and the names of a run's configuration, the
-usual ones also short names.
+In: the arguments. Out: an EvaluateCommand (help, an evaluation with its checked RunConfig, or two folders to compare),
+or a ConfigError before anything has started. Settings have Hydra's grammar and the names of a run's configuration; the
+usual ones also have short names.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,11 +20,11 @@ SHORT_NAMES: Mapping[str, str] = MappingProxyType(
     {name: f"eval.{name}" for name in ("samples", "temperature", "top_p", "max_new_tokens", "num_prompts", "seed")}
 )
 OWN_WORDS = ("sets", "out", "compare")
-# Of a run, and misleading if taken in silence; the rewards that an evaluation counts are format and answer.
+# Settings of a run that would mislead if they were accepted; an evaluation counts the rewards format and answer.
 OF_A_RUN = ("run_dir", "resume", "dry_run", "rollout.record", "rollout.replay", "reward")
 AUTO_OUT = "auto"
-# What an evaluation starts from; settings on the command line come later and win. Nothing is trained, so the room of
-# the learner's rows must not stand in the way of a long context.
+# Defaults of an evaluation; settings on the command line override them. Nothing is trained, so the length of the
+# learner's rows must not limit the context.
 ALWAYS = ("eval.num_prompts=all", "learner.max_tokens_per_micro_batch=${model.max_model_len}")
 DATA_TASK = ("experiment=null", "task=gsm8k_deepmath", "rollout=paper")
 EMBEDDED = "embedded"
@@ -37,18 +37,18 @@ usage: python -m orchestration.evaluate model=PATH [sets=[...]] [samples=8 tempe
        python -m orchestration.evaluate compare=[DIR_A,DIR_B]
 
   model=PATH         a Hugging Face folder (as runs/<name>/model), a hub name, or embedded
-  sets=[a,b]         which of the task's evaluation sets; left out, all of them
-  out=DIR            where rows and summary go; left out, evals/<model>-<settings>. Rows that are there already are
-                     kept: the same command continues an evaluation that was stopped
+  sets=[a,b]         evaluation sets of the task; default: all of them
+  out=DIR            folder of rows and summary; default: evals/<model>-<settings>. Rows in it are kept: the same
+                     command continues an interrupted evaluation
   compare=[A,B]      paired bootstrap of the difference A - B, set by set, of two evaluations of the same problems
   -h, --help         this text
 
 Short names, with their defaults here (auto: rollout.max_new_tokens):
 {short_names}
 
-Every other setting of a run can be given too, as task=arithmetic, rollout.num_engines=2 or cluster.address=auto;
-`python orchestration/run.py --help` lists them. Without task= it is task=gsm8k_deepmath with rollout=paper and
-model.max_model_len=2048; for model=embedded, task=arithmetic.
+Every other setting of a run can be given too, such as task=arithmetic, rollout.num_engines=2, cluster.address=auto;
+`python orchestration/run.py --help` lists them. Without task= the command takes task=gsm8k_deepmath with rollout=paper
+and model.max_model_len=2048; for model=embedded it takes task=arithmetic.
 
 Exit status: 0 done, 1 failed, 2 mistakes in the configuration (one line each) and nothing started, 130 interrupted.
 
@@ -62,16 +62,16 @@ Examples:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluateRequest:
-    """One evaluation: the configuration, which sets, and where the results go."""
+    """One evaluation: the configuration, the sets, and the folder of the results."""
 
     config: RunConfig
     sets: tuple[str, ...]
-    out: str  # a folder, or AUTO_OUT
+    out: str  # folder of the results, or AUTO_OUT
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluateCommand:
-    """What was asked for: exactly one of the three."""
+    """A command line that was read: exactly one of help, evaluation and comparison."""
 
     wants_help: bool = False
     compare: tuple[str, str] | None = None
@@ -79,7 +79,7 @@ class EvaluateCommand:
 
 
 def read_evaluate_command(arguments: Sequence[str]) -> EvaluateCommand:
-    """Checks everything that was asked for; ConfigError names all mistakes."""
+    """Reads and checks all arguments; ConfigError names all mistakes."""
     flags = [argument for argument in arguments if argument.startswith("-")]
     if any(flag in HELP_FLAGS for flag in flags):
         return EvaluateCommand(wants_help=True)
@@ -105,14 +105,14 @@ def read_evaluate_command(arguments: Sequence[str]) -> EvaluateCommand:
 
 
 def evaluate_help_text() -> str:
-    """Usage, short names with their defaults, examples."""
+    """The text of --help: usage, short names with their defaults, examples."""
     defaults = {name: EvalConfig.model_fields[name].default for name in SHORT_NAMES} | {"num_prompts": "all"}
     lines = [f"  {f'{name}={defaults[name]}':<21}{key}" for name, key in SHORT_NAMES.items()]
     return USAGE.format(short_names="\n".join(lines))
 
 
 def _complete(settings: Sequence[str]) -> list[str]:
-    """The settings in a run's names, behind what an evaluation starts from."""
+    """Settings under a run's names, preceded by the defaults of an evaluation."""
     given = {name: value for name, _, value in (text.partition("=") for text in settings)}
     if misplaced := [
         name for name in given if any(name == taken or name.startswith(f"{taken}.") for taken in OF_A_RUN)
@@ -126,7 +126,7 @@ def _complete(settings: Sequence[str]) -> list[str]:
     own_task = given.get("model") == EMBEDDED and "task" not in given
     if not own_task and given.get("task") != "arithmetic" and "experiment" not in given:
         before += DATA_TASK
-        if given.get("model") not in config_groups()["model"]:  # those have a length of their own
+        if given.get("model") not in config_groups()["model"]:  # these choices set the length themselves
             before.append(DATA_MODEL_LEN)
     return [*before, *(_in_full(text) for text in settings)]
 

@@ -1,7 +1,7 @@
-"""Two evaluations of the same problems, compared by paired bootstrap over problems.
+"""Comparison of two evaluations of the same problems, by paired bootstrap over problems.
 
-In: two folders with rows, of the command or of a run (runs/<name>/evals/<iteration>). Out: the difference of pass@1 of
-each set, with interval and p value, or an EvalRecordError that says why the two cannot be paired. Starts nothing.
+In: two folders with rows, of the command or of a run (runs/<name>/evals/<iteration>). Out: the difference of pass@1 on
+each set, with interval and p value, or an EvalRecordError with the reason why the two cannot be paired. Starts nothing.
 """
 
 from collections.abc import Sequence
@@ -17,42 +17,42 @@ from orchestration.statistics.bootstrap import PairedDifference, paired_bootstra
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SetComparison:
-    """One set: both accuracies and their difference, first - second."""
+    """Both accuracies on one set and their difference, first - second."""
 
     name: str
     num_problems: int
-    first: float  # pass@1
+    first: float  # pass@1 of the first evaluation
     second: float
     difference: PairedDifference
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """All sets, and what else was different between the two."""
+    """The comparison of two evaluations: all sets, and the settings that differ."""
 
     sets: tuple[SetComparison, ...]
-    settings: tuple[tuple[str, Any, Any], ...]  # name, value of the first, of the second; only where they differ
+    settings: tuple[tuple[str, Any, Any], ...]  # (name, value of the first, of the second) of settings that differ
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Side:
-    """One evaluation as it lies on disk."""
+    """One evaluation, read from disk."""
 
     folder: Path
-    samples: dict[str, list[EvalSample]]  # by set
-    problems: dict[str, str]  # digests by set; empty for the evaluations of a run
+    samples: dict[str, list[EvalSample]]  # samples by set
+    problems: dict[str, str]  # digests of the problems by set; empty for the evaluations of a run
     settings: dict[str, Any]
 
 
 def compare_folders(first: Path, second: Path) -> Comparison:
-    """Every set of both; refused where sets or problems differ, or where an evaluation is not finished."""
+    """Compares every set; refuses other sets, other problems and an unfinished evaluation."""
     sides = (_read(first), _read(second))
     names, others = (set(side.samples) for side in sides)
     if names != others:
-        told = " and ".join(f"{side.folder} has {', '.join(sorted(side.samples))}" for side in sides)
-        raise EvalRecordError(f"compare: {told}; evaluate both on the same sets")
+        found = " and ".join(f"{side.folder} has {', '.join(sorted(side.samples))}" for side in sides)
+        raise EvalRecordError(f"compare: {found}; evaluate both on the same sets")
     compared = [_compare(name, *sides) for name in sides[0].samples]
-    known = all(side.settings for side in sides)  # an evaluation of a run has its settings in the run's config.yaml
+    known = all(side.settings for side in sides)  # the settings of a run's evaluation are in its config.yaml
     return Comparison(
         sets=tuple(compared), settings=tuple(differences(sides[0].settings, sides[1].settings) if known else ())
     )
@@ -68,7 +68,7 @@ def _read(folder: Path) -> _Side:
         for name in summary["problems"]:
             if f"eval/{name}/pass@1" not in summary["metrics"]:
                 raise EvalRecordError(
-                    f"compare: the evaluation of {name} in {folder} is not finished; give its command again"
+                    f"compare: the evaluation of {name} in {folder} is not finished; repeat its command"
                 )
     return _Side(
         folder=folder,
@@ -94,7 +94,10 @@ def _compare(name: str, first: _Side, second: _Side) -> SetComparison:
 
 
 def _refuse_other_problems(name: str, first: _Side, second: _Side) -> None:
-    """By the digests of the questions; without them by the prompts, which are a model's own where it has a template."""
+    """Refuses other problems, by the digests of the questions or, without digests, by the prompts.
+
+    The prompts of the same problems differ between models with different chat templates.
+    """
     if name in first.problems and name in second.problems:
         if first.problems[name] == second.problems[name]:
             return

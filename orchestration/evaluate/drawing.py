@@ -1,8 +1,8 @@
 """Evaluation on the rollout engines: prompts in, graded samples out.
 
-In: a fleet, graders, the prompts of a set and how to sample. Out: the samples of each problem as it is graded, in any
-order; or, for a run, all sets with their metrics. It leaves the engines as it found them: training groups in flight
-meanwhile go on and stay with the caller's fleet.
+In: a fleet, graders, the prompts of a set and the sampling. Out: the samples of each problem as it is graded, in any
+order; or, for a run, all sets with their metrics. Training groups in flight continue meanwhile, and the caller's fleet
+returns them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ from rollout.contract import GroupVerdicts, Prompt, PromptGroup, SamplingSpec
 from rollout.fleets.fleet import RolloutFleet
 from rollout.rewards.graders import GraderPool, await_verdicts
 
-BEFORE_TRAINING = -1  # where prompts wait for room on the engines: the driver does nothing else meanwhile
+BEFORE_TRAINING = -1  # place of evaluation prompts that wait for room: first, as the driver waits for them alone
 
 
 def evaluate_sets(
@@ -29,7 +29,7 @@ def evaluate_sets(
     config: EvalConfig,
     rollout: RolloutConfig,
 ) -> Evaluation:
-    """Every set with the weights that the engines serve."""
+    """Evaluates every set with the weights that the engines serve."""
     samples: dict[str, Sequence[EvalSample]] = {}
     metrics: dict[str, float] = {}
     for name, prompts in sets.items():
@@ -49,14 +49,14 @@ def graded_samples(
     name: str,
     timeout_s: float,
 ) -> Iterator[list[EvalSample]]:
-    """The samples of one problem at a time, as soon as they are graded.
+    """Yields the samples of one problem at a time, as soon as they are graded.
 
-    Waits for engines and graders; EngineError or GradingError where one fails or keeps silent for timeout_s.
+    Waits for engines and graders; EngineError or GradingError if one fails or does not answer within timeout_s.
     """
     fleet = fleet.sibling(grade=graders.grade)
     for prompt in prompts:
         fleet.submit(prompt, sampling, due=BEFORE_TRAINING)
-    grading: dict[Any, Any] = {}  # reference of verdicts -> reference of their group
+    grading: dict[Any, Any] = {}  # reference of a group by the reference of its verdicts
     while fleet.num_in_flight or grading:
         if fleet.num_in_flight:
             for finished in fleet.await_finished():
@@ -67,7 +67,7 @@ def graded_samples(
 
 
 def _graded(grading: Mapping[Any, Any], *, at_least_one: bool) -> list[Any]:
-    """References of verdicts that are there by now; at_least_one: else the oldest, to be waited for."""
+    """References of verdicts that have arrived; at_least_one: if there are none, the oldest, to wait for."""
     waiting = list(grading)
     done, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0)
     return done or waiting[: int(at_least_one)]

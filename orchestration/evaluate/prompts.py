@@ -1,7 +1,7 @@
-"""What an evaluation asks, and how its answers are drawn.
+"""Prompts and sampling of an evaluation.
 
-In: the problems of a set and the section `eval`. Out: prompts whose index is the problem's, and the sampling of the
-set. Pure, and light enough to be decided before anything starts.
+In: the problems of a set and the section `eval`. Out: prompts at the positions of their problems, and the sampling of
+the set. Pure and without heavy imports, so that it can run before anything starts.
 """
 
 import hashlib
@@ -23,12 +23,12 @@ def eval_prompts(problems: Sequence[Problem], config: EvalConfig, encode: Encode
 
 
 def chosen_problems(problems: Sequence[Problem], config: EvalConfig) -> Sequence[Problem]:
-    """The first eval.num_prompts of a set."""
+    """The first eval.num_prompts problems of a set."""
     return problems if isinstance(config.num_prompts, str) else problems[: config.num_prompts]
 
 
 def eval_sampling(config: EvalConfig, rollout: RolloutConfig, *, name: str) -> SamplingSpec:
-    """How the samples of a set are drawn: each has a seed derived from (eval.seed, set, problem, sample)."""
+    """Sampling of a set; each sample's seed derives from (eval.seed, set, problem, sample)."""
     mixed = hashlib.blake2b(f"{config.seed}/{name}".encode(), digest_size=8).digest()
     return SamplingSpec(
         num_completions=config.samples,

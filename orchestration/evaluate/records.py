@@ -1,8 +1,8 @@
-"""What an evaluation leaves on disk, and how one that was stopped goes on.
+"""Files of an evaluation, and the continuation of an interrupted one.
 
-In: graded samples, settings, metrics. Out: <set>.jsonl with a row a sample, and summary.json with settings from the
-start and the metrics of each set once all of its samples are there. Rows of problems that were cut off in the middle
-are taken back. It knows no engine and computes no metric.
+In: graded samples, settings, metrics. Out: <set>.jsonl with one row a sample, and summary.json, which has the settings
+from the start and the metrics of each set once all of its samples are written. Rows of incomplete problems are removed.
+It knows no engine and computes no metric.
 """
 
 import hashlib
@@ -19,16 +19,16 @@ from rollout.contract import Prompt
 from rollout.tasks import Problem
 
 SUMMARY_FILE = "summary.json"
-ABSENT = "absent"  # how a setting reads that only the other evaluation has
-Settings = Mapping[str, Any]  # by dotted name, plain JSON values
+ABSENT = "absent"  # text for a setting that only the other evaluation has
+Settings = Mapping[str, Any]  # plain JSON values by dotted name
 
 
 class EvalRecordError(RuntimeError):
-    """The folder holds something else than what was asked for; one line that says what to change."""
+    """Error for a folder with other content than the command expects; one line that says what to change."""
 
 
 def read_samples(path: Path) -> list[EvalSample]:
-    """The samples of a set's file in order, none if there is no file; a cut last line does not count."""
+    """Samples of a set's file in order, none if there is no file; an incomplete last line does not count."""
     names = {field.name for field in fields(EvalSample)}
     try:
         rows = read_rows(path)
@@ -41,23 +41,23 @@ def read_samples(path: Path) -> list[EvalSample]:
 
 
 def problems_digest(problems: Sequence[Problem]) -> str:
-    """Names the questions and reference answers of a set, in order, whatever prompt a model makes of them."""
+    """Digest of a set's questions and reference answers, in order; it does not depend on the model's prompts."""
     content = json.dumps([[problem.text, problem.reference_answer] for problem in problems])
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 class EvalFolder:
-    """The folder of one evaluation. Opening it refuses settings other than those it was begun with."""
+    """The folder of one evaluation; opening it with other settings than it was begun with is refused."""
 
     def __init__(self, folder: Path, settings: Settings) -> None:
         self.folder = folder
         summary = read_summary(folder)
         has_rows = any(path.stat().st_size for path in folder.glob("*.jsonl"))
-        if not has_rows:  # refused or stopped before the first problem: nothing binds it
+        if not has_rows:  # it was stopped before the first problem, so any settings may follow
             summary = None
         elif summary is None:
             raise EvalRecordError(
-                f"out={folder}: has rows but no {SUMMARY_FILE} that tells their settings; name another folder"
+                f"out={folder}: has rows but no {SUMMARY_FILE} with their settings; name another folder"
             )
         found = summary["settings"] if summary else settings
         if differing := [f"{name}={old}, now {name}={new}" for name, old, new in differences(found, settings)]:
@@ -70,9 +70,9 @@ class EvalFolder:
         self._problems: dict[str, str] = summary["problems"] if summary else {}
 
     def begin(self, name: str, problems: Sequence[Problem], *, num_samples: int) -> list[EvalSample]:
-        """The samples that are there already, of whole problems only; other rows leave the file.
+        """Returns the samples of complete problems in the set's file, and removes all other rows from it.
 
-        EvalRecordError where the set's problems are not those of the rows.
+        Raises EvalRecordError if the rows are of other problems than the set's.
         """
         digest = problems_digest(problems)
         if self._problems.setdefault(name, digest) != digest:
@@ -89,11 +89,11 @@ class EvalFolder:
         return [sample for sample in samples if counts[sample.problem] == num_samples]
 
     def append(self, name: str, samples: Sequence[EvalSample]) -> None:
-        """All samples of one problem; they are on the disk when this returns."""
+        """Appends all samples of one problem; they are on the disk when this returns."""
         append_rows(self.path_of(name), [asdict(sample) for sample in samples])
 
     def finish(self, name: str, samples: Sequence[EvalSample], metrics: Mapping[str, float]) -> None:
-        """Puts the rows of a complete set in order and its metrics into the summary."""
+        """Sorts the rows of a complete set and writes its metrics to the summary."""
         write_samples(self.path_of(name), in_order(samples))
         self._metrics.update(metrics)
         self._write_summary()
@@ -108,7 +108,7 @@ class EvalFolder:
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
-    """summary.json of an evaluation, or None where there is none."""
+    """The content of an evaluation's summary.json, or None if there is none."""
     path = folder / SUMMARY_FILE
     try:
         summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -122,13 +122,13 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
 
 
 def differences(before: Settings, now: Settings) -> list[tuple[str, Any, Any]]:
-    """(name, value before, value now) of every setting that is not the same in both."""
+    """(name, value before, value now) of every setting that differs."""
     names = dict.fromkeys([*before, *now])
     values = [(name, before.get(name, ABSENT), now.get(name, ABSENT)) for name in names]
     return [(name, old, new) for name, old, new in values if old != new]
 
 
 def prompts_left(prompts: Sequence[Prompt], samples: Iterable[EvalSample]) -> list[Prompt]:
-    """Those that have no samples yet."""
+    """The prompts that have no samples yet."""
     done = {sample.problem for sample in samples}
     return [prompt for prompt in prompts if prompt.position not in done]

@@ -1,7 +1,7 @@
-"""One evaluation from its folder to its table: everything around evaluation.py where no run is going on.
+"""One evaluation by the command, from its folder to its table.
 
-An EvaluateRequest comes in, a folder of rows and a table stay behind. What can be refused is refused first; engines
-start only where samples are missing, and serve the weights they load from the model folder.
+In: an EvaluateRequest. Out: a folder of rows, and a table on the console. All checks come first. Engines start only if
+samples are missing, and serve the weights that they load from the model's folder.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ LOG_FILE = "evaluate.log"
 
 
 def evaluate_model(request: EvaluateRequest) -> dict[str, float]:
-    """The metrics of all sets asked for. Whatever ends it, no process stays behind and the rows so far are kept."""
+    """Evaluates the sets and returns their metrics; however it ends, no process is left and the rows are kept."""
     config = request.config
     problems = _problems(request)
     settings = settings_of(config)
@@ -49,7 +49,9 @@ def evaluate_model(request: EvaluateRequest) -> dict[str, float]:
         }
         num_present = sum(len(samples) for samples in present.values())
         if num_present:
-            print_line(console, f"{num_present:,} samples are there already, {sum(missing.values()):,} to draw")
+            print_line(
+                console, f"{num_present:,} samples are in the folder already, {sum(missing.values()):,} to sample"
+            )
         if missing:
             _draw(config, {name: problems[name] for name in missing}, present, records, console)
         metrics: dict[str, float] = {}
@@ -63,7 +65,7 @@ def evaluate_model(request: EvaluateRequest) -> dict[str, float]:
 
 
 def _problems(request: EvaluateRequest) -> dict[str, Sequence[Problem]]:
-    """The problems of each set, read before anything starts; ConfigError where a set cannot be used."""
+    """Problems of each set, read before anything starts; ConfigError if a set cannot be used."""
     try:
         sets = build_task(request.config.task.for_evaluation(request.sets)).eval_sets()
     except DataSetError as error:
@@ -78,13 +80,13 @@ def _draw(
     records: EvalFolder,
     console: Console,
 ) -> None:
-    """Draws what is missing; each problem's samples go to the folder as soon as they are graded, and to `present`."""
+    """Samples what is missing; each problem's samples go to the folder and to `present` as soon as they are graded."""
     with start_cluster(config.cluster, config.rollout, None) as cluster:
         print_line(console, f"on {cluster.device}: {cluster.placement.describe()}")
         model_path = locate_model(config.model, console)
         prompts = _prompts(config, model_path, problems)
         print_line(console, "starting engines ...")
-        # Not before this line: they import torch, seconds that a refused evaluation should not wait for.
+        # Imported here because they import torch, for which a refused evaluation should not wait.
         from orchestration.evaluate.drawing import graded_samples
         from orchestration.rollout_parts import start_rollout
 
@@ -107,7 +109,7 @@ def _draw(
 def _prompts(
     config: RunConfig, model_path: Path | str, problems: Mapping[str, Sequence[Problem]]
 ) -> dict[str, tuple[Prompt, ...]]:
-    """ConfigError where the tokenizer does not fit the prompt style, or a prompt leaves too little room."""
+    """Prompts of each set; ConfigError if the tokenizer does not fit the prompt style, or a prompt is too long."""
     tokenizer = model_tokenizer(config, model_path)
     try:
         render = prompt_renderer(config.task, tokenizer)

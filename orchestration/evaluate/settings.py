@@ -1,7 +1,7 @@
-"""What decides the numbers of an evaluation: the settings that its folder remembers, and that a resume must share.
+"""Settings that determine the numbers of an evaluation; its folder stores them, and a resume must have the same.
 
 In: the configuration and its model. Out: a flat dict of plain values by dotted name, and the default folder's name.
-Where it runs, on how many engines and with what waiting times is left out: it does not change what is measured.
+Settings of the cluster, the number of engines and time-outs are left out, because they do not change the numbers.
 """
 
 import hashlib
@@ -14,12 +14,12 @@ from configs.schema import ModelConfig, RunConfig
 from rollout.tasks.embedded_model import EmbeddedRecipe
 
 ROOT = Path("evals")
-SAMPLED_PLACES = 16  # of a weights file; training moves every weight, so that a few tell two models apart
+SAMPLED_PLACES = 16  # places read in a weights file; training changes every weight, so a few distinguish two models
 SAMPLED_BYTES = 65_536
 
 
 def settings_of(config: RunConfig) -> dict[str, Any]:
-    """Every setting that changes a number, `auto` resolved where the device does not decide it."""
+    """Every setting that changes a number, with `auto` resolved unless the device decides it."""
     evaluation, task = config.eval, config.task
     settings: dict[str, Any] = {
         "model.path": config.model.path,
@@ -40,7 +40,7 @@ def settings_of(config: RunConfig) -> dict[str, Any]:
 
 
 def weights_digest(model: ModelConfig) -> str:
-    """Tells models at the same path apart: 16 hex digits of what the folder holds, or `hub` for a name on the hub."""
+    """Digest that distinguishes models at the same path: 16 hex digits of the folder, or `hub` for a hub name."""
     if model.path == "embedded":
         return EmbeddedRecipe().hash()
     folder = Path(model.path)
@@ -58,7 +58,7 @@ def weights_digest(model: ModelConfig) -> str:
 
 
 def default_folder(settings: dict[str, Any]) -> Path:
-    """evals/<model>-<8 hex digits of the settings>: the same command finds its own rows again."""
+    """The default folder, evals/<model>-<8 hex digits of the settings>, in which a repeated command finds its rows."""
     names = [part for part in Path(settings["model.path"]).parts if part.strip("/.")]
     model = re.sub(r"[^\w.-]+", "-", "-".join(names[-2:]))
     content = json.dumps({name: value for name, value in settings.items() if name != "model.weights"}, sort_keys=True)

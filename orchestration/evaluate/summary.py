@@ -1,7 +1,7 @@
-"""From the samples of an evaluation to its metrics, and to one number a problem for comparisons. Pure.
+"""Metrics of an evaluation, and one number for each problem for comparisons. Pure.
 
-In: samples of one set, as many of each problem. Out: metrics by the names of docs/metrics.md. The interval is over
-problems: what would vary if other problems of the same kind had been asked.
+In: samples of one set, equally many of each problem. Out: metrics by the names of docs/metrics.md. The interval is over
+problems: it shows how much a number would vary with other problems of the same kind.
 """
 
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from orchestration.journal.eval_rows import EvalSample
 from orchestration.statistics.bootstrap import bootstrap_interval
 from orchestration.statistics.pass_at_k import pass_at_k
 
-RIGHT = 1.0  # the answer verdict of a right completion
-BOOTSTRAP_SEED = 0  # of the intervals; not the sampling seed, so that they do not vary with it
+RIGHT = 1.0  # answer verdict of a right completion
+BOOTSTRAP_SEED = 0  # seed of the intervals; not that of sampling, so that they do not vary with it
 
 
 def summarize(samples: Sequence[EvalSample], *, name: str) -> dict[str, float]:
-    """Metrics eval/<name>/... of one set; k of pass@k is the number of samples of each problem."""
+    """Metrics eval/<name>/... of one set; the k of pass@k is the number of samples of each problem."""
     correct, num_samples = correct_counts(samples)
     interval = bootstrap_interval(correct / num_samples, seed=BOOTSTRAP_SEED)
     metrics = {"pass@1": interval.mean, "pass@1_low": interval.low, "pass@1_high": interval.high}
@@ -31,7 +31,7 @@ def summarize(samples: Sequence[EvalSample], *, name: str) -> dict[str, float]:
 
 
 def correct_counts(samples: Sequence[EvalSample]) -> tuple[np.ndarray, int]:
-    """Right samples of each problem [N], in the order of the problems, and the number of samples each has."""
+    """Number of right samples of each problem [N], in the order of the problems, and number of samples of each."""
     problems = np.array([sample.problem for sample in samples])
     is_right = np.array([sample.answer >= RIGHT for sample in samples])
     _, place, counts = np.unique(problems, return_inverse=True, return_counts=True)

@@ -1,4 +1,4 @@
-"""How evaluations read on a terminal: tables that fit 80 characters. In: metrics or a comparison. Out: tables."""
+"""Tables of evaluations on a terminal, 80 characters wide. In: metrics or a comparison. Out: tables."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,7 +12,7 @@ LEVEL = "95 %"
 
 
 def summary_table(metrics: Mapping[str, float], counts: Mapping[str, int], *, num_samples: int) -> Table:
-    """A row a set; counts: problems of each."""
+    """Table of metrics with one row a set; counts: number of problems of each set."""
     table = _table("set", "problems", "pass@1", LEVEL, *_pass_at(num_samples), "format", "length", "cut off")
     for name, count in counts.items():
         numbers = {key.rpartition("/")[2]: value for key, value in metrics.items() if key.startswith(f"eval/{name}/")}
@@ -30,7 +30,7 @@ def summary_table(metrics: Mapping[str, float], counts: Mapping[str, int], *, nu
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """A row a set: pass@1 of A and B, A - B in percentage points with interval, p value."""
+    """Table with one row a set: pass@1 of A and B, A - B in percentage points with interval, p value."""
     table = _table("set", "problems", "A", "B", "A - B (points)", LEVEL, "p")
     for found in comparison.sets:
         difference = found.difference
@@ -47,7 +47,7 @@ def comparison_table(comparison: Comparison) -> Table:
 
 
 def print_comparison(comparison: Comparison, *, names: tuple[str, str]) -> None:
-    """Which is A and which B, what else differs between them, and the table."""
+    """Prints which folder is A and which B, the settings that differ, and the table."""
     console = Console()
     for letter, name in zip("AB", names, strict=True):
         print_line(console, f"{letter} = {name}")

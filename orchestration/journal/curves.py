@@ -28,8 +28,8 @@ PANELS: tuple[CurvePanel, ...] = (  # after that of the rewards
     ("Policy entropy", "nats per completion token", (("policy/entropy", "entropy"),)),
     ("Completion length", "tokens, mean over completions", (("completion/length_mean", "length"),)),
 )
-# Color and line style of the first, second, ... curve of a panel; further curves begin anew.
-STYLES = (("#1f4e79", "-"), ("#c55a11", "--"), ("#548235", ":"), ("#7f6084", "-."))
+# Of the first, second, ... curve of a panel; each begins anew by itself, so that twelve curves look different.
+COLORS, STYLES = ("#1f4e79", "#c55a11", "#548235", "#7f6084"), ("-", "--", ":")
 
 
 def curve_panels(rows: Sequence[Row]) -> tuple[CurvePanel, ...]:
@@ -50,7 +50,7 @@ def draw_curves(rows: Sequence[Row], path: Path, *, title: str) -> None:
     figure.suptitle(title)
     for axes, (name, unit, curves) in zip(figure.subplots(2, 2).flat, curve_panels(rows), strict=True):
         drawn = 0
-        for (metric, label), (color, style) in zip(curves, cycle(STYLES), strict=False):
+        for (metric, label), color, style in zip(curves, cycle(COLORS), cycle(STYLES), strict=False):
             points = [(row["iteration"] + 1, row[metric]) for row in rows if metric in row]
             if points:
                 axes.plot(*zip(*points, strict=True), style, color=color, label=label, linewidth=1.6)

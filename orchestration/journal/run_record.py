@@ -16,8 +16,7 @@ from configs.schema import RunConfig
 from orchestration.journal.json_lines import read_rows
 from orchestration.journal.reward_names import reward_metrics
 from orchestration.journal.run_files import CONFIG_FILE, EVAL_FILE, METRICS_FILE, NOTICES_FILE, ROLLOUTS_FILE
-
-Row = Mapping[str, float]
+from orchestration.journal.sink import Row
 
 
 class RecordError(RuntimeError):

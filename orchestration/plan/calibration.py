@@ -1,183 +1,154 @@
-"""From small measurements of the real parts to the coefficients of costs.py.
+"""Costs fitted to small measurements of the real parts, and the file that keeps them for later plans.
 
-In: Measurements and MeasuredRuns of the machine at hand, made by orchestration/plan/measurements.py. Out: Costs, and
-how far the fits are from what they were fitted to. Measures nothing itself.
+In: Timings of the parts and of whole runs, made by measurements.py. Out: Costs, the errors of the fits, and a
+Calibration as a JSON file. Measures nothing itself.
 """
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
-from orchestration.plan.costs import Costs, EngineCosts, LearnerCosts, PublishCosts, WireCosts, generation_counts
-from orchestration.plan.fitting import fit_seconds, relative_error
-from orchestration.plan.simulation import Workload, predict
+from configs.loading import ConfigError
+from configs.schema import RunConfig
+from orchestration.plan.costs import Costs, EngineCosts, LearnerCosts, Workload
+from orchestration.plan.scenario import ModelShape, Scenario
+from orchestration.plan.simulation import predict
+from rollout.tasks.embedded_model import default_cache_dir
 
-FORWARD_SHARE = 1 / 3  # of forward and backward, by operations; used where recomputing was not measured
-LOWEST_RATE = 0.3  # of two parts at once, below which a measurement is disbelieved
-NUM_BISECTIONS = 12  # to 0.0002
+FORWARD_SHARE = 1 / 3  # share of a forward pass in forward and backward, used if recomputing was not measured
+LOWEST_RATE = 0.3  # lowest credible speed of two parts at once
 NUM_ROUNDS = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GenerationRun:
-    """Groups sent to one idle engine at once, until all had come back."""
+class Timing:
+    """One measured piece of work. Example: counts={"step_s": 2, "token_s": 900}, seconds=0.3."""
 
-    prompt_length: int  # mean, tokens
-    lengths: tuple[tuple[int, ...], ...]  # of each group's completions
+    counts: dict[str, float]  # how often each cost was paid, by the name of the cost
     seconds: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LearnerRun:
-    """One batch loaded and trained on by one rank."""
+class Calibration:
+    """What was measured of one model on one machine."""
 
-    lengths: tuple[int, ...]  # of each sequence, prompt and completion
-    num_steps: int
-    max_tokens: int  # of a micro-batch
-    load_s: float
-    update_s: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PublishRun:
-    """One publish from one rank to one engine."""
-
-    num_bytes: int
-    total_s: float
-    send_s: float
+    format: Literal[4] = 4  # version of the file; raised when its meaning changes
+    device: str  # cpu or gpu
+    shape: ModelShape
+    engine_dtype: str
+    learner_dtype: str
+    costs: Costs
+    prompt_length: int  # tokens
+    lengths: tuple[int, ...]  # completion lengths at the longest rollout.max_new_tokens that was measured
+    errors: dict[str, float]  # mean relative error of each fit
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MeasuredRun:
-    """A short run of the whole loop."""
-
-    workload: Workload
-    iteration_s: float  # mean
+FILE = TypeAdapter(Calibration)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Measurements:
-    """Everything that was measured, part by part."""
+def device_of(config: RunConfig) -> str:
+    """The configured device, cpu or gpu, or if that is auto the machine's."""
+    if config.cluster.device != "auto":
+        return config.cluster.device
+    from orchestration.cluster import local_resources
 
-    generation: tuple[GenerationRun, ...]
-    learner: tuple[LearnerRun, ...]
-    publishes: tuple[PublishRun, ...]
-    grade_s: float  # of a completion in one process
+    return "gpu" if local_resources().get("GPU", 0) > 0 else "cpu"
 
 
-def fit_costs(measured: Measurements, *, recomputes_logprobs: bool) -> tuple[Costs, dict[str, float]]:
-    """Costs without what only whole runs show, and the mean relative error of each fit."""
-    engine, engine_error = _fit_engine(measured)
-    learner, learner_error = _fit_learner(measured, recomputes_logprobs=recomputes_logprobs)
-    byte_s = float(np.median([run.send_s / run.num_bytes for run in measured.publishes]))
-    fixed_s = float(np.median([run.total_s - run.send_s for run in measured.publishes]))
-    costs = Costs(
-        engine=engine,
-        learner=learner,
-        wire=WireCosts(byte_s=byte_s, network_byte_s=byte_s, devices_per_node=1),
-        publish=PublishCosts(fixed_s=fixed_s, by_tree=True),
-        grade_s=measured.grade_s,
-        iteration_s=0.0,
-        completion_s=0.0,
-        rates=(),
+def kept_path(shape: ModelShape, device: str) -> Path:
+    """The file in the cache of calibrations for this model and device."""
+    name = re.sub(r"[^\w.-]", "-", Path(shape.name).name)
+    return default_cache_dir().parent / "calibrations" / f"{name}-{shape.num_parameters}-{device}.json"
+
+
+def load_calibration(path: Path) -> Calibration:
+    """The calibration in a file; ConfigError if there is none."""
+    try:
+        return FILE.validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        remedy = "measure this machine with --calibrate, or count from a data sheet with hardware=h100"
+        raise ConfigError([f"calibration={path}: no such file; {remedy}"]) from error
+    except ValidationError as error:
+        what = "not a calibration of this version of softgate"
+        raise ConfigError([f"calibration={path}: {what}; measure again (--calibrate)"]) from error
+
+
+def require_measured(calibration: Calibration, scenario: Scenario, path: Path) -> None:
+    """ConfigError if a model of other sizes was measured, or other dtypes."""
+    measured, asked = (
+        asdict(each.shape) | {"name": "", "rollout.dtype": each.engine_dtype, "learner.dtype": each.learner_dtype}
+        for each in (calibration, scenario)
     )
-    return costs, {"generation": engine_error, "learner": learner_error}
+    differing = [name for name in asked if asked[name] != measured[name]]
+    if differing:
+        was, wanted = (", ".join(f"{name}={found[name]}" for name in differing) for found in (measured, asked))
+        remedy = "measure that with --calibrate"
+        raise ConfigError([f"calibration={path}: was measured with {was}, asked is {wanted}; {remedy}"])
 
 
-def fit_runs(costs: Costs, runs: Sequence[MeasuredRun]) -> Costs:
-    """What only whole runs show: the driver's time, from synchronous runs; the speed of parts that share cores.
+def fit_parts(
+    generation: Sequence[Timing], updates: Sequence[Timing], loads: Sequence[Timing], *, num_scoring_passes: int
+) -> tuple[EngineCosts, LearnerCosts, dict[str, float]]:
+    """Costs of an engine and a rank, and the mean relative error of each fit; loads are of the batches of updates."""
+    engine, engine_error = fit_seconds(generation)
+    learner, learner_error = fit_seconds(updates)
+    with_scoring = []
+    for load, update in zip(loads, updates, strict=True):
+        pass_s = sum(learner[name] * number for name, number in update.counts.items() if name != "step_s")
+        scoring = {"scoring_share": num_scoring_passes * pass_s} if num_scoring_passes else {}
+        with_scoring.append(replace(load, counts=load.counts | scoring))
+    prices, _ = fit_seconds(with_scoring)
+    share = prices.pop("scoring_share", 0.0) or FORWARD_SHARE
+    errors = {"generation": engine_error, "learner": learner_error}
+    return EngineCosts(**engine), LearnerCosts(**learner, **prices, scoring_share=share), errors
 
-    Without an asynchronous run nothing is shared. Each of the two depends a little on the other, so both are found
-    again until they agree.
+
+def fit_seconds(timings: Sequence[Timing]) -> tuple[dict[str, float], float]:
+    """Seconds of each count, by its name, and the mean relative error: non-negative least squares of relative errors.
+
+    A count that was always 0 costs 0.
     """
-    synchronous = [run for run in runs if run.workload.max_staleness == 0]
-    overlapping = [run for run in runs if run.workload.max_staleness > 0]
+    from scipy.optimize import nnls
+
+    names = list(timings[0].counts)
+    seconds = np.array([each.seconds for each in timings])
+    counts = np.array([[each.counts[name] for name in names] for each in timings]) / seconds[:, None]
+    scale = np.abs(counts).max(axis=0)
+    scale[scale == 0.0] = 1.0
+    found = nnls(counts / scale, np.ones(len(seconds)))[0] / scale
+    return dict(zip(names, found.tolist(), strict=True)), float(np.abs(counts @ found - 1.0).mean())
+
+
+def fit_runs(costs: Costs, runs: Sequence[tuple[Workload, float]]) -> Costs:
+    """Adds the driver's time and the speed of two parts that share cores, from measured seconds of an iteration.
+
+    The driver is charged what synchronous runs take beyond their parts: a constant, and a share that grows with the
+    batch. The speed is the one at which asynchronous runs take as long as measured. Each depends a little on the other,
+    so both are found again until they agree.
+    """
+    from scipy.optimize import minimize_scalar, nnls
+
+    synchronous = [run for run in runs if run[0].max_staleness == 0]
+    overlapping = [run for run in runs if run[0].max_staleness > 0]
+    completions = np.array([[1.0, float(workload.completions)] for workload, _ in synchronous])
+
+    def missing_s(assumed: Costs, workload: Workload, iteration_s: float) -> float:
+        return iteration_s - predict(workload, assumed).iteration_s
+
+    def error_s(pair_rate: float) -> float:
+        return abs(sum(missing_s(replace(costs, pair_rate=float(pair_rate)), *run) for run in overlapping))
+
     for _ in range(NUM_ROUNDS):
-        costs = _with_driver(costs, synchronous)
+        costs = replace(costs, iteration_s=0.0, completion_s=0.0)
+        missing = np.array([max(0.0, missing_s(costs, *run)) for run in synchronous])
+        iteration_s, completion_s = nnls(completions, missing)[0].tolist()
+        costs = replace(costs, iteration_s=iteration_s, completion_s=completion_s)
         if overlapping:
-            costs = _with_sharing(costs, overlapping)
+            found = minimize_scalar(error_s, bounds=(LOWEST_RATE, 1.0), method="bounded")
+            costs = replace(costs, pair_rate=float(found.x))
     return costs
-
-
-def _with_driver(costs: Costs, runs: Sequence[MeasuredRun]) -> Costs:
-    """Charges the driver what runs take beyond their parts: a constant, and a share that grows with the batch."""
-    parts = replace(costs, iteration_s=0.0, completion_s=0.0)
-    sizes = [float(run.workload.prompts_per_iteration * run.workload.completions_per_prompt) for run in runs]
-    missing = [max(0.0, run.iteration_s - predict(run.workload, parts).iteration_s) for run in runs]
-    if len(set(sizes)) < 2:
-        return replace(parts, iteration_s=sum(missing) / len(missing))
-    slope = max(0.0, float(np.polyfit(sizes, missing, deg=1)[0]))
-    constant = float(np.mean(missing)) - slope * float(np.mean(sizes))
-    if constant < 0.0:
-        constant, slope = 0.0, float(np.mean(missing) / np.mean(sizes))
-    return replace(parts, iteration_s=constant, completion_s=slope)
-
-
-def _with_sharing(costs: Costs, runs: Sequence[MeasuredRun]) -> Costs:
-    """The speed of two parts that compute at once, by which asynchronous runs take as long as was measured.
-
-    Three or more share what two have. A measurement outside [LOWEST_RATE, 1] gives the nearer end.
-    """
-    measured_s = sum(run.iteration_s for run in runs)
-    low, high = LOWEST_RATE, 1.0
-    for _ in range(NUM_BISECTIONS):
-        middle = (low + high) / 2
-        shared = replace(costs, rates=(1.0, middle))
-        if sum(predict(run.workload, shared).iteration_s for run in runs) > measured_s:
-            low = middle
-        else:
-            high = middle
-    return replace(costs, rates=(1.0, (low + high) / 2))
-
-
-def _fit_engine(measured: Measurements) -> tuple[EngineCosts, float]:
-    runs = measured.generation
-    counts = np.array([generation_counts(run.lengths, prompt_length=run.prompt_length) for run in runs])
-    seconds = np.array([run.seconds for run in runs])
-    found = fit_seconds(counts, seconds)
-    step_s, sequence_s, context_token_s, prompt_token_s, group_s, burst_s = found.tolist()
-    costs = EngineCosts(
-        step_s=step_s,
-        sequence_s=sequence_s,
-        context_token_s=context_token_s,
-        prompt_token_s=prompt_token_s,
-        group_s=group_s,
-        burst_s=burst_s,
-    )
-    return costs, relative_error(counts, seconds, found)
-
-
-def _fit_learner(measured: Measurements, *, recomputes_logprobs: bool) -> tuple[LearnerCosts, float]:
-    runs = measured.learner
-    counts = np.array([_learner_counts(run) for run in runs])
-    seconds = np.array([run.update_s for run in runs])
-    found = fit_seconds(counts, seconds)
-    step_s, row_s, sequence_s, token_s, pair_s = found.tolist()
-    error = relative_error(counts, seconds, found)
-    load_counts = np.array([[1.0, float(len(run.lengths))] for run in runs])
-    loads = np.array([run.load_s for run in runs])
-    share = 0.0
-    if recomputes_logprobs:
-        load_counts = np.column_stack([load_counts, counts[:, 1:] @ found[1:]])
-        load_s, sample_s, share = fit_seconds(load_counts, loads).tolist()
-    else:
-        load_s, sample_s = fit_seconds(load_counts, loads).tolist()
-    costs = LearnerCosts(
-        load_s=load_s,
-        sample_s=sample_s,
-        step_s=step_s,
-        row_s=row_s,
-        sequence_s=sequence_s,
-        token_s=token_s,
-        pair_s=pair_s,
-        scoring_share=share or FORWARD_SHARE,
-    )
-    return costs, error
-
-
-def _learner_counts(run: LearnerRun) -> list[float]:
-    """Steps, rows, sequences, tokens, squared lengths. Every sequence is in one step of the run."""
-    lengths = np.array(run.lengths, dtype=np.float64)
-    rows = run.num_steps * np.ceil(lengths.sum() / run.num_steps / run.max_tokens)
-    return [float(run.num_steps), float(rows), float(len(lengths)), lengths.sum(), np.square(lengths).sum()]

@@ -1,249 +1,300 @@
-"""A run under a fake clock: the loop of orchestration/loop.py, with the real admission rule and the real buffer.
+"""A simulated run under a fake clock: the loop of orchestration/loop.py with durations from Costs.
 
-In: a Workload and its Costs. Out: what each iteration took and where the time went. Only durations are made up; which
-prompt may start when, and which groups make a batch, is decided by the code that decides it in a run.
+In: a Workload and its Costs. Out: seconds of an iteration and of its stages. Which prompt may start when, which engine
+it goes to, and which groups make a batch is decided by the run's own code: Admission, the fleet's Feeder, the buffers.
 """
 
+import heapq
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from functools import partial
+from itertools import count
+from statistics import fmean
 
 import numpy as np
 
-from orchestration.plan.costs import Costs, collective_bytes
-from orchestration.plan.fake_clock import FakeClock, Process, Until, Work
-from orchestration.plan.simulated_engine import SimulatedEngine, SimulatedGroup
-from orchestration.stream.order import BatchOrder, Buffer, admission_for, buffer_for
+from orchestration.plan.costs import Costs, EngineCosts, Workload, prompt_tokens
+from orchestration.stream.order import Buffer, admission_for, buffer_for
+from rollout.contract import EngineLoad, EngineRoom
+from rollout.fleets.feeding import Feeder, WaitingGroup, wants_more
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Workload:
-    """What a run asks for, in numbers."""
+class FakeClock:
+    """Runs actions when their work is done. While n parts compute at once, each runs at rate(n)."""
 
-    prompts_per_iteration: int
-    completions_per_prompt: int
-    prompt_length: int  # tokens
-    lengths: tuple[int, ...]  # a sample of completion lengths, tokens; each completion's is drawn from it
-    max_staleness: int
-    batch_order: BatchOrder
-    publishes_inflight: bool  # False: engines finish what they have before they load new weights
-    num_engines: int
-    workers_per_engine: int
-    max_sequences: int  # of an engine at a time
-    kv_tokens: int  # room of an engine's key/value cache
-    num_ranks: int
-    num_minibatches: int
-    num_epochs: int
-    max_tokens: int  # of a micro-batch
-    zero_stage: int
-    recomputes_logprobs: bool
-    keeps_reference: bool
-    num_graders: int
-    trained_parameters: int  # whose gradients ranks add up
-    gathered_parameters: int  # of the learner's weights, frozen ones included
-    published_parameters: int
-    learner_weight_bytes: int  # of one weight
-    wire_weight_bytes: int
+    def __init__(self, rate: Callable[[int], float]) -> None:
+        self.now = 0.0  # seconds
+        self.work_done = 0.0  # seconds of work that a part which has always been busy would have done by now
+        self._rate = rate
+        self._num_busy = 0
+        self._numbers = count()  # order of actions that are due at once
+        self._due: list[tuple[float, int, Callable[[], None]]] = []  # heap
+
+    def busy(self, change: int) -> None:
+        """Changes the number of parts that compute from now on."""
+        self._num_busy += change
+
+    def after(self, seconds: float, action: Callable[[], None]) -> None:
+        """Runs the action once so much work is done."""
+        heapq.heappush(self._due, (self.work_done + seconds, next(self._numbers), action))
+
+    def run_until(self, holds: Callable[[], bool]) -> None:
+        """Runs what is due until the condition holds."""
+        while not holds():
+            due, _, action = heapq.heappop(self._due)
+            self.now += (due - self.work_done) / self._rate(self._num_busy)
+            self.work_done = due
+            action()
+
+    def work(self, seconds: float, *, num_busy: int) -> None:
+        """Lets so many parts compute for so many seconds of work, and runs what is due meanwhile."""
+        self.busy(num_busy)
+        over: list[bool] = []
+        self.after(seconds, lambda: over.append(True))
+        self.run_until(lambda: bool(over))
+        self.busy(-num_busy)
+
+
+@dataclass(kw_only=True, slots=True)
+class SimulatedGroup:
+    """A prompt and the lengths of its completions; the run's buffer holds it in place of a graded group."""
+
+    admission_index: int  # number of groups admitted before it
+    prompt_length: int
+    lengths: tuple[int, ...]  # [G] tokens of each completion
+    submitted_at: float = 0.0
+    finished_at: float = 0.0
+    num_finished: int = 0  # completions
+    min_policy_version: int = -1  # lowest version that produced a token; -1: none yet
+
+
+@dataclass(kw_only=True, slots=True)
+class SimulatedEngine:
+    """One engine. Its number of steps is continuous: a batch may change within a step, and no work is lost."""
+
+    costs: EngineCosts
+    clock: FakeClock
+    room: EngineRoom
+    on_change: Callable[[list[SimulatedGroup]], None]  # called with finished groups whenever a completion ends
+    version: int = -1
+    num_entered: int = 0  # groups so far
+    _waiting: deque[tuple[SimulatedGroup, int]] = field(default_factory=deque)  # group, completion length
+    _running: list[tuple[float, int, SimulatedGroup, int]] = field(default_factory=list)  # heap: last step, number, ..
+    _num_started: int = 0
+    _context: float = 0.0  # tokens that the next step looks back at
+    _step: float = 0.0  # steps done
+    _segment: int = 0  # number of the current segment, in which the batch does not change
+    _began: float = 0.0  # beginning of the segment, in work done
+    _overhead_s: float = 0.0  # work before the segment's first step
+    _is_frozen: bool = False
+    _is_busy: bool = False
 
     @property
-    def num_devices(self) -> int:
-        """Each engine worker and each rank with one of its own."""
-        return self.num_engines * self.workers_per_engine + self.num_ranks
+    def load(self) -> EngineLoad:
+        usage = min(1.0, self._context / self.room.kv_tokens)
+        return EngineLoad(num_running=len(self._running), num_waiting=len(self._waiting), kv_usage=usage)
+
+    def submit(self, group: SimulatedGroup) -> None:
+        """Takes a group, whose sequences join the batch as soon as there are places."""
+        if not self._running and not self._waiting:
+            self._overhead_s += self.costs.burst_s
+        self._overhead_s += self.costs.group_s
+        self.num_entered += 1
+        self._waiting.extend((group, length) for length in group.lengths)
+        self._plan()
+
+    def freeze(self) -> None:
+        """Stops decoding until resume()."""
+        self._is_frozen = True
+        self._plan()
+
+    def resume(self, version: int) -> None:
+        """Goes on under this version."""
+        self.version, self._is_frozen = version, False
+        self._plan()
+
+    def _plan(self) -> None:
+        """Ends the segment, counts what was decoded of it, and begins the next one."""
+        if self._is_busy and self._running:
+            decoded_s = self.clock.work_done - self._began - self._overhead_s
+            self._overhead_s = max(0.0, -decoded_s)
+            if decoded_s > 0.0:
+                steps = self.costs.steps_within(decoded_s, len(self._running), self._context)
+                self._decode_to(min(self._running[0][0], self._step + steps))
+        self._admit()
+        was_busy, self._is_busy = self._is_busy, bool(self._running) and not self._is_frozen
+        self.clock.busy(self._is_busy - was_busy)
+        self._segment, self._began = self._segment + 1, self.clock.work_done
+        if self._is_busy:
+            decoding_s = self.costs.decoding_s(self._running[0][0] - self._step, len(self._running), self._context)
+            self.clock.after(max(0.0, self._overhead_s + decoding_s), partial(self._finish, self._segment))
+
+    def _finish(self, segment: int) -> None:
+        """Ends the sequences with the fewest steps left; nothing if the segment ended early."""
+        if segment != self._segment:
+            return
+        self._decode_to(self._running[0][0])
+        self._overhead_s, self._began = 0.0, self.clock.work_done
+        finished = []
+        while self._running and self._running[0][0] <= self._step:
+            _, _, group, length = heapq.heappop(self._running)
+            self._context -= group.prompt_length + length
+            group.num_finished += 1
+            if group.num_finished == len(group.lengths):
+                group.finished_at = self.clock.now
+                finished.append(group)
+        self._admit()
+        self.on_change(finished)
+        self._plan()
+
+    def _decode_to(self, step: float) -> None:
+        self._context += (step - self._step) * len(self._running)
+        self._step = step
+
+    def _admit(self) -> None:
+        """Lets waiting sequences join while there are places; the fleet sees to the cache."""
+        while self._waiting and len(self._running) < self.room.num_sequences and not self._is_frozen:
+            group, length = self._waiting.popleft()
+            if group.min_policy_version < 0:
+                group.min_policy_version = self.version
+                read = prompt_tokens(group.prompt_length, len(group.lengths))
+                self._overhead_s += self.costs.prompt_token_s * read
+            self._num_started += 1
+            heapq.heappush(self._running, (self._step + length, self._num_started, group, length))
+            self._context += group.prompt_length
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SimulatedIteration:
-    """Seconds, and versions behind."""
+class StageTimes:
+    """Seconds of one iteration, or means over several."""
 
-    total_s: float
-    wait_s: float  # the learner waits for its batch
+    iteration_s: float
+    wait_s: float  # learner waits for its batch
     load_s: float
     update_s: float
     publish_s: float
     generate_s: float  # from the first of the batch's prompts to its last completion
-    max_staleness: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Prediction:
-    """Means over the iterations of a steady run, seconds; shares of an iteration, 0..1."""
-
-    iteration_s: float
-    wait_s: float
-    load_s: float
-    update_s: float
-    publish_s: float
-    generate_s: float
-    learner_busy: float
-    engines_busy: float
-    max_staleness: int  # versions, the largest seen
-
-
-def predict(workload: Workload, costs: Costs, *, num_iterations: int = 12, seed: int = 0) -> Prediction:
-    """Simulates num_iterations after those in which the pipeline fills."""
+def predict(workload: Workload, costs: Costs, *, num_iterations: int = 12, seed: int = 0) -> StageTimes:
+    """Means over num_iterations simulated iterations, after those in which the pipeline fills."""
+    run = SimulatedRun(workload, costs, seed=seed)
     warmup = workload.max_staleness + 1
-    run = SimulatedRun(workload, costs, num_iterations=warmup + num_iterations, seed=seed)
-    iterations, busy_s = run.simulate(counted_from=warmup)
-
-    def mean(values: Sequence[float]) -> float:
-        return sum(values) / len(values)
-
-    iteration_s = mean([each.total_s for each in iterations])
-    load_s, update_s = mean([each.load_s for each in iterations]), mean([each.update_s for each in iterations])
-    return Prediction(
-        iteration_s=iteration_s,
-        wait_s=mean([each.wait_s for each in iterations]),
-        load_s=load_s,
-        update_s=update_s,
-        publish_s=mean([each.publish_s for each in iterations]),
-        generate_s=mean([each.generate_s for each in iterations]),
-        learner_busy=(load_s + update_s) / iteration_s,
-        engines_busy=busy_s / workload.num_engines / sum(each.total_s for each in iterations),
-        max_staleness=max(each.max_staleness for each in iterations),
-    )
+    run.simulate(warmup + num_iterations)
+    counted = run.iterations[warmup:]
+    names = [each.name for each in fields(StageTimes)]
+    return StageTimes(**{name: fmean(getattr(times, name) for times in counted) for name in names})
 
 
 class SimulatedRun:
-    """One run; simulate() once."""
+    """One run; simulate() may be called once."""
 
-    def __init__(self, workload: Workload, costs: Costs, *, num_iterations: int, seed: int) -> None:
+    def __init__(self, workload: Workload, costs: Costs, *, seed: int) -> None:
+        self.iterations: list[StageTimes] = []
+        self.staleness: list[int] = []  # versions, of each iteration
         self._workload = workload
         self._costs = costs
-        self._num_iterations = num_iterations
         self._random = np.random.default_rng(seed)
         self._clock = FakeClock(costs.rate)
-        self._admission = admission_for(
-            workload.batch_order,
-            prompts_per_iteration=workload.prompts_per_iteration,
-            max_staleness=workload.max_staleness,
-        )
-        self._buffer: Buffer[SimulatedGroup] = buffer_for(
-            workload.batch_order,
-            prompts_per_iteration=workload.prompts_per_iteration,
-            max_staleness=workload.max_staleness,
-        )
-        self._engines = [
-            SimulatedEngine(
-                costs=costs.engine,
-                clock=self._clock,
-                max_sequences=workload.max_sequences,
-                kv_tokens=workload.kv_tokens,
-                on_finished=self._grade,
-            )
-            for _ in range(workload.num_engines)
-        ]
+        order, size, bound = workload.batch_order, workload.prompts_per_iteration, workload.max_staleness
+        self._admission = admission_for(order, prompts_per_iteration=size, max_staleness=bound)
+        self._buffer: Buffer[SimulatedGroup] = buffer_for(order, prompts_per_iteration=size, max_staleness=bound)
+        self._room = EngineRoom(num_sequences=workload.max_sequences, kv_tokens=workload.kv_tokens)
+        self._feeder = Feeder(workload.num_engines)
+        self._feeder.set_rooms(dict.fromkeys(range(workload.num_engines), self._room))
+        make_engine = partial(SimulatedEngine, costs=costs.engine, clock=self._clock, room=self._room)
+        self._engines = [make_engine(on_change=partial(self._on_change, n)) for n in range(workload.num_engines)]
+        self._groups: dict[int, SimulatedGroup] = {}  # unfinished groups by admission index
+        self._admitted = 0
         self._ungraded: deque[SimulatedGroup] = deque()
         self._free_graders = workload.num_graders
-        self._admitted = 0
-        self._iterations: list[SimulatedIteration] = []
-        self._counted_busy_s = 0.0
 
-    def simulate(self, *, counted_from: int) -> tuple[list[SimulatedIteration], float]:
-        """The iterations from counted_from on, and for how many seconds their engines were busy, added up."""
-        self._clock.start(self._loop(counted_from))
-        self._clock.run()
-        return self._iterations[counted_from:], self._counted_busy_s
+    def simulate(self, num_iterations: int) -> None:
+        self._publish(0)
+        for iteration in range(num_iterations):
+            self._iterate(iteration)
 
-    def _loop(self, counted_from: int) -> Process:
-        yield from self._publish(0)
-        for iteration in range(self._num_iterations):
-            if iteration == counted_from:
-                self._counted_busy_s -= self._busy_s()
-            began = self._clock.now
-            self._admit(iteration)
-            yield Until(holds=lambda iteration=iteration: self._buffer.ready(iteration))  # type: ignore[misc]
-            waited = self._clock.now
-            groups = self._buffer.take(iteration)
-            lengths = np.array([group.prompt_length + length for group in groups for length in group.lengths])
-            yield Work(seconds=self._load_s(lengths), num_busy=self._workload.num_ranks)
-            loaded = self._clock.now
-            for seconds in self._steps_s(lengths):
-                yield Work(seconds=seconds, num_busy=self._workload.num_ranks)
-            updated = self._clock.now
-            yield from self._publish(iteration + 1)
-            published = self._clock.now
-            yield Work(seconds=self._costs.iteration_s + self._costs.completion_s * len(lengths), num_busy=1)
-            self._iterations.append(
-                SimulatedIteration(
-                    total_s=self._clock.now - began,
-                    wait_s=waited - began,
-                    load_s=loaded - waited,
-                    update_s=updated - loaded,
-                    publish_s=published - updated,
-                    generate_s=max(group.finished_at for group in groups) - min(group.submitted_at for group in groups),
-                    max_staleness=max(iteration - group.min_policy_version for group in groups),
-                )
-            )
-        self._counted_busy_s += self._busy_s()
-
-    def _admit(self, version: int) -> None:
-        """Each group to the engine with the fewest unfinished completions, as the fleet does."""
-        workload = self._workload
-        allowed = self._admission.allowed(version)  # beyond the last iteration too: a steady run, not its end
-        for index in range(self._admitted, allowed):
-            drawn = self._random.choice(workload.lengths, size=workload.completions_per_prompt)
-            group = SimulatedGroup(
-                admission_index=index, prompt_length=workload.prompt_length, lengths=tuple(drawn.tolist())
-            )
-            min(self._engines, key=lambda engine: engine.num_unfinished).submit(group)
-        self._admitted = max(self._admitted, allowed)
-
-    def _grade(self, group: SimulatedGroup) -> None:
-        self._ungraded.append(group)
-        if self._free_graders:
-            self._free_graders -= 1
-            self._clock.start(self._grader())
-
-    def _grader(self) -> Process:
-        while self._ungraded:
-            group = self._ungraded.popleft()
-            seconds = self._costs.grade_s * len(group.lengths)
-            if seconds > 0.0:
-                yield Work(seconds=seconds, num_busy=1)
-            self._buffer.add(group)
-        self._free_graders += 1
-
-    def _load_s(self, lengths: np.ndarray) -> float:
-        workload, learner = self._workload, self._costs.learner
-        passes = int(workload.recomputes_logprobs) + int(workload.keeps_reference)
-        scoring_s = learner.pass_s(lengths, num_ranks=workload.num_ranks, max_tokens=workload.max_tokens)
-        return learner.load_s + learner.sample_s * len(lengths) + passes * learner.scoring_share * scoring_s
-
-    def _steps_s(self, lengths: np.ndarray) -> list[float]:
-        """Of each optimizer step."""
-        workload, learner = self._workload, self._costs.learner
-        steps = []
+    def _iterate(self, iteration: int) -> None:
+        clock, costs, workload = self._clock, self._costs, self._workload
+        marks = [clock.now]
+        self._admit(iteration)
+        clock.run_until(lambda: self._buffer.ready(iteration))
+        marks.append(clock.now)
+        groups = self._buffer.take(iteration)
+        lengths = np.array([group.prompt_length + length for group in groups for length in group.lengths])
+        clock.work(costs.load_s(workload, lengths), num_busy=workload.num_ranks)
+        marks.append(clock.now)
         for _ in range(workload.num_epochs):
             for part in np.array_split(self._random.permutation(lengths), workload.num_minibatches):
-                computing_s = learner.pass_s(part, num_ranks=workload.num_ranks, max_tokens=workload.max_tokens)
-                num_rows = -(-int(part.sum()) // (workload.num_ranks * workload.max_tokens))
-                moved = collective_bytes(
-                    trained=workload.trained_parameters,
-                    gathered=workload.gathered_parameters,
-                    zero_stage=workload.zero_stage,
-                    num_ranks=workload.num_ranks,
-                    num_rows=num_rows,
-                    weight_bytes=workload.learner_weight_bytes,
-                )
-                steps.append(learner.step_s + computing_s + self._costs.wire.seconds(moved, workload.num_ranks))
-        return steps
+                clock.work(costs.step_s(workload, part), num_busy=workload.num_ranks)
+        marks.append(clock.now)
+        self._publish(iteration + 1)
+        marks.append(clock.now)
+        clock.work(costs.driver_s(workload), num_busy=1)
+        stages = dict(zip(("wait_s", "load_s", "update_s", "publish_s"), np.diff(marks).tolist(), strict=True))
+        generate_s = max(group.finished_at for group in groups) - min(group.submitted_at for group in groups)
+        self.iterations.append(StageTimes(iteration_s=clock.now - marks[0], generate_s=generate_s, **stages))
+        self.staleness.append(max(iteration - group.min_policy_version for group in groups))
 
-    def _publish(self, version: int) -> Process:
-        workload = self._workload
-        if not workload.publishes_inflight:
-            yield Until(holds=lambda: not any(engine.num_unfinished for engine in self._engines))
+    def _admit(self, version: int) -> None:
+        """Admits all prompts that the rule allows, also beyond the last iteration: the run is steady to its end."""
+        workload, expected_tokens = self._workload, fmean(self._workload.lengths)
+        for index in range(self._admitted, allowed := self._admission.allowed(version)):
+            drawn = self._random.choice(workload.lengths, size=workload.completions_per_prompt)
+            self._groups[index] = SimulatedGroup(
+                admission_index=index,
+                prompt_length=workload.prompt_length,
+                lengths=tuple(drawn.tolist()),
+                submitted_at=self._clock.now,
+            )
+            waiting = WaitingGroup(
+                ticket=index,
+                due=index // workload.prompts_per_iteration,
+                num_sequences=workload.completions_per_prompt,
+                num_prompt_tokens=workload.prompt_length,
+                expected_tokens=expected_tokens,
+            )
+            self._feeder.hold(waiting)
+        self._admitted = max(self._admitted, allowed)
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        for engine, ticket in self._feeder.assign():
+            self._engines[engine].submit(self._groups[ticket])
+
+    def _on_change(self, number: int, finished: list[SimulatedGroup]) -> None:
+        """Takes an engine's finished groups, and reports its load to the feeder."""
+        engine = self._engines[number]
+        for group in finished:
+            del self._groups[group.admission_index]
+            self._ungraded.append(group)
+        self._start_grading()
+        if finished or (self._feeder.num_waiting and wants_more(engine.load, self._room)):
+            tickets = tuple(group.admission_index for group in finished)
+            self._feeder.report(number, finished=tickets, load=engine.load, num_entered=engine.num_entered)
+            self._hand_over()
+
+    def _start_grading(self) -> None:
+        while self._ungraded and self._free_graders:
+            group = self._ungraded.popleft()
+            self._free_graders -= 1
+            self._clock.busy(1)
+            self._clock.after(self._costs.grade_s * len(group.lengths), partial(self._graded, group))
+
+    def _graded(self, group: SimulatedGroup) -> None:
+        self._clock.busy(-1)
+        self._free_graders += 1
+        self._buffer.add(group)
+        self._start_grading()
+
+    def _publish(self, version: int) -> None:
+        if not self._workload.publishes_inflight:
+            self._clock.run_until(lambda: not self._groups)
         for engine in self._engines:
             engine.freeze()
-        seconds = self._costs.publish.seconds(
-            workload.published_parameters * workload.wire_weight_bytes,
-            workload.num_engines * workload.workers_per_engine,
-            self._costs.wire,
-            num_devices=workload.num_devices,
-        )
+        seconds = self._costs.publish_s(self._workload)
         # Measured between one rank and one engine, at the rate of two parts; more engines load at the same time.
-        yield Work(seconds=seconds * self._costs.rate(2), num_busy=1 + workload.num_engines)
+        self._clock.work(seconds * self._costs.rate(2), num_busy=1 + self._workload.num_engines)
         for engine in self._engines:
             engine.resume(version)
-
-    def _busy_s(self) -> float:
-        return sum(engine.busy_so_far_s() for engine in self._engines)

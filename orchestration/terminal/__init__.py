@@ -1,1 +1,1 @@
-"""What a person sees in the terminal: console lines, errors in one line, exit statuses."""
+"""Output to the terminal: console lines, errors in one line, exit statuses."""

@@ -1,53 +1,37 @@
-"""What a person sees while a run goes on, and where everything else goes.
+"""The terminal of a command: lines and progress bars for a person, and no other output.
 
-In: rows of metrics. Out: one line of text each, with units, and a progress bar. `redirect_output` gives the terminal to
-these lines alone: whatever this process, its libraries or its children print on file descriptors 1 and 2 goes to
-run.log. Nothing here computes a metric.
+`redirect_output` reserves the terminal for the lines printed here: all other output of this process, its libraries and
+its children on file descriptors 1 and 2 goes to a log.
 """
 
 import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO
 
-from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.text import Text
-
-from orchestration.journal.reward_names import reward_metrics
-
-# Name in metrics.jsonl and how its value reads in the line of an iteration; what a row lacks is left out. The single
-# rewards stand between the first and the second.
-ITERATION_COLUMNS = (
-    ("reward/mean", "reward {:.2f} points"),
-    ("gate/eur", "EUR {:.1%}"),
-    ("policy/entropy", "entropy {:.3f} nats"),
-    ("throughput/tokens_per_s", "{:,.0f} tokens/s"),
-    ("completion/length_mean", "length {:.1f} tokens"),
-    ("staleness/mean", "staleness {:.1f} versions"),
-    ("time/iteration_s", "{:.2f} s"),
-)
-BAR_METRICS = ("reward/mean", "gate/eur", "policy/entropy", "throughput/tokens_per_s")  # those that fit 80 characters
+from rich.console import Console
+from rich.progress import Progress
 
 
 def redirect_output(path: Path) -> AbstractContextManager[Console]:
-    """`with redirect_output(path) as console:` sends all output but that of `console` to the file at path.
+    """Sends all output but that of the console to the file at path: `with redirect_output(path) as console:`.
 
     It works on file descriptors, so it also catches C++ libraries, child processes started inside the block (a local
     Ray, vLLM's workers) and Ray's forwarded worker logs, beside print, warnings and logging. `console` writes to the
-    original stdout and knows whether that is a terminal. The file is appended to. An exception that leaves the block
-    leaves its traceback there; telling the person in one line is the caller's job. The console ends with the block.
+    original stdout and knows whether that is a terminal. Output is appended to the file. The traceback of an exception
+    that leaves the block goes to the file; the caller reports the exception in one line. The console ends with the
+    block.
     """
     return _OutputRedirect(path)
 
 
 class _OutputRedirect(AbstractContextManager[Console]):
-    """See redirect_output."""
+    """The context manager of redirect_output."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -57,7 +41,7 @@ class _OutputRedirect(AbstractContextManager[Console]):
         self._streams = (sys.stdout, sys.stderr)
         for stream in self._streams:
             stream.flush()
-        self._saved = (os.dup(1), os.dup(2))  # not inherited: children cannot reach the terminal
+        self._saved = (os.dup(1), os.dup(2))  # not inherited, so children cannot write to the terminal
         encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
         self._file: IO[str] = open(self._saved[0], "w", buffering=1, closefd=False, encoding=encoding, errors="replace")
         os.dup2(log, 1)
@@ -77,7 +61,7 @@ class _OutputRedirect(AbstractContextManager[Console]):
             traceback.print_exception(kind, error, trace)
         logging.captureWarnings(False)
         logging.getLogger().removeHandler(self._handler)
-        for stream in (sys.stdout, sys.stderr, *self._streams):  # libraries may hold the earlier streams too
+        for stream in (sys.stdout, sys.stderr, *self._streams):  # libraries may still hold the earlier streams
             stream.flush()
         self._file.close()
         sys.stdout, sys.stderr = self._streams
@@ -87,48 +71,13 @@ class _OutputRedirect(AbstractContextManager[Console]):
 
 
 def _line_buffered(descriptor: int) -> IO[str]:
-    """A text stream on the descriptor itself, so that a handler which keeps it after the block still has an output."""
+    """A text stream on the descriptor itself, so that a handler that keeps it after the block can still write."""
     return open(descriptor, "w", buffering=1, closefd=False, encoding="utf-8", errors="backslashreplace")
-
-
-class _RunProgress(Progress):
-    """The bar and, under it, the task's field `numbers`."""
-
-    def get_renderables(self) -> Iterable[RenderableType]:
-        yield from super().get_renderables()
-        for task in self.tasks:
-            if task.fields["numbers"]:
-                yield Text(task.fields["numbers"], no_wrap=True, overflow="ellipsis")
-
-
-def make_progress(console: Console, *, enabled: bool) -> Progress:
-    """A bar at the bottom of the terminal; on anything but a terminal it draws nothing. Its tasks need bar_fields."""
-    return _RunProgress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("iterations"),
-        TimeElapsedColumn(),
-        TextColumn("gone{task.fields[left]}"),  # rich's own estimate gives up where an iteration takes 30 s and more
-        console=console,
-        transient=True,
-        redirect_stdout=False,  # rich would print what belongs in run.log
-        redirect_stderr=False,
-        disable=not (enabled and console.is_terminal),
-    )
-
-
-def bar_fields(row: Mapping[str, float], *, left_s: float | None) -> dict[str, Any]:
-    """The fields of a task of make_progress: numbers of the last row with units, time left (None: not known yet)."""
-    return {
-        "numbers": _numbers({name: row[name] for name in BAR_METRICS if name in row}),
-        "left": "" if left_s is None else f", {duration(left_s)} left",
-    }
 
 
 @contextmanager
 def progress_of(console: Console, label: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar for one piece of work, called with (done, total); without a terminal, one line at its first call."""
+    """A progress bar of one task, called with (done, total); without a terminal, one line at the first call."""
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(label, total=None, visible=False)
         is_new = True
@@ -144,47 +93,12 @@ def progress_of(console: Console, label: str) -> Iterator[Callable[[int, int], N
 
 
 def print_line(console: Console, text: str) -> None:
-    """One line, as it is: no markup, no wrapping where the output is not a terminal."""
+    """Prints one line without markup, and without wrapping if the output is not a terminal."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def iteration_line(row: Mapping[str, float], *, num_iterations: int, left_s: float) -> str:
-    """The line of one iteration: its number, rewards and metrics of ITERATION_COLUMNS that the row has, time left."""
-    width = len(str(num_iterations))
-    number = f"iteration {int(row['iteration']) + 1:>{width}}/{num_iterations}"
-    return "  ".join(part for part in (number, _numbers(row), f"left {duration(left_s)}") if part)
-
-
-def _numbers(row: Mapping[str, float]) -> str:
-    rewards = tuple((metric, f"{name} {{:.2f}}") for name, metric in reward_metrics(row).items())
-    columns = (*ITERATION_COLUMNS[:1], *rewards, *ITERATION_COLUMNS[1:])
-    return "  ".join(text.format(row[name]) for name, text in columns if name in row)
-
-
-def eval_lines(iteration: int, metrics: Mapping[str, float]) -> list[str]:
-    """A line for each set of an evaluation: lengths in tokens, everything else in percent, intervals in brackets."""
-    sets: dict[str, dict[str, float]] = {}
-    for key, value in metrics.items():
-        name, _, metric = key.removeprefix("eval/").rpartition("/")
-        sets.setdefault(name, {})[metric] = value
-    return [
-        "  ".join([f"evaluation after {iteration} iterations", name, *_eval_parts(numbers)])
-        for name, numbers in sets.items()
-    ]
-
-
-def _eval_parts(numbers: Mapping[str, float]) -> Iterator[str]:
-    for metric, value in numbers.items():
-        if metric.endswith(("_low", "_high")):  # told with the metric they bound
-            continue
-        text = f"{value:.1f} tokens" if metric == "length" else f"{value:.1%}"
-        if f"{metric}_low" in numbers:
-            text += f" [{numbers[f'{metric}_low']:.1%}, {numbers[f'{metric}_high']:.1%}]"
-        yield f"{metric} {text}"
-
-
 def duration(seconds: float) -> str:
-    """12 s, 3 min 20 s, 2 h 5 min."""
+    """A duration as text: 12 s, 3 min 20 s, 2 h 5 min."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

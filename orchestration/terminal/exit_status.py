@@ -1,7 +1,7 @@
-"""How a command ends: what the person reads, and the exit status.
+"""End of a command: its last output and its exit status.
 
-In: the text asked for, or the exception that ended the command. Out: lines without a stack trace where a person can act
-on them, and a status. Errors that are not ours are raised again: their traceback is the only thing that explains them.
+In: the text to print, or the exception that ended the command. Out: lines without a stack trace if a person can act on
+them, and a status. Errors that are not ours are raised again, because only their traceback explains them.
 """
 
 import os
@@ -10,20 +10,20 @@ import sys
 from configs.loading import ConfigError
 from configs.packages import PACKAGES
 
-FAILED, MISCONFIGURED, INTERRUPTED = 1, 2, 130  # 130: what a shell reports for Ctrl-C
+FAILED, MISCONFIGURED, INTERRUPTED = 1, 2, 130  # exit statuses; 130 is a shell's for Ctrl-C
 
 
 def print_answer(text: str) -> None:
-    """Print what was asked for on stdout. A reader that has left, as in `--help | head`, read what it wanted."""
+    """Prints the text on stdout; a closed pipe, as in `--help | head`, is no error."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        # Python flushes stdout once more at exit: give it a place to go, or that fails as well.
+        # Python flushes stdout once more at exit, which would fail too on the closed pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def exit_status(error: BaseException) -> int:
-    """Print the error in one line (a configuration: one line a mistake) and give its status; raise what is not ours."""
+    """Prints the error in one line, or one a mistake, and returns its exit status; raises errors that are not ours."""
     if isinstance(error, ConfigError):
         print(*error.lines, sep="\n", file=sys.stderr)
         return MISCONFIGURED

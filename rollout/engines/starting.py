@@ -6,9 +6,9 @@ nothing of vLLM, which reads its environment when it is imported.
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from configs.schema import ModelConfig, RolloutConfig
+from configs.schema import Frontend, ModelConfig, RolloutConfig
 from rollout.engines.backend import AfterStep, EngineBackend
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
@@ -30,7 +30,7 @@ def start_backend(
     return AsyncBackend(arguments, after_step)
 
 
-def runs_inline(frontend: Literal["auto", "async", "inline"], device: str) -> bool:
+def runs_inline(frontend: Frontend, device: str) -> bool:
     """Whether the engine computes in the actor's own process (inline_llm.py) instead of AsyncLLM's child.
 
     auto: on a CPU, where a second process would take its share of the cores that compute.

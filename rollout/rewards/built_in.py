@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from rollout.rewards.grading import is_equivalent
 
-Reward = Callable[[str, str], float]  # (completion text, reference answer)
+Reward = Callable[[str, str], float]  # function of (completion text, reference answer)
 
 THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE = TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 FULL_FORMAT, BOTH_ENDS, ONE_END, NO_FORMAT = 1.0, 0.5, 0.25, 0.0
@@ -18,11 +18,11 @@ _BLOCKS = re.compile(r"<think>.*</think>\s*<answer>.*</answer>", re.DOTALL)
 
 
 def format_reward(completion_text: str) -> float:
-    """1 for one think block followed by one answer block and nothing else; 0.5 if the text begins with `<think>` and
-    ends with `</answer>`; 0.25 if only one of these holds; else 0.
+    """The format reward: 1, 0.5, 0.25 or 0.
 
-    White space around and between the blocks is allowed, and a block may be empty. A second tag of any kind spoils the
-    full form.
+    It is 1 for one think block followed by one answer block and nothing else. White space around and between the blocks
+    is allowed, a block may be empty, and no tag may occur twice. Otherwise it is 0.5 if the text begins with `<think>`
+    and ends with `</answer>`, 0.25 if only one of these holds, and else 0.
     """
     text = completion_text.strip()
     if all(text.count(tag) == 1 for tag in TAGS) and _BLOCKS.fullmatch(text):
@@ -32,13 +32,13 @@ def format_reward(completion_text: str) -> float:
 
 
 def answer_reward(completion_text: str, reference_answer: str) -> float:
-    """1 if the text of the first answer block is equivalent to the reference, else 0; 0 without such a block."""
+    """The answer reward: 1 if the text of the first answer block is equivalent to the reference, else 0."""
     _, opened, rest = completion_text.partition(ANSWER_OPEN)
     answer, closed, _ = rest.partition(ANSWER_CLOSE)
     return 1.0 if opened and closed and is_equivalent(answer, reference_answer) else 0.0
 
 
-BUILT_IN: dict[str, Reward] = {  # by name, in the order of a verdict's components
+BUILT_IN: dict[str, Reward] = {  # rewards by name, in the order of a verdict's components
     "format": lambda completion_text, reference_answer: format_reward(completion_text),
     "answer": answer_reward,
 }

@@ -1,4 +1,4 @@
-"""The embedded task: sums of two numbers of 10-99, to be worked out digit by digit with the carry.
+"""The embedded task: sums of two numbers of 10-99, worked out digit by digit with the carry.
 
 Out: the 8,100 problems, split once for all runs; the perfect completion of each; the deliberately poor demonstrations
 of the warm start. Text only: no tokenizer, no torch, no reward.
@@ -10,16 +10,16 @@ from functools import cache
 
 from rollout.tasks import Problem
 
-NAME = "arithmetic"  # of the source and of the evaluation set
+NAME = "arithmetic"  # name of the source and of the evaluation set
 SMALLEST_ADDEND = 10
 LARGEST_ADDEND = 99
-MAX_HELD_OUT = 4000  # the demonstrations avoid this many problems, so that no held-out choice meets one of them
-SPLIT_SEED = 20260219  # not the run's seed: every run is evaluated on the same problems
+MAX_HELD_OUT = 4000  # number of problems that no demonstration shows, so that none of them can be held out
+SPLIT_SEED = 20260219  # seed of the split; not the run's, so that every run is evaluated on the same problems
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sum:
-    """first + second, the content of one problem."""
+    """The sum first + second of one problem."""
 
     first: int
     second: int
@@ -35,16 +35,16 @@ class Sum:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DemonstrationFlaws:
-    """How poor the warm start's demonstrations are; shares are probabilities, drawn independently."""
+    """Flaws of the warm start's demonstrations; shares are independent probabilities."""
 
-    guess_share: float = 0.65  # no scratchpad: an empty think block and an answer that is off by a little
-    largest_error: int = 5  # of a guess, which is never right
-    forgotten_carry_share: float = 0.5  # of the scratchpads
-    missing_tag_share: float = 0.75  # one of the four tags left out
+    guess_share: float = 0.65  # share of guesses: an empty think block and an answer that is slightly wrong
+    largest_error: int = 5  # largest error of a guess, which is never right
+    forgotten_carry_share: float = 0.5  # share of the scratchpads that forget the carry
+    missing_tag_share: float = 0.75  # share of demonstrations without one of the four tags
 
 
 class ArithmeticTask:
-    """Sums of two numbers of 10-99 of which held_out are kept for evaluation.
+    """The task of two-digit sums, of which held_out are kept for evaluation.
 
     The held-out sets are nested: a larger held_out contains a smaller one.
     """
@@ -74,12 +74,12 @@ def shuffled_sums() -> tuple[Sum, ...]:
 
 
 def demonstration_sums() -> tuple[Sum, ...]:
-    """The sums that demonstrations may show: none that any configuration can hold out."""
+    """Sums that demonstrations may show; no configuration can hold out any of them."""
     return shuffled_sums()[MAX_HELD_OUT:]
 
 
 def scratchpad_completion(item: Sum, *, carry_remembered: bool = True) -> str:
-    """The completion that adds digit by digit, end token left out; with the carry forgotten its answer is 10 too small.
+    """The completion that adds digit by digit, without the end token; without the carry its answer is 10 too small.
 
     Example: 17 + 25 gives `<think>7+5=12,1+2+1=4</think><answer>42</answer>`.
     """
@@ -93,7 +93,7 @@ def scratchpad_completion(item: Sum, *, carry_remembered: bool = True) -> str:
 
 
 def poor_demonstration(item: Sum, rng: random.Random, *, flaws: DemonstrationFlaws) -> str:
-    """One completion to imitate in the warm start: the right ingredients, seldom together, end token left out."""
+    """One demonstration of the warm start, with random flaws and without the end token."""
     if rng.random() < flaws.guess_share:
         error = rng.randint(1, flaws.largest_error) * rng.choice((-1, 1))
         completion = f"<think></think><answer>{item.total + error}</answer>"

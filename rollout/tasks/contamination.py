@@ -1,8 +1,8 @@
-"""Which training problems share text with the evaluation sets.
+"""Contamination: finds training problems that share text with the evaluation sets.
 
 In: training problems, and problems by evaluation set. Out: for each set, the indices of the training problems that
-have 13 consecutive words in common with one of its problems. Words are lower-cased and without punctuation. A problem
-that is shorter than 13 words counts where a training problem asks the same in full. Pure; text only.
+share 13 consecutive words with one of its problems. Words are compared in lower case and without punctuation. An
+evaluation problem shorter than 13 words must equal the whole training problem. Pure; text only.
 """
 
 import re
@@ -17,19 +17,19 @@ _PUNCTUATION = re.compile(r"[^\w\s]|_")
 
 
 def words_of(text: str) -> list[str]:
-    """`It's 3 p.m.` gives `its 3 pm`."""
+    """The words of a text for comparison: `It's 3 p.m.` gives `its 3 pm`."""
     return _PUNCTUATION.sub("", text.lower()).split()
 
 
 def ngrams(words: Sequence[str]) -> Iterator[str]:
-    """Every run of 13 words."""
+    """Every sequence of 13 consecutive words."""
     for start in range(len(words) - NGRAM_WORDS + 1):
         yield " ".join(words[start : start + NGRAM_WORDS])
 
 
 def contaminated(train: Sequence[Problem], eval_sets: Mapping[str, Sequence[Problem]]) -> dict[str, list[int]]:
-    """By evaluation set, in ascending order: indices of the training problems that share text with it."""
-    sets_with: dict[str, set[str]] = {}  # n-gram, or a short problem in full -> names of the sets that have it
+    """Ascending indices of the training problems that share text with each evaluation set."""
+    sets_with: dict[str, set[str]] = {}  # names of the sets that have an n-gram, or a whole short problem
     for name, problems in eval_sets.items():
         for problem in problems:
             for key in _keys(problem.text, words_of(problem.text)):
@@ -45,5 +45,5 @@ def contaminated(train: Sequence[Problem], eval_sets: Mapping[str, Sequence[Prob
 
 
 def _keys(text: str, words: Sequence[str]) -> Iterator[str]:
-    """What two texts must have in common; the full text of a short one cannot be taken for words of a longer one."""
+    """Keys that two texts share if they share text; the key of a whole short text is never that of an n-gram."""
     return ngrams(words) if len(words) >= NGRAM_WORDS else iter((f"whole: {normalised(text)}",))

@@ -1,4 +1,4 @@
-"""Reading one data set: from the hub or from a file, rows to problems.
+"""Reading of one data set, from the hub or from a file, and its rows as problems.
 
 In: a set's section of the configuration and its key (`task.train.gsm8k`). Out: its problems and how many rows have no
 answer, or a DataSetError of one line that names the setting, what was found and the remedy. The only file that imports
@@ -20,7 +20,7 @@ from rollout.tasks import Problem
 from rollout.tasks.extraction import extract_answer
 
 OFFLINE = "HF_HUB_OFFLINE"
-HUB_TIMEOUT_S = 4.0  # for the first answer of the hub; the library itself tries each set for 23 s
+HUB_TIMEOUT_S = 4.0  # time-out of the hub's first answer; the library itself would try each set for 23 s
 EXPLANATIONS = {
     "plain": "holds any text",
     "hashes": "has `#### ` before its answer",
@@ -38,20 +38,20 @@ class LoadedSet:
     """One data set in memory, in the order of its rows."""
 
     problems: tuple[Problem, ...]
-    # rows left out because question or answer is empty, or the answer is not where it should be
+    # number of rows left out because the question or the answer is empty, or the answer is not where it should be
     num_without_answer: int
 
 
 def load_set(name: str, config: EvalSetConfig, *, key: str) -> LoadedSet:
-    """Reads the set; `name` becomes the problems' source."""
+    """Reads the set; `name` becomes the source of its problems."""
     rows = _read_file(config, key=key) if config.is_file else _read_hub(config, key=key)
     if len(rows) == 0:
-        raise DataSetError(f"{key}.path={config.path}: has no rows; give a set that has some")
+        raise DataSetError(f"{key}.path={config.path}: has no rows; give a set that has rows")
     question_column = _column(rows, (config.question_column,), key=f"{key}.question_column", path=config.path)
     answer_column = _column(rows, config.answer_columns, key=f"{key}.answer_column", path=config.path)
     if config.limit is not None:
         rows = rows.select(range(min(config.limit, len(rows))))
-    with _told(f"{key}.path={config.path}", remedy="must be UTF-8 throughout; mend the file"):
+    with _one_line_errors(f"{key}.path={config.path}", remedy="must be UTF-8 throughout; correct the file"):
         columns = [list(rows[column]) for column in (question_column, answer_column)]
     questions = _texts(columns[0], key=f"{key}.question_column={question_column}")
     answers = _texts(columns[1], key=f"{key}.answer_column={answer_column}")
@@ -82,7 +82,7 @@ def _read_file(config: EvalSetConfig, *, key: str) -> Any:
     if is_empty:
         raise DataSetError(f"{setting}: is an empty file; give a set that has rows")
     kind = "parquet" if path.suffix == ".parquet" else "json"
-    with _told(setting, remedy=f"must be rows of {path.suffix.lstrip('.')}; mend the file"):
+    with _one_line_errors(setting, remedy=f"must be rows of {path.suffix.lstrip('.')}; correct the file"):
         from datasets import load_dataset
 
         return load_dataset(kind, data_files=str(path), split="train")
@@ -96,15 +96,15 @@ def _read_hub(config: EvalSetConfig, *, key: str) -> Any:
     remedy = (
         f"{whole} is asked of the hub; give a local copy as {key}.path=<file>.jsonl, or leave the set out: {key}=null"
     )
-    with _told(setting, remedy=remedy):
+    with _one_line_errors(setting, remedy=remedy):
         from datasets import load_dataset
 
         return load_dataset(config.path, config.subset, split=config.split)
 
 
 @contextmanager
-def _told(setting: str, *, remedy: str) -> Iterator[None]:
-    """What goes wrong in the library, as a DataSetError of one line."""
+def _one_line_errors(setting: str, *, remedy: str) -> Iterator[None]:
+    """Turns errors of the library into a DataSetError of one line."""
     from datasets.exceptions import DatasetsError
 
     try:
@@ -116,7 +116,7 @@ def _told(setting: str, *, remedy: str) -> Iterator[None]:
 
 
 def _short(reason: str) -> str:
-    """A library's message at the length of a line."""
+    """A library's message, shortened to one line."""
     text = " ".join(reason.split())
     return text if len(text) <= 160 else f"{text[:157]}..."
 
@@ -130,7 +130,7 @@ def _column(rows: Any, wanted: Sequence[str], *, key: str, path: str) -> str:
 
 
 def _texts(values: Iterable[Any], *, key: str) -> list[str]:
-    """The values of a column as text: numbers as written, an absent value as ''."""
+    """Values of a column as text: numbers as written, an absent value as ''."""
     texts = []
     for row, value in enumerate(values):
         if not isinstance(value, str | int | float | None):
@@ -140,7 +140,10 @@ def _texts(values: Iterable[Any], *, key: str) -> list[str]:
 
 
 def prepare_hub() -> None:
-    """Call before the first hub set is read: without a network, sets that were downloaded before are used at once."""
+    """Prepares the library for hub sets: without a network it then uses downloaded sets at once.
+
+    Must be called before the first hub set is read.
+    """
     if os.environ.get(OFFLINE):
         return
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
@@ -148,6 +151,6 @@ def prepare_hub() -> None:
     try:
         urllib.request.urlopen(request, timeout=HUB_TIMEOUT_S).close()
     except urllib.error.HTTPError:
-        return  # it answered
+        return  # the hub answered
     except OSError:
         os.environ[OFFLINE] = "1"

@@ -1,7 +1,7 @@
-"""A task made of data sets: all of them read, duplicate training problems removed.
+"""A task of data sets, with all sets read and duplicate training problems removed.
 
-In: the task's section. Out: a DataTask, or a DataSetError that has one line for each set that cannot be used. What is
-left out later (long prompts, contaminated problems) gives another DataTask; the decision is the caller's.
+In: the task's section. Out: a DataTask, or a DataSetError with one line for each set that cannot be used. The caller
+decides which problems to leave out later (long prompts, contaminated problems), which gives another DataTask.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,17 +14,17 @@ from rollout.tasks.data_sets import DataSetError, LoadedSet, load_set, prepare_h
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataTask:
-    """Problems in memory; training problems in the order of the sets and their rows."""
+    """Problems of data sets in memory; training problems are in the order of the sets and their rows."""
 
     train: tuple[Problem, ...]
     evaluation: Mapping[str, tuple[Problem, ...]]
-    source_weights: Mapping[str, float]  # one for each training set
-    num_duplicates: int  # training problems that were left out because an earlier one asks the same
-    num_without_answer: Mapping[str, int]  # by key of the set (train.gsm8k), only where there are any
+    source_weights: Mapping[str, float]  # weight of each training set, by name
+    num_duplicates: int  # training problems left out because an earlier one has the same question
+    num_without_answer: Mapping[str, int]  # rows without answer by key of the set (train.gsm8k), only where > 0
 
     @classmethod
     def load(cls, config: DataTaskConfig) -> "DataTask":
-        """Reads every set; all sets that cannot be used are told at once."""
+        """Reads every set; one DataSetError reports all sets that cannot be used."""
         loaded = _load_all(config)
         everything = [problem for name in config.train for problem in loaded[f"train.{name}"].problems]
         train = without_duplicates(everything)
@@ -49,14 +49,14 @@ class DataTask:
         return self.source_weights
 
     def num_by_source(self) -> dict[str, int]:
-        """How many training problems each set still has."""
+        """Number of training problems of each set."""
         counts = dict.fromkeys(self.source_weights, 0)
         for problem in self.train:
             counts[problem.source] += 1
         return counts
 
     def select(self, keep: Callable[[Sequence[Problem]], Sequence[bool]], *, evaluation_too: bool) -> "DataTask":
-        """The task with those problems that `keep` says True to; DataSetError where a set loses all of its problems."""
+        """The task with the problems for which `keep` is True; DataSetError if a set loses all of its problems."""
 
         def kept(problems: Sequence[Problem]) -> tuple[Problem, ...]:
             return tuple(problem for problem, stays in zip(problems, keep(problems), strict=True) if stays)
@@ -72,7 +72,7 @@ class DataTask:
 
 
 class EmptiedSetError(ValueError):
-    """Sets of which nothing is left; `keys` names them."""
+    """Sets without any problem left; `keys` names them."""
 
     def __init__(self, keys: Sequence[str]) -> None:
         self.keys = tuple(keys)
@@ -80,7 +80,7 @@ class EmptiedSetError(ValueError):
 
 
 def without_duplicates(problems: Sequence[Problem]) -> list[Problem]:
-    """The first of all problems whose questions differ in case and white space only, in order."""
+    """The problems in order, each only once; questions that differ in case and white space only are the same."""
     first: dict[str, Problem] = {}
     for problem in problems:
         first.setdefault(normalised(problem.text), problem)
@@ -88,14 +88,14 @@ def without_duplicates(problems: Sequence[Problem]) -> list[Problem]:
 
 
 def normalised(text: str) -> str:
-    """A question as it is compared with others: white space collapsed, case ignored."""
+    """A question for comparison: in lower case, with single spaces."""
     return " ".join(text.split()).casefold()
 
 
 def _refuse_repeated_sets(config: DataTaskConfig, train: Sequence[Problem]) -> None:
     sources = {problem.source for problem in train}
     lines = [
-        f"task.train.{name}.path={section.path}: every problem of it is in an earlier set too; "
+        f"task.train.{name}.path={section.path}: all of its problems are in earlier sets too; "
         f"leave it out: task.train.{name}=null"
         for name, section in config.train.items()
         if name not in sources
@@ -105,7 +105,7 @@ def _refuse_repeated_sets(config: DataTaskConfig, train: Sequence[Problem]) -> N
 
 
 def _load_all(config: DataTaskConfig) -> dict[str, LoadedSet]:
-    """By key of the set below `task.`."""
+    """Reads all sets; returns them by their key below `task.`."""
     if any(not section.is_file for _, _, section in config.sets()):
         prepare_hub()
     loaded, lines = {}, []

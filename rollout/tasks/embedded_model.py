@@ -1,4 +1,4 @@
-"""The tiny model that the project builds itself: random Qwen2, word-level tokenizer, warm start on poor demonstrations.
+"""The embedded model: a tiny random Qwen2 with a word-level tokenizer, warm-started on poor demonstrations.
 
 In: a recipe (defaults below). Out: a Hugging Face folder in a cache, named by the recipe's hash; a second call finds it
 there. `python -m rollout.tasks.embedded_model` builds it and prints the path. torch and transformers are imported only
@@ -29,20 +29,20 @@ CONTROL_TOKENS = (PAD, UNKNOWN, END, "<|user|>", "<|assistant|>")
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 VOCABULARY = (*CONTROL_TOKENS, *TAGS, *"0123456789", *"+=,")
 IGNORED = -100  # label of a position without loss
-Progress = Callable[[int, int], None]  # (steps done, steps in all)
+Progress = Callable[[int, int], None]  # function of (steps done, steps in all)
 
 
 class Demonstrate(Protocol):
-    """One completion to imitate, end token left out."""
+    """A function that makes one completion to imitate, without the end token."""
 
     def __call__(self, item: Sum, rng: random.Random, *, flaws: DemonstrationFlaws) -> str: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EmbeddedRecipe:
-    """Every constant of the embedded model; a change of any gives another model and another cache folder."""
+    """Constants of the embedded model; changing any of them gives another model in another cache folder."""
 
-    revision: int = 1  # raised when the code below changes what comes out
+    revision: int = 1  # number to raise when a change of the code below changes the model
     vocabulary: tuple[str, ...] = VOCABULARY
     hidden_size: int = 128
     num_layers: int = 2
@@ -52,22 +52,22 @@ class EmbeddedRecipe:
     max_position_embeddings: int = 128
     tied_embeddings: bool = True
     num_steps: int = 500
-    num_scratchpad_steps: int = 200  # the first, without guesses, whose noise hides how an answer is put together
+    num_scratchpad_steps: int = 200  # first steps, without guesses: their noise would hide how an answer is made
     batch_size: int = 64  # demonstrations a step
-    peak_lr: float = 2e-3  # above it, copying the sum into the answer is learnt by luck
+    peak_lr: float = 2e-3  # peak learning rate; above it the model does not always learn to copy the sum to the answer
     num_warmup_steps: int = 20
-    betas: tuple[float, float] = (0.9, 0.98)  # 0.999 adapts too slowly for so few steps
+    betas: tuple[float, float] = (0.9, 0.98)  # AdamW's betas; 0.999 adapts too slowly in so few steps
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     seed: int = 0
     flaws: DemonstrationFlaws = field(default_factory=DemonstrationFlaws)
 
     def hash(self) -> str:
-        """16 hex digits that name the recipe."""
+        """Name of the recipe, 16 hex digits."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
     def flaws_at(self, step: int) -> DemonstrationFlaws:
-        """The flaws of the demonstrations of a step."""
+        """Flaws of a step's demonstrations."""
         return replace(self.flaws, guess_share=0.0) if step < self.num_scratchpad_steps else self.flaws
 
     def lr_at(self, step: int) -> float:
@@ -79,7 +79,7 @@ class EmbeddedRecipe:
 
 
 def default_cache_dir() -> Path:
-    """$SOFTGATE_CACHE/models, or ~/.cache/softgate/models."""
+    """The default cache folder, $SOFTGATE_CACHE/models or ~/.cache/softgate/models."""
     root = os.environ.get("SOFTGATE_CACHE")
     return (Path(root) if root else Path.home() / ".cache" / "softgate") / "models"
 
@@ -92,10 +92,10 @@ def ensure_embedded_model(
     prefix: str = "",
     demonstrate: Demonstrate = poor_demonstration,
 ) -> Path:
-    """The folder of the recipe's model, built first if the cache does not have it.
+    """The folder of the recipe's model; builds the model first if the cache does not have it.
 
-    Other demonstrations than the recipe's need a prefix of their own, which begins the folder's name. Safe with
-    concurrent builders: each builds in a folder of its own, the first rename wins, the rest take its result.
+    Demonstrations other than the recipe's need their own prefix of the folder's name. Concurrent builders are safe:
+    each builds in its own folder, the first to rename it succeeds, and the others use its result.
     """
     cache = cache_dir if cache_dir is not None else default_cache_dir()
     target = cache / f"{prefix}{recipe.hash()}"
@@ -105,7 +105,7 @@ def ensure_embedded_model(
     building = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=cache))
     try:
         build_embedded_model(recipe, folder=building, progress=progress, demonstrate=demonstrate)
-        building.chmod(0o755)  # mkdtemp's 0700 would shut out engines of another user
+        building.chmod(0o755)  # mkdtemp's 0700 would not let engines of another user read it
         try:
             building.rename(target)
         except OSError:
@@ -123,14 +123,14 @@ def build_embedded_model(
     progress: Progress | None = None,
     demonstrate: Demonstrate = poor_demonstration,
 ) -> None:
-    """Warm-start the model and write it with tokenizer and recipe into the folder.
+    """Warm-starts the model and writes it with tokenizer and recipe into the folder.
 
-    Uses one thread; torch's seed and number of threads are left as they were.
+    Uses one thread; afterwards torch's seed and number of threads are as before.
     """
     import torch
 
     num_threads = torch.get_num_threads()
-    # Two threads that share their cores with other processes spin, and cost ten times the time.
+    # Two threads that share their cores with other processes spin, which takes ten times as long.
     torch.set_num_threads(1)
     try:
         with torch.random.fork_rng(devices=[]):
@@ -145,7 +145,7 @@ def build_embedded_model(
 
 
 def new_tokenizer(recipe: EmbeddedRecipe) -> "PreTrainedTokenizerFast":
-    """One token a character, tag or control token. The tags are ordinary added tokens, so that decoding keeps them."""
+    """A tokenizer with one token for each character, tag and control token; decoding keeps the tags."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -166,7 +166,7 @@ def new_tokenizer(recipe: EmbeddedRecipe) -> "PreTrainedTokenizerFast":
 
 
 def new_model(recipe: EmbeddedRecipe) -> "Qwen2ForCausalLM":
-    """The model at random initialisation, float32, drawn from torch's current seed."""
+    """The randomly initialised model in float32, drawn from torch's current seed."""
     import torch
     from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
@@ -197,7 +197,7 @@ def warm_start(
     progress: Progress | None = None,
     demonstrate: Demonstrate = poor_demonstration,
 ) -> None:
-    """Supervised steps on demonstrations, in place; the loss is the mean over completion tokens."""
+    """Trains the model in place on demonstrations; the loss is the mean over completion tokens."""
     import torch
 
     tokenizer = new_tokenizer(recipe)
@@ -234,7 +234,7 @@ def draw_demonstrations(
     batch_size: int,
     flaws: DemonstrationFlaws,
 ) -> list[tuple[list[int], int]]:
-    """The demonstrations of one step: (tokens of prompt, completion and end; prompt length), shortest first."""
+    """Demonstrations of one step as (tokens of prompt, completion and end; prompt length), shortest first."""
     sums = demonstration_sums()
     chosen = [sums[rng.randrange(len(sums))] for _ in range(batch_size)]
     prompts = tokenizer([item.problem().text for item in chosen])["input_ids"]
@@ -246,7 +246,7 @@ def draw_demonstrations(
 def similar_length_rows(
     sequences: list[tuple[list[int], int]], *, pad_id: int
 ) -> "list[tuple[torch.Tensor, torch.Tensor]]":
-    """(tokens, next-token labels), both [B, T], for guesses and scratchpads apart, which saves a third of the tokens.
+    """Batches (tokens, next-token labels), both [B, T], guesses and scratchpads apart to save a third of the tokens.
 
     Padding is on the right, so causal attention needs no mask.
     """
@@ -268,7 +268,7 @@ def similar_length_rows(
 
 
 def main() -> None:
-    """Build the model with a progress bar and print its path."""
+    """The command: builds the model with a progress bar and prints its path."""
     from rich.progress import Progress as ProgressBar
     from transformers.utils import logging as transformers_logging
 
@@ -279,7 +279,7 @@ def main() -> None:
         "--cache-dir", type=Path, default=default_cache_dir(), help="folder of built models (default: %(default)s)"
     )
     arguments = parser.parse_args()
-    transformers_logging.disable_progress_bar()  # its bar for writing files would cut ours in two
+    transformers_logging.disable_progress_bar()  # its progress bar for writing files would break ours
     with ProgressBar(transient=True) as bar:
         task = bar.add_task("building the embedded model", total=EmbeddedRecipe().num_steps)
         path = ensure_embedded_model(

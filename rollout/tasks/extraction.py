@@ -1,19 +1,19 @@
-r"""The reference answer inside the text of a data set's answer column.
+r"""Extraction of the reference answer from the text of a data set's answer column.
 
-In: the text and how it holds the answer. Out: the answer, or None where the text does not have that form. Linear in the
-length of the text whatever it contains; what an answer means is rollout/grading's business.
+In: the text and the form in which it has the answer. Out: the answer, or None if the text does not have this form.
+Takes time linear in the length of any text. Knows nothing of the meaning of answers (rollout/rewards/grading/).
 """
 
 from typing import Literal
 
 Extraction = Literal["plain", "hashes", "boxed", "boxed_or_plain"]
 
-HASHES = "#### "  # GSM8K: the worked solution, then the answer behind this
+HASHES = "#### "  # mark in GSM8K between the worked solution and the answer
 BOXED = "\\boxed{"
 
 
 def extract_answer(text: str, extraction: Extraction) -> str | None:
-    """The answer without surrounding white space; None for one that is absent or empty."""
+    """The answer without surrounding white space, or None if it is absent or empty."""
     match extraction:
         case "plain":
             answer: str | None = text
@@ -28,11 +28,11 @@ def extract_answer(text: str, extraction: Extraction) -> str | None:
 
 
 def last_boxed(text: str) -> str | None:
-    r"""The content of the `\boxed{...}` that begins last among those with balanced braces; `\{` and `\}` do not count.
+    r"""The content of the last `\boxed{...}` with balanced braces; `\{` and `\}` do not count as braces.
 
     Example: `so $x=\boxed{1}$, or \boxed{\frac{1}{2}}` gives `\frac{1}{2}`.
     """
-    open_braces: list[int | None] = []  # where the content begins for a \boxed{, None for any other brace
+    open_braces: list[int | None] = []  # start of the content for a \boxed{, None for any other brace
     last: tuple[int, int] | None = None
     position = 0
     while position < len(text):
@@ -42,7 +42,7 @@ def last_boxed(text: str) -> str | None:
             open_braces.append(position)
             continue
         if character == "\\":
-            position += 1  # whatever follows is escaped
+            position += 1  # the next character is escaped
         elif character == "{":
             open_braces.append(None)
         elif character == "}" and open_braces:

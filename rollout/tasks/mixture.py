@@ -1,7 +1,7 @@
-"""In which order several sources take turns.
+"""The order in which several sources take turns.
 
-In: their weights and a position. Out: whose turn it is and how many turns it had before: a pure function of both, so a
-position is all there is to save. Each source keeps to its exact share over any stretch; nothing is drawn by chance.
+In: weights of the sources and a position. Out: the source at the position, and the number of its earlier turns. This is
+a pure function, so only a position has to be saved. Each source has its exact share of any stretch, without randomness.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from math import gcd, lcm
 
 
 class Interleave:
-    """At every position the source that lags its share most has its turn; of equals the first.
+    """Turns of sources by weight: each position goes to the source that lags its share most, of equals to the first.
 
     The order repeats after `period` positions: weights 1 and 1 give 0 1 0 1 ..., weights 3 and 1 give 0 0 1 0 ....
     """
@@ -18,18 +18,18 @@ class Interleave:
     def __init__(self, weights: Sequence[float]) -> None:
         if not weights or min(weights) <= 0:
             raise ValueError(f"weights {list(weights)}: must be one or more positive numbers")
-        # As typed: 0.1 is a tenth here, so that shares are exact and the period short.
+        # Decimal as typed, so that 0.1 is exactly a tenth, shares are exact and the period is short.
         exact = [Fraction(str(weight)) for weight in weights]
         common = lcm(*(weight.denominator for weight in exact))
         parts = [int(weight * common) for weight in exact]
         divisor = gcd(*parts)
         self._parts = [part // divisor for part in parts]
         self.period = sum(self._parts)
-        self._turns: list[tuple[int, int]] = []  # of the first positions, as far as anybody asked
+        self._turns: list[tuple[int, int]] = []  # turns of the first positions, as far as they were asked for
         self._counts = [0] * len(weights)
 
     def turn(self, position: int) -> tuple[int, int]:
-        """(source, number of its earlier turns) at a position, counted from 0."""
+        """(source, number of its earlier turns) at a position, both counted from 0."""
         cycle, place = divmod(position, self.period)
         while len(self._turns) <= place:
             self._extend()

@@ -6,7 +6,8 @@ Tests and benchmarks are free: they compare our parts with the bare libraries.
 
 import ast
 import sys
-from collections.abc import Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 MAX_RUN_LINES = 40
+MAX_FOLDER_FILES = 20
+MAX_FILES_OF_A_WORD = 2
 
 # What of ours a package or a folder within may import besides itself; the longest path that contains a file counts.
 # Nothing imports orchestration but itself.
@@ -38,7 +41,7 @@ ALLOWED_OURS = {
         "orchestration.stream.group_metrics",
         "orchestration.terminal",
     ),
-    "orchestration/terminal": ("configs", "orchestration.journal"),
+    "orchestration/terminal": ("configs",),
 }
 # Packages, folders and files that may import nothing from outside but this (and the standard library).
 ALLOWED_THIRD_PARTY = {
@@ -262,6 +265,31 @@ def test_packages_keep_the_rules(check: Check) -> None:
     assert {path.relative_to(ROOT).parts[0] for path in files} == set(PACKAGES)
     breaches = [breach for path in files for breach in check(path, ROOT)]
     assert not breaches, "\n".join(breaches)
+
+
+def crowded_folders(names: Iterable[str]) -> Iterator[str]:
+    """Folders with too many files of their own, and names that want a folder: three files that begin with one word."""
+    files: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        folder, _, file = name.rpartition("/")
+        files[folder].append(file.removesuffix(".py"))
+    for folder, stems in sorted(files.items()):
+        if len(stems) > MAX_FOLDER_FILES:
+            yield f"{folder}/: {len(stems)} files, at most {MAX_FOLDER_FILES}"
+        for word, number in Counter(stem.partition("_")[0] for stem in stems if stem != "__init__").items():
+            if number > MAX_FILES_OF_A_WORD:
+                yield f"{folder}/: {number} files begin with {word}; make them a folder"
+
+
+def test_no_folder_is_crowded() -> None:
+    assert list(crowded_folders(path.relative_to(ROOT).as_posix() for path in source_files(ROOT))) == []
+
+
+def test_checker_finds_crowded_folders() -> None:
+    flat = [f"orchestration/{letter}.py" for letter in "abcdefghijklmnopqrstu"]
+    assert list(crowded_folders(flat)) == ["orchestration/: 21 files, at most 20"]
+    plans = ["a/plan.py", "a/plan_tables.py", "a/plan_costs.py", "a/b/plan.py"]
+    assert list(crowded_folders(plans)) == ["a/: 3 files begin with plan; make them a folder"]
 
 
 def test_run_script_exists() -> None:

@@ -1,4 +1,4 @@
-"""The project's own files: bounded requirements, listed commands, a set-up that decides right and skips when done."""
+"""The project's own files: bounded requirements, listed commands, decisions of the set-up."""
 
 import importlib.util
 import os
@@ -29,7 +29,7 @@ def setup_script() -> ModuleType:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A repository with the two files that decide what is installed, and a `.venv` that has a Python."""
+    """A repository with the two files that decide what is installed, and a `.venv` with a Python."""
     (tmp_path / "scripts").mkdir()
     (tmp_path / "scripts" / "setup.py").write_bytes((ROOT / "scripts" / "setup.py").read_bytes())
     (tmp_path / "pyproject.toml").write_bytes((ROOT / "pyproject.toml").read_bytes())

@@ -1,25 +1,26 @@
-"""Whether an answer equals the reference (docs/grading.md).
+"""Comparison of an answer with the reference (docs/grading.md).
 
-In: two untrusted texts. Out: a bool, always: no exception, bounded work and a limit on time. Plain numbers and equal
-texts are decided here; forms.py reads what else mathematics looks like, symbolic.py is asked last. Nothing here knows
-completions, tags or rewards.
+In: two untrusted texts. Out: always a bool, without an exception, with bounded work and within a time limit. This
+module decides plain numbers and equal texts, forms.py reads other forms of answers, and symbolic.py compares what is
+left. Knows nothing of completions, tags or rewards.
 """
 
 import importlib
 import re
 from collections.abc import Callable
 
-MAX_ANSWER_CHARACTERS = 1000  # anything longer is no final answer, and its comparison must stay cheap
-TIME_LIMIT_S = 2.0  # for one comparison; what is not decided by then is not equal
+MAX_ANSWER_CHARACTERS = 1000  # length beyond which a text is no final answer, so that comparisons stay cheap
+TIME_LIMIT_S = 2.0  # time limit of one comparison; undecided answers are then not equal
 
 _NUMBER = re.compile(r"([+-]?)([0-9]*)(?:\.([0-9]*))?", re.ASCII)
 
 
 def is_equivalent(candidate: object, reference: object) -> bool:
-    """True if the candidate states the value, set, matrix, ... or text that the reference states.
+    """Whether the candidate states the same value, set, matrix, ... or text as the reference.
 
-    Exact: no tolerance anywhere. A sum or product that is still to be done does not equal a plain number. False for
-    what is no text, is empty, is longer than MAX_ANSWER_CHARACTERS, or is not decided within TIME_LIMIT_S.
+    The comparison is exact, without tolerance. A sum or product that is not worked out does not equal a plain number.
+    False for an argument that is no text, is empty, is longer than MAX_ANSWER_CHARACTERS, or is not decided within
+    TIME_LIMIT_S.
     """
     if not isinstance(candidate, str) or not isinstance(reference, str):
         return False
@@ -35,12 +36,12 @@ def is_equivalent(candidate: object, reference: object) -> bool:
         return False
     try:
         return _comparison()(left, right, seconds=TIME_LIMIT_S)
-    except RecursionError:  # nested answer, and a caller whose own stack is nearly full
+    except RecursionError:  # a nested answer, when the caller's stack is nearly full
         return False
 
 
 def _plain_number(words: str) -> str:
-    """`042`, `42.0`, `+42` and `42.` give `42`, `.5` gives `0.5`, `-0` gives `0`; empty where it is no plain number."""
+    """Normal form of a plain number: `042`, `42.0`, `+42`, `42.` give `42`, `.5` gives `0.5`; else an empty text."""
     number = _NUMBER.fullmatch(words)
     if number is None or not any(map(str.isdigit, words)):
         return ""
@@ -51,16 +52,16 @@ def _plain_number(words: str) -> str:
 
 
 def _comparison() -> Callable[..., bool]:
-    """Loaded when an answer first needs it: plain numbers, a million of them, do not."""
+    """The comparison of comparing.py, loaded when an answer first needs it; plain numbers never do."""
     from rollout.rewards.grading.comparing import same_answer
 
     return same_answer
 
 
 def prepare(reference: str) -> None:
-    """Loads the algebra system where answers to this reference are likely to need it.
+    """Loads the algebra system if answers to this reference are likely to need it.
 
-    A grader calls it before its clock runs: the import takes longer than most limits should be.
+    A grader calls it before its time limit starts, because the import takes longer than most limits.
     """
     if any(map(str.isalpha, reference)) and not reference.isalpha():
         importlib.import_module("rollout.rewards.grading.symbolic")

@@ -1,7 +1,7 @@
-"""Whether two answers state the same, form by form.
+"""Comparison of two answers, form by form.
 
-In: two texts. Out: a bool. Exact values and words are decided here; two expressions that differ in spelling go to
-symbolic.py, which alone loads a computer algebra system. A unit or a name counts only where both sides give one.
+In: two texts. Out: a bool. Exact values and words are compared here; symbolic.py, which alone loads a computer algebra
+system, compares expressions of different spelling. Units and names are compared only if both sides have one.
 """
 
 from rollout.rewards.grading.forms import (
@@ -19,11 +19,11 @@ from rollout.rewards.grading.forms import (
 from rollout.rewards.grading.limits import TimeLimit
 from rollout.rewards.grading.spelling import plain_spelling
 
-MAX_FREE_ITEMS = 40  # of a list or set whose order is free: matching takes the square of it
+MAX_FREE_ITEMS = 40  # most items of a list or set of free order; matching takes time quadratic in it
 
 
 def same_answer(candidate: str, reference: str, *, seconds: float) -> bool:
-    """Whether the candidate states what the reference states; what is not decided within the seconds does not."""
+    """Whether the candidate states the same as the reference; False if this is not decided within the seconds."""
     left, right = plain_spelling(candidate), plain_spelling(reference)
     if left == right:
         return bool(left)
@@ -63,18 +63,18 @@ def _same_quantity(candidate: Quantity, reference: Quantity, *, limit: TimeLimit
     if candidate.text == reference.text:
         return True
     if candidate.calculation and reference.value is not None and not reference.calculation:
-        return False  # to state `17+25` is not to state 42
+        return False  # `17+25` is not worked out, so it does not state 42
     if candidate.value is not None and reference.value is not None:
         return candidate.value == reference.value
     if not all(form.value is not None or any(map(str.isalpha, form.text)) for form in (candidate, reference)):
-        return False  # without a letter it would be a rational number, if it were anything
+        return False  # without a letter it would be a rational number
     from rollout.rewards.grading.symbolic import same_expression
 
     return same_expression(candidate.text, reference.text, limit=limit)
 
 
 def _same_letters(candidate: Form, reference: Form, *, limit: TimeLimit) -> bool:
-    """`C` against `(C)`: a bare letter is a variable until the other side marks it as a choice. `xy` is y \\cdot x."""
+    """Whether words and letters are equal: a bare letter is a choice if the other side is `(C)`; `xy` is y \\cdot x."""
     words, quantity = (candidate, reference) if isinstance(candidate, Words) else (reference, candidate)
     assert isinstance(words, Words), words
     assert isinstance(quantity, Quantity), quantity
@@ -101,7 +101,7 @@ def _same_collection(candidate: Collection, reference: Collection, *, limit: Tim
 
 
 def _matches_all(left: tuple[Form, ...], right: tuple[Form, ...], *, limit: TimeLimit) -> bool:
-    """Whether the items can be paired; what is equal is found in any order."""
+    """Whether the items can be paired with equal ones, in any order."""
     if len(left) > MAX_FREE_ITEMS:
         return left == right
     remaining = list(right)
@@ -114,7 +114,7 @@ def _matches_all(left: tuple[Form, ...], right: tuple[Form, ...], *, limit: Time
 
 
 def _each_in(items: tuple[Form, ...], others: tuple[Form, ...], *, candidates_first: bool, limit: TimeLimit) -> bool:
-    """Whether every item equals one of the others: sets do not count how often."""
+    """Whether every item equals one of the others, as in sets, where repetitions do not count."""
     if max(len(items), len(others)) > MAX_FREE_ITEMS:
         return items == others
     return all(

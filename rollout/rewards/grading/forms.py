@@ -1,7 +1,7 @@
-"""What an answer states: a quantity, words, a collection, a relation, each perhaps under a name (`x = ...`).
+"""Forms of answers: a quantity, words, a collection or a relation, each possibly with a name (`x = ...`).
 
 In: text in the dialect of spelling.py. Out: a Form, or None for an empty text. Splits at brackets, commas, relation
-signs and the like; how two forms compare is comparing.py's business.
+signs and the like; comparing.py compares two forms.
 """
 
 import re
@@ -14,7 +14,7 @@ from rollout.rewards.grading.rationals import exact_value, is_calculation
 from rollout.rewards.grading.spelling import ROW_MARK
 from rollout.rewards.grading.units import split_unit
 
-MAX_DEPTH = 12  # of nested collections; beyond, the text is compared as it stands
+MAX_DEPTH = 12  # depth of nested collections; a deeper text is compared as text
 
 MAX_PRODUCT_LETTERS = 3
 
@@ -25,24 +25,24 @@ LIST, SET, UNION, MATRIX, ROW = "list", "set", "union", "matrix", "row"
 class Quantity:
     """A number or an expression."""
 
-    text: str  # without the unit
-    value: Fraction | None  # where it is a rational number
-    unit: str  # "" where none is given
-    calculation: bool  # a sum or product is still to be done
+    text: str  # text without the unit
+    value: Fraction | None  # exact value of a rational number, else None
+    unit: str  # name of the unit, "" if there is none
+    calculation: bool  # True if a sum or product is not worked out
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Words:
-    """Text: a name, yes or no, the letter of a choice."""
+    """A text: a name, yes or no, the letter of a choice."""
 
-    text: str  # lower case
-    choice: bool  # a single letter that is marked as a choice: (C), \\text{C}
-    product: str = ""  # the letters as written, where they may also be a product of variables: xy
+    text: str  # text in lower case
+    choice: bool  # True for a single letter that is marked as a choice: (C), \\text{C}
+    product: str = ""  # letters as written, if they may also be a product of variables: xy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Collection:
-    """Several forms. kind: list (order free), set, union, matrix (of rows), row, or the two brackets, as in `(]`."""
+    """Several forms, of a kind: list (free order), set, union, matrix (of rows), row, or two brackets as in `(]`."""
 
     kind: str
     items: tuple["Form", ...]
@@ -50,7 +50,7 @@ class Collection:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Named:
-    """`x = 5`, `f(x) = 2x`, `x \\in [1, 2]`."""
+    """A form with a name: `x = 5`, `f(x) = 2x`, `x \\in [1, 2]`."""
 
     name: str
     body: "Form"
@@ -58,7 +58,7 @@ class Named:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Relation:
-    """An equation or inequality that names no single value; sign is =, <, \\leq or \\neq."""
+    """An equation or inequality that does not name one value; its sign is =, <, \\leq or \\neq."""
 
     left: str
     sign: str
@@ -83,7 +83,7 @@ _FLIPPED = {"<": ">", ">": "<", r"\leq": r"\geq", r"\geq": r"\leq"}
 
 
 def read_form(text: str, *, depth: int = 0) -> Form | None:
-    """The form of a spelled text. What fits no other form is a Quantity whose text is all that is known of it."""
+    """The form of a text in plain spelling; a text of no other form is a Quantity without value or unit."""
     text = text.strip()
     if not text:
         return None
@@ -107,7 +107,7 @@ def _quantity(text: str) -> Quantity:
 
 
 def _words(text: str, depth: int) -> Form | None:
-    """Text in \\text{}, a choice in brackets, or letters alone. One bare letter is a variable."""
+    """The Words of text in \\text{}, of a choice in brackets, or of letters alone; one bare letter is a variable."""
     wrapped = _TEXT_ONLY.fullmatch(text)
     inner = wrapped[1].strip() if wrapped else text
     choice = _CHOICE.fullmatch(inner)
@@ -157,7 +157,7 @@ def _related(text: str, depth: int) -> Form | None:
 
 
 def _interval(sides: list[str], signs: list[str], depth: int) -> Form | None:
-    """`a < x \\leq b`, `x > a` and their mirror images, as the interval they describe, under the variable's name."""
+    """The interval of `a < x \\leq b`, `x > a` and their mirror images, named by the variable."""
     if not set(signs) <= set(_FLIPPED):
         return None
     if len(signs) == 1 and _VARIABLE.fullmatch(sides[0]):
@@ -165,7 +165,7 @@ def _interval(sides: list[str], signs: list[str], depth: int) -> Form | None:
     if not _VARIABLE.fullmatch(sides[1]) or len(signs) > 2:
         return None
     if any(sides[1] in side for side in (sides[0], *sides[2:])):
-        return None  # the variable is on two sides
+        return None  # the variable is on both sides
     upward = signs[0] in ("<", r"\leq")
     if len(signs) == 1:
         sides, signs = [*sides, r"\infty" if upward else r"-\infty"], [*signs, "<" if upward else ">"]
@@ -207,14 +207,14 @@ def _both_signs(text: str, depth: int) -> Form | None:
 
 
 def _collection(kind: str, items: Iterable[Form | None]) -> Collection | None:
-    """None where an item is empty, as in `1,,2`: that is no collection."""
+    """The collection of the pieces; None if a piece is empty, as in `1,,2`."""
     found = tuple(items)
     present = tuple(item for item in found if item is not None)
     return Collection(kind=kind, items=present) if len(present) == len(found) else None
 
 
 def _flat(items: Iterable[Form | None]) -> tuple[Form | None, ...]:
-    """`1 \\pm 2` inside a list or set stands for two of its items."""
+    """The items of a list or set, with `1 \\pm 2` replaced by its two values."""
     flat: list[Form | None] = []
     for item in items:
         flat.extend(item.items if isinstance(item, Collection) and item.kind == LIST else [item])
@@ -227,7 +227,7 @@ def _name(text: str) -> str:
 
 
 def _split(text: str, separator: re.Pattern[str]) -> list[str]:
-    """Pieces and separators in turn; separators inside brackets or \\text{} do not count."""
+    """Pieces and separators alternately; separators inside brackets or \\text{} do not count."""
     pieces, start, depth, position = [], 0, 0, 0
     while position < len(text):
         found = separator.match(text, position) if depth == 0 else None

@@ -1,8 +1,8 @@
-"""What keeps a comparison of untrusted expressions short: which texts a parser may see, and a limit on time.
+"""Limits on the comparison of untrusted expressions: which texts a parser may read, and a time limit.
 
-In: a text, or a function to call. Out: whether it is harmless, or the function's result. The first keeps hostile
-answers from the parser and the algebra, the second ends what is slow nevertheless; a grader's process limit stands
-behind both. Knows no mathematics beyond the names of commands.
+In: a text, or a function to call. Out: whether the text is harmless, or the function's result. The check keeps hostile
+answers from the parser and the algebra system. The time limit ends comparisons that are slow nevertheless, and the
+process limits of a grader apply where both fail. Knows no mathematics beyond the names of commands.
 """
 
 import ctypes
@@ -11,14 +11,14 @@ import threading
 import time
 from collections.abc import Callable
 
-MAX_CHARACTERS = 200  # of an expression; the longest reference of MATH500 has 60
-MAX_DEPTH = 6  # of brackets: the parser's time grows several-fold with each level
+MAX_CHARACTERS = 200  # length of an expression; the longest reference of MATH500 has 60
+MAX_DEPTH = 6  # depth of brackets; the parser's time grows several-fold with each level
 MAX_POWERS = 12
-MAX_EXPONENT = 10_000  # product of all numbers in exponents: beyond, somebody's integer arithmetic would not return
-MAX_BARS = 4  # |x|: the parser's time doubles with each
-MAX_DIGITS = 15  # of one number in an expression; rational numbers alone may be longer
-MAX_ALGEBRA_DIGITS = 4  # where the algebra system may evaluate and simplify
-STOP_EVERY_S, STOP_ATTEMPTS = 0.05, 3  # a library may catch the first request
+MAX_EXPONENT = 10_000  # product of all numbers in exponents; with larger ones integer arithmetic may not return
+MAX_BARS = 4  # number of bars, as in |x|; the parser's time doubles with each
+MAX_DIGITS = 15  # digits of one number in an expression; a rational number alone may be longer
+MAX_ALGEBRA_DIGITS = 4  # digits of a number that the algebra system may evaluate and simplify
+STOP_EVERY_S, STOP_ATTEMPTS = 0.05, 3  # interval and number of requests to stop; a library may catch the first
 
 _COMMANDS = frozenset(
     r"frac sqrt pi infty cdot times div pm leq geq neq sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln "
@@ -29,14 +29,14 @@ _ALLOWED = re.compile(r"[-+*/^_=<>|'.,!()\[\]{}a-zA-Z0-9 \\]*")
 
 
 class TimeUpError(BaseException):
-    """Raised inside a thread whose time is up; no Exception, so that nobody catches it on the way."""
+    """Raised inside a thread whose time is up; not an Exception, so that no library catches it."""
 
 
 def may_parse(text: str) -> bool:
-    """Whether the text is an expression that the parser reads in bounded time and to the letter.
+    """Whether the text is an expression that the parser reads in bounded time and without dropping anything.
 
-    A digit with an index, as in 52_8, is refused because the parser drops the base; factorials because they would have
-    to be computed.
+    A digit with an index, as in 52_8, is refused because the parser drops the base. Factorials are refused because they
+    would have to be computed.
     """
     if len(text) > MAX_CHARACTERS or not _ALLOWED.fullmatch(text) or "!" in text:
         return False
@@ -48,8 +48,8 @@ def may_parse(text: str) -> bool:
 
 
 def _powers_are_small(text: str) -> bool:
-    """No power of numbers in an exponent, and no large number there."""
-    closings: list[int] = []  # how many brackets are open around each exponent
+    """Whether exponents contain no power of numbers and no large number."""
+    closings: list[int] = []  # number of brackets open around each exponent
     depth, product = 0, 1
     for found in re.finditer(r"[0-9]+|[({\[]|[)}\]]|\^", text):
         token, start = found[0], found.start()
@@ -71,14 +71,14 @@ def _powers_are_small(text: str) -> bool:
 
 
 def may_simplify(text: str) -> bool:
-    """Whether the algebra system may also evaluate it: small numbers, no power of a power, no large exponent."""
+    """Whether the algebra system may evaluate the text: small numbers, no power of a power, no large exponent."""
     if re.search(rf"[0-9]{{{MAX_ALGEBRA_DIGITS + 1}}}", text) or re.search(r"\^(?:[0-9a-zA-Z]\^|\{[^{}]*\^)", text):
         return False
     return not re.search(r"\^\{[^{}]*[0-9]{2}|\)\^", text)
 
 
 def bracket_depth(text: str) -> int:
-    """Deepest nesting of brackets; -1 where they do not match."""
+    """Depth of the brackets; -1 if they do not match."""
     deepest = depth = 0
     for character in text:
         depth += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(character, 0)
@@ -89,24 +89,24 @@ def bracket_depth(text: str) -> int:
 
 
 class TimeLimit:
-    """Seconds that the calls of one comparison share; the clock starts with the first, so imports do not count."""
+    """Time limit shared by the calls of one comparison; it starts with the first call, so imports do not count."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._ends_at: float | None = None
 
     def left_s(self) -> float:
-        """Seconds left, perhaps negative."""
+        """Seconds left; negative when time is up."""
         if self._ends_at is None:
             self._ends_at = time.monotonic() + self._seconds
         return self._ends_at - time.monotonic()
 
 
 def run_within(limit: TimeLimit, function: Callable[[], bool]) -> bool:
-    """function(), or False if it raises or is not done in time.
+    """The result of function(), or False if it raises or is not done in time.
 
-    It runs in a thread of its own and the caller only waits, so this works in any thread and leaves signals, which the
-    grader's child needs for its kernel timer, alone. When time is up the thread is asked to stop; Python code does.
+    The function runs in a thread of its own while the caller waits. This works in any thread and uses no signals, which
+    the grader's child needs for its kernel timer. When time is up the thread is asked to stop; Python code does.
     """
     left_s = limit.left_s()
     if left_s <= 0:

@@ -1,14 +1,14 @@
-"""Exact values of numbers as answers write them: integers, decimals, fractions, mixed numbers, powers, scientific.
+"""Exact values of numbers in answers: integers, decimals, fractions, mixed numbers, powers, scientific notation.
 
-In: text in the dialect of spelling.py. Out: a Fraction, or None where the text is no rational number or one too large
-to be worth having. Knows no roots, no letters and no units.
+In: text in the dialect of spelling.py. Out: a Fraction, or None if the text is no rational number or one that is too
+large. Knows no roots, no letters and no units.
 """
 
 import re
 from fractions import Fraction
 
-MAX_BITS = 20_000  # of numerator and denominator: 2^{98} and 10^{1000} are answers, 9^{9^9} is an attack
-MAX_DEPTH = 20  # of brackets
+MAX_BITS = 20_000  # bits of numerator and denominator; 2^{98} and 10^{1000} are answers, 9^{9^9} is an attack
+MAX_DEPTH = 20  # depth of brackets
 
 _THOUSANDS = re.compile(r"[-+]?[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]*)?")
 _SCIENTIFIC = re.compile(r"([-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))[eE]([-+]?[0-9]{1,6})")
@@ -19,11 +19,11 @@ _CALCULATION = re.compile(r"\+|\\cdot|\\times|(?<=[0-9a-zA-Z)}\]])-|[0-9)}]\(|\)
 
 
 class _NoNumberError(ValueError):
-    """The text is not a rational number, or too large a one."""
+    """Error for a text that is not a rational number, or too large a one."""
 
 
 def exact_value(text: str) -> Fraction | None:
-    """The value of a text that is a rational number and nothing else."""
+    """The exact value of a text that is a rational number and nothing else."""
     if _THOUSANDS.fullmatch(text):
         text = text.replace(",", "")
     mixed = _MIXED.fullmatch(text)
@@ -44,7 +44,7 @@ def exact_value(text: str) -> Fraction | None:
 
 
 def is_calculation(text: str) -> bool:
-    """Whether a sum, a difference or a product is still to be done; scientific notation is a number."""
+    """Whether the text has a sum, difference or product that is not worked out; scientific notation is a number."""
     if _SCIENTIFIC.fullmatch(text):
         return False
     return bool(_CALCULATION.search(_TIMES_POWER_OF_TEN.sub("", text)))
@@ -66,7 +66,7 @@ def _bounded(value: Fraction) -> Fraction:
 
 
 class _Reader:
-    """Recursive descent: sum of products of signed powers of digits, fractions and brackets."""
+    """Recursive-descent parser of sums of products of signed powers of digits, fractions and brackets."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -106,7 +106,7 @@ class _Reader:
         return sign * self._factor(depth=depth)
 
     def _mixed(self, *, depth: int) -> Fraction:
-        """A factor; digits with a fraction right behind them are a mixed number."""
+        """A factor, or a mixed number: digits with a fraction directly behind them."""
         begins_with_integer = re.match(r"[0-9]+\\frac", self.rest())
         value = self._factor(depth=depth)
         return value + self._factor(depth=depth) if begins_with_integer else value

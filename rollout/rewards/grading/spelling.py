@@ -1,7 +1,7 @@
-"""One spelling for what answers spell in many ways: LaTeX variants, Unicode, spaces, delimiters, plain words.
+"""Plain spelling of answers: one form for LaTeX variants, Unicode, spaces, delimiters, plain words.
 
 In: an answer as it was written. Out: the same answer in a small LaTeX dialect, which forms.py reads. Replaces text by
-text; knows no values and no structure beyond braces. Every pattern takes linear time on the bounded texts it gets.
+text; knows no values and no structure beyond braces. Every pattern takes linear time, and texts are bounded.
 """
 
 import re
@@ -27,7 +27,7 @@ _INVISIBLE = (
 )  # fmt: skip
 _FUNCTIONS = "sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|sinh|cosh|tanh|ln|log|exp"
 
-ROW_MARK = "\ue000"  # a private character for LaTeX's row end, whose backslashes would be read as other commands
+ROW_MARK = "\ue000"  # private character in place of LaTeX's row end, whose backslashes would look like a command
 _ROW_END = re.compile(r"\\\\(?:\[[0-9.]+[a-z]{2}\])?|\\cr(?![a-zA-Z])")
 _COMMAND = re.compile(r"\\([a-zA-Z]+)")
 _GROUP_MARK = re.compile(r"(?<=[0-9])(?:,\\!|\{,\}|\\[,;: !])\s*(?=[0-9]{3}(?![0-9]))")
@@ -42,12 +42,12 @@ _WORD = re.compile(rf"(?<![\\a-zA-Z])(pi|infinity|inf|infty|oo|{_FUNCTIONS})(?![
 _ROOT_CALL = re.compile(r"(?<![\\a-zA-Z])(?:sqrt|√)\s*(?=\()|√\s*(?=[0-9a-z])|(?<![\\a-zA-Z])sqrt(?=\{)")
 _ARGUMENT = re.compile(r"\\(frac|sqrt)(\[[^\[\]{}]*\])?")
 _TEXT = re.compile(r"\\text\s*\{([^{}\\]*)\}")
-_LIST_COMMA = re.compile(r"(?<=[0-9]), +(?=[0-9])")  # 1, 000 are two numbers, 1,000 is one
+_LIST_COMMA = re.compile(r"(?<=[0-9]), +(?=[0-9])")  # comma between two numbers: 1, 000 are two numbers, 1,000 is one
 _NEEDLESS_SPACE = re.compile(r"(?<![a-zA-Z0-9]) | (?![a-zA-Z0-9])")
 
 
 def plain_spelling(text: str) -> str:
-    """The answer in the dialect that forms.py reads: no delimiters, one command for one thing, arguments in braces."""
+    """The answer in the dialect of forms.py: no delimiters, one command for each meaning, arguments in braces."""
     text = _ROW_END.sub(ROW_MARK, text.replace(ROW_MARK, "").translate(_TRANSLATION))
     text = _boxed(text).strip().strip('`"')
     text = _PREFIX.sub("", _delimited(text.strip("*").strip()), count=1)
@@ -78,7 +78,7 @@ def _synonym(found: re.Match[str]) -> str:
 
 
 def _delimited(text: str) -> str:
-    """Without the delimiters of mathematics. A lone `$` before a number is money and stays, as does `\\$`."""
+    """The text without delimiters of mathematics. A single `$` before a number is money and stays, as does `\\$`."""
     text = re.sub(r"\\[()\[\]]", "", text)
     bare = re.findall(r"(?<!\\)\$", text)
     if len(bare) % 2 == 0:
@@ -87,7 +87,7 @@ def _delimited(text: str) -> str:
 
 
 def _boxed(text: str) -> str:
-    """What \\boxed holds. Several boxes with nothing but commas or `and` between are a list; else the last counts."""
+    """The content of \\boxed. Several boxes with only commas or `and` between are a list; else the last counts."""
     contents: list[str] = []
     between: list[str] = []
     position = 0
@@ -107,7 +107,7 @@ def _boxed(text: str) -> str:
 
 
 def closing_brace(text: str, start: int) -> int:
-    """Index of the brace that closes the one at start; -1 if none does."""
+    """Index of the brace that closes the brace at start; -1 if there is none."""
     depth = 0
     for index in range(start, len(text)):
         if text[index] in "{}" and (index == 0 or text[index - 1] != "\\"):
@@ -118,7 +118,7 @@ def closing_brace(text: str, start: int) -> int:
 
 
 def _with_braces(text: str) -> str:
-    """Arguments of \\frac and \\sqrt in braces: `\\frac43`, `\\frac 5{19}` and `\\sqrt2` are LaTeX too."""
+    """The text with arguments of \\frac and \\sqrt in braces; `\\frac43`, `\\frac 5{19}`, `\\sqrt2` are LaTeX too."""
     pieces: list[str] = []
     position = 0
     for found in _ARGUMENT.finditer(text):
@@ -133,7 +133,7 @@ def _with_braces(text: str) -> str:
 
 
 def _argument(text: str, position: int, *, root: bool) -> tuple[int, str]:
-    """The next argument as `{...}` and where it ends; nothing where there is none to be seen."""
+    """The next argument as `{...}` and the index of its end; an empty text if there is none."""
     while position < len(text) and text[position] == " ":
         position += 1
     if position == len(text):
@@ -144,7 +144,7 @@ def _argument(text: str, position: int, *, root: bool) -> tuple[int, str]:
     command = _COMMAND.match(text, position)
     if command:
         return (command.end(), f"{{{command[0]}}}") if command[1] not in ("frac", "sqrt", "text") else (position, "")
-    if root:  # plain text may write sqrt 12, LaTeX takes one character
+    if root:  # plain text may say sqrt 12, where LaTeX takes one character
         digits = re.compile(r"[0-9]+").match(text, position)
         if digits and text[position - 1] == " ":
             return digits.end(), f"{{{digits[0]}}}"

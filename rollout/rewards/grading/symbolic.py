@@ -1,8 +1,8 @@
 """Equality of expressions that are spelled differently; the only module that loads math-verify and sympy.
 
-In: two expressions in the dialect of spelling.py. Out: a bool. math-verify's parser reads them; their values at fixed
-points decide where they can be had, without evaluating, expanding or simplifying anything; math-verify's comparison
-decides the rest. Texts that could cost much (limits.py) are not equal.
+In: two expressions in the dialect of spelling.py. Out: a bool. math-verify's parser reads them. Their values at fixed
+points decide if they can be computed; nothing is evaluated, expanded or simplified for it. Otherwise math-verify's
+comparison decides. Texts that could be expensive (limits.py) are not equal.
 """
 
 import logging
@@ -18,15 +18,15 @@ from mpmath import MPContext
 
 from rollout.rewards.grading.limits import TimeLimit, may_parse, may_simplify, run_within
 
-logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its own time limit is off; ours is on
+logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its own time limit is off
 
-DIGITS = 50  # of values
-CLOSE = 1e-30  # relative difference of what is equal
-NOTHING = 1e-45  # what is left of 1 - 1
-REAL = 1e-40  # imaginary part, relative to the value, of a real number
-MAX_EXPONENT_BITS = 1e5  # of a power's value
-MIN_POINTS = 2  # at which both must have values, where there are variables
-# Values of the first, second, ... variable; several signs, so that sqrt(x^2) is not x, and nothing special about them.
+DIGITS = 50  # precision of values
+CLOSE = 1e-30  # relative difference below which values are equal
+NOTHING = 1e-45  # size below which a sum of terms that cancel is 0
+REAL = 1e-40  # imaginary part, relative to the value, below which a number is real
+MAX_EXPONENT_BITS = 1e5  # bits of a power's value
+MIN_POINTS = 2  # points at which both must have values if there are variables
+# Values of the first, second, ... variable: no special numbers, and several signs, so that sqrt(x^2) is not x.
 POINTS = (
     (0.7390851, 1.3247179, 0.5671433, 1.9021605, 0.2614972, 1.6616879),
     (1.4513692, 0.6434105, 1.7632228, 0.3605246, 1.1319882, 0.8346268),
@@ -45,20 +45,20 @@ _NO_VALUES = (sympy.zoo, sympy.nan)
 
 
 class _UndecidedError(ValueError):
-    """The expression has no value here that we can have cheaply."""
+    """Error for an expression whose value at a point cannot be computed cheaply."""
 
 
 def same_expression(left: str, right: str, *, limit: TimeLimit) -> bool:
-    """Whether both have the same value for every value of their variables."""
+    """Whether both expressions have the same value for every value of their variables."""
     if not (may_parse(left) and may_parse(right)):
         return False
     return run_within(limit, lambda: _same_values(left, right))
 
 
 def same_relation(left: tuple[str, str], right: tuple[str, str], sign: str, *, limit: TimeLimit) -> bool:
-    """Whether two relations, each of two sides, hold for the same values: one is a multiple of the other.
+    """Whether two relations hold for the same values, because one is a multiple of the other; each has two sides.
 
-    The factor must be positive for inequalities; for equations any but 0 will do.
+    The factor must be positive for inequalities, and may be any number but 0 for equations.
     """
     if not all(map(may_parse, (*left, *right))):
         return False
@@ -122,7 +122,7 @@ def _points(names: list[str]) -> list[dict[str, float]]:
 
 
 def _context() -> Any:
-    """A context of our own: mpmath's is shared by threads, and an interrupted function leaves it changed."""
+    """A new mpmath context: threads share mpmath's own, and an interrupted function leaves it changed."""
     context = MPContext()
     context.dps = DIGITS
     return context
@@ -138,7 +138,7 @@ def _close(left: Any, right: Any) -> bool:
 
 
 def _value(tree: Any, point: dict[str, float], context: Any) -> Any:
-    """The complex value of an expression that has not been evaluated; _UndecidedError where it has none for us."""
+    """The complex value of an unevaluated expression; _UndecidedError if it cannot be computed cheaply."""
 
     def value(node: Any) -> Any:
         return _value(node, point, context)
@@ -181,7 +181,7 @@ def _named(name: str, point: dict[str, float], context: Any) -> Any:
 
 
 def _sum(terms: Iterable[Any], context: Any) -> Any:
-    """What is left of terms that cancel is exactly 0, so that it compares with 0."""
+    """The sum of the terms; exactly 0 if they cancel, so that it compares with 0."""
     terms = list(terms)
     total = context.fsum(terms)
     return context.mpc(0) if abs(total) <= NOTHING * max(map(abs, terms)) else context.mpc(total)

@@ -1,12 +1,12 @@
-"""Units, money, percent and degrees, which an answer may carry or leave out.
+"""Units of answers, with money, percent and degrees.
 
-In: text in the dialect of spelling.py. Out: the text without its unit, and one name for the unit, empty for none. A
-unit is known by its word here, or stands in \\text{...} behind a number. Knows no conversion: 1 m is not 100 cm.
+In: text in the dialect of spelling.py. Out: the text without its unit, and one name of the unit, or an empty name. A
+unit is a word of the list here, or any text in \\text{...} behind a number. Knows no conversion: 1 m is not 100 cm.
 """
 
 import re
 
-# One name each: what answers of school mathematics measure. A word that is not here is text, unless in \text{...}.
+# Units of school mathematics, the name first. A word that is not here is text, unless it is in \text{...}.
 _NAMES = {
     "%": "% percent percentage",
     "dollar": "$ dollar dollars usd",
@@ -46,9 +46,9 @@ _NAMES = {
     "way": "way ways",
 }
 _CANONICAL = {word: name for name, words in _NAMES.items() for word in words.split()}
-_SHORT = {"m", "g", "s", "h", "min", "deg", "rad", "time", "times"}  # in plain text more likely a letter of algebra
+_SHORT = {"m", "g", "s", "h", "min", "deg", "rad", "time", "times"}  # more likely letters of algebra in plain text
 _POWERS = {"square": "^2", "squared": "^2", "sq": "^2", "cubic": "^3", "cubed": "^3"}
-# Words that change a number or join two: never a unit.
+# Words that change a number or join two numbers, and are never a unit.
 _NO_UNITS = frozenset(
     "and or to not of if is for all no none hundred thousand million billion trillion dozen half base mod pi i".split()
 )
@@ -59,7 +59,7 @@ _WORDS = re.compile(r"(?<=[0-9}).]) ?([a-zA-Z¢€£]+(?: [a-zA-Z]+)?(?:/[a-zA-Z
 
 
 def split_unit(text: str) -> tuple[str, str]:
-    """(text without its unit, name of the unit); (text, "") where there is none."""
+    """Splits a text into (text without its unit, name of the unit); (text, "") if it has none."""
     money = _LEADING_MONEY.match(text)
     if money:
         symbol = money[2] or money[4]
@@ -80,7 +80,7 @@ def split_unit(text: str) -> tuple[str, str]:
 
 
 def _unit_name(words: str, *, known_only: bool) -> str:
-    """`square inches`, `inches^2` and `inch squared` have one name; empty for what is no unit."""
+    """The name of a unit; `square inches`, `inches^2`, `inch squared` have one name, and a text that is none has ""."""
     words, _, power = words.lower().strip(" .").partition("^")
     suffix = f"^{power}" if power else ""
     names: list[str] = []

@@ -1,4 +1,4 @@
-"""Settings of the knob benchmark, and the means it makes of a run's rows."""
+"""Settings of the knob benchmark, and its means over a run's rows."""
 
 import pytest
 

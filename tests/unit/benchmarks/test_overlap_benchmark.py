@@ -1,4 +1,4 @@
-"""What the overlap benchmark makes of its clocks: seconds of an iteration, and ratios to what was measured alone."""
+"""Figures of the overlap benchmark: seconds of an iteration, and ratios to the sides measured alone."""
 
 from pathlib import Path
 

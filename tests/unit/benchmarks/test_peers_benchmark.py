@@ -1,4 +1,4 @@
-"""What bench-peers makes of iterations, and that it hands TRL the prompts that our own run trains."""
+"""Figures of bench-peers, and that TRL gets the prompts of our own run."""
 
 from dataclasses import replace
 from pathlib import Path

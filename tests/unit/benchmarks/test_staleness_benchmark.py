@@ -1,4 +1,4 @@
-"""Samples to a reward, the ratio of two runs, and what is said of several."""
+"""Samples to a reward, the ratio of two runs, and the verdict on several."""
 
 import pytest
 
@@ -12,7 +12,7 @@ from orchestration.pages.figures import color_of
         ([1.0, 1.0, 1.9, 2.0, 2.0], 40),  # 1.45 at the third iteration, 1.95 at the fourth
         ([2.0, 0.0, 2.0, 0.0, 2.0], None),  # one good iteration is not enough
         ([2.0], None),  # no whole window
-        ([2.0, 2.0, 0.0, 0.0], 20),  # once there, it counts
+        ([2.0, 2.0, 0.0, 0.0], 20),  # the first time at the threshold counts
         ([1.5, 1.5], 20),  # at the threshold
         ([], None),
     ],
@@ -27,8 +27,8 @@ def test_samples_to_reward_are_those_of_the_first_window_that_is_good(
     ("stale", "synchronous", "num_samples", "expected"),
     [
         (1200, 1000, 6000, 1.2),
-        (None, 1000, 6000, float("inf")),  # had more than 1.2 times as many and did not get there
-        (None, 5500, 6000, None),  # might still get there in time
+        (None, 1000, 6000, float("inf")),  # more than 1.2 times as many, without reaching it
+        (None, 5500, 6000, None),  # may still reach it in time
         (1200, None, 6000, None),
     ],
 )

@@ -1,4 +1,4 @@
-"""Settings that work, and the one line that each kind of mistake is answered with."""
+"""Settings that are accepted, and the one line for each kind of mistake."""
 
 import pytest
 
@@ -51,7 +51,7 @@ def test_the_last_of_two_settings_holds() -> None:
 def test_lists_and_interpolations() -> None:
     config = load_config(["learner.betas=[0.8,0.9]", "run_dir='runs/${gate.name}-${seed}'"])
     assert config.learner.betas == (0.8, 0.9)
-    assert config.run_dir == "runs/softsign-0"  # seed is a default of the schema, in no YAML file
+    assert config.run_dir == "runs/softsign-0"  # the seed is a default of the schema, not in a YAML file
 
 
 @pytest.mark.parametrize(
@@ -110,8 +110,8 @@ def test_lists_and_interpolations() -> None:
         ("objective.correction_cap=1", "objective.correction_cap=1: must be greater than 1"),
         (
             "objective.overlong=punish",
-            "objective.overlong_buffer=0: must be at least 1 with objective.overlong=punish, the tokens over which the "
-            "punishment grows",
+            "objective.overlong_buffer=0: must be at least 1 with objective.overlong=punish: it is the number of "
+            "tokens over which the punishment grows",
         ),
         (
             "objective.overlong_buffer=4",
@@ -190,7 +190,7 @@ def test_sections_that_do_not_fit_each_other(settings: list[str], key: str, othe
 def test_all_mistakes_are_told_at_once() -> None:
     unread = ["gate=softsing", "foo"]
     refused = ["rollout.num_engines=0", "learner.zero=3"]
-    hidden = ["gate.epsilon_low=0.1", "task.held_out=9"]  # may be right once the others are
+    hidden = ["gate.epsilon_low=0.1", "task.held_out=9"]  # may be right once the others are corrected
     assert [line.partition(":")[0] for line in lines_of(*unread, *hidden, *refused)] == [*unread, *refused]
 
 

@@ -1,4 +1,4 @@
-"""The settings of adapters: what is accepted has an effect."""
+"""Settings of adapters: every accepted one has an effect."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Every YAML file that is shipped composes to an accepted configuration, and says what its name means."""
+"""Every shipped YAML file composes to an accepted configuration and has the settings that its name promises."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from configs.gates import ClipGateConfig, SoftGateConfig
 from configs.loading import CONFIG_DIR, config_groups, dump_yaml, load_config, read_yaml
 
 LONG = ["model=qwen2_5_7b_instruct", "learner=paper"]
-COMPANIONS = {  # what a choice cannot do without: long sequences need long rows
+COMPANIONS = {  # settings that a choice needs: long sequences need long rows
     ("gate", "custom"): ["gate.factory=my_package.my_gate:make"],
     ("model", "qwen2_5_7b_instruct"): ["learner=paper"],
     ("rollout", "paper"): LONG,
@@ -18,7 +18,7 @@ COMPANIONS = {  # what a choice cannot do without: long sequences need long rows
     ("task", "gsm8k_deepmath"): LONG,
     ("task", "custom"): [*LONG, "task.train.mine.path=mine.jsonl"],
 }
-# What fits learner=default and any cluster, where an experiment's own choices do not.
+# Settings for learner=default and any cluster, for which an experiment's own choices do not fit.
 SHORT = ["task=arithmetic", "model=embedded", "rollout=small", "eval.num_prompts=400"]
 CHOICES = [(group, choice) for group, choices in config_groups().items() for choice in choices]
 
@@ -31,7 +31,7 @@ def test_every_choice_loads_and_survives_a_round_trip(group: str, choice: str) -
 
 def test_the_choices_are_the_files() -> None:
     files = {str(path.relative_to(CONFIG_DIR).with_suffix("")) for path in CONFIG_DIR.rglob("*.yaml")}
-    parts = {"config", "task/_evaluation"}  # that choices are made of
+    parts = {"config", "task/_evaluation"}  # parts of choices
     assert files - parts == {f"{group}/{choice}" for group, choice in CHOICES}
     assert parts < files
     assert set(config_groups()) == {"gate", "model", "task", "rollout", "learner", "cluster", "experiment"}
@@ -75,7 +75,7 @@ def test_paper_recipe() -> None:
     assert learner.num_minibatches * learner.num_epochs == 2
     assert rollout.prompts_per_iteration * rollout.completions_per_prompt == 8 * 16  # ranks x accumulation
     assert (rollout.completions_per_prompt, rollout.max_new_tokens) == (8, 512)
-    assert config.model.max_model_len - rollout.max_new_tokens == 1536  # room of the prompt
+    assert config.model.max_model_len - rollout.max_new_tokens == 1536  # tokens left for the prompt
 
 
 @pytest.mark.parametrize("experiment", config_groups()["experiment"])

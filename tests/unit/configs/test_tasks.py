@@ -1,4 +1,4 @@
-"""The sections of data tasks: the public sets, a set of one's own, and the answer to each mistake inside them."""
+"""Sections of data tasks: the public sets, a set of one's own, and the line for each mistake in them."""
 
 import re
 

@@ -31,14 +31,14 @@ def deficits_at(name: str, taus: Sequence[float], log_ratio: torch.Tensor) -> li
 
 
 def show(controller: TauController, name: str, log_ratio: torch.Tensor, *, target: EurTarget = TARGET) -> float:
-    """One step on these tokens; its EUR."""
+    """Lets the controller observe one step on these tokens; returns its EUR."""
     own, *others = deficits_at(name, (controller.tau, *target.taus), log_ratio)
     controller.observe(1.0 - own, others)
     return 1.0 - own
 
 
 def show_power_law(controller: TauController, curvature: float) -> None:
-    """A step whose deficit is curvature * tau^2, at 1 at most."""
+    """Lets the controller observe a step of deficit curvature * tau^2, at most 1."""
     controller.observe(
         1.0 - min(curvature * controller.tau**2, 1.0), [min(curvature * tau**2, 1.0) for tau in TARGET.taus]
     )
@@ -52,7 +52,7 @@ def iterations(
     least_share: float = 1.0,
     target: EurTarget = TARGET,
 ) -> Iterator[float]:
-    """Mean EUR of one iteration after the other.
+    """Yields the mean EUR of each iteration.
 
     Each batch moves the policy by an amount of its own, and a share of its tokens between least_share and 1; the others
     stay nearly where they were.
@@ -143,7 +143,7 @@ def test_a_quadratic_deficit_is_met_at_once() -> None:
 
 
 def test_later_steps_make_up_for_earlier_ones_within_limits() -> None:
-    """After a first iteration of equal steps: a step that overspent is made up for, never by closing the gate."""
+    """After an iteration of equal steps, later steps compensate a deficit above budget without closing the gate."""
     controller = controller_at(10.0, num_steps=4)
     for _ in range(40):
         show_power_law(controller, 0.001)  # settles at tau 10, deficit 0.1 a step

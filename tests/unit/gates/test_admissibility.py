@@ -1,4 +1,4 @@
-"""Every condition of the paper's section 4 is told from its neighbours: gates that keep all, gates that break one."""
+"""Each condition of the paper's section 4 on its own: gates that meet all of them, and gates that violate one."""
 
 import math
 import re
@@ -20,7 +20,7 @@ LINE = re.compile(r"\((i|ii|iii|iv)\) A (>|<=) 0: .*\bratio\b.*, must .*")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WrittenGate:
-    """A gate by its two formulas, the same for both signs."""
+    """A gate given by its two formulas, the same for both signs."""
 
     f: Callable[[Tensor], Tensor]
     f_slope: Callable[[Tensor], Tensor]
@@ -122,14 +122,14 @@ BROKEN = {
         {"(i)", "(iii)"},
     ),
     "slope of another gate": (lambda x: torch.atan(x - 1), lambda x: (1 + (x - 1) ** 2) ** -1.5, {"(i)"}),
-    # differences of value agree with slope, and autograd sees only half of them
+    # differences of value agree with slope, and autograd gives half of them
     "half detached": (
         lambda x: 0.5 * torch.atan(x - 1) + 0.5 * torch.atan(x - 1).detach(),
         lambda x: 1 / (1 + (x - 1) ** 2),
         {"(i)"},
     ),
     "detached": (lambda x: torch.atan(x - 1).detach(), lambda x: 1 / (1 + (x - 1) ** 2), {"(i)"}),
-    # autograd sees slope, differences of value see twice that
+    # autograd gives slope, differences of value give twice that
     "half shown": (
         lambda x: torch.atan(x - 1) + torch.atan(x - 1).detach(),
         lambda x: 1 / (1 + (x - 1) ** 2),

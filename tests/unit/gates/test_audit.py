@@ -1,4 +1,4 @@
-"""The audit against its definitions in numpy, over all tokens at once; ranks add up; the own gate is told as it is."""
+"""The audit against its definitions in numpy over all tokens; sums of ranks; the run's own gate with its parameters."""
 
 from dataclasses import fields, replace
 
@@ -16,7 +16,7 @@ SOFTSIGN = get_gate("softsign", tau_pos=8.0, tau_neg=15.0)
 
 
 def make_tokens(*, seed: int = 0, num_staleness: int = NUM_STALENESS, positive: bool | None = None) -> AuditTokens:
-    """Sequences of several groups and ages, each with a drift of its own; advantages differ by sequence."""
+    """Tokens of sequences of several groups and stalenesses, each with its own drift and advantage."""
     rng = np.random.default_rng(seed)
     sequence = np.sort(rng.integers(NUM_SEQUENCES, size=NUM_TOKENS))
     drift = rng.normal(scale=0.1, size=NUM_SEQUENCES)
@@ -39,7 +39,7 @@ def column(tokens: AuditTokens, name: str) -> np.ndarray:
 
 
 def direct(gate: Gate, clip: Gate, tokens: AuditTokens, mask: np.ndarray) -> dict[str, float]:
-    """The definitions, for the tokens under the mask."""
+    """Metrics of the tokens under the mask, by their definitions."""
     positive = tokens.advantages > 0
     ratio = torch.exp(tokens.log_ratio)
     slope, clip_slope = (g.slope(ratio, positive).numpy()[mask] for g in (gate, clip))

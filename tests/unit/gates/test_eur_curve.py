@@ -24,7 +24,7 @@ def curves_of(name: str) -> EurCurves:
 
 
 def make_tokens(count: int = 60) -> Tokens:
-    """Group 2 has no token, group 3 none of positive advantage."""
+    """Random tokens, of which group 2 has none and group 3 none of positive advantage."""
     generator = torch.Generator().manual_seed(0)
     group_index = torch.tensor([0, 1, 3])[torch.randint(3, (count,), generator=generator)]
     positive = (torch.rand(count, generator=generator) < 0.4) & (group_index != 3)

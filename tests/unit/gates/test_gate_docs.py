@@ -1,4 +1,4 @@
-"""What docs/ says of gates holds: the example of a custom gate trains, and the table of taus is the program's."""
+"""docs/ on gates is true: the example of a custom gate is admissible, and the table has the program's taus."""
 
 import re
 from pathlib import Path

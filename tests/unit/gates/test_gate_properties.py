@@ -1,4 +1,4 @@
-"""What holds for every soft gate at every tau in [0.1, 100]: a slope in its range, derived from value; its tail."""
+"""Properties of every soft gate at every tau in [0.1, 100]: range of the slope, derivative of value, tail."""
 
 import math
 
@@ -23,7 +23,7 @@ log_ratios = st.floats(-20.0, 20.0)
 
 
 def gate_of(shape: GateShape, tau: float, positive: bool) -> SoftGate:
-    """tau on the side under test, another one on the other, so that the wrong choice shows."""
+    """The gate with tau on the side under test and another tau on the other side, so that a wrong choice shows."""
     return SoftGate(shape=shape, tau_pos=tau if positive else 3.0 * tau, tau_neg=3.0 * tau if positive else tau)
 
 
@@ -51,7 +51,7 @@ def test_slope_lies_in_0_1_and_is_1_at_ratio_1(shape: GateShape, tau: float, pos
 @PROPERTY
 @given(shape=shapes, tau=taus, positive=signs, far=st.floats(0.0, 25.0), share=st.floats(0.0, 0.98))
 def test_slope_falls_away_from_ratio_1(shape: GateShape, tau: float, positive: bool, far: float, share: float) -> None:
-    """far: tau |ratio - 1|; below 1 it ends at ratio 0."""
+    """The slope falls up to tau |ratio - 1| = far; below 1 the range ends at ratio 0."""
     for direction, reach in ((1.0, far), (-1.0, min(far, tau))):
         near, away = slopes(
             shape, tau, positive, [1.0 + direction * share * reach / tau, 1.0 + direction * reach / tau]
@@ -105,7 +105,7 @@ def test_half_width_is_where_the_slope_is_one_half(shape: GateShape) -> None:
 
 
 def log_slopes(shape: GateShape, tau: float, reach: list[float]) -> Tensor:
-    """log f' at tau (ratio - 1) = reach."""
+    """Values of log f' at tau (ratio - 1) = reach."""
     slope = slopes(shape, tau, True, [1.0 + y / tau for y in reach])
     assert (slope > UNDERFLOW).all()
     return slope.log()

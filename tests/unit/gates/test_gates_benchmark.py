@@ -1,4 +1,4 @@
-"""The gate benchmark covers what it says, stores what it prints, and finds what became slower."""
+"""The gate benchmark measures every gate, stores the printed figures, and finds regressions."""
 
 import json
 from dataclasses import replace

@@ -35,7 +35,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tokens:
-    """Inputs of a loss function, [T] each."""
+    """Inputs of a loss function, each [T]."""
 
     logprobs: Tensor
     old_logprobs: Tensor
@@ -43,7 +43,7 @@ class Tokens:
     loss_weights: Tensor
 
     def run(self, function: LossFunction, gate: Gate, *, upstream: float = 1.0) -> tuple[GateLoss, Tensor]:
-        """(what the loss function returns, the gradient of upstream * loss by logprobs)."""
+        """The result of the loss function, and the gradient of upstream * loss by logprobs."""
         columns = {name: getattr(self, name).detach() for name in self.__slots__}
         columns["logprobs"] = columns["logprobs"].clone().requires_grad_()
         out = function(**columns, gate=gate)
@@ -53,7 +53,7 @@ class Tokens:
 
 
 def random_tokens(num_tokens: int, *, dtype: torch.dtype, largest_log_ratio: float, masked: float = 0.2) -> Tokens:
-    """Both signs and zeros among the advantages, uneven weights, a share of the tokens masked."""
+    """Random tokens with advantages of both signs and zero, uneven weights, and a share masked."""
     generator = torch.Generator().manual_seed(num_tokens)
     old_logprobs = -5 * torch.rand(num_tokens, generator=generator, dtype=torch.float64)
     log_ratio = largest_log_ratio * (2 * torch.rand(num_tokens, generator=generator, dtype=torch.float64) - 1)
@@ -66,7 +66,7 @@ def random_tokens(num_tokens: int, *, dtype: torch.dtype, largest_log_ratio: flo
 
 
 def assert_equal(tokens: Tokens, gate: Gate, *, upstream: float = 1.0) -> None:
-    """fused_loss against reference_loss: 1e-12 where they compute in float64, rounding where in float32."""
+    """Asserts that fused_loss equals reference_loss, to 1e-12 in float64 and up to rounding in float32."""
     expected, expected_gradient = tokens.run(reference_loss, gate, upstream=upstream)
     found, gradient = tokens.run(fused_loss, gate, upstream=upstream)
     is_double = expected.loss.dtype == torch.float64
@@ -266,7 +266,7 @@ def test_nan_in_a_trained_token_shows() -> None:
 
 @dataclass(frozen=True)
 class Stranger:
-    """A gate of somebody else's."""
+    """A gate that no kernel knows."""
 
     name: str = "stranger"
 

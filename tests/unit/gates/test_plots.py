@@ -1,4 +1,4 @@
-"""The pictures: curves are the gates', files are PNGs of a size for a README."""
+"""Pictures of gates: the curves are the gates' own, and the files are PNGs of a size for a README."""
 
 from pathlib import Path
 

@@ -18,7 +18,7 @@ FARTHEST = math.exp(20.0)
 
 
 def integral_by_quadrature(y: float, p: float) -> float:
-    """The integral of (1 + s^2)^-p from 0 to y > 0; with s = sinh u it is that of cosh(u)^(1 - 2 p)."""
+    """The integral of (1 + s^2)^-p from 0 to y > 0, computed as that of cosh(u)^(1 - 2 p) with s = sinh u."""
     nodes, weights = np.polynomial.legendre.leggauss(40)
     end = math.asinh(y)
     edges = np.linspace(0.0, end, max(2, math.ceil(end / 0.05) + 1))
@@ -72,7 +72,7 @@ def test_finite_and_through_one_up_to_the_farthest_ratio(p: float, tau: float, d
     value.sum().backward()
     assert value.isfinite().all()
     assert value[3].item() == 1.0
-    assert (value.diff() >= -1e-14 * value[1:].abs()).all()  # where it has saturated, the last digits are rounding
+    assert (value.diff() >= -1e-14 * value[1:].abs()).all()  # where value is saturated, its last digits are rounding
     assert ratio.grad is not None
     assert ratio.grad.isfinite().all()
 

@@ -1,4 +1,4 @@
-"""Two folders of rows: the difference, and what cannot be paired."""
+"""Comparison of two folders of rows: the difference, and evaluations that cannot be paired."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Rows on disk: what a stopped evaluation keeps, and what it refuses to go on with."""
+"""Rows on disk: what an interrupted evaluation keeps, and with which settings it refuses to continue."""
 
 import json
 from pathlib import Path

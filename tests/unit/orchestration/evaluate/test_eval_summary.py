@@ -1,4 +1,4 @@
-"""Metrics of an evaluation from rows that are counted by hand."""
+"""Metrics of an evaluation against counts by hand."""
 
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ SAMPLE = EvalSample(
 
 
 def samples_of(verdicts: dict[int, list[float]]) -> list[EvalSample]:
-    """By problem, the answer verdicts of its samples."""
+    """Samples with these answer verdicts, problem by problem."""
     return [
         replace(SAMPLE, problem=problem, sample=index, answer=answer)
         for problem, answers in verdicts.items()

@@ -1,4 +1,4 @@
-"""What `python -m orchestration.evaluate` accepts, with which defaults, and how mistakes are told."""
+"""Settings that `python -m orchestration.evaluate` accepts, their defaults, and the lines about mistakes."""
 
 import re
 from typing import Any

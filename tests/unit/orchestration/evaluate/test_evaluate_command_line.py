@@ -1,4 +1,4 @@
-"""The command as a person runs it, with engines that are played: exit statuses, resuming, what is imported when."""
+"""The command line of an evaluation with fake engines: exit statuses, resuming, imports."""
 
 import json
 import subprocess
@@ -24,7 +24,7 @@ SUMS = ("model=embedded", "num_prompts=6", "samples=2", "temperature=1")
 
 
 class PlayedEngines:
-    """Draws samples that depend on seed, problem and sample only; fails after `limit` problems."""
+    """Fake engines, whose samples depend on seed, problem and sample only; they fail after `limit` problems."""
 
     def __init__(self) -> None:
         self.drawn: list[int] = []
@@ -119,7 +119,7 @@ def test_a_stopped_evaluation_draws_only_what_is_missing_and_ends_alike(
     assert evaluate.main([*SUMS, "out=stopped"]) == 0
     assert engines.drawn == [2, 1, 0]
     told = capfd.readouterr().out.splitlines()
-    assert "6 samples are there already, 6 to draw" in told
+    assert "6 samples are in the folder already, 6 to sample" in told
     assert told[-2:] == table
     for name in ("arithmetic.jsonl", "summary.json"):
         assert Path("stopped", name).read_bytes() == Path("whole", name).read_bytes()

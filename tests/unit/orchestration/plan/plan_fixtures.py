@@ -1,7 +1,6 @@
 """What the planner's tests share: a small workload, round costs, the sizes of a real tiny model."""
 
-from orchestration.plan.costs import Costs, EngineCosts, LearnerCosts, PublishCosts, WireCosts
-from orchestration.plan.simulation import Workload
+from orchestration.plan.costs import Costs, EngineCosts, LearnerCosts, Workload
 
 STEP_S, SEQUENCE_S, LENGTH, PROMPT_LENGTH = 0.01, 0.001, 20, 5
 WORKLOAD = Workload(
@@ -21,33 +20,20 @@ WORKLOAD = Workload(
     num_epochs=1,
     max_tokens=1024,
     zero_stage=0,
-    recomputes_logprobs=False,
-    keeps_reference=False,
+    num_scoring_passes=0,
     num_graders=1,
-    trained_parameters=1000,
-    gathered_parameters=1000,
-    published_parameters=1000,
-    learner_weight_bytes=4,
-    wire_weight_bytes=4,
+    learner_bytes=4000,
+    published_bytes=4000,
 )
 COSTS = Costs(
-    engine=EngineCosts(
-        step_s=STEP_S,
-        sequence_s=SEQUENCE_S,
-        context_token_s=0.0,
-        prompt_token_s=0.0,
-        group_s=0.0,
-        burst_s=0.0,
-    ),
-    learner=LearnerCosts(
-        load_s=0.02, sample_s=0.0, step_s=0.1, row_s=0.0, sequence_s=0.0, token_s=1e-3, pair_s=0.0, scoring_share=0.3
-    ),
-    wire=WireCosts(byte_s=1e-5, network_byte_s=1e-4, devices_per_node=8),
-    publish=PublishCosts(fixed_s=0.03, by_tree=False),
-    grade_s=0.0,
+    engine=EngineCosts(step_s=STEP_S, sequence_s=SEQUENCE_S, context_token_s=0.0, prompt_token_s=0.0),
+    learner=LearnerCosts(load_s=0.02, step_s=0.1, token_s=1e-3, pair_s=0.0, scoring_share=0.3),
+    byte_s=1e-5,
+    network_byte_s=1e-4,
+    devices_per_node=8,
+    publish_fixed_s=0.03,
+    publishes_by_tree=False,
     iteration_s=0.005,
-    completion_s=0.0,
-    rates=(),
 )
 # Of a config.json.
 TINY_SIZES = {

@@ -7,11 +7,10 @@ import torch
 from plan_fixtures import TINY_SIZES
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from configs.schema import LearnerConfig
+from configs.loading import ConfigError, load_config
 from learner.model.attention import BY_SEQUENCE
 from learner.optimizer import build_adamw
-from orchestration.plan.memory import DTYPE_BYTES, activation_bytes, engine_memory, learner_memory
-from orchestration.plan.model_shape import KNOWN_CONFIGS, ModelShapeError, shape_of
+from orchestration.plan.scenario import DTYPE_BYTES, ModelShape, Scenario, activation_bytes, model_shape, shape_of
 
 KINDS = [
     ("qwen2", {"tie_word_embeddings": True}),
@@ -40,18 +39,18 @@ def test_parameters_are_counted_exactly(kind: str, changes: dict[str, Any]) -> N
     ("name", "count"), [("Qwen/Qwen2.5-7B-Instruct", 7_615_616_512), ("Qwen/Qwen2.5-1.5B-Instruct", 1_543_714_304)]
 )
 def test_published_models_have_their_published_sizes(name: str, count: int) -> None:
-    assert shape_of(KNOWN_CONFIGS[name], name=name).num_parameters == count
+    assert model_shape(name).num_parameters == count
 
 
 def test_an_architecture_that_cannot_be_counted_is_refused() -> None:
-    with pytest.raises(ModelShapeError, match=r"model.path=x: parameters of model_type=gpt2 cannot be counted"):
+    with pytest.raises(ConfigError, match=r"model.path=x: parameters of model_type=gpt2 cannot be counted"):
         shape_of({"model_type": "gpt2"}, name="x")
 
 
 def test_a_config_without_a_size_is_refused_by_its_name() -> None:
     tree = {"model_type": "qwen2", **TINY_SIZES, "tie_word_embeddings": True}
     del tree["intermediate_size"]
-    with pytest.raises(ModelShapeError, match="has no intermediate_size"):
+    with pytest.raises(ConfigError, match="has no intermediate_size"):
         shape_of(tree, name="x")
 
 
@@ -61,10 +60,12 @@ def test_plain_optimizer_holds_what_is_counted() -> None:
     model(torch.arange(8)[None]).logits.sum().backward()
     optimizer.step()
     moments = [state[name] for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
-    found = counted(learner=LearnerConfig(zero_stage=0), dtype="float32", num_ranks=1)
-    assert found.weights == size_of(model.parameters())
-    assert found.gradients == size_of(parameter.grad for parameter in model.parameters() if parameter.grad is not None)
-    assert found.optimizer == size_of(moments)
+    found = counted("learner.zero_stage=0", "learner.dtype=float32")
+    assert found["weights"] == size_of(model.parameters())
+    assert found["gradients"] == size_of(
+        parameter.grad for parameter in model.parameters() if parameter.grad is not None
+    )
+    assert found["optimizer"] == size_of(moments)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -102,10 +103,10 @@ def kept_bytes(model: PreTrainedModel) -> int:
 
 
 def test_zero_stages_share_out_more_and_more() -> None:
-    def per_rank(stage: Any, num_ranks: int) -> tuple[float, float, float]:
-        learner = LearnerConfig(zero_stage=stage)
-        found = counted(learner=learner, dtype="bfloat16" if stage >= 2 else "float32", num_ranks=num_ranks)
-        return found.weights, found.gradients, found.optimizer
+    def per_rank(stage: int, num_ranks: int) -> tuple[float, float, float]:
+        dtype = "bfloat16" if stage >= 2 else "float32"
+        found = counted(f"learner.zero_stage={stage}", f"learner.dtype={dtype}", num_ranks=num_ranks)
+        return found["weights"], found["gradients"], found["optimizer"]
 
     count = shape_of(tiny("qwen2", tie_word_embeddings=True).config.to_dict(), name="tiny").num_parameters
     assert per_rank(1, 4) == (4 * count, 4 * count, 3 * count)
@@ -114,14 +115,22 @@ def test_zero_stages_share_out_more_and_more() -> None:
 
 
 def test_a_reference_model_and_more_logits_take_room() -> None:
-    plain = counted(learner=LearnerConfig(), dtype="float32", num_ranks=1)
-    assert counted(learner=LearnerConfig(), dtype="float32", num_ranks=1, keeps_reference=True).reference > 0
-    assert counted(learner=LearnerConfig(), dtype="float32", num_ranks=1, max_logits=10).logits < plain.logits
+    plain = counted("learner.dtype=float32")
+    assert plain["reference"] == 0
+    assert counted("learner.dtype=float32", "objective.kl_coef=0.1")["reference"] > 0
+    assert counted("learner.dtype=float32", "learner.max_logits=10")["logits"] < plain["logits"]
 
 
-def counted(*, max_logits: int = 10**6, keeps_reference: bool = False, **arguments: Any) -> Any:
+def counted(*settings: str, num_ranks: int = 1) -> dict[str, float]:
     shape = shape_of(tiny("qwen2", tie_word_embeddings=True).config.to_dict(), name="tiny")
-    return learner_memory(shape, **arguments, max_logits=max_logits, keeps_reference=keeps_reference)
+    return scenario(shape, *settings).learner_memory(num_ranks)
+
+
+def scenario(shape: ModelShape, *settings: str, device: str = "cpu", device_bytes: float | None = None) -> Scenario:
+    config = load_config(["rollout.max_new_tokens=32", *settings])
+    return Scenario(
+        config=config, shape=shape, device=device, device_bytes=device_bytes, prompt_length=5, lengths=(20,)
+    )
 
 
 def size_of(tensors: Any) -> int:
@@ -133,12 +142,13 @@ def test_the_cache_of_an_engine_holds_keys_and_values_of_every_layer() -> None:
     shape = shape_of(model.config.to_dict(), name="tiny")
     cached = model(torch.arange(8)[None], use_cache=True).past_key_values
     a_token = sum(size_of((layer.keys, layer.values)) for layer in cached.layers) / 8
-    found = engine_memory(
-        shape, dtype="float32", workers=1, cache_bytes=1000 * a_token, worker_bytes=0.0, max_model_len=64
-    )
+    settings = ("rollout.dtype=float32", "model.max_model_len=64")
+    found = scenario(shape, *settings, f"rollout.kv_cache_gib={1000 * a_token / 2**30}").engine_memory()
+    assert found is not None
     assert (found.kv_tokens, found.longest_sequences) == (1000, 15)
-    halves = engine_memory(
-        shape, dtype="float32", workers=2, cache_bytes=None, worker_bytes=2.0 * found.total, max_model_len=64
-    )
+    gpu = (*settings, "rollout.tensor_parallel_size=2", "rollout.gpu_memory_utilization=0.5")
+    halves = scenario(shape, *gpu, device="gpu", device_bytes=4.0 * (found.weights + found.kv_cache)).engine_memory()
+    assert halves is not None
     assert halves.weights == found.weights / 2
-    assert halves.kv_cache == 2.0 * found.total - halves.weights
+    assert halves.kv_cache == 2.0 * (found.weights + found.kv_cache) - halves.weights
+    assert scenario(shape, *gpu, device="gpu").engine_memory() is None

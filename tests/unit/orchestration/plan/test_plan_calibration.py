@@ -1,6 +1,5 @@
 """Fits that recover what made the measurements, and a file that comes back as it was written."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,29 +7,20 @@ import numpy as np
 import pytest
 from plan_fixtures import COSTS, WORKLOAD
 
-from configs.lora import LoraConfig
+from configs.loading import ConfigError, load_config
 from orchestration.plan.calibration import (
-    GenerationRun,
-    LearnerRun,
-    MeasuredRun,
-    Measurements,
-    PublishRun,
-    fit_costs,
-    fit_runs,
-)
-from orchestration.plan.calibration_file import (
+    FILE,
     Calibration,
-    CalibrationError,
-    default_path,
+    Timing,
+    fit_parts,
+    fit_runs,
+    fit_seconds,
+    kept_path,
     load_calibration,
-    require_adapters,
-    require_dtypes,
-    require_model,
-    save_calibration,
+    require_measured,
 )
-from orchestration.plan.costs import Costs, EngineCosts, LearnerCosts, generation_counts
-from orchestration.plan.fitting import fit_seconds, relative_error
-from orchestration.plan.model_shape import shape_of
+from orchestration.plan.costs import Costs, EngineCosts, LearnerCosts, Workload, generation_counts, update_counts
+from orchestration.plan.scenario import ModelShape, Scenario, shape_of
 from orchestration.plan.simulation import predict
 
 SHAPE = shape_of(
@@ -53,92 +43,89 @@ LEARNER = LearnerCosts(
 )
 
 
-def measurements(*, noise: float = 0.0) -> Measurements:
+ONE_RANK = replace(WORKLOAD, max_tokens=512)
+
+
+def update_s(lengths: np.ndarray) -> float:
+    return sum(LEARNER.step_s + LEARNER.pass_s(part, ONE_RANK) for part in np.array_split(lengths, 2))
+
+
+def fitted(
+    *, noise: float = 0.0, scoring_share: float = 0.0, num_scoring_passes: int = 0
+) -> tuple[Costs, dict[str, float]]:
+    """Costs fitted to measurements made of ENGINE and LEARNER, and the errors of the fits."""
     random = np.random.default_rng(0)
-    prices = (
-        ENGINE.step_s,
-        ENGINE.sequence_s,
-        ENGINE.context_token_s,
-        ENGINE.prompt_token_s,
-        ENGINE.group_s,
-        ENGINE.burst_s,
-    )
+
+    def noisy(seconds: float) -> float:
+        return seconds * (1 + noise * random.normal())
+
     generation = []
     for num_groups in (4, 16, 32):
         for longest in (8, 32):
-            lengths = tuple(tuple(random.integers(1, longest, size=8).tolist()) for _ in range(num_groups))
-            seconds = float(np.dot(generation_counts(lengths, prompt_length=7), prices)) * (1 + noise * random.normal())
-            generation.append(GenerationRun(prompt_length=7, lengths=lengths, seconds=seconds))
-    learner = []
+            lengths = [random.integers(1, longest, size=8).tolist() for _ in range(num_groups)]
+            counts = generation_counts(lengths, prompt_length=7)
+            seconds = sum(count * getattr(ENGINE, name) for name, count in counts.items())
+            generation.append(Timing(counts=counts, seconds=noisy(seconds)))
+    updates, loads = [], []
     for num_samples in (32, 64, 128, 256):
-        lengths_1 = random.integers(10, 40, size=num_samples)
-        update_s = sum(
-            LEARNER.step_s + LEARNER.pass_s(part, num_ranks=1, max_tokens=512) for part in np.array_split(lengths_1, 2)
-        )
-        load_s = LEARNER.load_s + LEARNER.sample_s * num_samples
-        learner.append(
-            LearnerRun(
-                lengths=tuple(lengths_1.tolist()),
-                num_steps=2,
-                max_tokens=512,
-                load_s=load_s,
-                update_s=update_s * (1 + noise * random.normal()),
-            )
-        )
-    publishes = (PublishRun(num_bytes=1000, total_s=0.03, send_s=0.01),) * 3
-    return Measurements(generation=tuple(generation), learner=tuple(learner), publishes=publishes, grade_s=1e-3)
+        sequences = random.integers(10, 40, size=num_samples)
+        pass_s = update_s(sequences) - 2 * LEARNER.step_s
+        load_s = LEARNER.load_s + LEARNER.sample_s * num_samples + scoring_share * pass_s
+        counts = update_counts(sequences.tolist(), num_steps=2, max_tokens=512)
+        updates.append(Timing(counts=counts, seconds=noisy(update_s(sequences))))
+        loads.append(Timing(counts={"load_s": 1.0, "sample_s": float(num_samples)}, seconds=load_s))
+    engine, learner, errors = fit_parts(generation, updates, loads, num_scoring_passes=num_scoring_passes)
+    return replace(COSTS, engine=engine, learner=learner, grade_s=1e-3), errors
 
 
 def test_fits_reproduce_what_they_were_made_of() -> None:
-    costs, errors = fit_costs(measurements(), recomputes_logprobs=False)
+    costs, errors = fitted()
     assert errors["generation"] < 1e-3
     assert errors["learner"] < 0.03  # rows are counted from mean minibatches
     assert costs.engine.decoding_s(50, 40, 300) == pytest.approx(ENGINE.decoding_s(50, 40, 300), rel=0.05)
-    assert costs.publish.seconds(1000, 1, costs.wire, num_devices=2) == pytest.approx(0.03)
     assert (costs.learner.load_s, costs.learner.sample_s) == pytest.approx((LEARNER.load_s, LEARNER.sample_s))
 
 
 def test_predictions_from_noisy_measurements_stay_close_where_nothing_was_measured() -> None:
     exact = replace(COSTS, engine=ENGINE, learner=LEARNER, grade_s=1e-3)
-    fitted, _ = fit_costs(measurements(noise=0.03), recomputes_logprobs=False)
-    fitted = replace(fitted, publish=COSTS.publish, wire=COSTS.wire, iteration_s=COSTS.iteration_s)
+    close, _ = fitted(noise=0.03)
     workload = replace(WORKLOAD, prompts_per_iteration=24, completions_per_prompt=4, lengths=(3, 9, 20, 50))
     for max_staleness in (0, 1):
         asked = replace(workload, max_staleness=max_staleness)
-        assert predict(asked, fitted).iteration_s == pytest.approx(predict(asked, exact).iteration_s, rel=0.1)
+        assert iteration_s(asked, close) == pytest.approx(iteration_s(asked, exact), rel=0.1)
 
 
 def test_a_scoring_pass_is_priced_where_it_was_measured() -> None:
-    measured = measurements()
-    with_scoring = tuple(
-        replace(
-            run,
-            load_s=run.load_s
-            + 0.4 * sum(LEARNER.pass_s(np.array(part), num_ranks=1, max_tokens=512) for part in halves(run.lengths)),
-        )
-        for run in measured.learner
-    )
-    costs, _ = fit_costs(replace(measured, learner=with_scoring), recomputes_logprobs=True)
-    assert costs.learner.scoring_share == pytest.approx(0.4, rel=0.2)
+    once, _ = fitted(scoring_share=0.4, num_scoring_passes=1)
+    assert once.learner.scoring_share == pytest.approx(0.4, rel=0.2)
+    twice, _ = fitted(scoring_share=0.8, num_scoring_passes=2)
+    assert twice.learner.scoring_share == pytest.approx(0.4, rel=0.2)
 
 
-def halves(lengths: tuple[int, ...]) -> list[tuple[int, ...]]:
-    return [lengths[: len(lengths) // 2], lengths[len(lengths) // 2 :]]
+def iteration_s(workload: Workload, costs: Costs) -> float:
+    return predict(workload, costs).iteration_s
 
 
 def test_no_coefficient_is_negative_and_unused_counts_cost_nothing() -> None:
     random = np.random.default_rng(1)
     counts = np.column_stack([random.uniform(1, 9, size=(12, 2)), np.zeros(12)])
-    seconds = counts @ [2.0, -0.1, 5.0]
-    found = fit_seconds(counts, seconds)
-    assert (found >= 0).all()
-    assert found[1] == found[2] == 0.0
-    assert relative_error(counts, counts @ [2.0, 1.0, 0.0], fit_seconds(counts, counts @ [2.0, 1.0, 0.0])) < 1e-9
+    found, _ = fit_seconds(timings(counts, counts @ [2.0, -0.1, 5.0]))
+    assert min(found.values()) >= 0
+    assert found["b"] == found["c"] == 0.0
+    _, error = fit_seconds(timings(counts, counts @ [2.0, 1.0, 0.0]))
+    assert error < 1e-9
 
 
-def whole_run(costs: Costs, **changes: object) -> MeasuredRun:
+def timings(counts: np.ndarray, seconds: np.ndarray) -> list[Timing]:
+    return [
+        Timing(counts=dict(zip("abc", row, strict=True)), seconds=each)
+        for row, each in zip(counts.tolist(), seconds.tolist(), strict=True)
+    ]
+
+
+def whole_run(costs: Costs, **changes: object) -> tuple[Workload, float]:
     workload = replace(WORKLOAD, **changes)  # type: ignore[arg-type]
-    return MeasuredRun(workload=workload, iteration_s=predict(workload, costs).iteration_s)
+    return workload, iteration_s(workload, costs)
 
 
 @pytest.mark.parametrize(("iteration_s", "completion_s"), [(0.05, 0.002), (0.05, 0.0), (0.0, 0.01)])
@@ -157,26 +144,24 @@ def test_runs_that_are_faster_than_their_parts_leave_the_driver_nothing() -> Non
 @pytest.mark.parametrize("rate", [0.5, 0.8, 1.0])
 def test_sharing_and_the_driver_are_found_together(rate: float) -> None:
     # grading overlaps with generation in synchronous runs too
-    true = replace(COSTS, iteration_s=0.05, completion_s=0.001, grade_s=0.01, rates=(1.0, rate))
+    true = replace(COSTS, iteration_s=0.05, completion_s=0.001, grade_s=0.01, pair_rate=rate)
     synchronous = [whole_run(true, prompts_per_iteration=size) for size in (2, 8)]
     overlapping = whole_run(true, max_staleness=1)
-    found = fit_runs(replace(true, iteration_s=0.0, completion_s=0.0, rates=()), [*synchronous, overlapping])
+    found = fit_runs(replace(true, iteration_s=0.0, completion_s=0.0, pair_rate=None), [*synchronous, overlapping])
     assert found.rate(2) == pytest.approx(rate, abs=0.03)
     assert found.rate(1) == 1.0
     assert found.rate(4) == pytest.approx(found.rate(2) / 2)
     other = replace(WORKLOAD, max_staleness=2, prompts_per_iteration=6)
-    assert predict(other, found).iteration_s == pytest.approx(predict(other, true).iteration_s, rel=0.02)
+    assert iteration_s(other, found) == pytest.approx(iteration_s(other, true), rel=0.02)
 
 
 def calibration() -> Calibration:
     return Calibration(
-        machine="a machine",
         device="cpu",
         shape=SHAPE,
         engine_dtype="float32",
         learner_dtype="float32",
-        lora=LoraConfig(),
-        costs=replace(COSTS, rates=(1.0, 0.7)),
+        costs=replace(COSTS, pair_rate=0.7),
         prompt_length=7,
         lengths=(3, 9, 20),
         errors={"generation": 0.01},
@@ -184,45 +169,43 @@ def calibration() -> Calibration:
 
 
 def test_a_file_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "cal.json"
-    save_calibration(calibration(), path)
+    path = tmp_path / "cal.json"
+    path.write_bytes(FILE.dump_json(calibration()))
     assert load_calibration(path) == calibration()
 
 
 def test_unusable_files_are_refused_with_the_remedy(tmp_path: Path) -> None:
     path = tmp_path / "cal.json"
-    with pytest.raises(CalibrationError, match="no such file; measure this machine with --calibrate"):
+    with pytest.raises(ConfigError, match="no such file; measure this machine with --calibrate, or count from"):
         load_calibration(path)
-    for text in ("{", "[]", '{"format": 2}'):
+    for text in ("{", "[]", '{"format": 4}', '{"format": 0}'):
         path.write_text(text)
-        with pytest.raises(CalibrationError, match=r"not a calibration .* measure again"):
+        with pytest.raises(ConfigError, match=r"not a calibration of this version .* measure again"):
             load_calibration(path)
-    path.write_text(json.dumps({"format": 0}))
-    with pytest.raises(CalibrationError, match="of another version"):
-        load_calibration(path)
+
+
+def scenario(shape: ModelShape, *settings: str) -> Scenario:
+    config = load_config(settings)
+    return Scenario(config=config, shape=shape, device="cpu", device_bytes=None, prompt_length=7, lengths=(3,))
 
 
 def test_a_calibration_of_another_model_is_refused(tmp_path: Path) -> None:
-    require_model(calibration(), replace(SHAPE, name="renamed"), tmp_path)
-    with pytest.raises(CalibrationError, match="differs from x in vocabulary, layers; measure that model"):
-        require_model(calibration(), replace(SHAPE, name="x", layers=9, vocabulary=7), tmp_path)
+    require_measured(calibration(), scenario(replace(SHAPE, name="renamed")), tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"was measured with vocabulary=22, layers=2, asked is vocabulary=7, layers=9; measure"
+    ):
+        require_measured(calibration(), scenario(replace(SHAPE, layers=9, vocabulary=7)), tmp_path)
 
 
 def test_a_calibration_in_another_dtype_is_refused(tmp_path: Path) -> None:
-    require_dtypes(calibration(), engine="float32", learner="float32", path=tmp_path)
-    with pytest.raises(CalibrationError, match=r"measured with learner.dtype=float32, asked is bfloat16"):
-        require_dtypes(calibration(), engine="float32", learner="bfloat16", path=tmp_path)
-
-
-def test_a_calibration_with_other_adapters_is_refused(tmp_path: Path) -> None:
-    adapted = replace(calibration(), lora=LoraConfig(rank=4, target_modules=("q_proj",)))
-    save_calibration(adapted, tmp_path / "cal.json")
-    assert load_calibration(tmp_path / "cal.json") == adapted
-    require_adapters(adapted, adapted.lora, tmp_path)
-    with pytest.raises(CalibrationError, match=r"measured with learner.lora.rank=4, asked are learner.lora.rank=0"):
-        require_adapters(adapted, LoraConfig(), tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"measured with learner.dtype=float32, asked is learner.dtype=bfloat16; measure"
+    ):
+        require_measured(calibration(), scenario(SHAPE, "learner.dtype=bfloat16"), tmp_path)
+    with pytest.raises(ConfigError, match=r"measured with rollout.dtype=float32, asked is rollout.dtype=bfloat16"):
+        require_measured(calibration(), scenario(SHAPE, "rollout.dtype=bfloat16"), tmp_path)
 
 
 def test_models_and_devices_have_files_of_their_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SOFTGATE_CACHE", str(tmp_path))
-    assert default_path(SHAPE, "cpu") == tmp_path / "calibrations" / f"tiny-model-{SHAPE.num_parameters}-cpu.json"
+    assert kept_path(SHAPE, "cpu") == tmp_path / "calibrations" / f"tiny-model-{SHAPE.num_parameters}-cpu.json"

@@ -3,56 +3,50 @@
 import pytest
 
 from configs.loading import ConfigError
-from orchestration.plan.command import DEFAULT_GPUS, PlanRequest, read_plan_command
+from configs.schema import RunConfig
+from orchestration.plan.__main__ import DEFAULT_GPUS, PlanWords, read_plan_command
 
 
-def request(*arguments: str) -> PlanRequest:
-    found = read_plan_command(arguments).request
+def request(*arguments: str) -> tuple[RunConfig, PlanWords]:
+    found = read_plan_command(arguments)
     assert found is not None
     return found
 
 
 def test_a_run_and_nothing_else_is_planned_for_the_usual_numbers_of_devices() -> None:
-    found = request("rollout.num_engines=2")
-    assert found.config.rollout.num_engines == 2
-    assert (found.num_devices, found.calibrate, found.hardware, found.calibration) == (DEFAULT_GPUS, False, None, None)
+    config, found = request("rollout.num_engines=2")
+    assert config.rollout.num_engines == 2
+    assert (found.gpus, found.calibrate, found.hardware, found.calibration) == (DEFAULT_GPUS, False, None, None)
     assert (found.lengths, found.prompt_length) == (None, None)
 
 
 def test_own_words_are_read() -> None:
-    found = request(
+    _, found = request(
         "--calibrate", "gpus=16,8,8", "calibration=a/b.json", "hardware=h100", "lengths=[7,3]", "prompt_length=5"
     )
     assert found.calibrate
-    assert found.num_devices == (8, 16)
+    assert found.gpus == (16, 8, 8)
     assert (found.calibration, found.hardware) == ("a/b.json", "h100")
     assert (found.lengths, found.prompt_length) == ((7, 3), 5)
 
 
 def test_help_is_asked_for_whatever_else_is() -> None:
-    assert read_plan_command(["gpus=x", "-h"]).wants_help
+    assert read_plan_command(["gpus=x", "-h"]) is None
 
 
 @pytest.mark.parametrize(
     ("arguments", "lines"),
     [
-        (["gpus=1"], ["gpus=1: must be whole numbers from 2, as gpus=2,3"]),
-        (["gpus=8,x"], ["gpus=8,x: must be whole numbers from 2, as gpus=2,3"]),
-        (["lengths=[]"], ["lengths=[]: must be whole numbers from 1, as lengths=1,2"]),
-        (["prompt_length=1,2"], ["prompt_length=1,2: must be one whole number from 1"]),
-        (["calibration=3"], ["calibration=3: must be a name or a file, as calibration=mine.json"]),
+        (["gpus=1"], ["gpus[0]=1: must be greater than or equal to 2"]),
+        (["gpus=8,x"], ["gpus[1]=x: must be a valid integer"]),
+        (["lengths=[]"], ["lengths=[]: must name at least one number"]),
+        (["prompt_length=1,2"], ["prompt_length=1,2: must be a valid integer"]),
+        (["calibration=3"], ["calibration=3: must be a valid string"]),
         (["--measure"], ["--measure: no such flag; there are --calibrate, -h, --help"]),
-        (["resume=true"], ["resume=true: has no effect on a plan; leave it out"]),
-        (
-            ["--calibrate", "hardware=h100"],
-            [
-                "hardware=h100: with --calibrate this machine is measured, not that one; name calibration=FILE to take "
-                "memory and wires from hardware"
-            ],
-        ),
+        (["learner.lora.rank=4"], ["learner.lora.rank=4: adapters cannot be planned; leave it out to plan"]),
         (
             ["gpus=0", "rollout.num_engine=2"],
-            ["gpus=0: must be whole numbers from 2, as gpus=2,3", "rollout.num_engine=2: no such setting"],
+            ["gpus[0]=0: must be greater than or equal to 2", "rollout.num_engine=2: no such setting"],
         ),
     ],
 )

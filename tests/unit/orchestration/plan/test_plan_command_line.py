@@ -6,15 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from configs.loading import load_config
-from configs.lora import LoraConfig
 from orchestration.plan import __main__ as plan
-from orchestration.plan.calibration_file import Calibration, default_path, save_calibration
-from orchestration.plan.command import read_plan_command
-from orchestration.plan.costs import Costs, EngineCosts, LearnerCosts, PublishCosts, WireCosts
-from orchestration.plan.machine import model_shape
-from orchestration.plan.session import basis_of
-from orchestration.plan.tables import num_bytes, seconds
+from orchestration.plan.__main__ import read_plan_command
+from orchestration.plan.calibration import FILE, Calibration, kept_path
+from orchestration.plan.costs import Costs, EngineCosts, LearnerCosts
+from orchestration.plan.scenario import Scenario, model_shape
+from orchestration.plan.session import basis_of, seconds
 from rollout.tasks.embedded_model import EmbeddedRecipe, new_model
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -24,42 +21,32 @@ PAPER = ("experiment=paper", "hardware=h100", "lengths=[100,512]", "prompt_lengt
 
 def kept_calibration() -> Path:
     """For the embedded model on a CPU, where it is looked for."""
-    shape = model_shape(load_config([]))
-    path = default_path(shape, "cpu")
+    shape = model_shape("embedded")
+    path = kept_path(shape, "cpu")
     costs = Costs(
-        engine=EngineCosts(
-            step_s=1e-3, sequence_s=1e-4, context_token_s=0.0, prompt_token_s=0.0, group_s=0.0, burst_s=0.0
-        ),
-        learner=LearnerCosts(
-            load_s=0.01,
-            sample_s=0.0,
-            step_s=0.01,
-            row_s=0.0,
-            sequence_s=0.0,
-            token_s=1e-4,
-            pair_s=0.0,
-            scoring_share=0.3,
-        ),
-        wire=WireCosts(byte_s=1e-9, network_byte_s=1e-9, devices_per_node=1),
-        publish=PublishCosts(fixed_s=0.02, by_tree=True),
+        engine=EngineCosts(step_s=1e-3, sequence_s=1e-4, context_token_s=0.0, prompt_token_s=0.0),
+        learner=LearnerCosts(load_s=0.01, step_s=0.01, token_s=1e-4, pair_s=0.0, scoring_share=0.3),
+        byte_s=1e-9,
+        network_byte_s=1e-9,
+        devices_per_node=1,
+        publish_fixed_s=0.02,
+        publishes_by_tree=True,
         grade_s=1e-4,
         iteration_s=0.01,
-        completion_s=0.0,
-        rates=(1.0, 0.8),
+        pair_rate=0.8,
     )
     calibration = Calibration(
-        machine="a machine",
         device="cpu",
         shape=shape,
         engine_dtype="float32",
         learner_dtype="float32",
-        lora=LoraConfig(),
         costs=costs,
         prompt_length=8,
         lengths=(10, 30),
         errors={"generation": 0.02, "learner": 0.03},
     )
-    save_calibration(calibration, path)
+    path.parent.mkdir()
+    path.write_bytes(FILE.dump_json(calibration))
     return path
 
 
@@ -68,6 +55,9 @@ def test_help_and_mistakes_have_their_exit_status(capsys: pytest.CaptureFixture[
     assert "usage: python -m orchestration.plan" in capsys.readouterr().out
     assert plan.main(["gpus=1", "lr=3"]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 2
+    for mistake in ("learner.lora.rank=4", "hardware=h1000", "model.path=no/folder"):
+        assert plan.main([*PAPER, mistake]) == 2
+        assert mistake in capsys.readouterr().err.splitlines()[0]
 
 
 def test_the_papers_run_is_planned_from_a_data_sheet(capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,7 +65,7 @@ def test_the_papers_run_is_planned_from_a_data_sheet(capsys: pytest.CaptureFixtu
     text = capsys.readouterr().out
     assert "7,615,616,512 parameters in 28 layers" in text
     assert "NVIDIA's H100 data sheet" in text
-    assert "at its peak figures: real times are longer" in text
+    assert "peak figures of H100 SXM 80 GB, which no machine reaches" in text
     assert "scaling" in text.splitlines()[-1] or "more of them help" in text
 
 
@@ -89,8 +79,8 @@ def test_a_model_that_fits_nowhere_is_told_in_one_line(capsys: pytest.CaptureFix
 def test_assumptions_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert plan.main(["experiment=paper", "hardware=h100", "gpus=8"]) == 0
     text = capsys.readouterr().out
-    assert "completion lengths: all at rollout.max_new_tokens=512" in text
-    assert "prompts: all of 1536 tokens, the longest" in text
+    assert "completions of 512.0 on average" in text
+    assert "prompts of 1536 tokens" in text
 
 
 def test_without_anything_to_predict_from_the_remedy_is_named(
@@ -98,7 +88,7 @@ def test_without_anything_to_predict_from_the_remedy_is_named(
 ) -> None:
     monkeypatch.setenv("SOFTGATE_CACHE", str(tmp_path))
     assert plan.main(["cluster.device=cpu"]) == 2
-    assert "add --calibrate to measure it" in capsys.readouterr().err
+    assert "measure this machine with --calibrate, or count from a data sheet" in capsys.readouterr().err
 
 
 def test_a_kept_calibration_is_found_and_wires_come_from_hardware_beside_it(
@@ -107,37 +97,36 @@ def test_a_kept_calibration_is_found_and_wires_come_from_hardware_beside_it(
     monkeypatch.setenv("SOFTGATE_CACHE", str(tmp_path))
     path = kept_calibration()
 
-    def basis(*arguments: str):  # type: ignore[no-untyped-def]
-        request = read_plan_command(["cluster.device=cpu", *arguments]).request
+    def basis(*arguments: str) -> tuple[Scenario, Costs]:
+        request = read_plan_command(["cluster.device=cpu", *arguments])
         assert request is not None
-        return basis_of(request, model_shape(request.config))
+        words = request[1].model_dump(exclude={"calibrate", "gpus"})
+        scenario, costs_of, _ = basis_of(request[0], **words)
+        return scenario, costs_of(scenario.workload())
 
-    found = basis("rollout.max_new_tokens=12")
-    assert found.scenario.lengths == (10, 12)
-    workload = found.scenario.workload()
-    assert found.costs_of(workload).rates == (1.0, 0.8)
-    with_hardware = basis(f"calibration='{path}'", "hardware=h100")
-    costs = with_hardware.costs_of(workload)
-    assert costs.engine == found.costs_of(workload).engine
-    assert costs.wire.devices_per_node == 8
-    assert with_hardware.scenario.device_bytes == 80e9
-    assert basis("hardware=h100").costs_of(workload).engine != costs.engine
+    scenario, costs = basis("rollout.max_new_tokens=12")
+    assert scenario.lengths == (10, 12)
+    assert costs.pair_rate == 0.8
+    with_hardware, moved = basis(f"calibration='{path}'", "hardware=h100")
+    assert moved.engine == costs.engine
+    assert moved.devices_per_node == 8
+    assert with_hardware.device_bytes == 80e9
+    assert basis("hardware=h100")[1].engine != costs.engine
 
 
 def test_the_embedded_models_shape_is_that_of_its_recipe() -> None:
     model = new_model(EmbeddedRecipe())
-    assert model_shape(load_config([])).num_parameters == sum(each.numel() for each in model.parameters())
+    assert model_shape("embedded").num_parameters == sum(each.numel() for each in model.parameters())
 
 
 def test_a_folders_shape_is_read_from_it(tmp_path: Path) -> None:
     new_model(EmbeddedRecipe(num_layers=1)).save_pretrained(tmp_path)
-    assert model_shape(load_config([f"model.path={tmp_path}"])).layers == 1
+    assert model_shape(str(tmp_path)).layers == 1
 
 
 def test_a_plan_from_a_data_sheet_imports_nothing_heavy() -> None:
-    code = (
-        f"import sys; from orchestration.plan.__main__ import main; main({[*PAPER, 'gpus=8']!r}); print(*sys.modules)"
-    )
+    words = [*PAPER, "gpus=8", "cluster.device=auto"]
+    code = f"import sys; from orchestration.plan.__main__ import main; main({words!r}); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert not set(HEAVY) & set(done.stdout.splitlines()[-1].split())
 
@@ -147,8 +136,3 @@ def test_a_plan_from_a_data_sheet_imports_nothing_heavy() -> None:
 )
 def test_seconds_read_well(value: float, text: str) -> None:
     assert seconds(value) == text
-
-
-@pytest.mark.parametrize(("value", "text"), [(12.0, "12 B"), (1.5e6, "1.5 MB"), (36.3e9, "36.3 GB")])
-def test_bytes_read_well(value: float, text: str) -> None:
-    assert num_bytes(value) == text

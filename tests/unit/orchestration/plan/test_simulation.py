@@ -1,14 +1,17 @@
 """The simulated run against closed forms, and the bound that the real admission rule keeps."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 from plan_fixtures import COSTS, LENGTH, SEQUENCE_S, STEP_S, WORKLOAD
 
-from orchestration.plan.fake_clock import FakeClock
-from orchestration.plan.simulated_engine import SimulatedEngine, SimulatedGroup
-from orchestration.plan.simulation import SimulatedRun, Workload, predict
+from orchestration.plan import simulation
+from orchestration.plan.costs import Workload
+from orchestration.plan.simulation import FakeClock, SimulatedEngine, SimulatedGroup, SimulatedRun, predict
 from orchestration.stream.finished_order import LOOKAHEAD
+from rollout.contract import EngineRoom
+from rollout.fleets.feeding import Feeder
 
 NUM_SEQUENCES = 8
 GENERATE_S = LENGTH * (STEP_S + NUM_SEQUENCES * SEQUENCE_S)
@@ -27,7 +30,6 @@ def test_a_synchronous_iteration_is_the_sum_of_its_stages() -> None:
     assert found.generate_s == pytest.approx(GENERATE_S)
     assert found.update_s + found.load_s == pytest.approx(LEARN_S)
     assert found.publish_s == pytest.approx(PUBLISH_S)
-    assert found.engines_busy == pytest.approx(GENERATE_S / found.iteration_s)
 
 
 def test_an_asynchronous_iteration_of_a_slow_learner_hides_generation() -> None:
@@ -42,7 +44,6 @@ def test_an_asynchronous_iteration_of_slow_engines_hides_the_learner() -> None:
     found = predict(replace(WORKLOAD, max_staleness=2, max_sequences=NUM_SEQUENCES), slow)
     # engines stand still for a publish, and go on while the learner computes and the driver writes
     assert found.iteration_s == pytest.approx(LENGTH * 0.5 + PUBLISH_S, rel=0.01)
-    assert found.engines_busy == pytest.approx(LENGTH * 0.5 / (LENGTH * 0.5 + PUBLISH_S), rel=0.01)
 
 
 @pytest.mark.parametrize("max_staleness", [0, 1, 2, 4])
@@ -51,10 +52,11 @@ def test_the_bound_is_reached_and_never_exceeded(max_staleness: int, publishes_i
     workload = with_lengths(
         1, 2, 3, 50, 400, max_staleness=max_staleness, publishes_inflight=publishes_inflight, num_engines=2
     )
-    run = SimulatedRun(workload, COSTS, num_iterations=30, seed=3)
-    iterations, _ = run.simulate(counted_from=0)
-    assert max(each.max_staleness for each in iterations) == max_staleness
-    assert all(each.max_staleness >= 0 for each in iterations)
+    run = SimulatedRun(workload, COSTS, seed=3)
+    run.simulate(30)
+    assert len(run.staleness) == 30
+    assert max(run.staleness) == max_staleness
+    assert min(run.staleness) >= 0
 
 
 @pytest.mark.parametrize("max_staleness", [2, 3])
@@ -63,12 +65,14 @@ def test_batches_of_what_finishes_first_wait_less_and_keep_the_bound(max_stalene
     quick = replace(COSTS, learner=replace(COSTS.learner, step_s=0.01, token_s=1e-5))
     by_prompt = predict(replace(workload, max_staleness=LOOKAHEAD), quick, num_iterations=40)
     by_finish = predict(replace(workload, batch_order="finished"), quick, num_iterations=40)
-    assert by_finish.max_staleness <= max_staleness
+    run = SimulatedRun(replace(workload, batch_order="finished"), quick, seed=0)
+    run.simulate(40)
+    assert max(run.staleness) <= max_staleness
     assert by_finish.wait_s < 0.9 * by_prompt.wait_s
 
 
 def test_shared_cores_slow_down_what_overlaps_and_nothing_else() -> None:
-    shared = replace(COSTS, rates=(1.0, 0.5))
+    shared = replace(COSTS, pair_rate=0.5)
     assert predict(WORKLOAD, shared).iteration_s == pytest.approx(
         predict(WORKLOAD, COSTS).iteration_s  # engine and learner take turns
     )
@@ -92,9 +96,8 @@ def engine_times(*lengths: int, freeze: tuple[float, float] | None = None, conte
     engine = SimulatedEngine(
         costs=replace(COSTS.engine, context_token_s=context_token_s),
         clock=clock,
-        max_sequences=8,
-        kv_tokens=10**6,
-        on_finished=lambda group: done.__setitem__(group.admission_index, clock.now),
+        room=EngineRoom(num_sequences=8, kv_tokens=10**6),
+        on_change=lambda groups: done.update({group.admission_index: clock.now for group in groups}),
         version=0,
     )
     for index, length in enumerate(lengths):
@@ -103,7 +106,7 @@ def engine_times(*lengths: int, freeze: tuple[float, float] | None = None, conte
         began, lasted = freeze
         clock.after(began, engine.freeze)
         clock.after(began + lasted, lambda: engine.resume(1))
-    clock.run()
+    clock.run_until(lambda: len(done) == len(lengths))
     return [done[index] for index in range(len(lengths))]
 
 
@@ -135,6 +138,26 @@ def test_seats_and_cache_limit_the_batch() -> None:
     halves = 2 * LENGTH * (STEP_S + NUM_SEQUENCES / 2 * SEQUENCE_S)
     assert predict(replace(WORKLOAD, max_sequences=4), COSTS).generate_s == pytest.approx(halves)
     assert predict(replace(WORKLOAD, kv_tokens=4 * (5 + LENGTH)), COSTS).generate_s == pytest.approx(halves)
+
+
+def test_prompts_go_where_the_fleets_feeder_sends_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    assigned: list[tuple[int, int]] = []
+
+    class RecordingFeeder(Feeder):
+        def assign(self) -> Iterator[tuple[int, int]]:
+            for engine, ticket in super().assign():
+                assigned.append((engine, ticket))
+                yield engine, ticket
+
+    monkeypatch.setattr(simulation, "Feeder", RecordingFeeder)
+    # places for one group and a group's backlog: what is held back goes to the engine whose group is done first
+    workload = with_lengths(5, 80, num_engines=2, max_sequences=2, prompts_per_iteration=12)
+    run = SimulatedRun(workload, COSTS, seed=0)
+    run.simulate(1)
+    assert [ticket for _, ticket in assigned[:12]] == list(range(12))
+    assert [engine for engine, _ in assigned[:4]] == [0, 1, 0, 1]
+    assert {engine for engine, _ in assigned[4:]} == {0, 1}
+    assert [engine for engine, _ in assigned[:12]] != [0, 1] * 6
 
 
 @pytest.mark.parametrize("max_staleness", [0, 1])

@@ -52,8 +52,8 @@ def test_a_verdict_comes_back_from_json_with_its_names(weighted: list[tuple[floa
 
 
 def test_a_verdict_refuses_names_that_it_does_not_have() -> None:
-    with pytest.raises(KeyError, match="short"):
-        zero_verdict(RewardConfig()).value("short")
+    with pytest.raises(KeyError, match="missing"):
+        zero_verdict(RewardConfig()).value("missing")
 
 
 def test_every_built_in_reward_has_a_weight_and_the_order_of_the_sum() -> None:
@@ -62,8 +62,9 @@ def test_every_built_in_reward_has_a_weight_and_the_order_of_the_sum() -> None:
 
 
 def test_a_completion_without_a_verdict_has_zeros_under_every_configured_name() -> None:
-    own = {"short": {"function": "a:b", "weight": 0.1}}
+    own = {"mine": {"function": "a:b", "weight": 0.1}}
     verdict = zero_verdict(RewardConfig.model_validate({"answer_weight": 3.0, "extra": own}))
-    assert verdict.values == {"format": 0.0, "answer": 0.0, "short": 0.0}
-    assert [component.weight for component in verdict.components] == [1.0, 3.0, 0.1]
+    assert verdict.values == dict.fromkeys([*BUILT_IN, "mine"], 0.0)
+    weights = {component.name: component.weight for component in verdict.components}
+    assert (weights["format"], weights["answer"], weights["mine"]) == (1.0, 3.0, 0.1)
     assert (verdict.total, verdict.num_failed) == (0.0, 0)

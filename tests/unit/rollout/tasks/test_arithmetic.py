@@ -1,4 +1,4 @@
-"""The arithmetic task: its split, its prompts, and the poverty of its demonstrations."""
+"""The arithmetic task: its split, its prompts, and the flaws of its demonstrations."""
 
 import random
 from collections import Counter

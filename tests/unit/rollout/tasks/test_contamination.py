@@ -1,4 +1,4 @@
-"""Overlap of 13 words in a row, against a search that compares all pairs of texts."""
+"""Overlap of 13 consecutive words, against a search over all pairs of texts."""
 
 import random
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ def problems(*texts: str) -> list[Problem]:
 
 
 def reference(train: Sequence[Problem], held: Sequence[Problem]) -> list[int]:
-    """Indices of the training problems of which some 13 words in a row occur, as a phrase, in one of the others."""
+    """Indices of the training problems of which 13 consecutive words occur as a phrase in one of the others."""
     phrases = [f" {' '.join(words_of(problem.text))} " for problem in held]
     found = []
     for index, problem in enumerate(train):

@@ -1,4 +1,4 @@
-"""Reading data sets: columns, extraction, limits, and the one line that each broken set is answered with."""
+"""Reading of data sets: columns, extraction, limits, and the one line for each unusable set."""
 
 import json
 import os
@@ -19,7 +19,7 @@ KEY = "task.train.mine"
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
-    """Rows in the form that the suffix names."""
+    """Writes rows in the format of the suffix."""
     if path.suffix == ".parquet":
         from datasets import Dataset
 

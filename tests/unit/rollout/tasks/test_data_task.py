@@ -1,4 +1,4 @@
-"""The task made of data sets: duplicates, broken sets, and what is left out afterwards."""
+"""The task of data sets: duplicates, unusable sets, and problems left out afterwards."""
 
 import json
 from pathlib import Path
@@ -54,7 +54,7 @@ def test_evaluation_sets_keep_their_rows(tmp_path: Path) -> None:
 
 def test_a_set_that_repeats_an_earlier_one_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", "a", "b")
-    with pytest.raises(DataSetError, match=r"task\.train\.again\.path=.*is in an earlier set too.*train\.again=null"):
+    with pytest.raises(DataSetError, match=r"task\.train\.again\.path=.*are in earlier sets too.*train\.again=null"):
         load(path, f"task.train.again.path={path}")
 
 

@@ -1,4 +1,4 @@
-"""The embedded model: its cache, its tokenizer, and that a Hugging Face loader gets back what was built."""
+"""The embedded model: its cache, its tokenizer, and loading by Hugging Face."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""Reference answers inside the text of an answer column."""
+"""Extraction of reference answers from the text of an answer column."""
 
 import random
 import re
@@ -37,7 +37,7 @@ def test_answer_of_a_text(text: str, extraction: Extraction, answer: str | None)
 
 
 def reference_last_boxed(text: str) -> str | None:
-    """By trying every end of every \\boxed{, from the last; escaped braces are blanked first."""
+    """The last box, found by trying every end of every \\boxed{ from the last; escaped braces are blanked first."""
     blanked = re.sub(r"\\[{}\\]", "##", text)
     for begin in reversed([match.end() for match in re.finditer(r"\\boxed\{", blanked)]):
         for end in range(begin, len(blanked)):

@@ -1,4 +1,4 @@
-"""Sources take turns: exact shares over every stretch, a pure function of weights and position."""
+"""Turns of sources: exact shares over every stretch, a pure function of weights and position."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""Answers that state the same, and answers that do not, by kind; written by hand for test_answer_pairs.py.
+"""Pairs of equal and of unequal answers by kind, written by hand for test_answer_pairs.py.
 
 EQUAL rows hold in both directions, UNEQUAL rows too; EQUAL_TO_REFERENCE rows are (candidate, reference).
 """
@@ -190,7 +190,7 @@ EQUAL: dict[str, list[tuple[str, str]]] = {
 }
 
 EQUAL_TO_REFERENCE: list[tuple[str, str]] = [
-    ("486", r"2 \cdot 3^5"),  # a number may stand for a sum or product, which may not stand for a number
+    ("486", r"2 \cdot 3^5"),  # a number may answer a sum or product, but not the reverse
     ("42", "17+25"),
     (r"\frac{4}{3}", r"1 + \frac{1}{3}"),
 ]

@@ -1,4 +1,4 @@
-"""What counts as equal: a table of answer pairs, the examples of docs/grading.md, references of real data sets."""
+"""Equality of answers: a table of pairs, the examples of docs/grading.md, references of real data sets."""
 
 import json
 import random
