@@ -28,7 +28,8 @@ SETTINGS = (
     "objective.correction=tis",
 )
 OWN_GATE = ("gate=power", ADAPTIVE)
-TWO_ENGINES = ("rollout.num_engines=2", "rollout.frontend=async")  # each in a process of its own
+OWN_PROCESS = "rollout.frontend=async"  # each engine in one
+TWO_ENGINES = "rollout.num_engines=2"
 # What only engines, graders and publishes measure, and what only holds where the learner's weights are theirs.
 LIVE_ONLY = re.compile(r"(rollout|publish|grading|mismatch)/|time/(generate|grade|publish)_s|idle/engines")
 
@@ -55,22 +56,25 @@ class Interrupted:
     resumed: CommandRun
 
 
-def interrupt_and_resume(run_command: RunCommand, run_dir: Path, *settings: str, after: int) -> Interrupted:
+def interrupt_and_resume(
+    run_command: RunCommand, run_dir: Path, *settings: str, after: int, also: tuple[str, ...] = ()
+) -> Interrupted:
+    """Ctrl-C `after` rows of metrics; `also`: settings of the resume."""
     with leaving_no_process():
         stopped = run_command(run_dir, *settings, interrupt_after=after)
         assert stopped.status == 130, stopped.output
         num_rows = len(stopped.rows())
-        resumed = run_command(run_dir, *settings, "resume=true")
+        resumed = run_command(run_dir, *settings, *also, "resume=true")
         assert resumed.status == 0, resumed.output
     return Interrupted(stopped=stopped, num_rows=num_rows, resumed=resumed)
 
 
 @pytest.fixture(scope="module")
 def interrupted(run_command: RunCommand, tmp_path_factory: pytest.TempPathFactory) -> Interrupted:
-    """The recorded run again, on two engines and with an end in the middle."""
+    """The recorded run again, with an end in the middle: first on one engine in a process of its own, then on two."""
     folder = tmp_path_factory.mktemp("interrupted")
-    settings = (*SETTINGS, *OWN_GATE, *TWO_ENGINES, f"rollout.record={folder / 'groups'}")
-    return interrupt_and_resume(run_command, folder / "run", *settings, after=4)
+    settings = (*SETTINGS, *OWN_GATE, OWN_PROCESS, f"rollout.record={folder / 'groups'}")
+    return interrupt_and_resume(run_command, folder / "run", *settings, after=4, also=(TWO_ENGINES,))
 
 
 @pytest.fixture(scope="module")
