@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 import ray
 
-from orchestration.stream.admission import Admission
-from orchestration.stream.order import Buffer
+from orchestration.stream.order import Admission, Buffer
 from orchestration.stream.positions import PositionSource, StreamPositions
 from orchestration.stream.score_dispatch import ScoreDispatcher
 from rollout.contract import GradedGroup, SamplingSpec

@@ -50,7 +50,6 @@ ALLOWED_THIRD_PARTY = {
     "rollout/contract.py": ("numpy",),
     "learner/contract.py": ("numpy",),
     "orchestration/statistics": ("numpy", "scipy"),
-    "orchestration/stream/admission.py": (),
     "orchestration/stream/order.py": (),
     "orchestration/stream/positions.py": (),
     "orchestration/stream/prompt_order.py": (),
