@@ -12,21 +12,14 @@ import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from configs.files import write_atomically
-from rollout.contract import (
-    Completion,
-    GradedGroup,
-    Prompt,
-    PromptGroup,
-    RewardVerdict,
-    SampledTokens,
-    VersionStart,
-)
+from rollout.contract import Completion, GradedGroup, Prompt, PromptGroup, RewardVerdict, SampledTokens, VersionStart
 
 MANIFEST_FILE = "manifest.json"
 FORMAT_VERSION = 3
@@ -125,23 +118,33 @@ def _groups(arrays: Mapping[str, np.ndarray]) -> list[GradedGroup]:
     rows = json.loads(arrays["rows"].tobytes())
     prompts = _split(arrays["prompt_token_ids"], arrays["prompt_lengths"])
     masks = _split(arrays["completion_mask"], arrays["sequence_lengths"])
-    nums_sampled = np.array([np.count_nonzero(mask) for mask in masks], dtype=np.int64)
-    sequences = list(
-        zip(
-            _split(arrays["token_ids"], arrays["sequence_lengths"]),
-            masks,
-            _split(arrays["rollout_logprobs"], nums_sampled),
-            strict=True,
-        )
+    sequences = zip(
+        [completion for row in rows for completion in row["completions"]],
+        _split(arrays["token_ids"], arrays["sequence_lengths"]),
+        masks,
+        _split(arrays["rollout_logprobs"], np.array([np.count_nonzero(mask) for mask in masks], dtype=np.int64)),
+        strict=True,
     )
-    if len(sequences) != sum(len(row["completions"]) for row in rows):
-        raise ValueError(f"{len(sequences)} completions, of which the rows tell another number")
-    remaining = iter(sequences)
+    completions = iter(
+        [
+            Completion(
+                tokens=SampledTokens(
+                    token_ids=token_ids,
+                    completion_mask=mask,
+                    rollout_logprobs=logprobs,
+                    version_starts=tuple(VersionStart(**start) for start in recorded["version_starts"]),
+                ),
+                text=recorded["text"],
+                finished=recorded["finished"],
+            )
+            for recorded, token_ids, mask, logprobs in sequences
+        ]
+    )
     return [
         GradedGroup(
             group=PromptGroup(
                 prompt=Prompt(token_ids=prompt_token_ids, **row["prompt"]),
-                completions=tuple(_completion(told, *next(remaining)) for told in row["completions"]),
+                completions=tuple(islice(completions, len(row["completions"]))),
                 engine_index=row["engine_index"],
                 generate_s=row["generate_s"],
             ),
@@ -149,21 +152,6 @@ def _groups(arrays: Mapping[str, np.ndarray]) -> list[GradedGroup]:
         )
         for row, prompt_token_ids in zip(rows, prompts, strict=True)
     ]
-
-
-def _completion(
-    told: dict[str, Any], token_ids: np.ndarray, completion_mask: np.ndarray, rollout_logprobs: np.ndarray
-) -> Completion:
-    return Completion(
-        tokens=SampledTokens(
-            token_ids=token_ids,
-            completion_mask=completion_mask,
-            rollout_logprobs=rollout_logprobs,
-            version_starts=tuple(VersionStart(**start) for start in told["version_starts"]),
-        ),
-        text=told["text"],
-        finished=told["finished"],
-    )
 
 
 def _row(graded: GradedGroup) -> dict[str, Any]:

@@ -111,14 +111,9 @@ def _one_line_errors(setting: str, *, remedy: str) -> Iterator[None]:
         yield
     except (DatasetsError, OSError, ValueError, RuntimeError, TypeError, StopIteration) as error:
         cause = error.__cause__ or error
-        reason = str(cause).strip().partition("\n")[0] or type(cause).__name__
-        raise DataSetError(f"{setting}: cannot be read ({_short(reason)}); {remedy}") from error
-
-
-def _short(reason: str) -> str:
-    """A library's message, shortened to one line."""
-    text = " ".join(reason.split())
-    return text if len(text) <= 160 else f"{text[:157]}..."
+        reason = " ".join(str(cause).strip().partition("\n")[0].split()) or type(cause).__name__
+        shortened = reason if len(reason) <= 160 else f"{reason[:157]}..."
+        raise DataSetError(f"{setting}: cannot be read ({shortened}); {remedy}") from error
 
 
 def _column(rows: Any, wanted: Sequence[str], *, key: str, path: str) -> str:

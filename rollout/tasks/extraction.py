@@ -4,6 +4,7 @@ In: the text and the form in which it has the answer. Out: the answer, or None i
 Takes time linear in the length of any text. Knows nothing of the meaning of answers (rollout/rewards/grading/).
 """
 
+import re
 from typing import Literal
 
 Extraction = Literal["plain", "hashes", "boxed", "boxed_or_plain"]
@@ -34,20 +35,11 @@ def last_boxed(text: str) -> str | None:
     """
     open_braces: list[int | None] = []  # start of the content for a \boxed{, None for any other brace
     last: tuple[int, int] | None = None
-    position = 0
-    while position < len(text):
-        character = text[position]
-        if text.startswith(BOXED, position):
-            position += len(BOXED)
-            open_braces.append(position)
-            continue
-        if character == "\\":
-            position += 1  # the next character is escaped
-        elif character == "{":
-            open_braces.append(None)
-        elif character == "}" and open_braces:
+    for token in re.finditer(r"\\boxed\{|\\.|[{}]", text, re.DOTALL):
+        if token[0] in (BOXED, "{"):
+            open_braces.append(token.end() if token[0] == BOXED else None)
+        elif token[0] == "}" and open_braces:
             begin = open_braces.pop()
             if begin is not None and (last is None or begin > last[0]):
-                last = (begin, position)
-        position += 1
+                last = (begin, token.start())
     return text[last[0] : last[1]] if last else None

@@ -32,13 +32,10 @@ class Interleave:
         """(source, number of its earlier turns) at a position, both counted from 0."""
         cycle, place = divmod(position, self.period)
         while len(self._turns) <= place:
-            self._extend()
+            after = len(self._turns) + 1
+            lags = [part * after - self.period * count for part, count in zip(self._parts, self._counts, strict=True)]
+            source = lags.index(max(lags))
+            self._turns.append((source, self._counts[source]))
+            self._counts[source] += 1
         source, earlier = self._turns[place]
         return source, earlier + cycle * self._parts[source]
-
-    def _extend(self) -> None:
-        after = len(self._turns) + 1
-        lags = [part * after - self.period * count for part, count in zip(self._parts, self._counts, strict=True)]
-        source = lags.index(max(lags))
-        self._turns.append((source, self._counts[source]))
-        self._counts[source] += 1
