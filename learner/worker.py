@@ -26,12 +26,10 @@ from learner.loss.gate_builder import kernel_of
 from learner.loss.run_gate import RunGate, StepCurves
 from learner.loss.run_objective import ObjectiveLoss, RunObjective
 from learner.loss.statistics import StepStatistics
-from learner.model.logprob_cache import LogprobCache
 from learner.model.policy import row_cost_of
-from learner.model.scoring import Scorer, to_tensor
+from learner.model.scoring import LogprobCache, Scorer, to_tensor
 from learner.model.weights import published_weights
-from learner.optimizer import set_lr
-from learner.optimizer_step import merge_over_ranks, take_step
+from learner.optimizer import merge_over_ranks, set_lr, take_step
 from learner.sender import SendReport, WeightSender
 from learner.shards import ShardLayout
 from learner.spec import LearnerSpec
@@ -107,8 +105,7 @@ class LearnerWorker:
         """
         loaded = self._loaded
         assert loaded is not None, "step() needs a batch: call load() first"
-        rows = loaded.rows(index, self.spec, num_ranks=self.world_size, row_cost=self._row_cost)
-        own = rows.by_rank[self.rank]
+        own = loaded.rows(index, self.spec, num_ranks=self.world_size, row_cost=self._row_cost)[self.rank]
         statistics = StepStatistics(
             num_groups=loaded.batch.num_groups, device=self.device, token_means=self._objective.token_means
         )

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from configs.tasks import PromptConfig, TaskSettings
+from configs.tasks import TaskSettings
 from rollout.contract import Prompt
 from rollout.tasks import Problem
 from rollout.tasks.mixture import Interleave
@@ -80,15 +80,12 @@ class _Source:
 
     def problem_at(self, place: int) -> Problem:
         pass_number, inside = divmod(place, len(self._problems))
-        return self._problems[self._permutation(pass_number)[inside]]
-
-    def _permutation(self, pass_number: int) -> list[int]:
         if self._order[0] != pass_number:
             order = list(range(len(self._problems)))
             # A string seed mixes all parts by SHA-512.
             random.Random(f"prompts:{self._seed}:{pass_number}{self._salt}").shuffle(order)
             self._order = (pass_number, order)
-        return self._order[1]
+        return self._problems[self._order[1][inside]]
 
 
 def make_prompt(problem: Problem, encode: Encode, *, position: int, render: Render = as_it_stands) -> Prompt:
@@ -108,20 +105,14 @@ def prompt_renderer(config: TaskSettings, tokenizer: Any) -> Render:
     style = config.prompt
     if style is None:
         return as_it_stands
-    return _chat_renderer(style, tokenizer) if style.style == "chat" else _plain_renderer(style)
-
-
-def _plain_renderer(config: PromptConfig) -> Render:
-    return lambda question: f"{config.system}\n\n{question}" if config.system else question
-
-
-def _chat_renderer(config: PromptConfig, tokenizer: Any) -> Render:
+    if style.style == "plain":
+        return (lambda question: f"{style.system}\n\n{question}") if style.system else as_it_stands
     if not tokenizer.chat_template:
         raise PromptStyleError(
             f"task.prompt.style=chat: the tokenizer of {tokenizer.name_or_path} has no chat template; "
             f"set task.prompt.style=plain or use an instruct model"
         )
-    system = [{"role": "system", "content": config.system}] if config.system else []
+    system = [{"role": "system", "content": style.system}] if style.system else []
 
     def render(question: str) -> str:
         messages = [*system, {"role": "user", "content": question}]

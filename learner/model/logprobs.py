@@ -116,7 +116,7 @@ class _TiledLogprobs(torch.autograd.Function):
             of_entropy=of_entropy / temperature if entropy_gradient else None,
         )
         active = of_logits.active()
-        found = input_gradients(
+        of_active, of_weight, of_bias = input_gradients(
             hidden[active],
             Projection(weight=weight, bias=bias, temperature=temperature),
             grid,
@@ -125,5 +125,5 @@ class _TiledLogprobs(torch.autograd.Function):
             of_bias=ctx.needs_input_grad[3],
         )
         of_hidden = torch.zeros_like(hidden)
-        of_hidden[active] = found.hidden
-        return of_hidden, None, found.weight, found.bias, None, None, None
+        of_hidden[active] = of_active
+        return of_hidden, None, of_weight, of_bias, None, None, None

@@ -154,20 +154,12 @@ class LogitGradient:
         return gradient.scatter_add_(-1, place.unsqueeze(-1), at_target.unsqueeze(-1))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class InputGradients:
-    """In the inputs' dtypes; None where not asked for."""
-
-    hidden: Tensor  # [K, H]
-    weight: Tensor | None  # [V, H]
-    bias: Tensor | None  # [V]
-
-
 def input_gradients(
     hidden: Tensor, projection: Projection, grid: Grid, of_logits: LogitGradient, *, of_weight: bool, of_bias: bool
-) -> InputGradients:
-    """One more pass over the vocabulary. of_logits: of the logits before the temperature, at hidden's positions.
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Gradients of hidden [K, H], weight [V, H] and bias [V] in their dtypes, None where not asked for.
 
+    of_logits: of the logits before the temperature, at hidden's positions. It is one more pass over the vocabulary.
     Columns are the outer loop, so that each part of the weight is read once and each part of its gradient written once.
     """
     weight, bias = projection.weight, projection.bias
@@ -189,11 +181,8 @@ def input_gradients(
                 _add_product(weight_sum, tile.T, hidden[row])
         if weight_part is not None and weight_sum is not None and weight_sum is not weight_part:
             weight_part.copy_(weight_sum)
-    return InputGradients(
-        hidden=hidden_sum.to(hidden.dtype),
-        weight=weight_gradient,
-        bias=None if bias is None or bias_sum is None else bias_sum.to(bias.dtype),
-    )
+    of_bias_sum = None if bias is None or bias_sum is None else bias_sum.to(bias.dtype)
+    return hidden_sum.to(hidden.dtype), weight_gradient, of_bias_sum
 
 
 def _places(targets: Tensor, columns: slice) -> tuple[Tensor, Tensor]:

@@ -25,11 +25,10 @@ from rollout.contract import (
     PromptGroup,
     SamplingSpec,
 )
-from rollout.engines.completions import completions_of
 from rollout.engines.orphans import own_children
 from rollout.engines.outbox import Delivery, Outbox
 from rollout.engines.room_watch import RoomWatch
-from rollout.engines.sampling import sampling_params, scoring_params
+from rollout.engines.sampling import completions_of, sampling_params, scoring_params
 from rollout.engines.starting import start_backend
 from rollout.engines.worker_calls import connect_workers, update_workers
 from rollout.prompts import load_tokenizer

@@ -12,24 +12,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ray.exceptions import RayError
 
-from rollout.contract import (
-    EngineRoom,
-    GroupChunk,
-    GroupRequest,
-    GroupSummary,
-    Prompt,
-    SamplingSpec,
-)
+from rollout.contract import EngineRoom, GroupChunk, GroupRequest, GroupSummary, Prompt, SamplingSpec
 from rollout.fleets.expected_lengths import ExpectedLengths
 from rollout.fleets.feeding import Feeder, WaitingGroup
 
 CHUNK_GROUPS = 8  # of one answer at most: each is a Ray object of its own
-COMPANY_S = 0.001  # how long the thread lets a prompt wait for those submitted right after it
+GATHER_S = 0.001  # how long the thread lets a prompt wait for those submitted right after it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,23 +49,8 @@ class Mailbox:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Submitted:
-    request: GroupRequest
-    mailbox: Mailbox
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Arrival:
-    """A group that an answer brought."""
-
-    mailbox: Mailbox
-    group_ref: Any
-    summary: GroupSummary
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class _Answer:
-    """Of a collect call: its future is done."""
+    """The answer to a collect call, whose future is done."""
 
     engine: int
     handle: Any  # of the actor that answers; the engine's number may have gone to another one meanwhile
@@ -89,7 +67,7 @@ class EnginePool:
         self.failures: dict[int, RayError] = {}  # by engine
         self._feeder = Feeder(len(self.engines))
         self._lengths = ExpectedLengths()
-        self._submitted: dict[int, _Submitted] = {}  # by ticket
+        self._submitted: dict[int, tuple[GroupRequest, Mailbox]] = {}  # by ticket
         self._num_tickets = 0
         self._collecting: set[int] = set()  # engines with an open collect call
         self._told_of_more: set[int] = set()  # engines that know of prompts held back here
@@ -117,7 +95,7 @@ class EnginePool:
                 self._feeder.open(engine)
             if self._added:
                 self._added.clear()
-                self._hand_over()
+                self.hand_over()
 
     def remove(self, engine: int) -> Any:
         """Takes an engine out, dead or alive; its unfinished requests go to the others. Its handle, to be ended."""
@@ -127,7 +105,7 @@ class EnginePool:
             for engines in (self._collecting, self._told_of_more, self._added):
                 engines.discard(engine)
             self._feeder.remove(engine)
-            self._hand_over()
+            self.hand_over()
             return handle
 
     def submit(self, prompt: Prompt, sampling: SamplingSpec, mailbox: Mailbox, *, due: int) -> None:
@@ -135,10 +113,13 @@ class EnginePool:
         with self.arrived:
             ticket, self._num_tickets = self._num_tickets, self._num_tickets + 1
             request = GroupRequest(ticket=ticket, prompt=prompt, sampling=sampling)
-            self._submitted[ticket] = _Submitted(request=request, mailbox=mailbox)
+            self._submitted[ticket] = request, mailbox
             mailbox.num_in_flight += 1
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._serve, name="engine-pool", daemon=True)
+                self._thread.start()
             if self._feeder.num_waiting == 0:
-                self._wake()
+                self._events.put("submitted")
             self._feeder.hold(
                 WaitingGroup(
                     ticket=ticket,
@@ -149,11 +130,6 @@ class EnginePool:
                 )
             )
 
-    def hand_over(self) -> None:
-        """Gives the engines what they have room for, at once."""
-        with self.arrived:
-            self._hand_over()
-
     def at_work(self) -> list[int]:
         """Engines that have prompts."""
         with self.arrived:
@@ -163,12 +139,6 @@ class EnginePool:
         """Ends the thread; what is in flight is lost."""
         self._events.put("stop")
 
-    def _wake(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._serve, name="engine-pool", daemon=True)
-            self._thread.start()
-        self._events.put("submitted")
-
     def _serve(self) -> None:
         """Waits for the engines' answers and for new prompts, until stop()."""
         try:
@@ -176,7 +146,7 @@ class EnginePool:
                 if isinstance(event, _Answer):
                     self._answered(event)
                 else:
-                    time.sleep(COMPANY_S)
+                    time.sleep(GATHER_S)
                     self.hand_over()
         finally:  # after an error of our own too: who waits must hear of it
             with self.arrived:
@@ -189,10 +159,10 @@ class EnginePool:
             if self.engines.get(answer.engine) is not answer.handle:
                 return  # it was removed, and what it had is with others
             self._collecting.discard(answer.engine)
-            arrivals = self._take_in(answer)
-            self._hand_over(answer.engine)
+            arrivals = self._take_in(answer, finished_at)
+            self.hand_over(answer.engine)
         # The engine has work again by now, and the driver may submit meanwhile.
-        deliveries = [(arrival.mailbox, _graded(arrival, finished_at)) for arrival in arrivals]
+        deliveries = [(mailbox, _graded(finished, mailbox.grade)) for mailbox, finished in arrivals]
         with self.arrived:
             for mailbox, delivery in deliveries:
                 if isinstance(delivery, FinishedGroup):
@@ -202,8 +172,8 @@ class EnginePool:
                     mailbox.error = delivery
             self.arrived.notify_all()
 
-    def _take_in(self, answer: _Answer) -> list[_Arrival]:
-        """Notes what the engine has done; the groups that it has finished."""
+    def _take_in(self, answer: _Answer, finished_at: float) -> list[tuple[Mailbox, FinishedGroup]]:
+        """Notes what the engine has done; the groups that it has finished, not yet graded."""
         error = answer.chunk.exception()
         if error is not None:
             assert isinstance(error, RayError), error
@@ -213,31 +183,34 @@ class EnginePool:
         chunk: GroupChunk = answer.chunk.result()
         arrivals = []
         for finished, group_ref in zip(chunk.finished, answer.group_refs[: len(chunk.finished)], strict=True):
-            done = self._submitted.pop(finished.ticket)
-            sampling, summary = done.request.sampling, finished.summary
-            self._lengths.observe(
-                done.request.prompt, num_tokens=summary.num_tokens, num_completions=sampling.num_completions
-            )
-            arrivals.append(_Arrival(mailbox=done.mailbox, group_ref=group_ref, summary=summary))
+            (request, mailbox), summary = self._submitted.pop(finished.ticket), finished.summary
+            num_completions = request.sampling.num_completions
+            self._lengths.observe(request.prompt, num_tokens=summary.num_tokens, num_completions=num_completions)
+            group = FinishedGroup(group_ref=group_ref, verdicts_ref=None, summary=summary, finished_at=finished_at)
+            arrivals.append((mailbox, group))
         tickets = tuple(finished.ticket for finished in chunk.finished)
         self._feeder.report(answer.engine, finished=tickets, load=chunk.load, num_entered=chunk.num_entered)
         return arrivals
 
-    def _hand_over(self, answered: int | None = None) -> None:
-        """answered: the engine whose call has just ended, and which may still have work."""
-        handed: dict[int, list[GroupRequest]] = {}
-        for engine, ticket in self._feeder.assign():
-            handed.setdefault(engine, []).append(self._submitted[ticket].request)
-        holds_back = self._feeder.num_waiting > 0
-        for engine, requests in handed.items():
-            self._start(engine, requests, holds_back=holds_back)
-        for engine in handed if answered is None else handed.keys() | {answered}:
-            is_needed = self._feeder.num_unfinished(engine) and engine not in self.failures
-            if is_needed and engine not in self._collecting:
-                self._collect(engine, holds_back=holds_back)
-        if holds_back:
-            for engine in self._collecting - self._told_of_more:
-                self._start(engine, [], holds_back=True)
+    def hand_over(self, answered: int | None = None) -> None:
+        """Gives the engines what they have room for, at once.
+
+        answered: the engine whose call has just ended, and which may still have work.
+        """
+        with self.arrived:
+            handed: dict[int, list[GroupRequest]] = {}
+            for engine, ticket in self._feeder.assign():
+                handed.setdefault(engine, []).append(self._submitted[ticket][0])
+            holds_back = self._feeder.num_waiting > 0
+            for engine, requests in handed.items():
+                self._start(engine, requests, holds_back=holds_back)
+            for engine in handed if answered is None else handed.keys() | {answered}:
+                is_needed = self._feeder.num_unfinished(engine) and engine not in self.failures
+                if is_needed and engine not in self._collecting:
+                    self._collect(engine, holds_back=holds_back)
+            if holds_back:
+                for engine in self._collecting - self._told_of_more:
+                    self._start(engine, [], holds_back=True)
 
     def _start(self, engine: int, requests: list[GroupRequest], *, holds_back: bool) -> None:
         self.engines[engine].start.remote(requests, holds_back=holds_back)
@@ -255,19 +228,12 @@ class EnginePool:
         )
 
     def _note_told(self, engine: int, *, holds_back: bool) -> None:
-        if holds_back:
-            self._told_of_more.add(engine)
-        else:
-            self._told_of_more.discard(engine)
+        (self._told_of_more.add if holds_back else self._told_of_more.discard)(engine)
 
 
-def _graded(arrival: _Arrival, finished_at: float) -> FinishedGroup | Exception:
+def _graded(finished: FinishedGroup, grade: Callable[[Any], Any] | None) -> FinishedGroup | Exception:
     """The group on its way to the graders, or the error of handing it to them."""
-    grade = arrival.mailbox.grade
     try:
-        verdicts_ref = None if grade is None else grade(arrival.group_ref)
+        return finished if grade is None else replace(finished, verdicts_ref=grade(finished.group_ref))
     except Exception as error:  # noqa: BLE001  whatever it is, the driver raises it; the thread serves other fleets too
         return error
-    return FinishedGroup(
-        group_ref=arrival.group_ref, verdicts_ref=verdicts_ref, summary=arrival.summary, finished_at=finished_at
-    )

@@ -6,7 +6,7 @@ engines may change while prompts are in flight: add() and remove().
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -161,7 +161,8 @@ class RolloutFleet:
             engine, error = next(iter(answers.blamed.items()))
             raise _failure(engine, error) from error
         if answers.silent:
-            raise _silence(answers.silent, timeout_s)
+            named = ", ".join(str(engine) for engine in answers.silent)
+            raise EngineError(f"engine {named} did not answer within {timeout_s:g} s")
         return answers.results
 
     def shutdown(self, *, timeout_s: float = 10.0) -> None:
@@ -175,8 +176,3 @@ class RolloutFleet:
 
 def _failure(engine: int, error: ray.exceptions.RayError) -> EngineError:
     return EngineError(f"engine {engine} failed: {reason(error)}")
-
-
-def _silence(engines: Sequence[int], timeout_s: float) -> EngineError:
-    named = ", ".join(str(engine) for engine in engines)
-    return EngineError(f"engine {named} did not answer within {timeout_s:g} s")

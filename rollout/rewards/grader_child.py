@@ -15,9 +15,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from multiprocessing.connection import Connection
 
-from rollout.rewards.functions import Announce, RewardFunction
+from rollout.rewards.functions import Announce, RewardError, RewardFunction
 from rollout.rewards.grading import prepare
-from rollout.rewards.own import RewardError
 
 MEMORY_LIMIT_BYTES = 4 * 2**30  # of address space; a completion that needs more is not an answer
 OUT_OF_MEMORY_STATUS = 77  # exit status that tells a limit from a defect

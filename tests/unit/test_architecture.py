@@ -72,7 +72,7 @@ OWNERS = {
     "deepspeed": (
         "learner/engine_start.py",
         "learner/checkpoint.py",
-        "learner/optimizer_step.py",
+        "learner/optimizer.py",
         "learner/model/zero.py",
     ),
     "ray": (
