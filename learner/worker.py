@@ -61,16 +61,13 @@ class LearnerWorker:
             Scorer, spec=spec, row_cost=self._row_cost, rank=rank, world_size=world_size, device=self.device
         )
         self._scorer = scorer(self.engine)
-        self._old: LogprobCache | None = None
-        if spec.recomputes_old_logprobs:
-            self._old = LogprobCache(self._scorer.batch_logprobs)
+        self._old = LogprobCache(self._scorer.batch_logprobs) if spec.recomputes_old_logprobs else None
         self._reference: LogprobCache | None = None
         if spec.objective.kl_coef > 0.0:
-            adapters = self.policy.adapters  # with them disabled, the policy is the initial model
-            if adapters is None:
+            if self.policy.adapters is None:
                 reference = scorer(build_reference(spec, self.device))
-            else:
-                reference = scorer(self.engine, context=adapters.disabled)
+            else:  # with its adapters disabled, the policy is the initial model
+                reference = scorer(self.engine, context=self.policy.adapters.disabled)
             self._reference = LogprobCache(reference.batch_logprobs)
         self._loaded: LoadedBatch | None = None
         self._layout = ShardLayout(num_ranks=world_size, zero_stage=spec.learner.zero_stage, dtype_name=spec.dtype_name)
@@ -80,9 +77,8 @@ class LearnerWorker:
 
     def score_ahead(self, part: TrainBatch) -> None:
         """Computes logprobs of sequences of the next batch before load() needs them; no step may come in between."""
-        for scores in (self._old, self._reference):
-            if scores is not None:
-                scores.add(part)
+        for scores in filter(None, (self._old, self._reference)):
+            scores.add(part)
 
     def load(self, batch: TrainBatch, iteration: int) -> None:
         """Takes the batch of an iteration; computes the old and reference logprobs, which its steps do not change."""
@@ -96,7 +92,7 @@ class LearnerWorker:
 
     def scored_ahead_share(self) -> float:
         """Share of the loaded batch's completions whose logprobs score_ahead() had computed."""
-        return max((scores.share for scores in (self._old, self._reference) if scores is not None), default=0.0)
+        return max((scores.share for scores in filter(None, (self._old, self._reference))), default=0.0)
 
     def step(self, index: int) -> StepReport:
         """Takes optimizer step `index` (0 <= index < spec.num_steps) of the loaded iteration.

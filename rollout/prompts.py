@@ -7,6 +7,8 @@ rewards or admission.
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from math import gcd, lcm
 from types import MappingProxyType
 from typing import Any
 
@@ -15,7 +17,6 @@ import numpy as np
 from configs.tasks import TaskSettings
 from rollout.contract import Prompt
 from rollout.tasks import Problem
-from rollout.tasks.mixture import Interleave
 
 Encode = Callable[[str], list[int]]  # text to token ids, nothing added
 Render = Callable[[str], str]  # a question to the text that the model reads
@@ -67,6 +68,38 @@ class PromptStream:
         return make_prompt(
             self._sources[source].problem_at(place), self._encode, position=position, render=self._render
         )
+
+
+class Interleave:
+    """Turns of sources by weight: each position goes to the source that lags its share most, of equals to the first.
+
+    The order repeats after `period` positions: weights 1 and 1 give 0 1 0 1 ..., weights 3 and 1 give 0 0 1 0 ....
+    """
+
+    def __init__(self, weights: Sequence[float]) -> None:
+        if not weights or min(weights) <= 0:
+            raise ValueError(f"weights {list(weights)}: must be one or more positive numbers")
+        # Decimal as typed, so that 0.1 is exactly a tenth, shares are exact and the period is short.
+        exact = [Fraction(str(weight)) for weight in weights]
+        common = lcm(*(weight.denominator for weight in exact))
+        parts = [int(weight * common) for weight in exact]
+        divisor = gcd(*parts)
+        self._parts = [part // divisor for part in parts]
+        self.period = sum(self._parts)
+        self._turns: list[tuple[int, int]] = []  # turns of the first positions, as far as they were asked for
+        self._counts = [0] * len(weights)
+
+    def turn(self, position: int) -> tuple[int, int]:
+        """(source, number of its earlier turns) at a position, both counted from 0."""
+        cycle, place = divmod(position, self.period)
+        while len(self._turns) <= place:
+            after = len(self._turns) + 1
+            lags = [part * after - self.period * count for part, count in zip(self._parts, self._counts, strict=True)]
+            source = lags.index(max(lags))
+            self._turns.append((source, self._counts[source]))
+            self._counts[source] += 1
+        source, earlier = self._turns[place]
+        return source, earlier + cycle * self._parts[source]
 
 
 class _Source:

@@ -170,7 +170,9 @@ def input_gradients(
     bias_sum = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and of_bias else None
     for columns in grid.columns(len(weight)):
         weight_part = None if weight_gradient is None else weight_gradient[columns]
-        weight_sum = None if weight_part is None else _sum_for(weight_part, num_terms=len(rows))
+        weight_sum = weight_part
+        if weight_part is not None and weight_part.dtype != torch.float32 and len(rows) > 1:
+            weight_sum = torch.zeros_like(weight_part, dtype=torch.float32)  # products add up beside the part
         for row, row_gradient in zip(rows, row_gradients, strict=True):
             tile = row_gradient.of(projection.logits(hidden[row], columns), columns)
             if bias_sum is not None:
@@ -190,11 +192,6 @@ def _places(targets: Tensor, columns: slice) -> tuple[Tensor, Tensor]:
     place = targets - columns.start
     inside = (place >= 0) & (place < columns.stop - columns.start)
     return torch.where(inside, place, 0), inside
-
-
-def _sum_for(part: Tensor, *, num_terms: int) -> Tensor:
-    """Where products add up before they are in `part`, which holds zeros: there, or beside it in float32."""
-    return part if part.dtype == torch.float32 or num_terms <= 1 else torch.zeros_like(part, dtype=torch.float32)
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:

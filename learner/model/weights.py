@@ -52,11 +52,7 @@ def changing_weights(weights: Sequence[PublishedWeight]) -> tuple[PublishedWeigh
     """
     if all(weight.factors is None for weight in weights):
         return tuple(weights)
-    parents = {_parent_of_module(weight.name) for weight in weights if weight.factors is not None}
+    adapted = [weight.name for weight in weights if weight.factors is not None]
+    parents = {name.rpartition(".")[0].rpartition(".")[0] for name in adapted}  # mlp of mlp.up_proj.weight
     below = tuple(f"{parent}." for parent in parents if parent)
     return tuple(weight for weight in weights if weight.factors is not None or weight.name.startswith(below))
-
-
-def _parent_of_module(name: str) -> str:
-    """ "model.layers.0.mlp" of "model.layers.0.mlp.up_proj.weight"; empty at the top."""
-    return name.rpartition(".")[0].rpartition(".")[0]

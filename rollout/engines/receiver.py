@@ -23,9 +23,9 @@ from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 
 from rollout.engines.orphans import end_with_owner
 from rollout.engines.vllm_versions import NoTrainerHalf
-from rollout.engines.worker_calls import group_from, rendezvous_from
+from rollout.engines.worker_calls import group_from
 from transfer.communicator import join
-from transfer.transport import Transfer, Transport
+from transfer.transport import Rendezvous, Transfer, Transport
 from transfer.wire import BufferPool, ParameterGroup, digest, fits_in_flight, unpack
 
 BACKEND = "softgate"
@@ -36,7 +36,7 @@ WORKER_EXTENSION = "rollout.engines.receiver.PublishExtension"
 class ReceiverInitInfo(WeightTransferInitInfo):
     """Where to meet, and the place of the engine's first worker in the group."""
 
-    rendezvous: dict[str, Any]  # as worker_calls.py describes it
+    rendezvous: dict[str, Any]  # fields of a Rendezvous
     rank_offset: int  # 1 + engine index * workers of an engine
 
 
@@ -66,7 +66,7 @@ class BroadcastReceiver(NoTrainerHalf, WeightTransferEngine[ReceiverInitInfo, Re
     def init_transfer_engine(self, init_info: ReceiverInitInfo) -> None:
         self.shutdown()
         rank = init_info.rank_offset + self.parallel_config.rank
-        self._transport = join(rendezvous_from(init_info.rendezvous), rank=rank, device=self._device())
+        self._transport = join(Rendezvous(**init_info.rendezvous), rank=rank, device=self._device())
         self._filled_in_part = None
 
     def start_weight_update(self) -> None:

@@ -34,11 +34,6 @@ async def update_workers(
     return tuple(await backend.collective_rpc("publish_digests"))
 
 
-def rendezvous_from(described: dict[str, Any]) -> Rendezvous:
-    """What connect_workers was given."""
-    return Rendezvous(**described)
-
-
 def group_from(described: dict[str, Any]) -> ParameterGroup:
     """One of the groups that update_workers was given."""
     metas = (ParameterMeta(name=n, dtype_name=d, shape=tuple(s)) for n, d, s in described["parameters"])
