@@ -1,4 +1,4 @@
-"""What the learner takes and what it reports.
+"""Input and reports of the learner.
 
 TrainSample is one completion ready for training; MicroBatch is one packed row of several; StepReport is what one
 optimizer step says. Arrays are numpy until a rank moves them to its device.
@@ -20,12 +20,12 @@ class TrainSample:
     advantage=1.15, staleness=1 where version 3 sampled its first token and version 4 is trained on it.
     """
 
-    position: int  # of its prompt in the stream; the samples of one position are a group
-    tokens: SampledTokens  # of its completion
+    position: int  # position of its prompt in the stream; the samples of one position are a group
+    tokens: SampledTokens  # tokens of prompt and completion
     advantage: float
     staleness: int  # policy versions between generation (lowest) and consumption
     finished: bool  # False where max_new_tokens cut the completion off
-    is_replayed: bool = False  # sampled by the policy of another run, whatever its version
+    is_replayed: bool = False  # True where another run's policy sampled it, whatever its version
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +47,7 @@ class TrainBatch:
         return np.array([numbers.setdefault(sample.position, len(numbers)) for sample in self.samples], dtype=np.int64)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Between processes the arrays of all samples are three: hundreds of small ones cost each rank milliseconds."""
+        """Joins the samples' arrays to three to be sent: hundreds of small ones would cost milliseconds."""
         tokens = [sample.tokens for sample in self.samples]
         return _joined_batch, (
             np.concatenate([each.token_ids for each in tokens]),
@@ -114,7 +114,7 @@ class MicroBatch:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepReport:
-    """What one optimizer step measured, over all ranks. Metrics carry the names of metrics.jsonl."""
+    """Measurements of one optimizer step over all ranks. Metrics carry the names of metrics.jsonl."""
 
     num_tokens: int  # sampled tokens trained
     grad_norm: float  # before clipping

@@ -21,8 +21,8 @@ from rollout.tasks import Problem
 Encode = Callable[[str], list[int]]  # text to token ids, nothing added
 Render = Callable[[str], str]  # a question to the text that the model reads
 EQUAL_WEIGHTS: Mapping[str, float] = MappingProxyType({})
-TEXTS_AT_ONCE = 1024  # that the tokenizer gets in one call
-MAX_ADDED_TOKENS = 16  # that stand for no byte of the text, as a mark of its beginning
+TEXTS_AT_ONCE = 1024  # texts that the tokenizer gets in one call
+MAX_ADDED_TOKENS = 16  # most tokens that encode no byte of the text, such as a mark of its beginning
 
 
 class PromptStyleError(ValueError):
@@ -157,7 +157,7 @@ def prompt_renderer(config: TaskSettings, tokenizer: Any) -> Render:
 def prompts_fit(problems: Sequence[Problem], tokenizer: Any, render: Render, *, max_tokens: int) -> list[bool]:
     """Whether each problem's prompt has at most max_tokens tokens."""
     texts = [render(problem.text) for problem in problems]
-    # A token stands for a byte at least, so most prompts need no tokenizer, which would take minutes for 100,000.
+    # A token encodes a byte at least, so most prompts need no tokenizer, which would take minutes for 100,000.
     doubtful = [index for index, text in enumerate(texts) if len(text.encode()) + MAX_ADDED_TOKENS > max_tokens]
     fits = [True] * len(texts)
     for start in range(0, len(doubtful), TEXTS_AT_ONCE):
@@ -176,7 +176,7 @@ def load_tokenizer(path: str, *, trust_remote_code: bool) -> Any:
 
 
 def prompt_encoder(tokenizer: Any) -> Encode:
-    """Text to token ids as they stand: chat tags are part of the text already."""
+    """A function from text to token ids that adds nothing: chat tags are part of the text already."""
 
     def encode(text: str) -> list[int]:
         return list(tokenizer.encode(text, add_special_tokens=False))

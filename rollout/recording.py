@@ -23,7 +23,7 @@ from rollout.contract import Completion, GradedGroup, Prompt, PromptGroup, Rewar
 
 MANIFEST_FILE = "manifest.json"
 FORMAT_VERSION = 3
-REMEDY = "replay with the version of the program that recorded it, or record anew"
+REMEDY = "replay with the version of the program that recorded it, or record again"
 
 
 class RecordingError(RuntimeError):
@@ -32,9 +32,9 @@ class RecordingError(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
-    """How the groups of a folder were made."""
+    """Settings and vocabulary with which the groups of a folder were made."""
 
-    settings: Mapping[str, Any]  # of the recording run, a tree of JSON values
+    settings: Mapping[str, Any]  # settings of the recording run, a tree of JSON values
     vocabulary: str  # digest of the tokenizer's vocabulary: token ids mean something under this one only
 
 
@@ -45,7 +45,7 @@ def vocabulary_digest(vocabulary: Mapping[str, int]) -> str:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Into the folder, which is created if it is new."""
+    """Writes the manifest into the folder, which is created if it is new."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {"format_version": FORMAT_VERSION, **asdict(manifest)}
     write_atomically(folder / MANIFEST_FILE, json.dumps(content, indent=1, allow_nan=False) + "\n")
@@ -69,20 +69,20 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def num_recorded(folder: Path) -> int:
-    """How many iterations the folder holds, from 0 on without a gap."""
+    """Number of iterations that the folder holds, from 0 on without a gap."""
     found = {iteration for iteration, _ in _iteration_files(folder)}
     return next(count for count in range(len(found) + 1) if count not in found)
 
 
 def discard_from(folder: Path, iteration: int) -> None:
-    """Delete the iterations from `iteration` on."""
+    """Deletes the iterations from `iteration` on."""
     for number, path in _iteration_files(folder):
         if number >= iteration:
             path.unlink()
 
 
 def write_iteration(folder: Path, iteration: int, groups: Sequence[GradedGroup]) -> None:
-    """The groups of an iteration, in place of what the folder had of it; durable once this returns."""
+    """Writes the groups of an iteration, in place of those that the folder had; durable once this returns."""
     prompts = [graded.group.prompt for graded in groups]
     tokens = [completion.tokens for graded in groups for completion in graded.group.completions]
     rows = [_row(graded) for graded in groups]
@@ -108,7 +108,7 @@ def read_iteration(folder: Path, iteration: int) -> list[GradedGroup]:
             arrays = {name: file[name] for name in file.files}
         return _groups(arrays)
     except FileNotFoundError:
-        raise RecordingError(f"{path}: is missing; record the run anew") from None
+        raise RecordingError(f"{path}: is missing; record the run again") from None
     except (zipfile.BadZipFile, EOFError, ValueError, KeyError, TypeError) as error:
         raise RecordingError(f"{path}: is not readable ({type(error).__name__}: {error}); {REMEDY}") from error
 

@@ -47,7 +47,7 @@ def token_loss_weights(completion_lengths: np.ndarray, *, aggregation: Aggregati
 
 
 def trained_samples(batch: TrainBatch, indices: np.ndarray, *, mask_truncated: bool) -> np.ndarray:
-    """Those of indices that enter the loss: all, or only completions that were not cut off. May be empty."""
+    """The indices whose samples enter the loss: all, or only completions that were not cut off. May be empty."""
     if not mask_truncated:
         return indices
     return indices[[batch.samples[index].finished for index in indices]]

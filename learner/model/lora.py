@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # half a second that a run without adapters should not wait f
 ADAPTER = "default"  # peft's name for the only adapter
 WRAPPED = ".base_layer."  # what peft puts into the names of a module that has an adapter
 FACTOR_MARKS = (".lora_A.", ".lora_B.")
-PEFT_PREFIX = "base_model.model."  # of every name in an adapter's file
+PEFT_PREFIX = "base_model.model."  # prefix of every name in an adapter's file
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,14 +70,14 @@ class Adapters:
                 yield name, parameter
 
     def save(self, folder: Path, state: Mapping[str, Tensor]) -> None:
-        """Write what PeftModel.from_pretrained reads into the folder; state: parameters() as whole tensors."""
+        """Writes what PeftModel.from_pretrained reads into the folder; state: parameters() as whole tensors."""
         named = {f"{PEFT_PREFIX}{name}": tensor for name, tensor in state.items()}
         # False: asked to find out by itself whether embeddings changed, peft would look for the model on the hub
         self._model.save_pretrained(str(folder), state_dict=named, save_embedding_layers=False)
 
 
 def add_adapters(model: PreTrainedModel, config: LoraConfig) -> Adapters:
-    """Put adapters into the model and freeze everything else. They add 0 until they have been trained.
+    """Puts adapters into the model and freezes everything else. They add 0 until they have been trained.
 
     Their first values come from torch's random state, which must be equal on all ranks. Raises ValueError where
     target_modules names nothing, or a module that cannot have one.

@@ -120,11 +120,11 @@ class LogprobCache:
 
     def __init__(self, score: Callable[[TrainBatch], tuple[np.ndarray, ...]]) -> None:
         self._score = score
-        self._known: dict[tuple[bytes, bytes], np.ndarray] = {}  # by _key
-        self.share = 0.0  # of the completions of the batch taken last, that were known before
+        self._known: dict[tuple[bytes, bytes], np.ndarray] = {}  # logprobs by _key
+        self.share = 0.0  # share of the completions of the batch taken last whose logprobs were known before
 
     def add(self, part: TrainBatch) -> None:
-        """Compute the logprobs of these samples now. Those that turn out not to be in the batch go unused."""
+        """Computes the logprobs of these samples now. Those that turn out not to be in the batch go unused."""
         for sample, logprobs in zip(part.samples, self._score(part), strict=True):
             self._known[_key(sample)] = logprobs
 
@@ -139,5 +139,5 @@ class LogprobCache:
 
 
 def _key(sample: TrainSample) -> tuple[bytes, bytes]:
-    """Which tokens were sampled, and all token ids: under fixed weights they determine the logprobs."""
+    """The mask of sampled tokens and all token ids: under fixed weights they determine the logprobs."""
     return sample.tokens.completion_mask.tobytes(), sample.tokens.token_ids.tobytes()

@@ -18,10 +18,10 @@ LOWEST_SHIFTED = -200.0  # exp of it is 0 in float32, and 0 times it is 0 where 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Grid:
-    """How [positions, vocabulary] is cut into tiles; those at the lower and right edge may be smaller."""
+    """Cuts [positions, vocabulary] into tiles; those at the lower and right edge may be smaller."""
 
-    positions: int  # of a tile
-    tokens: int  # of the vocabulary, of a tile
+    positions: int  # positions of a tile
+    tokens: int  # tokens of the vocabulary of a tile
 
     @classmethod
     def within(cls, max_logits: int, *, num_positions: int, vocabulary: int) -> Self:
@@ -54,14 +54,14 @@ class Projection:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SoftmaxSums:
-    """Of each position's logits z, [K] float32."""
+    """Sums over each position's logits z, [K] float32."""
 
     maximum: Tensor  # max z
     total: Tensor  # sum of exp(z - maximum), at least 1
     entropy: Tensor  # nats
 
     def at(self, rows: slice | Tensor) -> "SoftmaxSums":
-        """Of some of the positions."""
+        """The same of some of the positions."""
         return SoftmaxSums(maximum=self.maximum[rows], total=self.total[rows], entropy=self.entropy[rows])
 
 
@@ -120,12 +120,12 @@ class LogitGradient:
     """
 
     targets: Tensor  # [k] int64
-    sums: SoftmaxSums  # of the k positions
+    sums: SoftmaxSums  # sums of the k positions
     of_logprobs: Tensor  # [k] u
     of_entropy: Tensor | None  # [k] v; None where the entropy has no gradient
 
     def at(self, rows: slice | Tensor) -> "LogitGradient":
-        """Of some of the positions."""
+        """The same of some of the positions."""
         return LogitGradient(
             targets=self.targets[rows],
             sums=self.sums.at(rows),
@@ -188,7 +188,7 @@ def input_gradients(
 
 
 def _places(targets: Tensor, columns: slice) -> tuple[Tensor, Tensor]:
-    """Where among these columns each target is, and whether it is there; 0 where not."""
+    """Place of each target among these columns, 0 where it is not there; and whether it is."""
     place = targets - columns.start
     inside = (place >= 0) & (place < columns.stop - columns.start)
     return torch.where(inside, place, 0), inside

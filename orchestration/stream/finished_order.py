@@ -1,4 +1,4 @@
-"""Batches of the groups that finished first: one long completion does not hold up everybody else's.
+"""Batches of the groups that finished first: one long completion does not hold up the others.
 
 In: finished groups as they come. Out: for iteration k the groups that are due, then those that finished first, as many
 as a batch takes, in the order of their admission. A group that is not finished goes on under the next version and is in
@@ -48,7 +48,7 @@ class FinishedBuffer(Buffer[AdmittedT]):
         return index < self._first or index in self._taken
 
     def _chosen(self, iteration: int) -> list[int]:
-        """What is due, then who came first."""
+        """Admission indices of the groups that are due, then of those that finished first."""
         due = set(self._due(iteration))
         first_come = [index for index in self._items if index not in due]
         arrived = [index for index in due if index in self._items]

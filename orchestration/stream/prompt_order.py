@@ -35,7 +35,7 @@ class Buffer(ABC, Generic[AdmittedT]):
     def __init__(self, prompts_per_iteration: int, *, start_iteration: int = 0) -> None:
         self._prompts_per_iteration = prompts_per_iteration
         self._next_iteration = start_iteration  # > 0 after a resume
-        self._items: dict[int, AdmittedT] = {}  # by admission index, in the order of arrival
+        self._items: dict[int, AdmittedT] = {}  # items by admission index, in the order of arrival
 
     def __len__(self) -> int:
         """Items held."""
@@ -48,7 +48,7 @@ class Buffer(ABC, Generic[AdmittedT]):
         self._items[index] = item
 
     def settled(self, iteration: int) -> Iterator[AdmittedT]:
-        """What has arrived and will be in the batch of the iteration, the next one, whatever arrives later."""
+        """Items that will be in the batch of the iteration, the next one, whatever arrives later."""
         return (self._items[index] for index in self._chosen(iteration))
 
     def missing(self, iteration: int) -> tuple[int, ...]:

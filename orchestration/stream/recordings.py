@@ -56,7 +56,7 @@ def manifest_of(config: RunConfig, *, vocabulary: str) -> Manifest:
 
 
 def refuse_other_vocabulary(folder: Path, *, vocabulary: str) -> None:
-    """RecordingError if the recorded token ids stand for other tokens in the vocabulary of the model to train."""
+    """RecordingError if the recorded token ids mean other tokens in the vocabulary of the model to train."""
     if read_manifest(folder).vocabulary != vocabulary:
         raise RecordingError(
             f"rollout.replay={folder}: was recorded with another tokenizer than that of model.path; name the model "

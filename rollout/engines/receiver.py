@@ -34,7 +34,7 @@ WORKER_EXTENSION = "rollout.engines.receiver.PublishExtension"
 
 @dataclass
 class ReceiverInitInfo(WeightTransferInitInfo):
-    """Where to meet, and the place of the engine's first worker in the group."""
+    """The address to meet at, and the rank of the engine's first worker in the group."""
 
     rendezvous: dict[str, Any]  # fields of a Rendezvous
     rank_offset: int  # 1 + engine index * workers of an engine
@@ -42,9 +42,9 @@ class ReceiverInitInfo(WeightTransferInitInfo):
 
 @dataclass
 class ReceiverUpdateInfo(WeightTransferUpdateInfo):
-    """What will arrive: parameter groups in wire order."""
+    """Announcement of an update: its parameter groups in wire order."""
 
-    groups: list[dict[str, Any]]  # as worker_calls.py describes them
+    groups: list[dict[str, Any]]  # groups as worker_calls.py describes them
     verify: bool  # whether digests are computed
 
 
@@ -58,7 +58,7 @@ class BroadcastReceiver(NoTrainerHalf, WeightTransferEngine[ReceiverInitInfo, Re
         super().__init__(*args, **kwargs)
         self._transport: Transport | None = None
         self._buffers = BufferPool(self._device())
-        # of modules that a whole update fills in part, being padded: elements loaded; None before the first update
+        # elements loaded of modules that a whole update fills in part, being padded; None before the first update
         self._filled_in_part: dict[str, int] | None = None
         self.digests: dict[str, str] = {}
         end_with_owner()
@@ -109,9 +109,9 @@ class BroadcastReceiver(NoTrainerHalf, WeightTransferEngine[ReceiverInitInfo, Re
         self._refresh_tied_lm_head()
 
     def _refuse_torn_modules(self) -> None:
-        """A module must get as much as in the first update of a connection, which has all weights, or nothing.
+        """Raises RuntimeError where a module got less than in the first update of a connection, which has all weights.
 
-        vLLM would fill up what is missing of a module with whatever its memory holds: RuntimeError.
+        vLLM would fill up what is missing of a module with whatever its memory holds. A module may get nothing.
         """
         filled = {}
         for name, module in self.model.named_modules():

@@ -35,6 +35,6 @@ async def update_workers(
 
 
 def group_from(described: dict[str, Any]) -> ParameterGroup:
-    """One of the groups that update_workers was given."""
+    """The ParameterGroup of one of update_workers' dictionaries."""
     metas = (ParameterMeta(name=n, dtype_name=d, shape=tuple(s)) for n, d, s in described["parameters"])
     return ParameterGroup(label=described["label"], parameters=tuple(metas))

@@ -1,4 +1,4 @@
-"""The engines of a run as their fleets share them: prompts go out in batches, finished groups come back in chunks.
+"""The engines that the fleets of a run share: prompts go out in batches, finished groups come back in chunks.
 
 In: prompts, each with the mailbox of the fleet that wants it. Out: finished groups in that mailbox. One call is always
 open at an engine that has work (RolloutEngine.collect). It answers with what has finished and with the engine's load; a
@@ -21,31 +21,31 @@ from rollout.contract import EngineRoom, GroupChunk, GroupRequest, GroupSummary,
 from rollout.fleets.expected_lengths import ExpectedLengths
 from rollout.fleets.feeding import Feeder, WaitingGroup
 
-CHUNK_GROUPS = 8  # of one answer at most: each is a Ray object of its own
-GATHER_S = 0.001  # how long the thread lets a prompt wait for those submitted right after it
+CHUNK_GROUPS = 8  # most groups of one answer: each is a Ray object of its own
+GATHER_S = 0.001  # time that a prompt waits for those submitted right after it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FinishedGroup:
     """A group whose completions are all there. The group itself stays in Ray's object store.
 
-    Example: summary.position=40, summary.num_tokens=1630, while two references stand for the group and its verdicts.
+    Example: summary.position=40, summary.num_tokens=1630, while two references point to the group and its verdicts.
     """
 
     group_ref: Any  # ObjectRef of a PromptGroup
-    verdicts_ref: Any  # what the fleet's `grade` gave for it; None for a fleet without
+    verdicts_ref: Any  # reference that the fleet's `grade` gave for it; None for a fleet without
     summary: GroupSummary
-    finished_at: float  # time.perf_counter(), when the driver's process heard of it
+    finished_at: float  # time.perf_counter(), when the driver's process received the notice
 
 
 @dataclass(kw_only=True, slots=True)
 class Mailbox:
-    """What one fleet waits for; guarded by the pool's lock."""
+    """Finished groups of one fleet; guarded by the pool's lock."""
 
-    grade: Callable[[Any], Any] | None = None  # takes the reference of each group in the pool's thread, as it arrives
+    grade: Callable[[Any], Any] | None = None  # function of each group's reference, called in the pool's thread
     groups: deque[FinishedGroup] = field(default_factory=deque)
-    num_in_flight: int = 0  # submitted, and not yet in `groups`
-    error: Exception | None = None  # that `grade` raised
+    num_in_flight: int = 0  # groups submitted and not yet in `groups`
+    error: Exception | None = None  # error that `grade` raised
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +53,7 @@ class _Answer:
     """The answer to a collect call, whose future is done."""
 
     engine: int
-    handle: Any  # of the actor that answers; the engine's number may have gone to another one meanwhile
+    handle: Any  # handle of the actor that answers; another one may have its number meanwhile
     chunk: Any  # Future of a GroupChunk
     group_refs: list[Any]
 
@@ -64,32 +64,32 @@ class EnginePool:
     def __init__(self, engines: Sequence[Any]) -> None:
         self.engines = dict(enumerate(engines))  # handles by engine; all that follows names an engine by this number
         self.arrived = threading.Condition()  # notified when mailboxes or failures change; its lock guards everything
-        self.failures: dict[int, RayError] = {}  # by engine
+        self.failures: dict[int, RayError] = {}  # errors by engine
         self._feeder = Feeder(len(self.engines))
         self._lengths = ExpectedLengths()
-        self._submitted: dict[int, tuple[GroupRequest, Mailbox]] = {}  # by ticket
+        self._submitted: dict[int, tuple[GroupRequest, Mailbox]] = {}  # requests under way by ticket
         self._num_tickets = 0
         self._collecting: set[int] = set()  # engines with an open collect call
-        self._told_of_more: set[int] = set()  # engines that know of prompts held back here
+        self._informed: set[int] = set()  # engines that know of prompts held back here
         self._added: set[int] = set()  # engines that get nothing before open_added()
         self._events: queue.SimpleQueue[_Answer | Literal["submitted", "stop"]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self.is_serving = True  # False: the thread has ended, and nothing will arrive any more
 
     def set_rooms(self, rooms: Mapping[int, EngineRoom]) -> None:
-        """How much each engine holds; before, every prompt is handed over at once."""
+        """Sets the capacity of each engine; before, every prompt is handed over at once."""
         with self.arrived:
             self._feeder.set_rooms(rooms)
 
     def add(self, engine: int, handle: Any) -> None:
-        """A new engine under a number that is free; it gets prompts from open_added() on."""
+        """Adds an engine under a number that is free; it gets prompts from open_added() on."""
         with self.arrived:
             self._feeder.add(engine)
             self.engines[engine] = handle
             self._added.add(engine)
 
     def open_added(self) -> None:
-        """From now on engines that were added take prompts: they have the weights, or will have before they sample."""
+        """Lets added engines take prompts: they have the weights, or will have before they sample."""
         with self.arrived:
             for engine in self._added:
                 self._feeder.open(engine)
@@ -102,7 +102,7 @@ class EnginePool:
         with self.arrived:
             handle = self.engines.pop(engine)
             self.failures.pop(engine, None)
-            for engines in (self._collecting, self._told_of_more, self._added):
+            for engines in (self._collecting, self._informed, self._added):
                 engines.discard(engine)
             self._feeder.remove(engine)
             self.hand_over()
@@ -148,7 +148,7 @@ class EnginePool:
                 else:
                     time.sleep(GATHER_S)
                     self.hand_over()
-        finally:  # after an error of our own too: who waits must hear of it
+        finally:  # after an error of our own too: waiting callers must wake up
             with self.arrived:
                 self.is_serving = False
                 self.arrived.notify_all()
@@ -209,12 +209,12 @@ class EnginePool:
                 if is_needed and engine not in self._collecting:
                     self._collect(engine, holds_back=holds_back)
             if holds_back:
-                for engine in self._collecting - self._told_of_more:
+                for engine in self._collecting - self._informed:
                     self._start(engine, [], holds_back=True)
 
     def _start(self, engine: int, requests: list[GroupRequest], *, holds_back: bool) -> None:
         self.engines[engine].start.remote(requests, holds_back=holds_back)
-        self._note_told(engine, holds_back=holds_back)
+        self._note_informed(engine, holds_back=holds_back)
 
     def _collect(self, engine: int, *, holds_back: bool) -> None:
         limit = min(CHUNK_GROUPS, self._feeder.num_unfinished(engine))
@@ -222,13 +222,13 @@ class EnginePool:
         call = handle.collect.options(num_returns=1 + limit)
         chunk_ref, *group_refs = call.remote(limit, holds_back=holds_back)
         self._collecting.add(engine)
-        self._note_told(engine, holds_back=holds_back)
+        self._note_informed(engine, holds_back=holds_back)
         chunk_ref.future().add_done_callback(
             lambda chunk: self._events.put(_Answer(engine=engine, handle=handle, chunk=chunk, group_refs=group_refs))
         )
 
-    def _note_told(self, engine: int, *, holds_back: bool) -> None:
-        (self._told_of_more.add if holds_back else self._told_of_more.discard)(engine)
+    def _note_informed(self, engine: int, *, holds_back: bool) -> None:
+        (self._informed.add if holds_back else self._informed.discard)(engine)
 
 
 def _graded(finished: FinishedGroup, grade: Callable[[Any], Any] | None) -> FinishedGroup | Exception:
