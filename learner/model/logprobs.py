@@ -63,10 +63,7 @@ def token_logprobs(
         logits = functional.linear(hidden, head.weight, head.bias).float() / temperature
         return _of_all_logits(logits, targets, entropy_gradient=entropy_gradient)
     grid = Grid.within(max_logits, num_positions=len(hidden), vocabulary=head.out_features)
-    pair: tuple[Tensor, Tensor] = _TiledLogprobs.apply(
-        hidden, targets, head.weight, head.bias, temperature, grid, entropy_gradient
-    )
-    return pair
+    return _TiledLogprobs.apply(hidden, targets, head.weight, head.bias, temperature, grid, entropy_gradient)
 
 
 def _of_all_logits(logits: Tensor, targets: Tensor, *, entropy_gradient: bool) -> tuple[Tensor, Tensor]:

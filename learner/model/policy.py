@@ -50,14 +50,13 @@ class Policy(nn.Module):
         entropy_gradient: entropies have a gradient too.
         """
         hidden = _hidden_states(self.model, token_ids, position_ids)
-        pair: tuple[Tensor, Tensor] = self.model.get_output_embeddings()(
+        return self.model.get_output_embeddings()(
             hidden[positions],
             targets,
             temperature=temperature,
             max_logits=self._max_logits,
             entropy_gradient=entropy_gradient,
         )
-        return pair
 
 
 def load_policy(
@@ -133,8 +132,7 @@ def _remove_dropout(model: nn.Module) -> None:
 
 def _hidden_states(model: PreTrainedModel, token_ids: Tensor, position_ids: Tensor) -> Tensor:
     """[T, H] of a row [1, T]."""
-    hidden: Tensor = model.base_model(token_ids, **_row_arguments(model, position_ids)).last_hidden_state[0]
-    return hidden
+    return model.base_model(token_ids, **_row_arguments(model, position_ids)).last_hidden_state[0]
 
 
 def _row_arguments(model: PreTrainedModel, position_ids: Tensor) -> dict[str, Any]:

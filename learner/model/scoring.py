@@ -58,7 +58,7 @@ class Scorer:
 
         Entropies carry a gradient where the objective has an entropy bonus.
         """
-        pair: tuple[Tensor, Tensor] = self._engine(
+        return self._engine(
             self._tensor(micro_batch.token_ids)[None],
             self._tensor(micro_batch.position_ids)[None],
             self._tensor(micro_batch.positions),
@@ -66,7 +66,6 @@ class Scorer:
             self._temperature,
             self._entropy_gradient,
         )
-        return pair
 
     def batch_logprobs(self, batch: TrainBatch) -> tuple[np.ndarray, ...]:
         """Logprobs of every sampled token, one [C] float32 array a sample; each rank computes its share."""
