@@ -16,9 +16,9 @@ import ray
 
 from configs.objective import ObjectiveConfig
 from learner.batches.packing import pack_minibatch, split_minibatches
-from orchestration.stream.admission import Admission
 from orchestration.stream.batches import to_train_batch
 from orchestration.stream.group_stream import ArrivedGroup, GroupStream
+from orchestration.stream.order import Admission
 from orchestration.stream.positions import FRESH
 from orchestration.stream.prompt_order import GroupBuffer
 from rollout.contract import (

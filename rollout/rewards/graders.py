@@ -92,8 +92,7 @@ class GraderChild:
         """The child's next message; empty where none comes in time."""
         if not self._connection.poll(max(0.0, timeout_s)):
             return {}
-        message: dict[str, Any] = json.loads(self._connection.recv_bytes())
-        return message
+        return json.loads(self._connection.recv_bytes())
 
     def close(self) -> None:
         """Kill the child and wait until it is gone."""

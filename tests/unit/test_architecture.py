@@ -53,7 +53,6 @@ ALLOWED_THIRD_PARTY = {
     "rollout/contract.py": ("numpy",),
     "learner/contract.py": ("numpy",),
     "orchestration/statistics": ("numpy", "scipy"),
-    "orchestration/stream/admission.py": (),
     "orchestration/stream/order.py": (),
     "orchestration/stream/positions.py": (),
     "orchestration/stream/prompt_order.py": (),
@@ -76,7 +75,7 @@ OWNERS = {
     "deepspeed": (
         "learner/engine_start.py",
         "learner/checkpoint.py",
-        "learner/optimizer_step.py",
+        "learner/optimizer.py",
         "learner/model/zero.py",
     ),
     "ray": (

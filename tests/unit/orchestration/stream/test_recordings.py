@@ -156,7 +156,7 @@ def test_a_recording_of_other_settings_than_the_schema_knows_is_refused(tmp_path
     write_manifest(tmp_path, type(manifest)(settings={**manifest.settings, "novel": 1}, vocabulary="v"))
     (line,) = refusal(f"rollout.replay={tmp_path}")
     assert "novel=1: no such setting" in line
-    assert "record anew" in line
+    assert "record again" in line
 
 
 def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
