@@ -16,8 +16,7 @@ from orchestration.journal.reward_names import reward_metrics
 from orchestration.journal.run_files import CONFIG_FILE, LOG_FOLDER, last_lines
 from orchestration.journal.run_record import RunRecord, read_run
 from orchestration.pages.figures import Dots, Line, Panel, dots_svg, panel_svg, save_panels
-from orchestration.pages.markdown import markdown_page
-from orchestration.pages.page import Figure, Figures, html_page
+from orchestration.pages.page import Figure, Figures, html_page, markdown_page
 from orchestration.study.claims import measure_claims
 from orchestration.study.page import study_blocks
 from orchestration.study.result import KINDS, GateSummary, Measure, StudyArm, StudyResult, summarize
