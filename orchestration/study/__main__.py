@@ -17,12 +17,10 @@ from configs.command import HELP_FLAGS
 from configs.loading import ConfigError
 from orchestration.run_dir import next_free
 from orchestration.study.arms import arm_status, refuse_other_settings
-from orchestration.study.help import help_text
-from orchestration.study.launch import JobLauncher, Launcher, LocalLauncher
-from orchestration.study.lock import hold_study
+from orchestration.study.launch import JobLauncher, Launcher, LocalLauncher, hold_study
 from orchestration.study.progress import StudyProgress
 from orchestration.study.schedule import run_arms
-from orchestration.study.settings import Arm, StudyConfig, plan_arms, split_settings
+from orchestration.study.settings import Arm, StudyConfig, help_text, plan_arms, split_settings
 from orchestration.terminal.console import print_line
 from orchestration.terminal.exit_status import FAILED, exit_status, print_answer
 from orchestration.user_code import refuse_unusable_code
@@ -46,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
             print_answer(_described(study, arms, named))
             return 0
         if study.launcher == "local":  # a cluster's nodes may see other files
-            _refuse_unreadable_data([arm for arm in arms if _is_to_read_data(arm, named)])
+            _refuse_unreadable_data(arms, named)
         study_dir = next_free(ROOT_FOLDER, STEM) if auto else Path(study.study_dir).resolve()
         return run_study(study, plan_arms(study, settings, study_dir=study_dir), study_dir, arguments=arguments)
     except (ValueError, RuntimeError, KeyboardInterrupt) as error:
@@ -61,15 +59,11 @@ def run_study(study: StudyConfig, arms: Sequence[Arm], study_dir: Path, *, argum
         statuses = [arm_status(arm, study_dir) for arm in arms]
         refuse_other_settings(statuses)
         print_line(console, f"study folder {study_dir}: {len(arms)} arms")
+        jobs = study.launcher == "jobs"
+        launcher: Launcher = JobLauncher(address=study.jobs_address) if jobs else LocalLauncher(inherited_fd=lock)
         try:
             with StudyProgress(statuses, console) as progress:
-                failures = run_arms(
-                    statuses,
-                    study_dir,
-                    launcher=_launcher(study, lock),
-                    parallel=study.parallel,
-                    observer=progress,
-                )
+                failures = run_arms(statuses, study_dir, launcher=launcher, parallel=study.parallel, observer=progress)
         except KeyboardInterrupt:
             print_line(console, f"stopped; to continue: {_command(arguments, study_dir)}")
             raise
@@ -90,15 +84,11 @@ def _refuse_what_cannot_run(study: StudyConfig, arms: Sequence[Arm]) -> None:
         raise ConfigError(["cluster.address=local: would start a Ray of its own in each job; leave it out"])
 
 
-def _is_to_read_data(arm: Arm, study_dir: Path) -> bool:
-    """Whether the arm has to read data sets; a replay takes its prompts from the recording."""
-    return arm.kind == "live" and arm_status(arm, study_dir).state != "finished"
-
-
-def _refuse_unreadable_data(arms: Sequence[Arm]) -> None:
+def _refuse_unreadable_data(arms: Sequence[Arm], study_dir: Path) -> None:
     """Reads the data sets that all arms share, so that a mistake in them is reported once, before any arm starts."""
-    task = arms[0].config.task if arms else None
-    if task is not None and task.reads_data:
+    task = arms[0].config.task
+    # A replay takes its prompts from the recording.
+    if task.reads_data and any(arm.kind == "live" and arm_status(arm, study_dir).state != "finished" for arm in arms):
         from rollout.tasks import build_task
         from rollout.tasks.data_sets import DataSetError
 
@@ -106,12 +96,6 @@ def _refuse_unreadable_data(arms: Sequence[Arm]) -> None:
             build_task(task)
         except DataSetError as error:
             raise ConfigError(str(error).splitlines()) from error
-
-
-def _launcher(study: StudyConfig, lock: int) -> Launcher:
-    if study.launcher == "jobs":
-        return JobLauncher(address=study.jobs_address)
-    return LocalLauncher(inherited_fd=lock)
 
 
 def _as_interrupt(number: int, frame: FrameType | None) -> None:

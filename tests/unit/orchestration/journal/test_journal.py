@@ -178,7 +178,9 @@ def test_iterations_come_in_order(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_leaves_the_files_of_an_undisturbed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestration.pages.figures.save_panels", lambda *_, **__: None)  # slow, and not the point here
+    monkeypatch.setattr(
+        "orchestration.pages.figures.save_panels", lambda *_, **__: None
+    )  # slow, and not the point here
     undisturbed, resumed = tmp_path / "undisturbed", tmp_path / "resumed"
     for folder, parts in ((undisturbed, [range(4)]), (resumed, [range(3), range(2, 4)])):
         folder.mkdir()

@@ -27,7 +27,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture(autouse=True)
 def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestration.pages.figures.save_panels", lambda *_, **__: None)  # slow, and not the point here
+    monkeypatch.setattr(
+        "orchestration.pages.figures.save_panels", lambda *_, **__: None
+    )  # slow, and not the point here
 
 
 def open_journal(
