@@ -1,8 +1,8 @@
 """The command line of `python -m orchestration.evaluate`, read and checked.
 
-In: the arguments. Out: an EvaluateCommand (help, an evaluation with its checked RunConfig, or two folders to compare),
-or a ConfigError before anything has started. Settings have Hydra's grammar and the names of a run's configuration; the
-usual ones also have short names.
+In: the arguments. Out: an evaluation with its checked RunConfig, or two folders to compare, or a ConfigError before
+anything has started. Settings have Hydra's grammar and the names of a run's configuration; the usual ones also have
+short names.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from configs.command import HELP_FLAGS
+from configs.command import unknown_flags, wants_help
 from configs.evaluation import EvalConfig
 from configs.loading import ConfigError, config_groups, load_config, parse_setting
 from configs.mistakes import proposal, shown
@@ -69,38 +69,29 @@ class EvaluateRequest:
     out: str  # folder of the results, or AUTO_OUT
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EvaluateCommand:
-    """A command line that was read: exactly one of help, evaluation and comparison."""
+def read_evaluate_command(arguments: Sequence[str]) -> EvaluateRequest | tuple[str, str] | None:
+    """The evaluation, or the two folders to compare; None where the arguments ask for help.
 
-    wants_help: bool = False
-    compare: tuple[str, str] | None = None
-    request: EvaluateRequest | None = None
-
-
-def read_evaluate_command(arguments: Sequence[str]) -> EvaluateCommand:
-    """Reads and checks all arguments; ConfigError names all mistakes."""
-    flags = [argument for argument in arguments if argument.startswith("-")]
-    if any(flag in HELP_FLAGS for flag in flags):
-        return EvaluateCommand(wants_help=True)
-    if flags:
-        raise ConfigError(f"{flag}: no such flag; there are {', '.join(HELP_FLAGS)}" for flag in flags)
+    ConfigError names all mistakes.
+    """
+    if wants_help(arguments):
+        return None
+    if lines := unknown_flags(arguments):
+        raise ConfigError(lines)
     words = {name: text for text in arguments if (name := text.partition("=")[0]) in OWN_WORDS}
     settings = [text for text in arguments if text.partition("=")[0] not in OWN_WORDS]
     if "compare" in words:
         if others := [*settings, *(text for name, text in words.items() if name != "compare")]:
             raise ConfigError([f"{shown(' '.join(others))}: has no effect beside compare=[A,B]; leave it out"])
-        return EvaluateCommand(compare=_two_folders(words["compare"]))
+        return _two_folders(words["compare"])
     config = load_config(_complete(settings))
     names = config.task.eval_set_names
     if not names:
         raise ConfigError(["task.eval: names no set to evaluate on; give task.eval.<name>.path=..."])
-    return EvaluateCommand(
-        request=EvaluateRequest(
-            config=config,
-            sets=_sets(words["sets"], names) if "sets" in words else names,
-            out=_folder(words["out"]) if "out" in words else AUTO_OUT,
-        )
+    return EvaluateRequest(
+        config=config,
+        sets=_sets(words["sets"], names) if "sets" in words else names,
+        out=_folder(words["out"]) if "out" in words else AUTO_OUT,
     )
 
 
@@ -139,7 +130,7 @@ def _in_full(text: str) -> str:
 
 
 def _sets(text: str, names: tuple[str, ...]) -> tuple[str, ...]:
-    chosen = _list(text, "set names, as sets=[gsm8k,math500]")
+    chosen = _names(text, "set names, as sets=[gsm8k,math500]")
     if unknown := [name for name in chosen if name not in names]:
         hint = proposal(unknown[0], names)
         raise ConfigError([f"sets={shown(unknown[0])}: no such set{hint or ';'} the task has {', '.join(names)}"])
@@ -147,13 +138,14 @@ def _sets(text: str, names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _two_folders(text: str) -> tuple[str, str]:
-    folders = _list(text, "two folders, as compare=[evals/a,evals/b]")
+    what = "two folders, as compare=[evals/a,evals/b]"
+    folders = _names(text, what)
     if len(folders) != 2:
-        raise ConfigError([f"{shown(text)}: must be two folders, as compare=[evals/a,evals/b]"])
+        raise ConfigError([f"{shown(text)}: must be {what}"])
     return folders[0], folders[1]
 
 
-def _list(text: str, what: str) -> list[str]:
+def _names(text: str, what: str) -> list[str]:
     value = _value(text)
     if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
         raise ConfigError([f"{shown(text)}: must be a list of {what}"])

@@ -9,10 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.table import Table
+
 from orchestration.evaluate.records import EvalRecordError, differences, read_samples, read_summary
 from orchestration.evaluate.summary import BOOTSTRAP_SEED, correct_counts
 from orchestration.journal.eval_rows import EvalSample
 from orchestration.statistics.bootstrap import PairedDifference, paired_bootstrap
+from orchestration.terminal.console import new_table, print_line
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +60,33 @@ def compare_folders(first: Path, second: Path) -> Comparison:
     return Comparison(
         sets=tuple(compared), settings=tuple(differences(sides[0].settings, sides[1].settings) if known else ())
     )
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Table with one row a set: pass@1 of A and B, A - B in percentage points with interval, p value."""
+    table = new_table("set", "problems", "A", "B", "A - B (points)", "95 %", "p")
+    for found in comparison.sets:
+        difference = found.difference
+        table.add_row(
+            found.name,
+            f"{found.num_problems:,}",
+            f"{found.first:.1%}",
+            f"{found.second:.1%}",
+            f"{100 * difference.mean:+.1f}",
+            f"{100 * difference.low:+.1f} to {100 * difference.high:+.1f}",
+            f"{difference.p_value:.2g}" if difference.p_value >= 0.001 else "< 0.001",
+        )
+    return table
+
+
+def print_comparison(first: Path, second: Path) -> None:
+    """Compares and prints which folder is A and which B, the settings that differ, and the table."""
+    comparison, console = compare_folders(first, second), Console()
+    for letter, name in (("A", first), ("B", second)):
+        print_line(console, f"{letter} = {name}")
+    for setting, value, other in comparison.settings:
+        print_line(console, f"{setting}: A {value}, B {other}")
+    console.print(comparison_table(comparison))
 
 
 def _read(folder: Path) -> _Side:

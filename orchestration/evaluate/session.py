@@ -15,10 +15,9 @@ from configs.schema import RunConfig
 from orchestration.cluster import start_cluster
 from orchestration.evaluate.command import AUTO_OUT, EvaluateRequest
 from orchestration.evaluate.prompts import chosen_problems, eval_prompts, eval_sampling
-from orchestration.evaluate.records import EvalFolder, prompts_left
+from orchestration.evaluate.records import EvalFolder
 from orchestration.evaluate.settings import default_folder, settings_of
-from orchestration.evaluate.summary import summarize
-from orchestration.evaluate.tables import summary_table
+from orchestration.evaluate.summary import summarize, summary_table
 from orchestration.journal.eval_rows import EvalSample
 from orchestration.model_location import locate_model
 from orchestration.task_loading import model_tokenizer
@@ -42,18 +41,13 @@ def evaluate_model(request: EvaluateRequest) -> dict[str, float]:
 
     with redirect_output(records.folder / LOG_FILE) as console:
         print_line(console, f"evaluation in {records.folder}; what libraries print goes to {LOG_FILE} there")
-        missing = {
-            name: len(of_set) * num_samples - len(present[name])
-            for name, of_set in problems.items()
-            if len(of_set) * num_samples > len(present[name])
-        }
-        num_present = sum(len(samples) for samples in present.values())
-        if num_present:
+        missing = {name: len(of_set) * num_samples - len(present[name]) for name, of_set in problems.items()}
+        if num_present := sum(map(len, present.values())):
             print_line(
                 console, f"{num_present:,} samples are in the folder already, {sum(missing.values()):,} to sample"
             )
-        if missing:
-            _draw(config, {name: problems[name] for name in missing}, present, records, console)
+        if any(missing.values()):
+            _draw(config, {name: problems[name] for name in problems if missing[name]}, present, records, console)
         metrics: dict[str, float] = {}
         for name in problems:
             of_set = summarize(present[name], name=name)
@@ -96,7 +90,8 @@ def _draw(
             fleet.call("serve_loaded_weights", timeout_s=config.rollout.timeout_s)
             timeout_s = config.rollout.timeout_s
             for name, of_set in prompts.items():
-                left = prompts_left(of_set, present[name])
+                done = {sample.problem for sample in present[name]}
+                left = [prompt for prompt in of_set if prompt.position not in done]
                 sampling = eval_sampling(config.eval, config.rollout, name=name)
                 with progress_of(console, name) as progress:
                     progress(len(of_set) - len(left), len(of_set))

@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 from rich.text import Text
 
 from orchestration.journal.reward_names import reward_metrics
@@ -147,6 +148,15 @@ def progress_of(console: Console, label: str) -> Iterator[Callable[[int, int], N
 def print_line(console: Console, text: str) -> None:
     """Prints one line without markup, and without wrapping if the output is not a terminal."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def new_table(name: str, *columns: str) -> Table:
+    """A table without borders: a column of names, and right-aligned columns of numbers."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(name, no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
 
 
 def iteration_line(row: Mapping[str, float], *, num_iterations: int, left_s: float) -> str:
