@@ -109,28 +109,8 @@ def build_parts(
         prompts = PromptStream(task.train_problems(), encode, seed=config.seed, weights=task.weights(), render=render)
         fleet.await_ready(timeout_s=config.cluster.start_timeout_s)
 
-        groups = GroupStream(
-            fleet.sibling(grade=graders.grade),
-            prompts,
-            _training_sampling(config),
-            admission=admission_for(
-                config.rollout.batch_order,
-                prompts_per_iteration=config.rollout.prompts_per_iteration,
-                max_staleness=config.max_staleness,
-            ),
-            buffer=buffer_for(
-                config.rollout.batch_order,
-                prompts_per_iteration=config.rollout.prompts_per_iteration,
-                max_staleness=config.max_staleness,
-                start_iteration=start_iteration,
-            ),
-            resampling=_resampling(config),
-            scoring=dispatcher_for(learner, max_staleness=config.max_staleness),
-            start_iteration=start_iteration,
-            start_positions=start_positions,
-            num_iterations=config.num_iterations,
-            grading_timeout_s=config.graders.timeout_s * config.rollout.completions_per_iteration,
-            counts_failures=config.reward.counts_failures,
+        groups = _group_stream(
+            config, fleet.sibling(grade=graders.grade), prompts, learner, start_iteration, start_positions
         )
         yield Parts(
             learner=learner,
@@ -145,12 +125,46 @@ def build_parts(
         )
 
 
-def _resampling(config: RunConfig) -> Resampling | None:
-    rollout = config.rollout
-    if not rollout.dynamic_sampling:
-        return None
-    teaches = partial(has_gradient, objective=config.objective, max_new_tokens=rollout.max_new_tokens)
-    return Resampling(has_gradient=teaches, max_attempts=rollout.max_sampling_attempts)
+def _group_stream(
+    config: RunConfig,
+    fleet: RolloutFleet,
+    prompts: PromptStream,
+    learner: LearnerGroup,
+    start_iteration: int,
+    start_positions: StreamPositions,
+) -> GroupStream:
+    rollout, resampling = config.rollout, None
+    if rollout.dynamic_sampling:
+        teaches = partial(has_gradient, objective=config.objective, max_new_tokens=rollout.max_new_tokens)
+        resampling = Resampling(has_gradient=teaches, max_attempts=rollout.max_sampling_attempts)
+    return GroupStream(
+        fleet,
+        prompts,
+        SamplingSpec(
+            num_completions=rollout.completions_per_prompt,
+            max_new_tokens=rollout.max_new_tokens,
+            temperature=rollout.temperature,
+            seed=config.seed,
+        ),
+        admission=admission_for(
+            rollout.batch_order,
+            prompts_per_iteration=rollout.prompts_per_iteration,
+            max_staleness=config.max_staleness,
+        ),
+        buffer=buffer_for(
+            rollout.batch_order,
+            prompts_per_iteration=rollout.prompts_per_iteration,
+            max_staleness=config.max_staleness,
+            start_iteration=start_iteration,
+        ),
+        resampling=resampling,
+        scoring=dispatcher_for(learner, max_staleness=config.max_staleness),
+        start_iteration=start_iteration,
+        start_positions=start_positions,
+        num_iterations=config.num_iterations,
+        grading_timeout_s=config.graders.timeout_s * config.rollout.completions_per_iteration,
+        counts_failures=config.reward.counts_failures,
+    )
 
 
 def start_learner(spec: LearnerSpec, cluster: Cluster, *, timeout_s: float) -> LearnerGroup:
@@ -180,16 +194,6 @@ def learner_spec(config: RunConfig, cluster: Cluster, model_path: Path | str) ->
         wire_dtype_name=engine_dtype(config, cluster),
         seed=config.seed,
         device="cpu" if cluster.device == "cpu" else "cuda",
-    )
-
-
-def _training_sampling(config: RunConfig) -> SamplingSpec:
-    rollout = config.rollout
-    return SamplingSpec(
-        num_completions=rollout.completions_per_prompt,
-        max_new_tokens=rollout.max_new_tokens,
-        temperature=rollout.temperature,
-        seed=config.seed,
     )
 
 

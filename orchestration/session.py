@@ -4,8 +4,11 @@ In: a RunConfig. Out: a RunResult and the run's folder. Every check that can ref
 modules that need it are imported only when the cluster has room for the run.
 """
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+
+from rich.console import Console
 
 from configs.loading import dump_yaml
 from configs.schema import RunConfig
@@ -14,12 +17,11 @@ from orchestration.cluster import Cluster, start_cluster
 from orchestration.dry_run import ratio_warning
 from orchestration.interfaces import RunParts
 from orchestration.journal.journal import LOG_FILE, Journal, RunResult
-from orchestration.journal.run_files import CHECKPOINT_FOLDER, CONFIG_FILE
-from orchestration.model_location import locate_model
-from orchestration.report.at_end import report_at_end
+from orchestration.journal.run_files import CHECKPOINT_FOLDER, CONFIG_FILE, METRICS_FILE
+from orchestration.journal.run_record import RecordError
 from orchestration.run_dir import check_resumable, resolve_run_dir
 from orchestration.stream.recordings import refuse_gaps, refuse_recordings
-from orchestration.task_loading import LoadedTask, load_task
+from orchestration.task_loading import LoadedTask, load_task, locate_model
 from orchestration.terminal.console import print_line, redirect_output
 
 MODEL_FOLDER = "model"
@@ -52,7 +54,7 @@ def train(config: RunConfig) -> RunResult:
             from orchestration.loop import iterate
 
             with (
-                report_at_end(run_dir, console),
+                _report_at_end(run_dir, console),
                 _building(config, cluster, model_path, loaded, state) as parts,
                 Journal(
                     run_dir,
@@ -77,6 +79,21 @@ def train(config: RunConfig) -> RunResult:
                 parts.learner.save_pretrained(str(model_folder))
                 journal.log(f"final model in {model_folder}")
                 return journal.result()
+
+
+@contextmanager
+def _report_at_end(folder: Path, console: Console) -> Iterator[None]:
+    """Writes the report when the run inside the `with` block ends, well or not, if it has trained at all."""
+    try:
+        yield
+    finally:
+        if (folder / METRICS_FILE).exists():
+            from orchestration.report.run_report import write_run_report  # matplotlib takes a second
+
+            try:
+                print_line(console, f"report: {write_run_report(folder)}")
+            except RecordError as error:  # must not hide how the run itself ended
+                print_line(console, f"no report: {error}")
 
 
 def _building(

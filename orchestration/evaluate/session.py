@@ -19,8 +19,7 @@ from orchestration.evaluate.records import EvalFolder
 from orchestration.evaluate.settings import default_folder, settings_of
 from orchestration.evaluate.summary import summarize, summary_table
 from orchestration.journal.eval_rows import EvalSample
-from orchestration.model_location import locate_model
-from orchestration.task_loading import model_tokenizer
+from orchestration.task_loading import locate_model, model_tokenizer
 from orchestration.terminal.console import print_line, progress_of, redirect_output
 from rollout.contract import Prompt
 from rollout.prompts import PromptStyleError, prompt_encoder, prompt_renderer

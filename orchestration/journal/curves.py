@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from orchestration.journal.json_lines import read_rows
-from orchestration.journal.reward_names import reward_metrics
-from orchestration.journal.run_files import METRICS_FILE
+from orchestration.journal.run_files import METRICS_FILE, reward_metrics
 from orchestration.journal.sink import Row, Sink
 
 if TYPE_CHECKING:

@@ -14,8 +14,14 @@ from typing import Any
 from configs.loading import ConfigError, read_yaml
 from configs.schema import RunConfig
 from orchestration.journal.json_lines import read_rows
-from orchestration.journal.reward_names import reward_metrics
-from orchestration.journal.run_files import CONFIG_FILE, EVAL_FILE, METRICS_FILE, NOTICES_FILE, ROLLOUTS_FILE
+from orchestration.journal.run_files import (
+    CONFIG_FILE,
+    EVAL_FILE,
+    METRICS_FILE,
+    NOTICES_FILE,
+    ROLLOUTS_FILE,
+    reward_metrics,
+)
 
 Row = Mapping[str, float]
 

@@ -13,22 +13,26 @@ from html import escape
 from typing import Literal
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Heading:
+@dataclass(frozen=True, kw_only=True)
+class _Text:
     text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heading(_Text):
     level: Literal[1, 2, 3]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Paragraph:
-    text: str
+class Paragraph(_Text):
+    """Running text."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Notice:
+class Notice(_Text):
     """A warning that a reader must not miss."""
 
-    text: str
+
+class Verbatim(_Text):
+    """Preformatted text, line by line."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,13 +66,6 @@ class Figures:
     """Pictures side by side where there is room."""
 
     items: tuple[Figure, ...]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Verbatim:
-    """Preformatted text, line by line."""
-
-    text: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

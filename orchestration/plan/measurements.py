@@ -24,7 +24,6 @@ from configs.schema import RunConfig
 from orchestration.cluster import start_cluster
 from orchestration.journal.json_lines import read_rows
 from orchestration.journal.run_files import METRICS_FILE
-from orchestration.model_location import locate_model
 from orchestration.parts import Parts, build_parts
 from orchestration.plan.calibration import (
     Calibration,
@@ -42,7 +41,7 @@ from orchestration.plan.costs import generation_counts, update_counts
 from orchestration.plan.model_shape import model_shape
 from orchestration.plan.scenario import Scenario
 from orchestration.stream.batches import to_train_batch
-from orchestration.task_loading import load_task
+from orchestration.task_loading import load_task, locate_model
 from orchestration.terminal.console import print_line, redirect_output
 from rollout.contract import GradedGroup, Prompt, PromptGroup, SamplingSpec
 from rollout.prompts import PromptStream, load_tokenizer, prompt_encoder, prompt_renderer

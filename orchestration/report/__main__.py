@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from configs.command import HELP_FLAGS
+from configs.command import wants_help
 from orchestration.journal.run_record import RecordError
 from orchestration.terminal.exit_status import exit_status, print_answer
 
@@ -23,7 +23,7 @@ Exit status: 0 done, 1 a folder holds nothing to report.\
 
 
 def main(arguments: Sequence[str]) -> int:
-    if any(flag in HELP_FLAGS for flag in arguments):
+    if wants_help(arguments):
         print_answer(USAGE)
         return 0
     try:

@@ -9,11 +9,10 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 
-from configs.command import HELP_FLAGS
+from configs.command import wants_help
 from configs.loading import ConfigError
 from orchestration.run_dir import next_free
 from orchestration.study.arms import arm_status, refuse_other_settings
@@ -29,9 +28,9 @@ ROOT_FOLDER, STEM = Path("runs"), "study"
 
 
 def main(arguments: Sequence[str]) -> int:
-    signal.signal(signal.SIGTERM, _as_interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        if any(flag in HELP_FLAGS for flag in arguments):
+        if wants_help(arguments):
             print_answer(help_text())
             return 0
         study, settings = split_settings(arguments)
@@ -96,10 +95,6 @@ def _refuse_unreadable_data(arms: Sequence[Arm], study_dir: Path) -> None:
             build_task(task)
         except DataSetError as error:
             raise ConfigError(str(error).splitlines()) from error
-
-
-def _as_interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _command(arguments: Sequence[str], study_dir: Path) -> str:

@@ -1,6 +1,6 @@
 """Starts one run of a study and polls it: as a child process here, or as a job on a Ray cluster. Locks the folder.
 
-In: the arguments of `python orchestration/run.py`. Out: a Launched run that can be polled and stopped. Both launchers
+In: the arguments of `python orchestration/run.py`. Out: a run that can be polled and stopped. Both launchers
 use the public command, so that an arm equals a run that a person starts.
 """
 
@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN_SCRIPT = "orchestration/run.py"
@@ -26,26 +26,6 @@ STOP_TIMEOUT_S = 60.0  # limit for an interrupted run, which ends its actors and
 
 class LaunchError(RuntimeError):
     """A run could not be started, or not in this folder; the message says what to check."""
-
-
-class Launched(Protocol):
-    """A run that was started."""
-
-    def exit_status(self) -> int | None:
-        """None while the run goes on, 0 where it ended well."""
-
-    def interrupt(self) -> None:
-        """Interrupts the run as Ctrl-C would; returns at once."""
-
-    def await_end(self) -> None:
-        """Waits for the end after interrupt(), and kills the run where that takes too long."""
-
-
-class Launcher(Protocol):
-    """Starts runs."""
-
-    def start(self, name: str, arguments: Sequence[str], *, log_path: Path) -> Launched:
-        """Starts the run `name`; its output is appended to log_path."""
 
 
 @contextmanager
@@ -75,6 +55,7 @@ class LocalLauncher:
         self._script = script
 
     def start(self, name: str, arguments: Sequence[str], *, log_path: Path) -> "LocalRun":
+        """Starts the run `name`; its output is appended to log_path."""
         log_path.parent.mkdir(parents=True, exist_ok=True)
         with log_path.open("ab") as log:
             return LocalRun(
@@ -89,15 +70,18 @@ class LocalLauncher:
 
 
 class LocalRun(subprocess.Popen[bytes]):
-    """A child process; see Launched."""
+    """A run as a child process."""
 
     def exit_status(self) -> int | None:
+        """None while the run goes on, 0 where it ended well."""
         return self.poll()
 
     def interrupt(self) -> None:
+        """Interrupts the run as Ctrl-C would; returns at once."""
         self.send_signal(signal.SIGINT)  # does nothing where the process has ended
 
     def await_end(self) -> None:
+        """Waits for the end after interrupt(), and kills the run where that takes too long."""
         try:
             self.wait(timeout=STOP_TIMEOUT_S)
         except (subprocess.TimeoutExpired, KeyboardInterrupt) as error:  # a second Ctrl-C: kill at once
@@ -141,7 +125,7 @@ class JobLauncher:
 
 
 class JobRun:
-    """A submitted job; see Launched. Its log is fetched once it has ended."""
+    """A run as a submitted job, with the methods of LocalRun. Its log is fetched once it has ended."""
 
     def __init__(self, client: Any, job_id: str, *, log_path: Path) -> None:
         self._client = client
@@ -165,3 +149,7 @@ class JobRun:
             if time.monotonic() > deadline:
                 raise LaunchError(f"Ray job {self._job_id} does not stop; see `ray job stop {self._job_id}`")
             time.sleep(POLL_S)
+
+
+Launcher = LocalLauncher | JobLauncher
+Launched = LocalRun | JobRun

@@ -15,8 +15,7 @@ from pathlib import Path
 
 from configs.files import write_atomically
 from configs.loading import dump_yaml
-from orchestration.journal.reward_names import reward_metrics
-from orchestration.journal.run_files import CONFIG_FILE, LOG_FOLDER, last_lines
+from orchestration.journal.run_files import CONFIG_FILE, LOG_FOLDER, last_lines, reward_metrics
 from orchestration.journal.run_record import read_run
 from orchestration.pages.figures import Dots, Line, Panel, dots_svg, panel_svg, save_panels
 from orchestration.pages.page import Figure, Figures, html_page, markdown_page
