@@ -52,7 +52,12 @@ def resolve_run_dir(config: RunConfig, *, root: Path = Path("runs")) -> Path:
     if config.run_dir != "auto":
         return _explicit(Path(config.run_dir), resume=config.resume)
     stem = f"{config.task.name}-{config.gate.name}-seed{config.seed}"
-    return _newest(root, stem) if config.resume else next_free(root, stem)
+    if not config.resume:
+        return next_free(root, stem)
+    runs = {number: folder for number, folder in _numbered(root, stem).items() if _holds_run(folder)}
+    if not runs:
+        raise RunDirError(f"resume=true: no run at {root / stem}-* to resume; set run_dir=<folder> or leave it out")
+    return runs[max(runs)].resolve()
 
 
 def check_resumable(config: RunConfig, run_dir: Path) -> None:
@@ -71,10 +76,11 @@ def check_resumable(config: RunConfig, run_dir: Path) -> None:
         raise RunDirError(
             f"{path}: {'; '.join(error.lines)}; resume with the version of the program that wrote it"
         ) from None
+    free = (*FREE_SETTINGS, "num_iterations") if stored.learner.lr_schedule == "constant" else FREE_SETTINGS
     changed = [
         f"{name}={typed(before)}, now {name}={typed(now)}"
         for name, before, now in differences(stored, config)
-        if not _may_change(name, stored)
+        if name not in free and name.partition(".")[0] not in FREE_SECTIONS
     ]
     if changed:
         raise RunDirError(
@@ -94,13 +100,6 @@ def _explicit(folder: Path, *, resume: bool) -> Path:
         )
     folder.mkdir(parents=True, exist_ok=True)
     return folder.resolve()
-
-
-def _newest(root: Path, stem: str) -> Path:
-    runs = {number: folder for number, folder in _numbered(root, stem).items() if _holds_run(folder)}
-    if not runs:
-        raise RunDirError(f"resume=true: no run at {root / stem}-* to resume; set run_dir=<folder> or leave it out")
-    return runs[max(runs)].resolve()
 
 
 def next_free(root: Path, stem: str) -> Path:
@@ -125,9 +124,3 @@ def _numbered(root: Path, stem: str) -> dict[int, Path]:
 
 def _holds_run(folder: Path) -> bool:
     return (folder / METRICS_FILE).exists() or (folder / CHECKPOINT_FOLDER).exists()
-
-
-def _may_change(name: str, stored: RunConfig) -> bool:
-    if name == "num_iterations":
-        return stored.learner.lr_schedule == "constant"
-    return name in FREE_SETTINGS or name.partition(".")[0] in FREE_SECTIONS

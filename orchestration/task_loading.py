@@ -63,10 +63,11 @@ def prepare(task: DataTask, config: DataTaskConfig, tokenizer: Any) -> LoadedTas
     fitting = _selected(task, fits, too_long, evaluation_too=True)
     notices = [_counts(task, fitting, config), *_left_out(task, fitting, config)]
     shared = contaminated(fitting.train, fitting.evaluation)
+    fate = " and are left out" if config.drop_contaminated else "; task.drop_contaminated=true leaves them out"
     for name, indices in shared.items():
         notices.append(
             f"contamination {name}: {len(indices):,} of {len(fitting.train):,} training problems share "
-            f"{NGRAM_WORDS} words in a row with it{_fate(config) if indices else ''}"
+            f"{NGRAM_WORDS} words in a row with it{fate if indices else ''}"
         )
     if not config.drop_contaminated:
         return LoadedTask(task=fitting, notices=tuple(notices))
@@ -125,10 +126,6 @@ def _left_out(task: DataTask, fitting: DataTask, config: DataTaskConfig) -> list
                 f"task.eval.{name}: {number} over {config.max_prompt_tokens:,} tokens left out, {left:,} remain"
             )
     return lines
-
-
-def _fate(config: DataTaskConfig) -> str:
-    return " and are left out" if config.drop_contaminated else "; task.drop_contaminated=true leaves them out"
 
 
 def _counted(number: int, noun: str) -> str:

@@ -7,7 +7,7 @@ only the files that docs/metrics.md describes; computes no statistics.
 import hashlib
 import json
 from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -146,12 +146,8 @@ def _sample(path: Path, offset: int) -> SampleGroup:
     with path.open("rb") as file:
         file.seek(offset)
         row = json.loads(file.readline())
-    completions = tuple(
-        SampleCompletion(
-            text=each["text"], reward=each["reward"], num_tokens=each["num_tokens"], finished=each["finished"]
-        )
-        for each in row["completions"]
-    )
+    names = [field.name for field in fields(SampleCompletion)]
+    completions = tuple(SampleCompletion(**{name: each[name] for name in names}) for each in row["completions"])
     return SampleGroup(
         iteration=row["iteration"],
         prompt=row["prompt"],

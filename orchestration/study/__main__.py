@@ -38,7 +38,9 @@ def main(arguments: Sequence[str]) -> int:
         # Arms are checked with a provisional folder name, because nothing is written before all are accepted.
         named = ROOT_FOLDER / f"{STEM}-NNN" if auto else Path(study.study_dir)
         arms = plan_arms(study, settings, study_dir=named.resolve())
-        _refuse_what_cannot_run(study, arms)
+        refuse_unusable_code([arm.config for arm in arms])
+        if study.launcher == "jobs" and any(arm.config.cluster.address == "local" for arm in arms):
+            raise ConfigError(["cluster.address=local: would start a Ray of its own in each job; leave it out"])
         if study.dry_run:
             print_answer(_described(study, arms, named))
             return 0
@@ -75,12 +77,6 @@ def run_study(study: StudyConfig, arms: Sequence[Arm], study_dir: Path, *, argum
     if failures:
         print_line(console, f"to try again: {_command(arguments, study_dir)}")
     return FAILED if failures else 0
-
-
-def _refuse_what_cannot_run(study: StudyConfig, arms: Sequence[Arm]) -> None:
-    refuse_unusable_code([arm.config for arm in arms])
-    if study.launcher == "jobs" and any(arm.config.cluster.address == "local" for arm in arms):
-        raise ConfigError(["cluster.address=local: would start a Ray of its own in each job; leave it out"])
 
 
 def _refuse_unreadable_data(arms: Sequence[Arm], study_dir: Path) -> None:

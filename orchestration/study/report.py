@@ -21,7 +21,7 @@ from orchestration.pages.figures import Dots, Line, Panel, dots_svg, panel_svg, 
 from orchestration.pages.page import Figure, Figures, html_page, markdown_page
 from orchestration.study.claims import measure_claims
 from orchestration.study.page import study_blocks
-from orchestration.study.result import KINDS, Pair, StudyArm, StudyResult, summarize
+from orchestration.study.result import KINDS, PANELS, Pair, StudyArm, StudyResult, summarize
 from orchestration.study.settings import Kind
 
 ARM_NAME = re.compile(r"(?P<gate>\w+)-seed(?P<seed>\d+)(?P<replayed>-replayed)?")
@@ -29,19 +29,7 @@ HTML_FILE, MARKDOWN_FILE, CURVES_FILE = "report.html", "report.md", "curves.png"
 ITERATIONS_FILE, PAIRS_FILE, FIGURE_FOLDER = "iterations.csv", "pairs.csv", "figures"
 LOG_LINES = 15
 ORDER = ("sigmoid", "erf", "arctan", "softsign", "power", "custom", "clip")  # gates, in the paper's order
-# Title, unit, logarithmic, metrics; several metrics of one panel differ in line style. Other rewards' panels follow.
-PANELS: tuple[tuple[str, str, bool, tuple[str, ...]], ...] = (
-    ("Reward", "points", False, ("reward/mean",)),
-    ("Format reward", "points, 0 to 1", False, ("reward/format",)),
-    ("Policy entropy", "nats per completion token", False, ("policy/entropy",)),
-    ("EUR, advantage > 0", "mean slope, 0 to 1", False, ("gate/eur_pos",)),
-    ("EUR, advantage ≤ 0", "mean slope, 0 to 1", False, ("gate/eur_neg",)),
-    ("Completion length", "tokens", False, ("completion/length_mean",)),
-    ("Variance of the ratio", "within a step, log scale", True, ("ratio/variance",)),
-    ("Gradient norm", "before clipping", False, ("grad_norm",)),
-    ("Temperature of the gate", "tau_pos solid, tau_neg dashed", False, ("gate/tau_pos", "gate/tau_neg")),
-)
-README_PANELS = 6  # the first of them
+README_PANELS = 6  # number of the first panels in the picture for a README
 
 
 class ReportError(RuntimeError):

@@ -18,16 +18,17 @@ LAST = 10  # iterations whose mean is the value "at the end"
 KINDS: tuple[Kind, ...] = ("live", "replayed")
 AIME = ("eval/aime24/pass@1", "eval/aime25/pass@1")
 AIME_TOGETHER = "eval/aime24-25/pass@1"  # as in the paper's table 1; the sets are of one size
-BAND_METRICS = (  # beside the single rewards
-    "reward/mean",
-    "completion/length_mean",
-    "policy/entropy",
-    "gate/eur_pos",
-    "gate/eur_neg",
-    "ratio/variance",
-    "grad_norm",
-    "gate/tau_pos",
-    "gate/tau_neg",
+# Title, unit, logarithmic, metrics of each picture; several metrics of one differ in line style. Other rewards' follow.
+PANELS: tuple[tuple[str, str, bool, tuple[str, ...]], ...] = (
+    ("Reward", "points", False, ("reward/mean",)),
+    ("Format reward", "points, 0 to 1", False, ("reward/format",)),
+    ("Policy entropy", "nats per completion token", False, ("policy/entropy",)),
+    ("EUR, advantage > 0", "mean slope, 0 to 1", False, ("gate/eur_pos",)),
+    ("EUR, advantage ≤ 0", "mean slope, 0 to 1", False, ("gate/eur_neg",)),
+    ("Completion length", "tokens", False, ("completion/length_mean",)),
+    ("Variance of the ratio", "within a step, log scale", True, ("ratio/variance",)),
+    ("Gradient norm", "before clipping", False, ("grad_norm",)),
+    ("Temperature of the gate", "tau_pos solid, tau_neg dashed", False, ("gate/tau_pos", "gate/tau_neg")),
 )
 
 
@@ -103,11 +104,17 @@ class StudyResult:
 def summarize(arms: Sequence[StudyArm]) -> StudyResult:
     """The result of finished runs, gates in the order in which they first appear."""
     measures, groups = measures_of(arms), by_gate(arms)
-    metrics = (*BAND_METRICS, *(measure.key for measure in measures if measure.key.startswith("reward/")))
+    rewards = (measure.key for measure in measures if measure.key.startswith("reward/"))
+    metrics = dict.fromkeys([*(metric for *_, shown in PANELS for metric in shown), *rewards])
     gates = tuple(_gate_summary(gate, kind, group, measures) for (gate, kind), group in groups.items())
     return StudyResult(
         measures=measures,
-        untrained=_untrained(arms, measures),
+        # All arms of a seed start from the same model, so that one evaluation before training counts for each seed.
+        untrained={
+            each.key: seed_mean(list(by_seed.values()))
+            for each in measures
+            if each.key.startswith("eval/") and (by_seed := _by_seed(arms, each, trained=False))
+        },
         gates=gates,
         pairs=tuple(
             pair for kind in KINDS for measure in measures if measure.compared for pair in _pairs(gates, kind, measure)
@@ -186,12 +193,6 @@ def _by_seed(arms: Sequence[StudyArm], measure: Measure, *, trained: bool = True
         if value is not None:  # replayed arms do not evaluate
             found[arm.seed] = value
     return found
-
-
-def _untrained(arms: Sequence[StudyArm], measures: Sequence[Measure]) -> dict[str, SeedMean]:
-    """Evaluations before training, one a seed, because all arms of a seed start from the same model."""
-    values = {each.key: _by_seed(arms, each, trained=False) for each in measures if each.key.startswith("eval/")}
-    return {key: seed_mean(list(by_seed.values())) for key, by_seed in values.items() if by_seed}
 
 
 def _pairs(gates: Sequence[GateSummary], kind: Kind, measure: Measure) -> list[Pair]:
