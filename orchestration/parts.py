@@ -134,6 +134,7 @@ def _group_stream(
     start_positions: StreamPositions,
 ) -> GroupStream:
     rollout, resampling = config.rollout, None
+    bounds = {"prompts_per_iteration": rollout.prompts_per_iteration, "max_staleness": config.max_staleness}
     if rollout.dynamic_sampling:
         teaches = partial(has_gradient, objective=config.objective, max_new_tokens=rollout.max_new_tokens)
         resampling = Resampling(has_gradient=teaches, max_attempts=rollout.max_sampling_attempts)
@@ -146,17 +147,8 @@ def _group_stream(
             temperature=rollout.temperature,
             seed=config.seed,
         ),
-        admission=admission_for(
-            rollout.batch_order,
-            prompts_per_iteration=rollout.prompts_per_iteration,
-            max_staleness=config.max_staleness,
-        ),
-        buffer=buffer_for(
-            rollout.batch_order,
-            prompts_per_iteration=rollout.prompts_per_iteration,
-            max_staleness=config.max_staleness,
-            start_iteration=start_iteration,
-        ),
+        admission=admission_for(rollout.batch_order, **bounds),
+        buffer=buffer_for(rollout.batch_order, **bounds, start_iteration=start_iteration),
         resampling=resampling,
         scoring=dispatcher_for(learner, max_staleness=config.max_staleness),
         start_iteration=start_iteration,

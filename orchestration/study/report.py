@@ -48,9 +48,8 @@ def write_study_report(study_dir: Path) -> list[Path]:
     result, claims = summarize(arms), measure_claims(arms)
     figures = {kind: _figures(result, kind) for kind in KINDS}
     title = f"Study of {_counted({arm.gate for arm in arms}, 'gate')} on {_counted({arm.seed for arm in arms}, 'seed')}"
-    blocks = study_blocks(
-        result, claims, title=title, settings=_shared_settings(arms), unfinished=unfinished, figures=figures
-    )
+    shared = re.sub(r"(?m)^(gate|seed|run_dir|resume):.*\n( .*\n)*", "", dump_yaml(arms[0].record.config)).rstrip("\n")
+    blocks = study_blocks(result, claims, title=title, settings=shared, unfinished=unfinished, figures=figures)
     (study_dir / FIGURE_FOLDER).mkdir(exist_ok=True)
     for each in figures.values():
         for figure in each.items:
@@ -86,17 +85,6 @@ def read_arms(study_dir: Path) -> tuple[list[StudyArm], list[tuple[str, Sequence
         else:
             unfinished.append((folder.name, last_lines(study_dir / LOG_FOLDER / f"{folder.name}.log", LOG_LINES)))
     return sorted(arms, key=lambda arm: (ORDER.index(arm.record.config.gate.name), arm.gate, arm.seed)), unfinished
-
-
-def _shared_settings(arms: Sequence[StudyArm]) -> str:
-    """The first arm's settings without gate, seed and folder."""
-    lines = dump_yaml(arms[0].record.config).splitlines()
-    kept, is_inside = [], False
-    for line in lines:
-        is_inside = line.startswith("gate:") or (is_inside and line.startswith(" "))
-        if not is_inside and not line.startswith(("seed:", "run_dir:", "resume:")):
-            kept.append(line)
-    return "\n".join(kept)
 
 
 def _figures(result: StudyResult, kind: Kind) -> Figures:
