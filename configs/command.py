@@ -17,7 +17,6 @@ from configs.schema import RunConfig
 HELP_FLAGS = ("-h", "--help")
 SWEEP_FLAGS = ("-m", "--multirun")
 AUTO_RUN_DIR = "auto"
-AUTO_HINT = {"run_dir": ", or leave it at auto", "rollout.record": ""}
 MUST_BE_GIVEN = "..."
 
 USAGE = """\
@@ -119,7 +118,7 @@ def _refuse_shared_folders(configs: Sequence[RunConfig]) -> None:
     }
     rule = "several runs of the sweep would share it; add what differs between them"
     lines = [
-        f"{name}={shown(folder)}: {rule}, as in {name}='x-${{seed}}'{AUTO_HINT[name]}"
+        f"{name}={shown(folder)}: {rule}, as in {name}='x-${{seed}}'{', or leave it at auto' * (name == 'run_dir')}"
         for name, named in folders.items()
         for folder in sorted({folder for folder in named if named.count(folder) > 1})
     ]

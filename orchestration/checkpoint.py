@@ -144,7 +144,11 @@ class CheckpointStore:
         for folder in self._newest_first():
             defect = _defect(folder)
             if defect is None:
-                found = (folder, _read_state(folder))
+                try:
+                    found = (folder, RunState.from_json((folder / STATE_FILE).read_text(encoding="utf-8")))
+                except ValueError as error:
+                    # The digest is right, so another version of the program wrote it, and the older checkpoints too.
+                    raise CheckpointError(f"{folder / STATE_FILE}: {error}; {REMEDY}") from error
                 break
             skipped.append(f"checkpoint {folder} is skipped: {defect}")
             logger.warning(skipped[-1])
@@ -163,14 +167,6 @@ class CheckpointStore:
 
 def _folder_name(iteration: int) -> str:
     return f"iteration-{iteration:06d}"
-
-
-def _read_state(folder: Path) -> RunState:
-    try:
-        return RunState.from_json((folder / STATE_FILE).read_text(encoding="utf-8"))
-    except ValueError as error:
-        # The digest is right, so another version of the program wrote it, and the older checkpoints too.
-        raise CheckpointError(f"{folder / STATE_FILE}: {error}; {REMEDY}") from error
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
@@ -209,9 +205,6 @@ def _defect(folder: Path) -> str | None:
 
 def _sync_tree(folder: Path) -> None:
     """Syncs files, then folders from the deepest up, so that no later rename is durable before their content."""
-    paths = sorted(folder.rglob("*"), key=lambda path: len(path.parts), reverse=True)
-    for path in paths:
-        if path.is_file():
-            sync(path)
-    for path in [*(path for path in paths if path.is_dir()), folder]:
+    paths = [*folder.rglob("*"), folder]
+    for path in sorted(paths, key=lambda path: (path.is_file(), len(path.parts)), reverse=True):
         sync(path)

@@ -104,7 +104,9 @@ def start_cluster(cluster: ClusterConfig, rollout: RolloutConfig, learner: Learn
     learner=None: for engines alone. PlacementError within seconds if the cluster has no room for the run, or if there
     is none to join.
     """
-    address = _address(cluster)
+    address = cluster.address
+    if address == "auto":  # `ray job submit` names its cluster in RAY_ADDRESS
+        address = os.environ.get("RAY_ADDRESS", LOCAL)
     if address == LOCAL:  # a refusal should not take the 5 to 15 s of starting and stopping Ray
         plan_placement(cluster, rollout, learner, resources=local_resources())
     with _ray_session(cluster, address):
@@ -120,12 +122,6 @@ def local_resources() -> dict[str, float]:
     """Resources that a Ray started on this machine would report, from its own detection without a start."""
     # Not public, but the same from Ray 2.54 to 2.60; test_cluster.py compares it with the report of a started Ray.
     return ResourceAndLabelSpec().resolve(is_head=True).to_resource_dict()
-
-
-def _address(cluster: ClusterConfig) -> str:
-    if cluster.address == "auto":  # `ray job submit` names its cluster in RAY_ADDRESS
-        return os.environ.get("RAY_ADDRESS", LOCAL)
-    return cluster.address
 
 
 @contextmanager

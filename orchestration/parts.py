@@ -9,7 +9,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from configs.schema import RunConfig
 from learner.group import LearnerGroup
@@ -109,15 +108,19 @@ def build_parts(
         prompts = PromptStream(task.train_problems(), encode, seed=config.seed, weights=task.weights(), render=render)
         fleet.await_ready(timeout_s=config.cluster.start_timeout_s)
 
-        groups = _group_stream(
+        groups: GroupSource = _group_stream(
             config, fleet.sibling(grade=graders.grade), prompts, learner, start_iteration, start_positions
         )
+        if config.rollout.record is not None:
+            manifest = manifest_of(config, vocabulary=vocabulary_digest(tokenizer.get_vocab()))
+            folder = Path(config.rollout.record)
+            groups = RecordingStream(groups, folder, manifest, start_iteration=start_iteration)
         yield Parts(
             learner=learner,
             fleet=fleet,
             graders=graders,
             channel=_channel(config, cluster, learner, fleet, prompts),
-            groups=_recorded(groups, config, tokenizer, start_iteration=start_iteration),
+            groups=groups,
             eval_sets={
                 name: eval_prompts(problems, config.eval, encode, render) for name, problems in task.eval_sets().items()
             },
@@ -133,6 +136,7 @@ def _group_stream(
     start_iteration: int,
     start_positions: StreamPositions,
 ) -> GroupStream:
+    """The live source of groups, as the section rollout describes it."""
     rollout, resampling = config.rollout, None
     bounds = {"prompts_per_iteration": rollout.prompts_per_iteration, "max_staleness": config.max_staleness}
     if rollout.dynamic_sampling:
@@ -162,14 +166,6 @@ def _group_stream(
 def start_learner(spec: LearnerSpec, cluster: Cluster, *, timeout_s: float) -> LearnerGroup:
     """Starts all ranks in their bundles, with the model loaded."""
     return LearnerGroup(spec, start_timeout_s=timeout_s, **cluster.learner_options())
-
-
-def _recorded(groups: GroupSource, config: RunConfig, tokenizer: Any, *, start_iteration: int) -> GroupSource:
-    """The source itself, or one that records the groups it returns."""
-    if config.rollout.record is None:
-        return groups
-    manifest = manifest_of(config, vocabulary=vocabulary_digest(tokenizer.get_vocab()))
-    return RecordingStream(groups, Path(config.rollout.record), manifest, start_iteration=start_iteration)
 
 
 def learner_spec(config: RunConfig, cluster: Cluster, model_path: Path | str) -> LearnerSpec:

@@ -50,7 +50,17 @@ def resolve_run_dir(config: RunConfig, *, root: Path = Path("runs")) -> Path:
     there is no run to resume.
     """
     if config.run_dir != "auto":
-        return _explicit(Path(config.run_dir), resume=config.resume)
+        folder = Path(config.run_dir)
+        if folder.exists() and not folder.is_dir():
+            raise RunDirError(f"run_dir={folder}: is not a folder; name another one")
+        if config.resume and not _holds_run(folder):
+            raise RunDirError(f"run_dir={folder}: holds no run to resume; check the path or leave out resume=true")
+        if not config.resume and _holds_run(folder):
+            raise RunDirError(
+                f"run_dir={folder}: holds a run already; set resume=true to continue it or name another folder"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder.resolve()
     stem = f"{config.task.name}-{config.gate.name}-seed{config.seed}"
     if not config.resume:
         return next_free(root, stem)
@@ -87,19 +97,6 @@ def check_resumable(config: RunConfig, run_dir: Path) -> None:
             f"resume=true: {run_dir} was trained with {'; '.join(changed)}; leave these settings as they were or "
             f"start a new run without resume=true"
         )
-
-
-def _explicit(folder: Path, *, resume: bool) -> Path:
-    if folder.exists() and not folder.is_dir():
-        raise RunDirError(f"run_dir={folder}: is not a folder; name another one")
-    if resume and not _holds_run(folder):
-        raise RunDirError(f"run_dir={folder}: holds no run to resume; check the path or leave out resume=true")
-    if not resume and _holds_run(folder):
-        raise RunDirError(
-            f"run_dir={folder}: holds a run already; set resume=true to continue it or name another folder"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder.resolve()
 
 
 def next_free(root: Path, stem: str) -> Path:

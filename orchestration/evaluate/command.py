@@ -5,9 +5,8 @@ anything has started. Settings have Hydra's grammar and the names of a run's con
 short names.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 from configs.command import unknown_flags, wants_help
@@ -16,9 +15,7 @@ from configs.loading import ConfigError, config_groups, load_config, parse_setti
 from configs.mistakes import proposal, shown
 from configs.schema import RunConfig
 
-SHORT_NAMES: Mapping[str, str] = MappingProxyType(
-    {name: f"eval.{name}" for name in ("samples", "temperature", "top_p", "max_new_tokens", "num_prompts", "seed")}
-)
+SHORT_NAMES = ("samples", "temperature", "top_p", "max_new_tokens", "num_prompts", "seed")  # of settings of eval
 OWN_WORDS = ("sets", "out", "compare")
 # Settings of a run that would mislead if they were accepted; an evaluation counts the rewards format and answer.
 OF_A_RUN = ("run_dir", "resume", "dry_run", "rollout.record", "rollout.replay", "reward")
@@ -27,8 +24,6 @@ AUTO_OUT = "auto"
 # learner's rows must not limit the context.
 ALWAYS = ("eval.num_prompts=all", "learner.max_tokens_per_micro_batch=${model.max_model_len}")
 DATA_TASK = ("experiment=null", "task=gsm8k_deepmath", "rollout=paper")
-EMBEDDED = "embedded"
-DATA_MODEL_LEN = "model.max_model_len=2048"
 
 USAGE = """\
 softgate: evaluates a model on problems with known answers, on vLLM engines.
@@ -98,7 +93,7 @@ def read_evaluate_command(arguments: Sequence[str]) -> EvaluateRequest | tuple[s
 def evaluate_help_text() -> str:
     """The text of --help: usage, short names with their defaults, examples."""
     defaults = {name: EvalConfig.model_fields[name].default for name in SHORT_NAMES} | {"num_prompts": "all"}
-    lines = [f"  {f'{name}={defaults[name]}':<21}{key}" for name, key in SHORT_NAMES.items()]
+    lines = [f"  {f'{name}={defaults[name]}':<21}eval.{name}" for name in SHORT_NAMES]
     return USAGE.format(short_names="\n".join(lines))
 
 
@@ -114,11 +109,11 @@ def _complete(settings: Sequence[str]) -> list[str]:
     if not given.keys() & {"model", "model.path", "experiment"}:
         raise ConfigError(["model: missing; give model=PATH, a hub name, or model=embedded"])
     before = list(ALWAYS)
-    own_task = given.get("model") == EMBEDDED and "task" not in given
+    own_task = given.get("model") == "embedded" and "task" not in given
     if not own_task and given.get("task") != "arithmetic" and "experiment" not in given:
         before += DATA_TASK
         if given.get("model") not in config_groups()["model"]:  # these choices set the length themselves
-            before.append(DATA_MODEL_LEN)
+            before.append("model.max_model_len=2048")
     return [*before, *(_in_full(text) for text in settings)]
 
 
@@ -126,7 +121,7 @@ def _in_full(text: str) -> str:
     name, equals, value = text.partition("=")
     if name == "model" and value not in config_groups()["model"]:
         return f"model.path={value}"
-    return f"{SHORT_NAMES.get(name, name)}{equals}{value}"
+    return f"{'eval.' if name in SHORT_NAMES else ''}{name}{equals}{value}"
 
 
 def _sets(text: str, names: tuple[str, ...]) -> tuple[str, ...]:

@@ -64,7 +64,7 @@ def graded_samples(
         waiting = list(grading)
         done, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0)
         if not done and not fleet.num_in_flight:
-            done = waiting[:1]
+            done = waiting[:1]  # the oldest, to wait for
         for verdicts_ref, verdicts in zip(done, await_verdicts(done, timeout_s=timeout_s), strict=True):
             yield _samples(ray.get(grading.pop(verdicts_ref)), verdicts, name=name)
 

@@ -39,7 +39,11 @@ SAMPLED_BYTES = 65_536
 def evaluate_model(request: EvaluateRequest) -> dict[str, float]:
     """Evaluates the sets and returns their metrics; however it ends, no process is left and the rows are kept."""
     config = request.config
-    problems = _problems(request)
+    try:  # before anything starts
+        sets = build_task(config.task.for_evaluation(request.sets)).eval_sets()
+    except DataSetError as error:
+        raise ConfigError(str(error).splitlines()) from error
+    problems = {name: chosen_problems(sets[name], config.eval) for name in request.sets}
     settings = settings_of(config)
     records = EvalFolder(default_folder(settings) if request.out == AUTO_OUT else Path(request.out), settings)
     num_samples = config.eval.samples
@@ -62,15 +66,6 @@ def evaluate_model(request: EvaluateRequest) -> dict[str, float]:
         counts = {name: len(of_set) for name, of_set in problems.items()}
         console.print(summary_table(metrics, counts, num_samples=num_samples))
         return metrics
-
-
-def _problems(request: EvaluateRequest) -> dict[str, Sequence[Problem]]:
-    """Problems of each set, read before anything starts; ConfigError if a set cannot be used."""
-    try:
-        sets = build_task(request.config.task.for_evaluation(request.sets)).eval_sets()
-    except DataSetError as error:
-        raise ConfigError(str(error).splitlines()) from error
-    return {name: chosen_problems(sets[name], request.config.eval) for name in request.sets}
 
 
 def _draw(

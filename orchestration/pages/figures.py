@@ -5,7 +5,7 @@ nothing of run folders or statistics.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,15 +110,17 @@ def save_panels(
     write_atomically(path, image.getvalue())
 
 
-def color_of(name: str) -> str:
-    """The colour of a gate; other names share a few colours, chosen by their letters."""
-    return COLORS.get(name) or OTHER_COLORS[sum(map(ord, name)) % len(OTHER_COLORS)]
+def color_of(name: str, *, taken: Collection[str] = ()) -> str:
+    """The colour of a gate; other names share a few colours, chosen by their letters among those not taken."""
+    free = [color for color in OTHER_COLORS if color not in taken] or OTHER_COLORS
+    return COLORS.get(name) or free[sum(map(ord, name)) % len(free)]
 
 
 def _draw_panel(axes: Axes, panel: Panel, *, legend: bool) -> None:
-    for place, line in enumerate(panel.lines):
-        color = color_of(line.name)
-        label = "_" if line.name in {earlier.name for earlier in panel.lines[:place]} else line.name
+    colors: dict[str, str] = {}
+    for line in panel.lines:
+        label = "_" if line.name in colors else line.name
+        color = colors.setdefault(line.name, color_of(line.name, taken=colors.values()))
         axes.plot(line.x, line.y, STYLES[line.style % len(STYLES)], color=color, label=label, linewidth=1.4)
         if not (np.array_equal(line.low, line.y) and np.array_equal(line.high, line.y)):
             axes.fill_between(line.x, line.low, line.high, color=color, alpha=BAND_OPACITY, linewidth=0)

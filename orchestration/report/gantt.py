@@ -6,7 +6,6 @@ In: spans. Out: SVG bytes, or None where no iteration has ended; the same spans 
 from collections.abc import Sequence
 from typing import get_args
 
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from orchestration.pages.figures import new_figure, svg_of
@@ -64,14 +63,10 @@ def gantt_svg(spans: Sequence[Span]) -> bytes | None:
     axes.set_xlim(0.0, max(end_s - begin_s, 1e-6))
     axes.set_xlabel("s")
     axes.spines[["top", "right"]].set_visible(False)
-    _draw_legend(figure, [name for name in names if any(span.name == name for span in shown)])
-    return svg_of(figure)
-
-
-def _draw_legend(figure: Figure, names: Sequence[str]) -> None:
-    """Draws one entry a colour, with all span names of that colour."""
-    labels: dict[str, list[str]] = {}
+    labels: dict[str, list[str]] = {}  # one entry a colour, with all span names of that colour
     for name in names:
-        labels.setdefault(COLORS.get(name, OTHER_COLOR), []).append(name)
+        if any(span.name == name for span in shown):
+            labels.setdefault(COLORS.get(name, OTHER_COLOR), []).append(name)
     patches = [Patch(color=color, label=", ".join(of_color)) for color, of_color in labels.items()]
     figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False, fontsize="small")
+    return svg_of(figure)

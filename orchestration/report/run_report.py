@@ -66,13 +66,23 @@ def run_blocks(record: RunRecord) -> list[Block]:
     return [
         Heading(text=record.name, level=1),
         Paragraph(text=f"Gate {config.gate.name}, task {config.task.name}, seed {config.seed}: {done}."),
-        *(Notice(text=text) for text in notices_of(record)),
+        *(Notice(text=text) for text in _notices(record)),
         Heading(text="Evaluations", level=2),
         eval_table(record.evals),
         Heading(text="Training", level=2),
         final_table(record),
         Heading(text="Curves", level=2),
-        Figures(items=tuple(_figures(record))),
+        Figures(
+            items=tuple(
+                Figure(
+                    name=panel.title.lower(),
+                    svg=panel_svg(panel),
+                    alt=f"{panel.title} over the iterations",
+                    caption=f"{panel.title}, {panel.unit}",
+                )
+                for panel in curve_panels(record.rows)
+            )
+        ),
         *time_blocks(record),
         Heading(text="Sample completions", level=2),
         *_sample_blocks(record),
@@ -80,14 +90,14 @@ def run_blocks(record: RunRecord) -> list[Block]:
     ]
 
 
-def notices_of(record: RunRecord) -> list[str]:
+def _notices(record: RunRecord) -> list[str]:
     """Notices for the top of the report: an inadmissible gate first, then the notices of the run's start."""
     gate = record.config.gate
-    told = list(record.notices)
-    if isinstance(gate, CustomGateConfig) and gate.allow_inadmissible:
-        rule = "a condition of the paper's section 4 was allowed to be broken"
-        told.insert(0, f"Trained with gate.allow_inadmissible=true and gate.factory={gate.factory}: {rule}.")
-    return told
+    if not (isinstance(gate, CustomGateConfig) and gate.allow_inadmissible):
+        return list(record.notices)
+    rule = "a condition of the paper's section 4 was allowed to be broken"
+    first = f"Trained with gate.allow_inadmissible=true and gate.factory={gate.factory}: {rule}."
+    return [first, *record.notices]
 
 
 def eval_table(evals: Mapping[int, Mapping[str, float]]) -> Table:
@@ -109,18 +119,6 @@ def final_table(record: RunRecord) -> Table:
             rows.append((label, f"{np.mean(values[:LAST]):.{digits}f}", f"{np.mean(values[-LAST:]):.{digits}f}"))
     columns = ("metric", f"mean of the first {LAST} iterations", f"of the last {LAST}")
     return Table(columns=columns, rows=tuple(rows), numeric=frozenset((1, 2)))
-
-
-def _figures(record: RunRecord) -> list[Figure]:
-    return [
-        Figure(
-            name=panel.title.lower(),
-            svg=panel_svg(panel),
-            alt=f"{panel.title} over the iterations",
-            caption=f"{panel.title}, {panel.unit}",
-        )
-        for panel in curve_panels(record.rows)
-    ]
 
 
 def time_blocks(record: RunRecord) -> list[Block]:
