@@ -96,16 +96,13 @@ class Adviser:
         return None if was_just_given else found
 
     def _judge(self) -> str | None:
-        return advice(
-            idle_learner=self._mean(IDLE_METRICS["learner"]),
-            idle_engines=self._mean(IDLE_METRICS["engine"]),
-            max_staleness=self._max_staleness,
+        """Advice on the means of the idle shares over the recent iterations, weighted by their seconds."""
+        seconds = sum(row["time/iteration_s"] for row in self._recent)
+        learner, engines = (
+            sum(row[IDLE_METRICS[kind]] * row["time/iteration_s"] for row in self._recent) / seconds
+            for kind in ("learner", "engine")
         )
-
-    def _mean(self, name: str) -> float:
-        """The mean of a share over the recent iterations, weighted by their seconds."""
-        seconds = [row["time/iteration_s"] for row in self._recent]
-        return sum(row[name] * weight for row, weight in zip(self._recent, seconds, strict=True)) / sum(seconds)
+        return advice(idle_learner=learner, idle_engines=engines, max_staleness=self._max_staleness)
 
 
 def _remedy(text: str | None) -> str:

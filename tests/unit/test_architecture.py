@@ -40,6 +40,7 @@ ALLOWED_OURS = {
         "learner.contract",
         "orchestration.stream.group_metrics",
         "orchestration.terminal",
+        "orchestration.pages",
     ),
     "orchestration/terminal": ("configs",),
 }
