@@ -20,6 +20,7 @@ from configs.schema import ClusterConfig, LearnerConfig, RolloutConfig
 from orchestration.placement import Placement, PlacementError, plan_placement
 
 LOCAL = "local"  # Ray's name for a cluster of its own on this machine, ended with the run
+NUM_LOCAL_STARTS = 2  # Ray gives its own start 30 s, which a busy machine may exceed once
 
 
 class Cluster:
@@ -102,7 +103,7 @@ def start_cluster(cluster: ClusterConfig, rollout: RolloutConfig, learner: Learn
     """Joins or starts Ray and reserves the bundles; at the end undoes both, also after a failure.
 
     learner=None: for engines alone. PlacementError within seconds if the cluster has no room for the run, or if there
-    is none to join.
+    is none to join; also where Ray does not start on this machine.
     """
     address = cluster.address
     if address == "auto":  # `ray job submit` names its cluster in RAY_ADDRESS
@@ -127,7 +128,7 @@ def local_resources() -> dict[str, float]:
 @contextmanager
 def _ray_session(cluster: ClusterConfig, address: str) -> Iterator[None]:
     if address == LOCAL:
-        ray.init(address=LOCAL, include_dashboard=False, log_to_driver=True, logging_level="warning")
+        _start_local_ray()
     else:
         try:
             ray.init(address=address, log_to_driver=True, logging_level="warning")
@@ -140,3 +141,23 @@ def _ray_session(cluster: ClusterConfig, address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _start_local_ray() -> None:
+    """Starts a Ray of this process's own, once more where the first start fails; PlacementError where that fails too.
+
+    What a failed start leaves running ends with this process.
+    """
+    for start in range(1, NUM_LOCAL_STARTS + 1):
+        try:
+            ray.init(address=LOCAL, include_dashboard=False, log_to_driver=True, logging_level="warning")
+        except Exception as error:  # Ray raises this very class when its start times out
+            ray.shutdown()
+            if start == NUM_LOCAL_STARTS:
+                raise PlacementError(
+                    f"Ray did not start on this machine in {NUM_LOCAL_STARTS} attempts "
+                    f"({' '.join(str(error).split())}); is it busy or out of memory? Ray's logs are in "
+                    f"/tmp/ray/session_latest/logs"
+                ) from error
+        else:
+            return

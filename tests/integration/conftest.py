@@ -6,22 +6,24 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
+import ray
 from support import (
+    ADAPTIVE,
     COMMAND_TIMEOUT_S,
     EIGHT,
     PROJECT_ROOT,
     SMALL,
     CommandRun,
     RunCommand,
-    actor_processes,
     await_rows,
+    leaving_no_process,
     save_model,
+    share_ray,
+    wait_until,
 )
 
 
@@ -61,26 +63,33 @@ def run_command(tied_model: Path) -> RunCommand:
 
 @pytest.fixture
 def no_process_left() -> Iterator[None]:
-    """Fails the test if it leaves a process of Ray or vLLM behind, 10 s after its end."""
-    before = actor_processes()
-    yield
-    deadline = time.monotonic() + 10.0
-    while actor_processes() - before and time.monotonic() < deadline:
-        time.sleep(0.2)
-    left = actor_processes() - before
-    assert not left, [psutil.Process(pid).cmdline() for pid in left]
+    """Fails the test if it leaves a process of Ray or vLLM behind."""
+    with leaving_no_process():
+        yield
+
+
+@pytest.fixture(scope="module")
+def shared_ray() -> None:
+    """This process is connected to the Ray that test files share; what a file starts in it, it ends."""
+    share_ray()
+
+
+@pytest.fixture(scope="module")
+def no_shared_ray() -> None:
+    """This process is connected to no Ray: for files that start their own."""
+    ray.shutdown()
 
 
 @pytest.fixture(scope="session")
 def main_run(run_command: RunCommand, tmp_path_factory: pytest.TempPathFactory) -> CommandRun:
     """The main job, undisturbed: eight iterations by which others are judged."""
-    run = run_command(tmp_path_factory.mktemp("main") / "run", *EIGHT)
+    run = run_command(tmp_path_factory.mktemp("main") / "run", *EIGHT, ADAPTIVE)
     assert run.status == 0, run.output
     return run
 
 
-@pytest.fixture
-def head(tmp_path: Path) -> Iterator[dict[str, str]]:
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """`ray start --head` with a job server on loopback; the environment in which `ray job submit` reaches it."""
     server = f"127.0.0.1:{free_port()}"
     programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # where a job finds `python`
@@ -94,7 +103,7 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
         "--port=0",
         f"--dashboard-port={server.rpartition(':')[2]}",
     ]
-    log = tmp_path / "head.log"
+    log = tmp_path_factory.mktemp("head") / "head.log"
     with log.open("w") as output:
         process = subprocess.Popen(
             [*start, "--num-cpus=2", "--disable-usage-stats", "--include-dashboard=true"],
@@ -104,11 +113,8 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
             start_new_session=True,
         )
     try:
-        deadline = time.monotonic() + 90.0
-        while not is_listening(server):
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.2)
+        assert wait_until(lambda: is_listening(server) or process.poll() is not None), log.read_text()
+        assert process.poll() is None, log.read_text()
         yield {**env, "RAY_API_SERVER_ADDRESS": f"http://{server}"}
     finally:
         os.killpg(process.pid, signal.SIGTERM)

@@ -19,7 +19,7 @@ from sampled import one_turn
 from learner.contract import StepReport, TrainBatch, TrainSample
 from learner.spec import LearnerSpec
 
-ANSWER_TIMEOUT_S = 240.0
+ANSWER_TIMEOUT_S = 480.0
 VOCABULARY_SIZE = 32
 
 
@@ -95,7 +95,7 @@ def save_tiny_model(folder: Path, *, tied: bool, seed: int = 0) -> str:
 
 def tiny_spec(model_path: str, **learner: Any) -> LearnerSpec:
     """Softsign on a CPU with a rate and a time-out that fit a tiny model; the learner's settings by keyword."""
-    return softsign_spec(model_path=model_path, **{"lr": 1e-3, "timeout_s": 120.0} | learner)
+    return softsign_spec(model_path=model_path, **{"lr": 1e-3, "timeout_s": 240.0} | learner)
 
 
 def random_batch(*, num_groups: int, group_size: int, seed: int) -> TrainBatch:

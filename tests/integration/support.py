@@ -5,20 +5,27 @@ import os
 import secrets
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import psutil
+import ray
 import torch
+from safetensors.torch import load_file
 
+from orchestration.journal.trace import read_spans
 from rollout.tasks.embedded_model import EmbeddedRecipe, new_model, new_tokenizer
+from transfer.spans import Span
 
 SESSION_VARIABLE = "SOFTGATE_TEST_SESSION"  # every process that a test starts inherits it
 os.environ[SESSION_VARIABLE] = secrets.token_hex(8)
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
-COMMAND_TIMEOUT_S = 400.0
+COMMAND_TIMEOUT_S = 800.0  # of a run that takes 20 s on two idle cores
+EVENT_TIMEOUT_S = 120.0  # of what happens within a second there
+LEAVE_TIMEOUT_S = 30.0  # a process's end after that of the command, on a busy machine
 # Metrics that depend on the clock.
 VARYING = ("time/", "idle/", "throughput/", "/tokens_per_s", "gigabytes_per_s", "memory/", "engine/paused")
 SMALL = (
@@ -30,13 +37,32 @@ SMALL = (
     "journal.tensorboard=false",
     "journal.rollouts_per_iteration=4",
 )
-# Of the main job.
+# Of runs that are interrupted, and of those by which these are judged.
 EIGHT = (
     "num_iterations=8",
     "checkpoint.every=3",
     "learner.lr_schedule=constant",
-    "gate.adaptive.target_eur=0.95",  # state of the gate that a resume must bring back
 )
+ADAPTIVE = "gate.adaptive.target_eur=0.95"  # state of the gate that a resume must bring back
+
+
+def wait_until(is_true: Callable[[], bool], *, timeout_s: float = EVENT_TIMEOUT_S) -> bool:
+    """Whether the condition came true in time."""
+    deadline = time.monotonic() + timeout_s
+    while not is_true():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def share_ray() -> None:
+    """Starts the Ray of two CPUs that the tests of this process share, unless it runs; its workers import the tests."""
+    if not ray.is_initialized():
+        folders = [PROJECT_ROOT, PROJECT_ROOT / "tests", PROJECT_ROOT / "tests/integration"]
+        paths = os.pathsep.join([*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])])
+        settings = {"env_vars": {"PYTHONPATH": paths}}
+        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=settings)
 
 
 def save_model(folder: Path, *, tied: bool) -> Path:
@@ -67,16 +93,24 @@ class CommandRun:
         rows = [row for row in self.rows("rollouts.jsonl") if row["iteration"] == iteration]
         return [completion["text"] for row in rows for completion in row["completions"]]
 
+    def spans(self) -> list[Span]:
+        json.loads((self.run_dir / "trace.json").read_text())
+        return read_spans(self.run_dir / "trace.json")
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Of the final model."""
+        return load_file(self.run_dir / "model/model.safetensors")
+
 
 RunCommand = Callable[..., CommandRun]
 
 
 def await_rows(metrics: Path, count: int, process: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + COMMAND_TIMEOUT_S
-    while not metrics.exists() or len(metrics.read_text().splitlines()) < count:
+    def has_rows() -> bool:
         assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, f"{metrics} has not reached {count} rows"
-        time.sleep(0.05)
+        return metrics.exists() and len(metrics.read_text().splitlines()) >= count
+
+    assert wait_until(has_rows, timeout_s=COMMAND_TIMEOUT_S), f"{metrics} has not reached {count} rows"
 
 
 def command_lines() -> dict[int, str]:
@@ -93,3 +127,13 @@ def actor_processes() -> set[int]:
     """Processes of Ray and vLLM among them."""
     marks = ("raylet", "gcs_server", "ray::", "VLLM::", "rollout.rewards.grader_child")
     return {pid for pid, line in command_lines().items() if any(mark in line for mark in marks)}
+
+
+@contextmanager
+def leaving_no_process() -> Iterator[None]:
+    """Fails if what is inside leaves a process of Ray or vLLM behind for long."""
+    before = actor_processes()
+    yield
+    wait_until(lambda: not actor_processes() - before, timeout_s=LEAVE_TIMEOUT_S)
+    left = actor_processes() - before
+    assert not left, [psutil.Process(pid).cmdline() for pid in left]

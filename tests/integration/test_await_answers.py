@@ -7,14 +7,12 @@ from collections.abc import Iterator
 import pytest
 import ray
 
+from transfer import answers as waiting
 from transfer.answers import FAILURE_GRACE_S, await_answers, reason
 
+pytestmark = pytest.mark.usefixtures("shared_ray")
 
-@pytest.fixture(scope="module", autouse=True)
-def ray_session() -> Iterator[None]:
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+NEVER_S = 3600.0
 
 
 @ray.remote(num_cpus=0)
@@ -37,7 +35,7 @@ class Peer:
 @pytest.fixture
 def peers() -> Iterator[list[ray.actor.ActorHandle]]:
     found = [Peer.remote() for _ in range(3)]
-    ray.get([peer.ready.remote() for peer in found], timeout=60)
+    ray.get([peer.ready.remote() for peer in found], timeout=300)
     yield found
     for peer in found:
         ray.kill(peer)
@@ -45,30 +43,35 @@ def peers() -> Iterator[list[ray.actor.ActorHandle]]:
 
 def test_results_come_in_the_order_of_the_calls(peers: list[ray.actor.ActorHandle]) -> None:
     calls = {"slow": peers[0].answer.remote("a", 0.5), "fast": peers[1].answer.remote("b")}
-    answers = await_answers(calls, timeout_s=30.0)
+    answers = await_answers(calls, timeout_s=120.0)
     assert list(answers.results.items()) == [("slow", "a"), ("fast", "b")]
     assert (answers.failures, answers.silent) == ({}, ())
 
 
 def test_the_silent_are_named_at_the_time_out(peers: list[ray.actor.ActorHandle]) -> None:
-    calls = {0: peers[0].answer.remote("a"), 1: peers[1].answer.remote("b", 30.0), 2: peers[2].answer.remote("c", 30.0)}
+    given = peers[0].answer.remote("a")
+    ray.wait([given])  # in time, however busy the machine is
+    calls = {0: given, 1: peers[1].answer.remote("b", NEVER_S), 2: peers[2].answer.remote("c", NEVER_S)}
     answers = await_answers(calls, timeout_s=1.0)
     assert (answers.results, answers.failures, answers.silent) == ({0: "a"}, {}, (1, 2))
 
 
 def test_a_failure_ends_the_wait_after_the_grace_period(peers: list[ray.actor.ActorHandle]) -> None:
     started = time.monotonic()
-    calls = {0: peers[0].answer.remote("a", 60.0), 1: peers[1].fail.remote(), 2: peers[2].fail.remote(0.5)}
-    answers = await_answers(calls, timeout_s=60.0)
+    calls = {0: peers[0].answer.remote("a", NEVER_S), 1: peers[1].fail.remote(), 2: peers[2].fail.remote(0.2)}
+    answers = await_answers(calls, timeout_s=NEVER_S)
     assert {peer: reason(error) for peer, error in answers.blamed.items()} == {
         1: "ValueError: made to fail",
         2: "ValueError: made to fail",
     }
     assert answers.silent == (0,)
-    assert FAILURE_GRACE_S <= time.monotonic() - started < 30.0
+    assert FAILURE_GRACE_S <= time.monotonic() - started < 120.0
 
 
-def test_a_death_is_blamed_before_an_earlier_failure(peers: list[ray.actor.ActorHandle]) -> None:
-    answers = await_answers({"broken": peers[0].fail.remote(), "dead": peers[1].die.remote(0.3)}, timeout_s=60.0)
+def test_a_death_is_blamed_before_an_earlier_failure(
+    peers: list[ray.actor.ActorHandle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "FAILURE_GRACE_S", 120.0)  # a busy Ray takes a while to notice a death
+    answers = await_answers({"broken": peers[0].fail.remote(), "dead": peers[1].die.remote(0.3)}, timeout_s=240.0)
     assert list(answers.failures) == ["broken", "dead"]
     assert list(answers.blamed) == ["dead"]

@@ -7,8 +7,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import ray
+from support import wait_until
 from verdicts import verdict_of
 
 from benchmarks.grading import ungraded_group
@@ -36,11 +38,9 @@ def is_running(process_id: int) -> bool:
         return False
 
 
-def ends_within(process_id: int, *, timeout_s: float) -> bool:
-    deadline = time.monotonic() + timeout_s
-    while is_running(process_id) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return not is_running(process_id)
+def ends(process_id: int) -> bool:
+    """Whether the process ends within a while."""
+    return wait_until(lambda: not is_running(process_id))
 
 
 @pytest.fixture
@@ -72,14 +72,15 @@ def test_child_that_meets_a_limit_is_replaced_within_it(child: GraderChild, trap
     verdicts = child.grade([RIGHT, trap, RIGHT], reference_answer="42")
     right = verdict_of(format=1.0, answer=1.0)
     assert verdicts == [right, None, right]
-    assert time.monotonic() - start < 1.0 + 15.0  # the limit and a new child's start on a busy machine
+    assert time.monotonic() - start < 1.0 + 60.0  # the limit and a new child's start on a busy machine
     assert not is_running(first)
     assert child.grade([RIGHT], reference_answer="42") == [verdict_of(format=1.0, answer=1.0)]
 
 
 def test_child_that_died_between_groups_is_replaced_at_no_cost(child: GraderChild) -> None:
-    os.kill(process_id_of(child), signal.SIGKILL)
-    time.sleep(0.2)
+    first = process_id_of(child)
+    os.kill(first, signal.SIGKILL)
+    assert ends(first)
     assert len(child.grade([RIGHT, WRONG], reference_answer="42")) == 2
 
 
@@ -93,22 +94,13 @@ def test_child_without_its_reward_function_does_not_start() -> None:
         GraderChild(timeout_s=1.0, reward=RewardConfig(), reward_factory="no.such:function")
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    paths = os.pathsep.join([str(Path(__file__).parents[2]), str(Path(__file__).parent)])
-    settings = {"env_vars": {"PYTHONPATH": paths}}
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=settings)
-    yield
-    ray.shutdown()
-
-
 @pytest.mark.timeout(300)
-def test_pool_grades_many_groups_and_a_hang_costs_one_only(cluster: None) -> None:
+def test_pool_grades_many_groups_and_a_hang_costs_one_only(shared_ray: None) -> None:
     pool = GraderPool(2, 1.0, reward=RewardConfig(), reward_factory=TRAPS)
     references = [pool.grade(ray.put(group(RIGHT, WRONG, ""))) for _ in range(10)]
     references.append(pool.grade(group(RIGHT, "hang in C", RIGHT)))
     references += [pool.grade(group("process id")) for _ in range(4)]
-    results: list[GroupVerdicts] = ray.get(references, timeout=120)
+    results: list[GroupVerdicts] = ray.get(references, timeout=240)
     for result in results[:10]:
         assert result.verdicts == tuple(GRADE(text, "42") for text in (RIGHT, WRONG, ""))
         assert result.timed_out == 0
@@ -118,15 +110,22 @@ def test_pool_grades_many_groups_and_a_hang_costs_one_only(cluster: None) -> Non
     assert len(children) == 2  # both workers are used
     spans = pool.drain_spans()
     assert spans == (), "the first call asks only"
-    deadline = time.monotonic() + 30.0
-    while len({span.track for span in spans}) < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
+
+    def has_told_of_both() -> bool:
+        nonlocal spans
         spans += pool.drain_spans()
+        return len({span.track for span in spans}) == 2
+
+    assert wait_until(has_told_of_both)
     assert {(span.track, span.name) for span in spans} == {("grader 0", "grade"), ("grader 1", "grade")}
     assert max(span.end_s - span.start_s for span in spans) >= 1.0, "the hang, up to its limit"
     pool.close()
-    assert all(ends_within(process_id, timeout_s=10.0) for process_id in children)
+    assert all(map(ends, children))
     pool.close()
+
+
+def processor_time_s(process_id: int) -> float:
+    return psutil.Process(process_id).cpu_times().user
 
 
 def parent_of(process_id: int) -> int:
@@ -135,18 +134,19 @@ def parent_of(process_id: int) -> int:
 
 
 @pytest.mark.timeout(300)
-def test_child_ends_with_its_actor_idle_or_busy_and_the_actor_comes_back(cluster: None) -> None:
-    pool = GraderPool(1, 2.0, reward=RewardConfig(), reward_factory=TRAPS)
-    idle = int(ray.get(pool.grade(group("process id")), timeout=120).verdicts[0].value("pid"))
+def test_child_ends_with_its_actor_idle_or_busy_and_the_actor_comes_back(shared_ray: None) -> None:
+    pool = GraderPool(1, 30.0, reward=RewardConfig(), reward_factory=TRAPS)
+    idle = int(ray.get(pool.grade(group("process id")), timeout=240).verdicts[0].value("pid"))
     os.kill(parent_of(idle), signal.SIGKILL)
-    assert ends_within(idle, timeout_s=10.0)
-    busy = int(ray.get(pool.grade(group("process id")), timeout=120).verdicts[0].value("pid"))
+    assert ends(idle)
+    busy = int(ray.get(pool.grade(group("process id")), timeout=240).verdicts[0].value("pid"))
     assert busy != idle
     actor = parent_of(busy)
+    at_rest_s = processor_time_s(busy)
     pool.grade(group("hang in C"))
-    time.sleep(0.5)
+    assert wait_until(lambda: processor_time_s(busy) > at_rest_s + 0.2)
     os.kill(actor, signal.SIGKILL)
-    assert ends_within(busy, timeout_s=10.0)
+    assert ends(busy)
     pool.close()
 
 
@@ -170,18 +170,18 @@ FAILURES = {
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("failure", FAILURES)
-def test_failing_extra_reward_is_a_named_error(cluster: None, failure: str) -> None:
+def test_failing_extra_reward_is_a_named_error(shared_ray: None, failure: str) -> None:
     pool = GraderPool(1, 1.0, reward=extras(on_error="raise", fine="half", own="faulty"))
     with pytest.raises(GradingError, match=re.escape(f"prompt 0: {FAILURES[failure]}")):
-        await_verdicts([pool.grade(group(RIGHT, failure, WRONG))], timeout_s=120.0)
+        await_verdicts([pool.grade(group(RIGHT, failure, WRONG))], timeout_s=240.0)
     pool.close()
 
 
 @pytest.mark.timeout(300)
-def test_failing_extra_reward_is_a_counted_zero_where_asked(cluster: None) -> None:
+def test_failing_extra_reward_is_a_counted_zero_where_asked(shared_ray: None) -> None:
     pool = GraderPool(1, 1.0, reward=extras(on_error="zero", fine="half", own="faulty"))
     graded = pool.grade(group(RIGHT, "raise", "nan", "hang", WRONG))
-    (result,) = await_verdicts([graded], timeout_s=120.0)
+    (result,) = await_verdicts([graded], timeout_s=240.0)
     assert [verdict.values for verdict in result.verdicts] == [
         {"format": 1.0, "answer": 1.0, "fine": 0.5, "own": 1.0},
         {"format": 0.0, "answer": 0.0, "fine": 0.5, "own": 0.0},
@@ -195,9 +195,9 @@ def test_failing_extra_reward_is_a_counted_zero_where_asked(cluster: None) -> No
 
 
 @pytest.mark.timeout(300)
-def test_an_extra_reward_that_hangs_costs_neither_format_nor_answer(cluster: None) -> None:
+def test_an_extra_reward_that_hangs_costs_neither_format_nor_answer(shared_ray: None) -> None:
     pool = GraderPool(1, 1.0, reward=extras(on_error="zero", fine="half", own="hanging", last="half"))
-    (result,) = await_verdicts([pool.grade(group(RIGHT, WRONG))], timeout_s=120.0)
+    (result,) = await_verdicts([pool.grade(group(RIGHT, WRONG))], timeout_s=240.0)
     own = {"fine": 0.5, "own": 0.0, "last": 0.0}
     assert [verdict.values for verdict in result.verdicts] == [
         {"format": 1.0, "answer": 1.0, **own},

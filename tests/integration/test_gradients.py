@@ -19,7 +19,7 @@ from configs.objective import ObjectiveConfig
 from learner.contract import TrainBatch, TrainSample
 from learner.spec import LearnerSpec
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 RELATIVE_TOLERANCE = 1e-5
 TAU_POS, TAU_NEG = 10.0, 12.0

@@ -1,32 +1,12 @@
 """The main job on real parts, run as a user runs it."""
 
-import json
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
-from support import EIGHT, CommandRun, RunCommand
-from torch import equal
-
-from orchestration.journal.trace import read_spans
-from transfer.spans import Span
+from support import CommandRun, RunCommand
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
-
-CUSTOM_GATE = """
-import torch
-
-
-class Tanh:
-    name = "tanh"
-
-    def __init__(self, tau):
-        self.tau = tau
-
-    def value(self, ratio, positive):
-        return torch.tanh(self.tau * (ratio - 1)) / self.tau
-"""
 
 
 def test_a_run_leaves_its_trace(main_run: CommandRun) -> None:
@@ -57,13 +37,8 @@ def test_a_run_leaves_its_trace(main_run: CommandRun) -> None:
     assert sum("reward" in line and "EUR" in line for line in main_run.output.splitlines()) == 8
 
 
-def spans_of(run: CommandRun) -> list[Span]:
-    json.loads((run.run_dir / "trace.json").read_text())
-    return read_spans(run.run_dir / "trace.json")
-
-
 def test_the_trace_tells_what_every_process_did(main_run: CommandRun) -> None:
-    spans = spans_of(main_run)
+    spans = main_run.spans()
     count = Counter((span.track, span.name) for span in spans)
     stages = ("iteration", "wait", "old_logprobs", "update", "publish", "evaluate", "checkpoint")
     # version 0, then one an iteration; before the first and after the last; every 3 and at the end
@@ -83,59 +58,8 @@ def test_the_trace_tells_what_every_process_did(main_run: CommandRun) -> None:
     assert "Where time goes" in (main_run.run_dir / "report.html").read_text()
 
 
-def test_ctrl_c_then_resume_equals_the_undisturbed_run(
-    main_run: CommandRun, run_command: RunCommand, tmp_path: Path, no_process_left: None
-) -> None:
-    stopped = run_command(tmp_path / "run", *EIGHT, interrupt_after=4)
-    assert stopped.status == 130, stopped.output
-    assert len(stopped.rows()) < 8
-
-    resumed = run_command(tmp_path / "run", *EIGHT, "resume=true")
-    assert resumed.status == 0, resumed.output
-    assert resumed.fixed_metrics() == main_run.fixed_metrics()
-    assert resumed.texts(7) == main_run.texts(7)
-    iterations = [span.start_s for span in spans_of(resumed) if span.name == "iteration"]
-    assert len(iterations) >= 8, "those before the interruption are still there"
-    weights, expected = (load_file(run.run_dir / "model/model.safetensors") for run in (resumed, main_run))
-    assert weights.keys() == expected.keys()
-    assert all(equal(weights[name], expected[name]) for name in expected)
-
-
-def test_two_engines_in_processes_of_their_own_give_the_metrics_of_one_inline(
-    main_run: CommandRun, run_command: RunCommand, tmp_path: Path, no_process_left: None
-) -> None:
-    run = run_command(tmp_path / "run", *EIGHT, "rollout.num_engines=2", "rollout.frontend=async")
-    assert run.status == 0, run.output
-    assert run.fixed_metrics() == main_run.fixed_metrics()
-
-
-def test_two_workers_an_engine_and_a_tempered_policy_agree_with_the_learner(
-    run_command: RunCommand, tmp_path: Path, no_process_left: None
-) -> None:
-    run = run_command(tmp_path / "run", "rollout.tensor_parallel_size=2", "rollout.temperature=0.7", "num_iterations=2")
-    assert run.status == 0, run.output
-    assert [row["mismatch/max"] < 1e-4 for row in run.rows()] == [True, True]
-
-
-# Each gate in a run that shows something else besides: a start of Ray and vLLM takes most of a run this small.
-# Arctan: test_objective_run.py, power: test_replay.py, sigmoid: test_data_job.py.
-
-
-def test_a_gate_of_ones_own_trains(
-    main_run: CommandRun, run_command: RunCommand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "tanh_gate.py").write_text(CUSTOM_GATE)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    own = ("gate=custom", "gate.factory=tanh_gate:Tanh", "gate.parameters.tau=5.0")
-    run = run_command(tmp_path / "run", *own, "num_iterations=1")
-    assert run.status == 0, run.output
-    assert run.texts(0) == main_run.texts(0) != []
-    (row,) = run.rows()
-    # tanh(tau) is sigmoid(2 tau) up to a constant, and the audit's sigmoid has tau_pos=10
-    assert row["gate/eur_pos"] == pytest.approx(row["audit/sigmoid/eur_pos"], rel=1e-4)
-    assert row["gate/eur"] < 1
-    assert "gate/tau_pos" not in row
-    assert "tanh" in (run.run_dir / "run.log").read_text()
+# Each gate in a run that shows something else besides: a start of Ray and vLLM takes most of a run this small. Arctan:
+# test_pipeline.py, power: test_replay.py, sigmoid: test_data_job.py, one of one's own: test_objective_run.py.
 
 
 def test_an_asynchronous_erf_run_keeps_the_staleness_bound(

@@ -66,7 +66,7 @@ def test_batches_of_the_groups_that_finish_first_keep_the_bound_and_drop_nothing
 def test_groups_without_a_gradient_are_replaced_and_a_resume_goes_on_behind_them(
     run_command: RunCommand, tmp_path: Path, no_process_left: None
 ) -> None:
-    settings = (*VARIED, "rollout.dynamic_sampling=true", f"rollout.record={tmp_path / 'record'}")
+    settings = (*VARIED, "gate=arctan", "rollout.dynamic_sampling=true", f"rollout.record={tmp_path / 'record'}")
     first = run_command(tmp_path / "run", *settings, "num_iterations=2")
     assert first.status == 0, first.output
     unused = positions_after(first, 2)["unused"]

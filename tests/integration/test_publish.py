@@ -4,7 +4,8 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,17 @@ import psutil
 import pytest
 import ray
 import torch
-from support import SMALL
+from support import EVENT_TIMEOUT_S, SMALL
 
 from configs.loading import load_config
-from orchestration.cluster import start_cluster
+from orchestration.cluster import Cluster, start_cluster
 from orchestration.parts import Parts, build_parts
+from orchestration.rollout_parts import start_rollout
 from orchestration.stream.batches import to_train_batch
 from orchestration.weight_channel import PublishError
 from rollout.contract import SamplingSpec
+from rollout.fleets.fleet import RolloutFleet
+from rollout.rewards.graders import GraderPool
 from rollout.tasks import build_task
 from transfer.transport import Transfer
 
@@ -29,30 +33,58 @@ ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # ranks cannot 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 TWO_AND_TWO = ("rollout.num_engines=2", "learner.num_workers=2", "learner.zero_stage=3", "learner.lr=1e-2")
-
-
+TIED_INLINE, UNTIED_ASYNC = ("tied", "inline"), ("untied", "async")
 WHOLE, LORA = (), ("learner.lora.rank=8", "learner.lora.target_modules=[q_proj,up_proj]")
 
 
-@pytest.fixture(
-    scope="module",
-    params=[("tied", "inline", WHOLE), ("untied", "async", WHOLE), ("tied", "inline", LORA)],
-    ids=["tied-inline", "untied-async", "tied-inline-lora"],
-)
-def parts(request: pytest.FixtureRequest) -> Iterator[Parts]:
-    weights, frontend, trained = request.param
+def with_parts(*cases: tuple[tuple[str, str], tuple[str, ...]]) -> pytest.MarkDecorator:
+    """Runs a test on each of these: the rollout side by the model's weights and the frontend, the learner's settings.
+
+    Learners follow each other on one rollout side: its engines start once.
+    """
+    names = ["-".join((*side, *["lora"] * (learner == LORA))) for side, learner in cases]
+    return pytest.mark.parametrize(("rollout_side", "parts"), cases, ids=names, indirect=True, scope="module")
+
+
+with_every_part = with_parts((TIED_INLINE, WHOLE), (TIED_INLINE, LORA), (UNTIED_ASYNC, WHOLE))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutSide:
+    """A cluster with two engines and graders, beside which one learner after another starts."""
+
+    settings: tuple[str, ...]
+    model: Path
+    cluster: Cluster
+    started: tuple[RolloutFleet, GraderPool]
+
+
+@pytest.fixture(scope="module")
+def rollout_side(request: pytest.FixtureRequest, no_shared_ray: None) -> Iterator[RolloutSide]:
+    weights, frontend = request.param
     model: Path = request.getfixturevalue(f"{weights}_model")
-    config = load_config([*SMALL, *TWO_AND_TWO, f"model.path={model}", f"rollout.frontend={frontend}", *trained])
-    with (
-        start_cluster(config.cluster, config.rollout, config.learner) as cluster,
-        build_parts(config, cluster, model, task=build_task(config.task), start_iteration=0) as built,
-    ):
-        yield built
+    settings = (*SMALL, *TWO_AND_TWO, f"model.path={model}", f"rollout.frontend={frontend}")
+    config = load_config(settings)
+    with start_cluster(config.cluster, config.rollout, config.learner) as cluster, ExitStack() as undo:
+        started = start_rollout(config, cluster, model, undo)
+        yield RolloutSide(settings=settings, model=model, cluster=cluster, started=started)
+
+
+@pytest.fixture(scope="module")
+def parts(request: pytest.FixtureRequest, rollout_side: RolloutSide) -> Iterator[Parts]:
+    config = load_config([*rollout_side.settings, *request.param])
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("orchestration.parts.start_rollout", lambda *_: rollout_side.started)
+        build = build_parts(
+            config, rollout_side.cluster, rollout_side.model, task=build_task(config.task), start_iteration=0
+        )
+        with build as built:
+            yield built
 
 
 def largest_difference(parts: Parts, token_ids: np.ndarray, prompt_length: int) -> float:
     expected = parts.learner.score(token_ids, prompt_length)
-    answers = parts.fleet.call("score", token_ids, prompt_length, timeout_s=60.0)
+    answers = parts.fleet.call("score", token_ids, prompt_length, timeout_s=240.0)
     return max(float(np.abs(answer - expected).max()) for answer in answers.values())
 
 
@@ -72,6 +104,7 @@ def flip_bit_after_digest(worker: Any, label: str) -> None:
     sender._transport.start = start
 
 
+@with_every_part
 def test_engines_compute_the_learners_logprobs_after_every_publish(parts: Parts) -> None:
     for version in range(3):
         report = parts.channel.publish(version)
@@ -101,13 +134,14 @@ def test_engines_compute_the_learners_logprobs_after_every_publish(parts: Parts)
         assert np.abs(moved - before).max() > 1e-3, "the weights must have moved for the next publish to prove anything"
 
 
+@with_every_part
 def test_completions_in_flight_go_on_under_the_next_version(parts: Parts) -> None:
     parts.channel.publish(3)
     sampling = SamplingSpec(num_completions=16, max_new_tokens=48, temperature=1.0, seed=0)
     fleet = parts.fleet.sibling()
     for prompt in parts.eval_sets["arithmetic"]:
         fleet.submit(prompt, sampling)
-    parts.fleet.call("ready", timeout_s=30.0)  # behind the prompts in each engine's mailbox
+    parts.fleet.call("ready", timeout_s=240.0)  # behind the prompts in each engine's mailbox
     parts.channel.publish(4)
     finished = []
     while fleet.num_in_flight:
@@ -119,6 +153,7 @@ def test_completions_in_flight_go_on_under_the_next_version(parts: Parts) -> Non
     assert all(np.isfinite(completion.tokens.rollout_logprobs).all() for completion in completions)
 
 
+@with_every_part
 def test_a_corrupted_weight_stops_the_publish_and_is_named(parts: Parts) -> None:
     label = "model.layers.1"
     parts.channel.publish(5)
@@ -128,6 +163,7 @@ def test_a_corrupted_weight_stops_the_publish_and_is_named(parts: Parts) -> None
     parts.channel.publish(7)
 
 
+@with_every_part
 def test_stale_weights_fail_the_logprob_probe(parts: Parts) -> None:
     parts.channel.publish(8)
     parts.learner.apply(nudge_weights)
@@ -136,9 +172,8 @@ def test_stale_weights_fail_the_logprob_probe(parts: Parts) -> None:
         parts.channel._compare_logprobs(9)
 
 
+@with_parts((TIED_INLINE, LORA))
 def test_a_part_of_what_vllm_keeps_as_one_is_refused(parts: Parts) -> None:
-    if not parts.config.learner.lora.is_on:
-        pytest.skip("without adapters everything travels")
     parts.learner.apply(send_adapted_only)
     parts.channel._changing_groups = parts.learner.changing_groups()
     with pytest.raises(PublishError, match=r"qkv_proj, .*gate_up_proj: the update has only a part"):
@@ -164,13 +199,14 @@ def nudge_weights(worker: Any) -> None:
             parameter.ds_tensor.mul_(1.1)  # type: ignore[attr-defined]
 
 
+@with_parts((TIED_INLINE, LORA), (UNTIED_ASYNC, WHOLE))
 def test_an_engine_that_is_killed_takes_its_children_along(parts: Parts) -> None:
-    actor = parts.fleet.call("ready", timeout_s=30.0)[1]
+    actor = parts.fleet.call("ready", timeout_s=240.0)[1]
     children = psutil.Process(actor).children(recursive=True)
     has_engine_process = any("VLLM" in " ".join(child.cmdline()) for child in children)
     assert has_engine_process == (parts.config.rollout.frontend == "async")
     os.kill(actor, signal.SIGKILL)
-    _, alive = psutil.wait_procs(children, timeout=10.0)
+    _, alive = psutil.wait_procs(children, timeout=EVENT_TIMEOUT_S)
     assert not alive
 
     with pytest.raises(PublishError, match="engine 1 failed during the publish"):

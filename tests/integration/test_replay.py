@@ -1,22 +1,24 @@
-"""Record once, train many, on real parts; the runs have several options of the objective at once."""
+"""Record once, train many, and go on after Ctrl-C, on real parts and with several options of the objective at once.
+
+One recording serves all: a run on one engine inside its actor, by which the interrupted ones are judged.
+"""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
-from support import CommandRun, RunCommand
+from support import ADAPTIVE, EIGHT, CommandRun, RunCommand, leaving_no_process
 from torch import equal
 
 from rollout.recording import num_recorded
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
-# Two epochs, so that ratios leave 1 and the gates differ; a checkpoint in the middle for the resume.
+# Two epochs, so that ratios leave 1 and the gates differ.
 SETTINGS = (
+    *EIGHT,
     "learner.num_epochs=2",
-    "learner.lr_schedule=constant",
-    "checkpoint.every=2",
     "learner.old_logprobs=recompute",
     "objective.advantage=leave_one_out",
     "objective.ratio=sequence",
@@ -25,7 +27,9 @@ SETTINGS = (
     "objective.entropy_coef=0.001",
     "objective.correction=tis",
 )
-OWN_GATE = "gate=power"
+OWN_GATE = ("gate=power", ADAPTIVE)
+OWN_PROCESS = "rollout.frontend=async"  # each engine in one
+TWO_ENGINES = "rollout.num_engines=2"
 # What only engines, graders and publishes measure, and what only holds where the learner's weights are theirs.
 LIVE_ONLY = re.compile(r"(rollout|publish|grading|mismatch)/|time/(generate|grade|publish)_s|idle/engines")
 
@@ -33,7 +37,7 @@ LIVE_ONLY = re.compile(r"(rollout|publish|grading|mismatch)/|time/(generate|grad
 @pytest.fixture(scope="module")
 def recorded(run_command: RunCommand, tmp_path_factory: pytest.TempPathFactory) -> CommandRun:
     folder = tmp_path_factory.mktemp("recorded")
-    run = run_command(folder / "run", *SETTINGS, OWN_GATE, f"rollout.record={folder / 'groups'}")
+    run = run_command(folder / "run", *SETTINGS, *OWN_GATE, f"rollout.record={folder / 'groups'}")
     assert run.status == 0, run.output
     return run
 
@@ -43,11 +47,42 @@ def groups(recorded: CommandRun) -> Path:
     return recorded.run_dir.parent / "groups"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Interrupted:
+    """A run as Ctrl-C left it, and the same run after its resume."""
+
+    stopped: CommandRun
+    num_rows: int  # of metrics, before the resume
+    resumed: CommandRun
+
+
+def interrupt_and_resume(
+    run_command: RunCommand, run_dir: Path, *settings: str, after: int, also: tuple[str, ...] = ()
+) -> Interrupted:
+    """Ctrl-C `after` rows of metrics; `also`: settings of the resume."""
+    with leaving_no_process():
+        stopped = run_command(run_dir, *settings, interrupt_after=after)
+        assert stopped.status == 130, stopped.output
+        num_rows = len(stopped.rows())
+        resumed = run_command(run_dir, *settings, *also, "resume=true")
+        assert resumed.status == 0, resumed.output
+    return Interrupted(stopped=stopped, num_rows=num_rows, resumed=resumed)
+
+
 @pytest.fixture(scope="module")
-def replayed(recorded: CommandRun, groups: Path, run_command: RunCommand) -> CommandRun:
-    run = run_command(recorded.run_dir.parent / "replayed", *SETTINGS, OWN_GATE, f"rollout.replay={groups}")
-    assert run.status == 0, run.output
-    return run
+def interrupted(run_command: RunCommand, tmp_path_factory: pytest.TempPathFactory) -> Interrupted:
+    """The recorded run again, with an end in the middle: first on one engine in a process of its own, then on two."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    settings = (*SETTINGS, *OWN_GATE, OWN_PROCESS, f"rollout.record={folder / 'groups'}")
+    return interrupt_and_resume(run_command, folder / "run", *settings, after=4, also=(TWO_ENGINES,))
+
+
+@pytest.fixture(scope="module")
+def replayed(interrupted: Interrupted, run_command: RunCommand) -> CommandRun:
+    """A replay of what that one has recorded, with an end in the middle too."""
+    folder = interrupted.resumed.run_dir.parent
+    replay = (*SETTINGS, *OWN_GATE, f"rollout.replay={folder / 'groups'}")
+    return interrupt_and_resume(run_command, folder / "replayed", *replay, after=2).resumed
 
 
 def test_another_gate_and_objective_start_from_the_same_completions(recorded: CommandRun, main_run: CommandRun) -> None:
@@ -56,7 +91,7 @@ def test_another_gate_and_objective_start_from_the_same_completions(recorded: Co
 
 def test_the_options_of_the_objective_are_at_work(recorded: CommandRun) -> None:
     rows = recorded.rows()
-    assert len(rows) == 3
+    assert len(rows) == 8
     for row in rows:
         assert row["correction/weight_mean"] == pytest.approx(1.0, abs=1e-4), "engine and learner agree on a CPU"
         assert row["correction/clipped_share"] == 0.0
@@ -65,13 +100,33 @@ def test_the_options_of_the_objective_are_at_work(recorded: CommandRun) -> None:
     assert rows[2]["objective/kl"] > 4 * rows[0]["objective/kl"], "the policy moves away from the initial model"
 
 
-def test_a_replay_with_the_same_gate_repeats_the_run_bit_for_bit(recorded: CommandRun, replayed: CommandRun) -> None:
+def test_ctrl_c_then_resume_on_two_engines_in_processes_of_their_own_equals_the_undisturbed_run_on_one_inline(
+    recorded: CommandRun, interrupted: Interrupted
+) -> None:
+    assert interrupted.num_rows < 8
+    resumed = interrupted.resumed
+    assert resumed.fixed_metrics() == recorded.fixed_metrics()
+    assert resumed.texts(7) == recorded.texts(7)
+    iterations = [span.start_s for span in resumed.spans() if span.name == "iteration"]
+    assert len(iterations) >= 8, "those before the interruption are still there"
+    assert_equal_weights(resumed, recorded)
+    assert num_recorded(resumed.run_dir.parent / "groups") == 8, "the recording is completed too"
+
+
+def assert_equal_weights(run: CommandRun, other: CommandRun) -> None:
+    weights, expected = run.weights(), other.weights()
+    assert weights.keys() == expected.keys()
+    assert all(equal(weights[name], expected[name]) for name in expected)
+
+
+def test_a_replay_with_an_end_in_the_middle_repeats_the_run_bit_for_bit(
+    recorded: CommandRun, replayed: CommandRun
+) -> None:
     expected = [{k: v for k, v in row.items() if not LIVE_ONLY.match(k)} for row in recorded.fixed_metrics()]
     assert replayed.fixed_metrics() == expected
     assert {"loss", "grad_norm", "gate/eur", "reward/mean", "staleness/max"} <= expected[0].keys()
-    assert replayed.texts(2) == recorded.texts(2)
-    weights, original = (load_file(run.run_dir / "model/model.safetensors") for run in (replayed, recorded))
-    assert all(equal(weights[name], original[name]) for name in original)
+    assert replayed.texts(7) == recorded.texts(7)
+    assert_equal_weights(replayed, recorded)
 
 
 def test_a_replay_starts_no_engine_and_measures_nothing_of_one(recorded: CommandRun, replayed: CommandRun) -> None:
@@ -87,27 +142,6 @@ def test_another_gate_starts_alike_and_learns_something_else(
 ) -> None:
     run = run_command(tmp_path / "run", *SETTINGS, "gate=clip", f"rollout.replay={groups}")
     assert run.status == 0, run.output
-    assert [run.texts(k) for k in range(3)] == [recorded.texts(k) for k in range(3)]
+    assert [run.texts(k) for k in range(8)] == [recorded.texts(k) for k in range(8)]
     losses, others = ([row["grad_norm"] for row in some.rows()] for some in (run, recorded))
     assert all(loss != other for loss, other in zip(losses, others, strict=True))
-
-
-def test_an_interrupted_recording_is_completed_by_its_resume_and_a_replay_resumes_too(
-    recorded: CommandRun, replayed: CommandRun, groups: Path, run_command: RunCommand, tmp_path: Path
-) -> None:
-    record = (*SETTINGS, OWN_GATE, f"rollout.record={tmp_path / 'groups'}")
-    stopped = run_command(tmp_path / "run", *record, interrupt_after=2)
-    assert stopped.status == 130, stopped.output
-    resumed = run_command(tmp_path / "run", *record, "resume=true")
-    assert resumed.status == 0, resumed.output
-    assert num_recorded(tmp_path / "groups") == 3
-    assert resumed.fixed_metrics() == recorded.fixed_metrics()
-    weights, expected = (load_file(run.run_dir / "model/model.safetensors") for run in (resumed, recorded))
-    assert all(equal(weights[name], expected[name]) for name in expected)
-
-    replay = (*SETTINGS, OWN_GATE, f"rollout.replay={tmp_path / 'groups'}")
-    stopped = run_command(tmp_path / "replayed", *replay, interrupt_after=2)
-    assert stopped.status == 130, stopped.output
-    resumed = run_command(tmp_path / "replayed", *replay, "resume=true")
-    assert resumed.status == 0, resumed.output
-    assert resumed.fixed_metrics() == replayed.fixed_metrics()

@@ -2,10 +2,11 @@
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -40,17 +41,15 @@ class StudyRun:
         return [{name: row[name] for name in row if not any(part in name for part in VARYING)} for row in rows]
 
 
-def start_study(
-    folder: Path, model: Path, *arguments: str, environment: dict[str, str] | None = None
-) -> "subprocess.Popen[str]":
-    words = [f"study_dir={folder}", f"model.path={model}", *SMALL, *GRID, *SEPARATING, *arguments]
+def start_study(folder: Path, model: Path) -> "subprocess.Popen[str]":
+    words = [f"study_dir={folder}", f"model.path={model}", *SMALL, *GRID, *SEPARATING]
     return subprocess.Popen(
         [sys.executable, "-m", "orchestration.study", *words],
         cwd=PROJECT_ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**(environment or os.environ), "COLUMNS": "200"},
+        env={**os.environ, "COLUMNS": "200"},
         start_new_session=True,
     )
 
@@ -61,11 +60,18 @@ def finish(process: "subprocess.Popen[str]", folder: Path) -> StudyRun:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tied_model: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyRun:
-    folder = tmp_path_factory.mktemp("undisturbed") / "study"
-    study = finish(start_study(folder, tied_model), folder)
+def study_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("study") / "study"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(study_dir: Path, tied_model: Path) -> StudyRun:
+    """A study from start to end; a copy of its folder, because the study is interrupted later on."""
+    study = finish(start_study(study_dir, tied_model), study_dir)
     assert study.status == 0, study.output
-    return study
+    kept = study_dir.with_name("undisturbed")
+    shutil.copytree(study_dir, kept)
+    return replace(study, folder=kept)
 
 
 def test_a_study_leaves_its_report_and_tells_how_it_goes(undisturbed: StudyRun) -> None:
@@ -90,29 +96,25 @@ def test_arms_of_a_seed_saw_the_same_prompts_and_sampled_alike(undisturbed: Stud
 
 
 def test_interrupted_and_resumed_it_gives_the_same_table(
-    undisturbed: StudyRun, tied_model: Path, tmp_path: Path, no_process_left: None
+    undisturbed: StudyRun, study_dir: Path, tied_model: Path, no_process_left: None
 ) -> None:
-    folder = tmp_path / "study"
-    process = start_study(folder, tied_model)
-    await_rows(folder / "clip-seed0" / "metrics.jsonl", 1, process)
+    """Its second arm is taken away and trained again, with an end in the middle."""
+    shutil.rmtree(study_dir / "clip-seed0")
+    for report in study_dir.glob("*.*"):
+        report.unlink()
+    process = start_study(study_dir, tied_model)
+    await_rows(study_dir / "clip-seed0" / "metrics.jsonl", 1, process)
     os.killpg(process.pid, signal.SIGINT)
-    stopped = finish(process, folder)
+    stopped = finish(process, study_dir)
     assert stopped.status == 130, stopped.output
-    assert f"study_dir={folder}" in stopped.output, "how to go on"
-    kept = (folder / "softsign-seed0" / "metrics.jsonl").stat().st_mtime_ns
+    assert f"study_dir={study_dir}" in stopped.output, "how to go on"
 
-    resumed = finish(start_study(folder, tied_model), folder)
+    resumed = finish(start_study(study_dir, tied_model), study_dir)
     assert resumed.status == 0, resumed.output
-    assert (folder / "softsign-seed0" / "metrics.jsonl").stat().st_mtime_ns == kept, "a finished arm is kept"
+    kept, first = (
+        (folder / "softsign-seed0" / "metrics.jsonl").stat().st_mtime_ns for folder in (study_dir, undisturbed.folder)
+    )
+    assert kept == first, "a finished arm is kept"
     assert resumed.table() == undisturbed.table()
     assert resumed.fixed_iterations() == undisturbed.fixed_iterations()
-    assert (folder / "pairs.csv").read_text() == (undisturbed.folder / "pairs.csv").read_text()
-
-
-def test_arms_run_as_jobs_of_a_ray_cluster(head: dict[str, str], tied_model: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "study"
-    arguments = ("launcher=jobs", "gates=[clip]", "num_iterations=2")
-    study = finish(start_study(folder, tied_model, *arguments, environment=head), folder)
-    assert study.status == 0, study.output
-    assert len(study.fixed_iterations()) == 2
-    assert "iteration 2/2" in (folder / "logs" / "clip-seed0.log").read_text(), "the job's log is fetched"
+    assert (study_dir / "pairs.csv").read_text() == (undisturbed.folder / "pairs.csv").read_text()

@@ -14,7 +14,7 @@ import torch
 from gates import Gate, get_gate
 from gates.kernels import has_kernel, loss_function_for
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 CUDA = torch.device("cuda")
 # The interpreter does not know libdevice, of which the kernel takes the arctangent; it sees numpy's instead.
 INTERPRETED = """
@@ -91,7 +91,7 @@ print("all compiled")
 def run(program: str, **environment: str) -> str:
     variables = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
     command = [sys.executable, "-c", program]
-    done = subprocess.run(command, capture_output=True, text=True, env=variables, cwd=ROOT, timeout=300, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=variables, cwd=ROOT, timeout=580, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -92,7 +92,7 @@ def engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> PlayedEngines:
 
 def python(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
 
 
 def test_an_evaluation_leaves_rows_a_summary_and_a_table(

@@ -397,4 +397,4 @@ def test_the_driver_side_needs_no_torch() -> None:
         "found = {'torch', 'vllm', 'ray', 'deepspeed', 'transformers'} & set(sys.modules)\n"
         "assert not found, found\n"
     )
-    subprocess.run([sys.executable, "-c", program], cwd=METRICS_DOC.parents[1], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", program], cwd=METRICS_DOC.parents[1], check=True, timeout=300)

@@ -45,7 +45,7 @@ CAPTURED = (
 
 def run_noisy(log: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", NOISY, str(log), *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
 
 
 def test_everything_but_the_console_goes_to_the_log(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_the_console_knows_the_terminal_behind_the_redirect(tmp_path: Path) -> N
     reader, terminal = pty.openpty()
     command = [sys.executable, "-c", NOISY, str(tmp_path / "run.log")]
     environment = {**os.environ, "TERM": "xterm"}
-    subprocess.run(command, cwd=ROOT, stdout=terminal, stderr=terminal, env=environment, timeout=60, check=True)
+    subprocess.run(command, cwd=ROOT, stdout=terminal, stderr=terminal, env=environment, timeout=300, check=True)
     os.close(terminal)
     shown = os.read(reader, 10_000).decode()
     os.close(reader)

@@ -81,7 +81,7 @@ LONG = " " * 1_000_000
 
 @pytest.mark.parametrize("text", ["<think>" * 200_000, f"<think>{LONG}</answer>", f"<think>a</think>{LONG}x<answer>"])
 def test_long_texts_cost_linear_time(text: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     assert format_reward(text) < 1.0
     assert answer_reward(text, "42") == 0.0
-    assert time.perf_counter() - start < 2.0
+    assert time.process_time() - start < 2.0

@@ -104,7 +104,7 @@ def test_failed_build_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 def test_concurrent_builders_share_one_result(tmp_path: Path) -> None:
-    both_started = threading.Barrier(2, timeout=60)
+    both_started = threading.Barrier(2, timeout=300)
     paths: list[Path] = []
 
     def meet(done: int, total: int) -> None:
@@ -118,7 +118,7 @@ def test_concurrent_builders_share_one_result(tmp_path: Path) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=60)
+        thread.join(timeout=300)
     assert paths == [tmp_path / QUICK.hash()] * 2
     assert list(tmp_path.iterdir()) == [tmp_path / QUICK.hash()]
     assert (paths[0] / "model.safetensors").exists()

@@ -70,9 +70,9 @@ def test_what_is_no_text_is_never_equivalent(candidate: object) -> None:
 def test_too_long_an_answer_is_refused_quickly() -> None:
     limit = "9" * MAX_ANSWER_CHARACTERS
     assert is_equivalent(limit, limit)
-    start = time.perf_counter()
+    start = time.process_time()
     assert not is_equivalent("9" * 50_000_000, "9" * 50_000_000)
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0
 
 
 @settings(deadline=None, max_examples=300)

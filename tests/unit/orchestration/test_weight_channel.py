@@ -1,20 +1,18 @@
-"""What the channel does with peers that fail: stand-ins for ranks and engines, on a real Ray."""
+"""What the channel does with peers that fail: stand-ins for ranks and engines, and for the Ray that asks them."""
 
-import time
-from collections.abc import Iterator
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-import ray
+from ray.exceptions import RayTaskError
 
 from configs.schema import PublishConfig
 from learner.sender import SendReport
 from orchestration.weight_channel import Probe, PublishError, WeightChannel
 from rollout.contract import EngineReceipt
-
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+from transfer import answers
 
 SENT = {"model.embed_tokens": "aa", "model.layers.0": "bb"}
 
@@ -22,19 +20,30 @@ SENT = {"model.embed_tokens": "aa", "model.layers.0": "bb"}
 CONFIRMS = "confirms whatever version is published"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def ray_session() -> Iterator[None]:
-    ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="error")
-    yield
-    ray.shutdown()
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """A reference to what a peer will answer, after delay_s of a clock that only waiting moves."""
+
+    value: Any
+    delay_s: float = 0.0
 
 
-@ray.remote
-def answer(value: Any, delay_s: float = 0.0) -> Any:
-    time.sleep(delay_s)
-    if isinstance(value, Exception):
-        raise value
-    return value
+class FakeRay:
+    """Ray's wait and get for such references."""
+
+    def wait(self, refs: list[Answer], *, num_returns: int, timeout: float) -> tuple[list[Answer], list[Answer]]:
+        done = [ref for ref in refs if ref.delay_s <= timeout][:num_returns]
+        return done, [ref for ref in refs if ref not in done]
+
+    def get(self, ref: Answer) -> Any:
+        if isinstance(ref.value, Exception):
+            raise RayTaskError("call", "Traceback (most recent call last) ...", ref.value)
+        return ref.value
+
+
+@pytest.fixture(autouse=True)
+def _fake_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "ray", FakeRay())
 
 
 def receipt(index: int, version: int, digests: dict[str, str] | None = None) -> EngineReceipt:
@@ -50,16 +59,16 @@ def channel(
         parameter_groups=lambda: [],
         changing_groups=lambda: [],
         address_and_free_port=lambda: ("127.0.0.1", 1),
-        submit=lambda method, *_: [answer.remote(sent if method == "send_weights" else None)],
+        submit=lambda method, *_: [Answer(sent if method == "send_weights" else None)],
         score=lambda tokens, _: np.zeros(len(tokens) - 1),
     )
     fleet = SimpleNamespace(
         engines=[f"engine {index}" for index in range(len(receipts))],
         num_workers=len(receipts),
         workers_per_engine=1,
-        start_connect=lambda _: {index: answer.remote(None) for index in range(len(receipts))},
+        start_connect=lambda _: {index: Answer(None) for index in range(len(receipts))},
         start_receive=lambda version, _, verify: {
-            index: answer.remote(receipt(0, version) if item is CONFIRMS else item, delay_s)
+            index: Answer(receipt(0, version) if item is CONFIRMS else item, delay_s)
             for index, item in enumerate(receipts)
         },
         call=lambda *_, timeout_s: {index: np.full(3, probe_error) for index in range(len(receipts))},

@@ -1,0 +1,59 @@
+"""The start of a local Ray that times out, as a fake: one time-out is survived, two are one line."""
+
+import pytest
+import ray
+
+from configs.loading import load_config
+from orchestration import cluster
+from orchestration.cluster import start_cluster
+from orchestration.placement import PlacementError
+from orchestration.terminal.exit_status import FAILED, exit_status
+
+TIMED_OUT = "The current node timed out\n  during startup."
+
+
+class FakeRay:
+    """Stands for Ray and for what is reserved in it; the first `num_failures` starts time out as Ray's do."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, num_failures: int) -> None:
+        self._num_failures = num_failures
+        self.events: list[str] = []
+        monkeypatch.setattr(ray, "init", self.init)
+        monkeypatch.setattr(ray, "shutdown", lambda: self.events.append("end"))
+        monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+        monkeypatch.setattr(cluster, "local_resources", lambda: {"CPU": 2.0})
+        monkeypatch.setattr(cluster, "Cluster", lambda *_, **__: self)
+
+    def init(self, **_: object) -> None:
+        self.events.append("start")
+        if self.events.count("start") <= self._num_failures:
+            raise Exception(TIMED_OUT)
+
+    def release(self) -> None:
+        self.events.append("release")
+
+
+def run() -> None:
+    config = load_config(["cluster.address=local"])
+    with start_cluster(config.cluster, config.rollout, config.learner) as reserved:
+        reserved.events.append("run")
+
+
+@pytest.mark.parametrize("num_failures", [0, 1])
+def test_a_start_that_timed_out_is_tried_once_more(monkeypatch: pytest.MonkeyPatch, num_failures: int) -> None:
+    fake = FakeRay(monkeypatch, num_failures=num_failures)
+    run()
+    assert fake.events == ["start", "end"] * num_failures + ["start", "run", "release", "end"]
+
+
+def test_two_time_outs_end_the_command_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake = FakeRay(monkeypatch, num_failures=2)
+    with pytest.raises(PlacementError) as refused:
+        run()
+    assert fake.events == ["start", "end"] * 2
+    assert exit_status(refused.value) == FAILED
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("softgate: Ray did not start on this machine in 2 attempts (The current node timed out ")
+    assert "is it busy or out of memory?" in line
