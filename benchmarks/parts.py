@@ -2,13 +2,17 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import ray
 
 from configs.loading import load_config
+from configs.schema import RunConfig
 from learner.group import LearnerGroup
 from orchestration.cluster import start_cluster
 from orchestration.parts import Parts, build_parts, learner_spec, start_learner
+from rollout.contract import SamplingSpec
 from rollout.tasks import build_task
 from rollout.tasks.embedded_model import EmbeddedRecipe, ensure_embedded_model, new_model, new_tokenizer
 
@@ -41,17 +45,24 @@ def running_learner(*overrides: str, model_path: Path) -> Iterator[LearnerGroup]
             learner.shutdown()
 
 
-def save_long_model(folder: Path) -> Path:
-    """Writes a random model of the embedded architecture with room for 1,024 tokens."""
-    recipe = replace(EmbeddedRecipe(), max_position_embeddings=1024)
+def save_model(folder: str, recipe: EmbeddedRecipe) -> Path:
+    """Writes a random model of the embedded architecture into the folder."""
     new_model(recipe).save_pretrained(folder)
     new_tokenizer(recipe).save_pretrained(folder)
-    return folder
+    return Path(folder)
 
 
-def save_wide_model(folder: Path) -> Path:
-    """Writes a random model of 25 million parameters (101 MB in float32), so that bytes take more time than calls."""
-    recipe = replace(EmbeddedRecipe(), hidden_size=512, num_layers=8, intermediate_size=1536)
-    new_model(recipe).save_pretrained(folder)
-    new_tokenizer(recipe).save_pretrained(folder)
-    return folder
+def peer_process(peer: type) -> Any:
+    """The class as a Ray actor of one thread that takes no CPU of the cluster's: `peer_process(Peer).remote(...)`."""
+    return ray.remote(peer).options(num_cpus=0, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
+
+
+def sampling_of(config: RunConfig) -> SamplingSpec:
+    """Sampling of a run's training prompts."""
+    rollout = config.rollout
+    return SamplingSpec(
+        num_completions=rollout.completions_per_prompt,
+        max_new_tokens=rollout.max_new_tokens,
+        temperature=rollout.temperature,
+        seed=config.seed,
+    )
