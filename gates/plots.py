@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from gates.calibration import match_half_width
@@ -160,7 +159,6 @@ def _near_and_tail(
 
 def _figure(title: str, *, height: float) -> Figure:
     figure = Figure(figsize=(11.0, height), dpi=80, layout="constrained")
-    FigureCanvasAgg(figure)
     figure.suptitle(title)
     return figure
 
