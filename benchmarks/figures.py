@@ -1,16 +1,18 @@
-"""Arguments, console, tables and result files that the benchmarks' commands share."""
+"""Arguments, console, tables, curves and result files that the benchmarks' commands share."""
 
 import argparse
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from orchestration.pages.figures import Line, Panel
 from orchestration.terminal.console import print_line, redirect_output
 
 RESULTS = Path("benchmarks/results")
@@ -64,3 +66,13 @@ def print_table(
 def median_and_range(values: Sequence[float], form: str) -> tuple[str, str]:
     """Texts of the median, and of minimum and maximum."""
     return form.format(median(values)), f"{form.format(min(values))} - {form.format(max(values))}"
+
+
+def curves_panel(title: str, unit: str, runs: Mapping[str, Sequence[Sequence[float]]]) -> Panel:
+    """Panel of a metric over the iterations: by name the mean over runs of one length, with a band over all of them."""
+    lines = []
+    for name, of_runs in runs.items():
+        rows = np.array(of_runs)  # [runs, iterations]
+        x, y, low, high = np.arange(1, rows.shape[1] + 1), rows.mean(axis=0), rows.min(axis=0), rows.max(axis=0)
+        lines.append(Line(name=name, style=0, x=x, y=y, low=low, high=high))
+    return Panel(title=title, unit=unit, log=False, lines=tuple(lines))

@@ -11,8 +11,8 @@ from typing import Any
 import ray
 
 from benchmarks.pairs import PairedRate, measure_pairs
-from benchmarks.parts import peer_process, running_parts, sampling_of
-from orchestration.parts import Parts
+from benchmarks.parts import peer_process, running_parts
+from orchestration.parts import Parts, training_sampling
 from rollout.contract import Prompt, SamplingSpec
 from rollout.engines.engine import RolloutEngine
 from rollout.engines.sampling import request_seed, sampling_params
@@ -92,7 +92,7 @@ def benchmark_fleet(*, repeats: int) -> list[PairedRate]:
     """Measures a fleet of one engine and one bare engine in turn; each idles while the other runs."""
     with running_parts() as parts:
         model, rollout, model_path = parts.config.model, parts.config.rollout, parts.learner.spec.model_path
-        sampling = sampling_of(parts.config)
+        sampling = training_sampling(parts.config)
         prompts = list(parts.eval_sets["arithmetic"][: rollout.prompts_per_iteration])
         bare = peer_process(BareEngine).remote(
             model_path, model.max_model_len, rollout.kv_cache_gib, rollout.max_num_seqs

@@ -20,11 +20,11 @@ from statistics import fmean, median
 from rich.console import Console
 
 from benchmarks.figures import benchmark_parser, figures_at, median_and_range, print_table, write_figures
-from benchmarks.parts import BATCH, running_parts, sampling_of
+from benchmarks.parts import BATCH, running_parts
 from benchmarks.public_run import PLAIN, STILL, means_of, run_seconds
 from benchmarks.wordy_model import WORDY_SETTINGS, ensure_wordy_model
 from configs.loading import load_config
-from orchestration.parts import Parts
+from orchestration.parts import Parts, training_sampling
 from orchestration.plan.measurements import generate_groups, grade_groups, train_batch, training_prompts
 from orchestration.terminal.console import print_line
 from rollout.contract import Prompt
@@ -102,7 +102,7 @@ def _measure_sides(parts: Parts, prompts: Sequence[Prompt], *, number: int) -> t
     """Measures each side alone: seconds of a batch and completion tokens of a batch."""
     versions, size = count(parts.config.num_iterations + 1), parts.config.rollout.prompts_per_iteration
     generated = [
-        generate_groups(parts, prompts[first : first + size], sampling_of(parts.config), versions)
+        generate_groups(parts, prompts[first : first + size], training_sampling(parts.config), versions)
         for first in range(0, number * size, size)
     ]
     batches = [grade_groups(parts, refs)[1] for _, refs in generated]

@@ -8,11 +8,9 @@ from typing import Any
 import ray
 
 from configs.loading import load_config
-from configs.schema import RunConfig
 from learner.group import LearnerGroup
 from orchestration.cluster import start_cluster
 from orchestration.parts import Parts, build_parts, learner_spec, start_learner
-from rollout.contract import SamplingSpec
 from rollout.tasks import build_task
 from rollout.tasks.embedded_model import EmbeddedRecipe, ensure_embedded_model, new_model, new_tokenizer
 
@@ -55,14 +53,3 @@ def save_model(folder: str, recipe: EmbeddedRecipe) -> Path:
 def peer_process(peer: type) -> Any:
     """The class as a Ray actor of one thread that takes no CPU of the cluster's: `peer_process(Peer).remote(...)`."""
     return ray.remote(peer).options(num_cpus=0, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
-
-
-def sampling_of(config: RunConfig) -> SamplingSpec:
-    """Sampling of a run's training prompts."""
-    rollout = config.rollout
-    return SamplingSpec(
-        num_completions=rollout.completions_per_prompt,
-        max_new_tokens=rollout.max_new_tokens,
-        temperature=rollout.temperature,
-        seed=config.seed,
-    )

@@ -7,16 +7,15 @@ experiment, and completions of 16 to 512 tokens.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
-from benchmarks.figures import benchmark_parser, figures_at, write_figures
+from benchmarks.figures import benchmark_parser, curves_panel, figures_at, write_figures
 from benchmarks.pairs import PairedRate, print_rates
 from benchmarks.peer_environment import peer_python
 from benchmarks.public_run import PLAIN, run_command, run_seconds
@@ -24,7 +23,7 @@ from benchmarks.wordy_model import WORDY_SETTINGS, ensure_wordy_model
 from configs.loading import load_config
 from configs.schema import RunConfig
 from orchestration.journal.json_lines import read_rows
-from orchestration.pages.figures import Line, Panel, save_panels
+from orchestration.pages.figures import save_panels
 from orchestration.terminal.console import print_line
 from rollout.prompts import PromptStream, load_tokenizer, prompt_encoder
 from rollout.tasks import build_task
@@ -166,34 +165,19 @@ def compare(console: Console, target: Path, *, repeats: int) -> None:
             curves[contest.name] = trained
             for side, iterations in zip(found, trained.values(), strict=True):
                 found[side].append(rate(iterations))
-        rates += [
-            PairedRate(
-                name=f"{contest.name}, {mode}",
-                peer=PEER,
-                unit="samples/s",
-                ours=tuple(found[mode]),
-                peers=tuple(found[PEER]),
-                target=contest.target,
-            )
-            for mode in MODES
-        ]
+        for mode in MODES:
+            name, sides = f"{contest.name}, {mode}", {"ours": tuple(found[mode]), "peers": tuple(found[PEER])}
+            rates.append(PairedRate(name=name, peer=PEER, unit="samples/s", target=contest.target, **sides))
     print_rates(console, rates)
     rows = {name: {side: [asdict(item) for item in items] for side, items in sides.items()}
             for name, sides in curves.items()}  # fmt: skip
     write_figures(target, {"pairs": [item.to_json() for item in rates], "curves": rows})
-    panels = [_reward_panel(name, sides) for name, sides in curves.items()]
+    panels = [
+        curves_panel(name, "points", {side: [[item.reward for item in items]] for side, items in sides.items()})
+        for name, sides in curves.items()
+    ]
     save_panels(panels, target.with_suffix(".png"), title="Reward")
     print_line(console, f"reward curves in {target.with_suffix('.png')}")
-
-
-def _reward_panel(name: str, sides: Mapping[str, Sequence[Iteration]]) -> Panel:
-    """Draws reward over iterations, one line a side; both sides have the same prompts."""
-    lines = []
-    for side, iterations in sides.items():
-        rewards = np.array([item.reward for item in iterations])
-        places = np.arange(1, len(rewards) + 1)
-        lines.append(Line(name=side, style=0, x=places, y=rewards, low=rewards, high=rewards))
-    return Panel(title=name, unit="points", log=False, lines=tuple(lines))
 
 
 if __name__ == "__main__":

@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean, median
 
-import numpy as np
 from rich.console import Console
 
-from benchmarks.figures import benchmark_parser, figures_at, print_table, write_figures
+from benchmarks.figures import benchmark_parser, curves_panel, figures_at, print_table, write_figures
 from benchmarks.public_run import PLAIN, run_seconds
 from configs.loading import load_config
-from orchestration.pages.figures import Line, Panel, save_panels
+from orchestration.pages.figures import save_panels
 from orchestration.terminal.console import print_line
 
 REWARD, WINDOW = 1.7, 5  # reward to reach in points, and number of iterations of its mean
@@ -111,7 +110,10 @@ def main() -> None:
                 figures = [asdict(each) | {"samples_to_reward": each.samples_to_reward} for each in runs]
                 write_figures(target, {"correction": correction, "settings": extra, "runs": figures})
         show(console, runs)
-        panels = [_panel(runs, "reward", "points"), _panel(runs, "staleness", "policy versions")]
+        panels = []
+        for field, unit in (("reward", "points"), ("staleness", "policy versions")):
+            by_mode = {mode: [getattr(run, field) for run in runs if run.mode == mode] for mode in MODES}
+            panels.append(curves_panel(f"{field}/mean", unit, by_mode))
         save_panels(panels, target.with_suffix(".png"), title="Mean over the seeds, band from minimum to maximum")
         print_line(console, f"curves in {target.with_suffix('.png')}")
 
@@ -145,16 +147,6 @@ def verdict(ratios: Sequence[float | None]) -> str:
         return f"target {TARGET:g}: not decided, {len(ratios) - len(known)} of {len(ratios)} seeds need more iterations"
     word = "met" if median(known) <= TARGET else "missed"
     return f"ratio {median(known):.2f} ({min(known):.2f} - {max(known):.2f}), target {TARGET:g}: {word}"
-
-
-def _panel(runs: Sequence[TrainedRun], field: str, unit: str) -> Panel:
-    """Panel of a metric over the iterations, one line a mode."""
-    lines = []
-    for mode in MODES:
-        of_seeds = np.array([getattr(run, field) for run in runs if run.mode == mode])  # [seeds, iterations]
-        x, y = np.arange(1, of_seeds.shape[1] + 1), of_seeds.mean(axis=0)
-        lines.append(Line(name=mode, style=0, x=x, y=y, low=of_seeds.min(axis=0), high=of_seeds.max(axis=0)))
-    return Panel(title=f"{field}/mean", unit=unit, log=False, lines=tuple(lines))
 
 
 if __name__ == "__main__":

@@ -113,7 +113,8 @@ def _eur_tau(shape: GateShape, reference: Gate, ratios: Tensor, *, sign: bool) -
 def half_width_table(shapes: dict[str, GateShape], *, like: str, tau_pos: float, tau_neg: float) -> Table:
     """Table with one row a shape: the taus of the half-width that like has at tau_pos and tau_neg."""
     widths = [shape_of(like).half_width / tau for tau in (tau_pos, tau_neg)]
-    table = _table(f"Half-width of {like} at tau_pos={tau_pos:g}, tau_neg={tau_neg:g}; r: ratio")
+    title = f"Half-width of {like} at tau_pos={tau_pos:g}, tau_neg={tau_neg:g}; r: ratio"
+    table = _table(title, "half-width, tau |r - 1|")
     table.caption = f"slope 1/2 at ratio 1 ± {widths[0]:.4g} (A > 0), 1 ± {widths[1]:.4g} (A <= 0)"
     for label, shape in shapes.items():
         taus = [matched_tau(shape, like=like, tau=tau) for tau in (tau_pos, tau_neg)]
@@ -124,16 +125,17 @@ def half_width_table(shapes: dict[str, GateShape], *, like: str, tau_pos: float,
 def eur_table(shapes: dict[str, GateShape], *, reference: Gate, ratios: Tensor, positive: Tensor) -> Table:
     """Table with one row a shape: the taus of the EUR that the reference gate has on the recorded ratios."""
     eurs = [mean_slope(reference, ratios[of_sign], positive[of_sign]) for of_sign in (positive, ~positive)]
-    table = _table(f"EUR of {reference.name} on {len(ratios):,} tokens: {eurs[0]:.4f} (A > 0), {eurs[1]:.4f} (A <= 0)")
+    title = f"EUR of {reference.name} on {len(ratios):,} tokens: {eurs[0]:.4f} (A > 0), {eurs[1]:.4f} (A <= 0)"
+    table = _table(title)
     for label, shape in shapes.items():
         taus = match_eur(shape, reference=reference, ratios=ratios, positive=positive)
-        table.add_row(label, f"{shape.half_width:.6f}", *(f"{tau:.6g}" for tau in taus))
+        table.add_row(label, *(f"{tau:.6g}" for tau in taus))
     return table
 
 
-def _table(title: str) -> Table:
+def _table(title: str, *columns: str) -> Table:
     table = Table("gate", title=title)
-    for column in ("half-width, tau |r - 1|", "tau_pos, 1/r", "tau_neg, 1/r"):
+    for column in (*columns, "tau_pos, 1/r", "tau_neg, 1/r"):
         table.add_column(column, justify="right")
     return table
 

@@ -112,7 +112,7 @@ def build_parts(
         groups = GroupStream(
             fleet.sibling(grade=graders.grade),
             prompts,
-            _training_sampling(config),
+            training_sampling(config),
             admission=admission_for(
                 config.rollout.batch_order,
                 prompts_per_iteration=config.rollout.prompts_per_iteration,
@@ -183,7 +183,8 @@ def learner_spec(config: RunConfig, cluster: Cluster, model_path: Path | str) ->
     )
 
 
-def _training_sampling(config: RunConfig) -> SamplingSpec:
+def training_sampling(config: RunConfig) -> SamplingSpec:
+    """Sampling of a run's training prompts."""
     rollout = config.rollout
     return SamplingSpec(
         num_completions=rollout.completions_per_prompt,
