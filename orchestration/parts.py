@@ -145,12 +145,7 @@ def _group_stream(
     return GroupStream(
         fleet,
         prompts,
-        SamplingSpec(
-            num_completions=rollout.completions_per_prompt,
-            max_new_tokens=rollout.max_new_tokens,
-            temperature=rollout.temperature,
-            seed=config.seed,
-        ),
+        training_sampling(config),
         admission=admission_for(rollout.batch_order, **bounds),
         buffer=buffer_for(rollout.batch_order, **bounds, start_iteration=start_iteration),
         resampling=resampling,
@@ -182,6 +177,17 @@ def learner_spec(config: RunConfig, cluster: Cluster, model_path: Path | str) ->
         wire_dtype_name=engine_dtype(config, cluster),
         seed=config.seed,
         device="cpu" if cluster.device == "cpu" else "cuda",
+    )
+
+
+def training_sampling(config: RunConfig) -> SamplingSpec:
+    """Sampling of a run's training prompts."""
+    rollout = config.rollout
+    return SamplingSpec(
+        num_completions=rollout.completions_per_prompt,
+        max_new_tokens=rollout.max_new_tokens,
+        temperature=rollout.temperature,
+        seed=config.seed,
     )
 
 
