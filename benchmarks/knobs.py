@@ -88,7 +88,7 @@ def main() -> None:
     if arguments.repeats < 1 or (arguments.iterations is not None and arguments.iterations < least):
         parser.error(f"--repeats must be at least 1 and --iterations at least {least}")
     chosen = [knob for knob in KNOBS if knob.name in arguments.only]
-    found: dict[str, dict[str, list[Means]]] = {}  # by knob and value, one a repeat
+    found: dict[str, dict[str, list[Means]]] = {}  # means of each repeat, by knob and value
     with figures_at(arguments.json) as console:
         for knob in chosen:
             console.print(f"measuring {knob.name} ({len(knob.values)} x {arguments.repeats} runs) ...")

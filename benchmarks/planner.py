@@ -19,7 +19,7 @@ from orchestration.plan.session import basis_of
 from orchestration.plan.simulation import predict
 from orchestration.terminal.console import print_line
 
-STAGES = ("iteration", "generate", "wait", "update", "publish")  # by the names of the run's timers
+STAGES = ("iteration", "generate", "wait", "update", "publish")  # names of the run's timers
 TARGET = 0.15  # wanted |predicted / measured - 1|
 ALWAYS = ("learner.lr=1e-12", "eval.num_prompts=1", "journal.tensorboard=false", "journal.progress=false")
 # What differs from the calibrated run of 16 prompts x 8, 2 minibatches, one engine, synchronous.

@@ -78,7 +78,7 @@ class GradersConfig(Section):
     """Processes that grade completions; each can be killed."""
 
     num_workers: int = Field(default=1, ge=1)
-    timeout_s: float = Field(default=10.0, gt=0.0)  # for one completion
+    timeout_s: float = Field(default=10.0, gt=0.0)  # limit for one completion
 
 
 class LearnerConfig(Section):
@@ -111,7 +111,7 @@ class PublishConfig(Section):
     backend: Literal["auto", "nccl", "gloo"] = "auto"  # auto: nccl between GPUs, gloo on CPU and on shared GPUs
     # true: completions in flight are frozen and go on under the new weights; false: engines finish them before
     inflight: bool = True
-    timeout_s: float = Field(default=300.0, gt=0.0)  # with inflight=false the longest completion is part of it
+    timeout_s: float = Field(default=300.0, gt=0.0)  # limit of a publish; with inflight=false it includes a completion
     verify_every: int = Field(default=1, ge=1)  # compare digests at every n-th version
     probe_every: int = Field(default=10, ge=1)  # compare logprobs of a fixed prompt at every n-th version
 
@@ -125,10 +125,10 @@ class ClusterConfig(Section):
     cpus_per_engine: float = Field(default=1.0, gt=0.0)
     cpus_per_learner: float = Field(default=1.0, gt=0.0)
     # below 1 engines and learner ranks share GPUs; above 0.5 a rank, because two ranks on one GPU cannot meet over NCCL
-    gpus_per_engine: float = Field(default=1.0, gt=0.0, le=1.0)  # for each tensor parallel worker
+    gpus_per_engine: float = Field(default=1.0, gt=0.0, le=1.0)  # share of a GPU for each tensor parallel worker
     gpus_per_learner: float = Field(default=1.0, gt=0.5, le=1.0)
     placement_timeout_s: float = Field(default=8.0, gt=0.0)
-    start_timeout_s: float = Field(default=600.0, gt=0.0)  # for engines and learner to load
+    start_timeout_s: float = Field(default=600.0, gt=0.0)  # limit for engines and learner to load
 
     @property
     def shares_gpus(self) -> bool:
@@ -148,7 +148,7 @@ class JournalConfig(Section):
 
     rollouts_per_iteration: int = Field(default=2, ge=0)  # groups written in full to rollouts.jsonl
     tensorboard: bool = True
-    trace: bool = True  # what every actor did when, in trace.json
+    trace: bool = True  # timeline of every actor in trace.json
     progress: bool = True
 
 

@@ -53,7 +53,7 @@ class Parts:
     graders: GraderPool
     channel: WeightChannel
     groups: GroupSource
-    eval_sets: Mapping[str, tuple[Prompt, ...]]  # by the set's name
+    eval_sets: Mapping[str, tuple[Prompt, ...]]  # prompts by the set's name
     config: RunConfig
 
     def evaluate(self) -> Evaluation:

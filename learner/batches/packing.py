@@ -126,7 +126,7 @@ def _micro_batch(batch: TrainBatch, indices: np.ndarray, weights: np.ndarray, gr
         token_ids=row_ids,
         position_ids=np.concatenate([np.arange(length, dtype=np.int64) for length in lengths]),
         sequence_lengths=lengths,
-        positions=sampled - 1,  # of the token before, which predicts it; a sequence's first token is never sampled
+        positions=sampled - 1,  # the token before predicts it; a sequence's first token is never sampled
         targets=row_ids[sampled],
         sequence_index=np.repeat(np.arange(len(samples), dtype=np.int64), nums_sampled),
         group_index=np.repeat(group_index[indices], nums_sampled),

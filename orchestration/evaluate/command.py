@@ -15,7 +15,7 @@ from configs.loading import ConfigError, config_groups, load_config, parse_setti
 from configs.mistakes import proposal, shown
 from configs.schema import RunConfig
 
-SHORT_NAMES = ("samples", "temperature", "top_p", "max_new_tokens", "num_prompts", "seed")  # of settings of eval
+SHORT_NAMES = ("samples", "temperature", "top_p", "max_new_tokens", "num_prompts", "seed")  # names of settings of eval
 OWN_WORDS = ("sets", "out", "compare")
 # Settings of a run that would mislead if they were accepted; an evaluation counts the rewards format and answer.
 OF_A_RUN = ("run_dir", "resume", "dry_run", "rollout.record", "rollout.replay", "reward")

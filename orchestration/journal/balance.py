@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from transfer.spans import Span
 
-IDLE_METRICS = {"learner": "idle/learner", "engine": "idle/engines"}  # by the kind of a span's process
+IDLE_METRICS = {"learner": "idle/learner", "engine": "idle/engines"}  # metrics by the kind of a span's process
 ADVICE_EVERY = 10  # iterations between two lines of advice, and number of iterations in their mean
 MIN_ITERATIONS = 3  # iterations needed for advice at the end of a short run, whose first ones warm up
 UNBALANCED_IDLE = 0.25  # idle share of one side below which a better balance gains hardly more than measuring it costs

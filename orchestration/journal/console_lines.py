@@ -30,7 +30,7 @@ ITERATION_COLUMNS = (
     ("staleness/mean", "staleness {:.1f} versions"),
     ("time/iteration_s", "{:.2f} s"),
 )
-BAR_METRICS = ("reward/mean", "gate/eur", "policy/entropy", "throughput/tokens_per_s")  # as many as fit 80 characters
+BAR_METRICS = ("reward/mean", "gate/eur", "policy/entropy", "throughput/tokens_per_s")  # metrics that fit 80 characters
 
 
 class ProgressLines(Sink):

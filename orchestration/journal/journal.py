@@ -48,7 +48,7 @@ class RunResult:
     num_iterations: int  # rows in metrics.jsonl
     reward_first10: float | None  # mean of reward/mean over the first 10 iterations; None where no row has it
     reward_last10: float | None
-    evals: tuple[EvalResult, ...]  # in the order of the iterations
+    evals: tuple[EvalResult, ...]  # evaluations in the order of the iterations
     final_metrics: Mapping[str, float]  # the last row; empty where there is none
 
 

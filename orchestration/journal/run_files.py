@@ -11,7 +11,7 @@ NOTICES_FILE = "notices.jsonl"
 TRACE_FILE = "trace.json"
 CHECKPOINT_FOLDER = "checkpoints"
 LOG_FOLDER = "logs"  # folder of a study with one log for each arm
-SUM_STATISTICS = ("reward/mean", "reward/std")  # of the weighted sum of all rewards
+SUM_STATISTICS = ("reward/mean", "reward/std")  # metrics of the weighted sum of all rewards
 
 
 def reward_metrics(metrics: Iterable[str]) -> dict[str, str]:

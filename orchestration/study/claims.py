@@ -30,8 +30,8 @@ class GateClaims:
 
     gate: str
     kind: Kind
-    reached: Mapping[int, int | None]  # by seed: first iteration, from 1, with a format reward of FORMAT_TARGET
-    iteration: SeedMean | None  # that iteration, over the seeds that reached the target
+    reached: Mapping[int, int | None]  # first iteration, from 1, with a format reward of FORMAT_TARGET, by seed
+    iteration: SeedMean | None  # mean of that iteration over the seeds that reached the target
     times_sooner: SeedMean | None  # geometric mean of the clip's iteration / this gate's, over seeds that have both
     levels: SeedMean | None  # Pearson correlation of policy entropy and EUR over the iterations of a run
     changes: SeedMean | None  # the same of their changes between iterations, without the trend that both share

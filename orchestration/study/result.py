@@ -17,7 +17,7 @@ from orchestration.study.settings import Kind
 LAST = 10  # iterations whose mean is the value "at the end"
 KINDS: tuple[Kind, ...] = ("live", "replayed")
 AIME = ("eval/aime24/pass@1", "eval/aime25/pass@1")
-AIME_TOGETHER = "eval/aime24-25/pass@1"  # as in the paper's table 1; the sets are of one size
+AIME_TOGETHER = "eval/aime24-25/pass@1"  # metric of the paper's table 1; the sets are of one size
 # Title, unit, logarithmic, metrics of each picture; several metrics of one differ in line style. Other rewards' follow.
 PANELS: tuple[tuple[str, str, bool, tuple[str, ...]], ...] = (
     ("Reward", "points", False, ("reward/mean",)),
@@ -61,8 +61,8 @@ class GateSummary:
 
     gate: str
     kind: Kind
-    values: Mapping[str, Mapping[int, float]]  # by measure, then seed; a measure that no run has is absent
-    means: Mapping[str, SeedMean]  # by measure
+    values: Mapping[str, Mapping[int, float]]  # values by measure, then seed; a measure that no run has is absent
+    means: Mapping[str, SeedMean]  # means by measure
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,7 +95,7 @@ class StudyResult:
     """All numbers of the report's tables and pictures."""
 
     measures: tuple[Measure, ...]
-    untrained: Mapping[str, SeedMean]  # by measure: evaluations before training, over the seeds
+    untrained: Mapping[str, SeedMean]  # evaluations before training by measure, over the seeds
     gates: tuple[GateSummary, ...]
     pairs: tuple[Pair, ...]
     bands: tuple[Band, ...]

@@ -68,7 +68,7 @@ def load_own(name: str, path: str) -> Reward:
         try:
             value = function(completion_text, reference_answer)
         except MemoryError:
-            raise  # a limit, which the child's exit tells
+            raise  # a limit, which the child's exit status reports
         except (Exception, SystemExit) as error:
             told = " ".join(str(error).split())
             raise RewardError(f"reward.extra.{name} raised {type(error).__name__}: {told}") from error

@@ -18,8 +18,8 @@ from multiprocessing.connection import Connection
 from rollout.rewards.functions import Announce, RewardError, RewardFunction
 from rollout.rewards.grading import prepare
 
-MEMORY_LIMIT_BYTES = 4 * 2**30  # of address space; a completion that needs more is not an answer
-OUT_OF_MEMORY_STATUS = 77  # exit status that tells a limit from a defect
+MEMORY_LIMIT_BYTES = 4 * 2**30  # limit of address space; a completion that needs more is not an answer
+OUT_OF_MEMORY_STATUS = 77  # exit status after a limit; a defect has another
 READY = b"ready"
 RewardFactory = Callable[[dict[str, object], Announce], RewardFunction]  # (the section `reward`, announce)
 
