@@ -6,14 +6,13 @@ which RolloutEngine uses with rollout.frontend=async, called once in its process
 
 import asyncio
 import time
-from collections.abc import Callable
 from typing import Any
 
 import ray
 
 from benchmarks.pairs import PairedRate, measure_pairs
-from benchmarks.parts import running_parts
-from orchestration.parts import Parts
+from benchmarks.parts import peer_process, running_parts
+from orchestration.parts import Parts, training_sampling
 from rollout.contract import Prompt, SamplingSpec
 from rollout.engines.engine import RolloutEngine
 from rollout.engines.sampling import request_seed, sampling_params
@@ -92,43 +91,30 @@ def fleet_rate(parts: Parts, prompts: list[Prompt], sampling: SamplingSpec) -> f
 def benchmark_fleet(*, repeats: int) -> list[PairedRate]:
     """Measures a fleet of one engine and one bare engine in turn; each idles while the other runs."""
     with running_parts() as parts:
-        config = parts.config
-        sampling = SamplingSpec(
-            num_completions=config.rollout.completions_per_prompt,
-            max_new_tokens=config.rollout.max_new_tokens,
-            temperature=1.0,
-            seed=0,
+        model, rollout, model_path = parts.config.model, parts.config.rollout, parts.learner.spec.model_path
+        sampling = training_sampling(parts.config)
+        prompts = list(parts.eval_sets["arithmetic"][: rollout.prompts_per_iteration])
+        bare = peer_process(BareEngine).remote(
+            model_path, model.max_model_len, rollout.kv_cache_gib, rollout.max_num_seqs
         )
-        prompts = list(parts.eval_sets["arithmetic"][: config.rollout.prompts_per_iteration])
-        peer = ray.remote(BareEngine).options(num_cpus=0, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
-        bare = peer.remote(
-            parts.learner.spec.model_path,
-            config.model.max_model_len,
-            config.rollout.kv_cache_gib,
-            config.rollout.max_num_seqs,
-        )
-        actor = ray.remote(BareAsyncEngine).options(num_cpus=0, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
-        async_bare = actor.remote(
+        async_bare = peer_process(BareAsyncEngine).remote(
             1,
-            model=config.model,
-            model_path=parts.learner.spec.model_path,
-            rollout=config.rollout.model_copy(update={"frontend": "async"}),
+            model=model,
+            model_path=model_path,
+            rollout=rollout.model_copy(update={"frontend": "async"}),
             device="cpu",
             dtype="float32",
             publishes_inflight=True,
         )
-        peers: dict[str, Callable[[], float]] = {
-            "bare vLLM LLM.generate": lambda: ray.get(bare.generate.remote(prompts, sampling)),
-            "bare vLLM AsyncLLM": lambda: ray.get(async_bare.generate_all.remote(prompts, sampling)),
-        }
         rates = []
-        for name, peer_rate in peers.items():
-            ours, theirs = measure_pairs(
-                lambda: fleet_rate(parts, prompts, sampling), peer_rate, repeats=repeats, warmups=2
+        for name, generate in (("LLM.generate", bare.generate), ("AsyncLLM", async_bare.generate_all)):
+            ours, peers = measure_pairs(
+                lambda: fleet_rate(parts, prompts, sampling),
+                lambda generate=generate: ray.get(generate.remote(prompts, sampling)),  # type: ignore[misc]
+                repeats=repeats,
             )
-            rates.append(
-                PairedRate(name="rollout fleet", peer=name, unit="tokens/s", ours=ours, peers=theirs, target=TARGET)
-            )
+            kind = {"name": "rollout fleet", "peer": f"bare vLLM {name}", "unit": "tokens/s"}
+            rates.append(PairedRate(**kind, ours=ours, peers=peers, target=TARGET))
         ray.get(async_bare.shutdown.remote())
         for idle in (bare, async_bare):
             ray.kill(idle)

@@ -4,7 +4,8 @@ In: number of repeats. Out: rates by name, in answers a second. There is no peer
 ratio of two grader processes to one.
 """
 
-import time
+import gc
+import timeit
 from collections.abc import Callable
 from statistics import median
 
@@ -37,25 +38,23 @@ MATH_PAIRS = (
 def benchmark_grading(*, repeats: int) -> dict[str, float]:
     """Measures all rates; medians over the repeats, answers/s."""
     integers = [(str(number), str(number + number % 2)) for number in range(NUM_INTEGERS)]  # every other one is wrong
+    answers = MATH_PAIRS * 20
+
+    def compare_integers() -> None:
+        right = sum(is_equivalent(candidate, reference) for candidate, reference in integers)
+        assert right == len(integers) // 2, f"{right} of {len(integers)} integers count as right"
+
+    def compare_answers() -> None:
+        for candidate, reference in answers:
+            is_equivalent(candidate, reference)
+
     prepare("x^2")
-    for candidate, reference in MATH_PAIRS:
-        is_equivalent(candidate, reference)  # the algebra system builds its tables at its first use
+    compare_answers()  # the algebra system builds its tables at its first use
     return {
-        "plain integers, one core": _rate(lambda: _compare(integers), NUM_INTEGERS, repeats=repeats),
-        "answers of MATH's kind, one core": _rate(_compare_math, 20 * len(MATH_PAIRS), repeats=repeats),
+        "plain integers, one core": _rate(compare_integers, NUM_INTEGERS, repeats=repeats),
+        "answers of MATH's kind, one core": _rate(compare_answers, len(answers), repeats=repeats),
         **_by_processes(repeats=repeats),
     }
-
-
-def _compare(integers: list[tuple[str, str]]) -> None:
-    right = sum(is_equivalent(candidate, reference) for candidate, reference in integers)
-    assert right == len(integers) // 2, f"{right} of {len(integers)} integers count as right"
-
-
-def _compare_math() -> None:
-    for _ in range(20):
-        for candidate, reference in MATH_PAIRS:
-            is_equivalent(candidate, reference)
 
 
 def _by_processes(*, repeats: int) -> dict[str, float]:
@@ -83,29 +82,17 @@ def _by_processes(*, repeats: int) -> dict[str, float]:
 
 def ungraded_group(*texts: str, reference: str) -> PromptGroup:
     """A group of completions with these texts and meaningless tokens, as graders get it; tests use it too."""
-    prompt = Prompt(
-        position=0, token_ids=np.array([1], dtype=np.int32), text="?", reference_answer=reference, source=""
+    token_ids = np.array([1], dtype=np.int32)
+    tokens = SampledTokens.one_turn(
+        token_ids,
+        token_ids,
+        rollout_logprobs=np.zeros(1, dtype=np.float32),
+        version_starts=(VersionStart(version=0, start=0),),
     )
-    completions = tuple(
-        Completion(
-            tokens=SampledTokens.one_turn(
-                prompt.token_ids,
-                np.array([2], dtype=np.int32),
-                rollout_logprobs=np.zeros(1, dtype=np.float32),
-                version_starts=(VersionStart(version=0, start=0),),
-            ),
-            text=text,
-            finished=True,
-        )
-        for text in texts
-    )
+    prompt = Prompt(position=0, token_ids=token_ids, text="?", reference_answer=reference, source="")
+    completions = tuple(Completion(tokens=tokens, text=text, finished=True) for text in texts)
     return PromptGroup(prompt=prompt, completions=completions, engine_index=0, generate_s=0.0)
 
 
 def _rate(work: Callable[[], None], count: int, *, repeats: int) -> float:
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - start)
-    return count / median(seconds)
+    return count / median(timeit.repeat(work, gc.enable, repeat=repeats, number=1))

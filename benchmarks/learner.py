@@ -6,7 +6,6 @@ tail.
 """
 
 import time
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -14,12 +13,13 @@ import numpy as np
 import ray
 
 from benchmarks.pairs import PairedRate, measure_pairs
-from benchmarks.parts import running_learner, running_parts, save_long_model
-from learner.contract import TrainBatch, TrainSample
+from benchmarks.parts import peer_process, running_learner, running_parts, save_model
+from learner.contract import MicroBatch, TrainBatch, TrainSample
 from learner.group import LearnerGroup
 from learner.spec import LearnerSpec
 from orchestration.stream.batches import to_train_batch
 from rollout.contract import SampledTokens, VersionStart
+from rollout.tasks.embedded_model import EmbeddedRecipe
 
 BARE_TARGET, PADDED_TARGET = 0.9, 1.5
 PADDED_SEQUENCES = 8  # sequences of a padded micro-batch, TRL's default
@@ -77,9 +77,9 @@ class BareLoop:
                 from_numpy(row.targets),
                 self._spec.temperature,
             )
-            self._backward(logprobs, row)
+            self._backward(logprobs, row, slice(None))
 
-    def _rows(self, batch: TrainBatch, indices: np.ndarray, *, max_tokens: int) -> list[Any]:
+    def _rows(self, batch: TrainBatch, indices: np.ndarray, *, max_tokens: int) -> list[MicroBatch]:
         from learner.batches.packing import pack_minibatch
 
         return pack_minibatch(
@@ -91,16 +91,17 @@ class BareLoop:
             num_ranks=1,
         )[0]
 
-    def _backward(self, logprobs: Any, row: Any) -> None:
+    def _backward(self, logprobs: Any, row: MicroBatch, chosen: Any) -> None:
+        """The backward pass of a row's chosen tokens, whose logprobs these are."""
         from torch import from_numpy
 
         from learner.loss.objective import gated_objective
 
         out = gated_objective(
             logprobs=logprobs,
-            old_logprobs=from_numpy(row.rollout_logprobs),
-            advantages=from_numpy(row.advantages),
-            loss_weights=from_numpy(row.loss_weights),
+            old_logprobs=from_numpy(row.rollout_logprobs[chosen]),
+            advantages=from_numpy(row.advantages[chosen]),
+            loss_weights=from_numpy(row.loss_weights[chosen]),
             gate=self._gate,
         )
         out.loss.backward()
@@ -131,7 +132,8 @@ class PaddedLoop(BareLoop):
             tokens = pad_sequence(part, batch_first=True)
             mask = pad_sequence([torch.ones_like(ids) for ids in part], batch_first=True)
             hidden = self._policy.model.base_model(tokens, attention_mask=mask, use_cache=False).last_hidden_state
-            chosen = _tokens_of(row, range(first, first + len(part)))
+            last = first + len(part) - 1
+            chosen = np.flatnonzero((row.sequence_index >= first) & (row.sequence_index <= last))
             starts = np.cumsum(row.sequence_lengths) - row.sequence_lengths
             sequences = row.sequence_index[chosen]
             logprobs, _ = self._policy.model.get_output_embeddings()(
@@ -141,48 +143,25 @@ class PaddedLoop(BareLoop):
                 max_logits=self._spec.learner.max_logits,
                 entropy_gradient=False,
             )
-            self._backward(logprobs, _Columns(row, chosen))
-
-
-class _Columns:
-    """Inputs of the objective for some of a row's tokens."""
-
-    def __init__(self, row: Any, chosen: np.ndarray) -> None:
-        self.rollout_logprobs = row.rollout_logprobs[chosen]
-        self.advantages = row.advantages[chosen]
-        self.loss_weights = row.loss_weights[chosen]
-
-
-def _tokens_of(row: Any, sequences: range) -> np.ndarray:
-    return np.flatnonzero((row.sequence_index >= sequences.start) & (row.sequence_index < sequences.stop))
+            self._backward(logprobs, row, chosen)
 
 
 def varied_batch(*, num_groups: int = 32, group_size: int = 8) -> TrainBatch:
     """A batch of random tokens; most completions have a few dozen tokens, some are cut off at LONGEST - 1."""
     random = np.random.default_rng(0)
     lengths = np.minimum(SHORTEST * (1 + random.pareto(1.0, num_groups * group_size)), LONGEST - 1).astype(int)
-    samples = tuple(
-        TrainSample(
-            position=index // group_size,
-            tokens=_tokens_of_length(length, random),
-            advantage=float(random.normal()),
-            staleness=0,
-            finished=True,
+    samples = []
+    for index, length in enumerate(lengths):
+        token_ids = random.integers(VOCABULARY, size=PROMPT_LENGTH + length).astype(np.int32)
+        tokens = SampledTokens.one_turn(
+            token_ids[:PROMPT_LENGTH],
+            token_ids[PROMPT_LENGTH:],
+            rollout_logprobs=random.normal(-3.0, 0.1, length).astype(np.float32),
+            version_starts=(VersionStart(version=0, start=0),),
         )
-        for index, length in enumerate(lengths)
-    )
-    return TrainBatch(samples=samples)
-
-
-def _tokens_of_length(length: int, random: np.random.Generator) -> SampledTokens:
-    """Random tokens of a prompt and `length` sampled ones."""
-    token_ids = random.integers(VOCABULARY, size=PROMPT_LENGTH + length).astype(np.int32)
-    return SampledTokens.one_turn(
-        token_ids[:PROMPT_LENGTH],
-        token_ids[PROMPT_LENGTH:],
-        rollout_logprobs=random.normal(-3.0, 0.1, length).astype(np.float32),
-        version_starts=(VersionStart(version=0, start=0),),
-    )
+        position, advantage = index // group_size, float(random.normal())
+        samples.append(TrainSample(position=position, tokens=tokens, advantage=advantage, staleness=0, finished=True))
+    return TrainBatch(samples=tuple(samples))
 
 
 def learner_rate(learner: LearnerGroup, batch: TrainBatch) -> float:
@@ -195,40 +174,28 @@ def learner_rate(learner: LearnerGroup, batch: TrainBatch) -> float:
 
 def benchmark_learner(*, repeats: int) -> list[PairedRate]:
     """Measures one rank under DeepSpeed and one plain process in turn."""
+
+    def against(peer: type[BareLoop], target: float, *, name: str, of: str) -> PairedRate:
+        bare = peer_process(peer).remote(learner.spec)
+        ours, peers = measure_pairs(
+            lambda: learner_rate(learner, batch), lambda: ray.get(bare.update.remote(batch)), repeats=repeats
+        )
+        ray.kill(bare)
+        return PairedRate(name=name, peer=of, unit="tokens/s", ours=ours, peers=peers, target=target)
+
     with running_parts() as parts:
         parts.groups.admit(0)
+        objective, max_new_tokens = parts.config.objective, parts.config.rollout.max_new_tokens
         batch = to_train_batch(
-            parts.groups.take(0),
-            policy_version=0,
-            objective=parts.config.objective,
-            max_new_tokens=parts.config.rollout.max_new_tokens,
+            parts.groups.take(0), policy_version=0, objective=objective, max_new_tokens=max_new_tokens
         )
-        assert np.sum([sample.tokens.num_sampled for sample in batch.samples]) > 0
-        rates = [_against(BareLoop, parts.learner, batch, "learner", "bare torch loop", BARE_TARGET, repeats)]
-    batch = varied_batch()
-    with TemporaryDirectory() as folder, running_learner(*VARIED, model_path=save_long_model(Path(folder))) as learner:
-        name = "learner, varied lengths"
-        rates.append(_against(BareLoop, learner, batch, name, "bare torch loop", BARE_TARGET, repeats))
-        rates.append(_against(PaddedLoop, learner, batch, name, "bare loop, padded", PADDED_TARGET, repeats))
+        assert any(sample.tokens.num_sampled for sample in batch.samples)
+        learner = parts.learner
+        rates = [against(BareLoop, BARE_TARGET, name="learner", of="bare torch loop")]
+    batch, name = varied_batch(), "learner, varied lengths"
+    with TemporaryDirectory() as folder:
+        model_path = save_model(folder, EmbeddedRecipe(max_position_embeddings=1024))
+        with running_learner(*VARIED, model_path=model_path) as learner:
+            rates.append(against(BareLoop, BARE_TARGET, name=name, of="bare torch loop"))
+            rates.append(against(PaddedLoop, PADDED_TARGET, name=name, of="bare loop, padded"))
     return rates
-
-
-def _against(
-    peer: type[BareLoop],
-    learner: LearnerGroup,
-    batch: TrainBatch,
-    name: str,
-    peer_name: str,
-    target: float,
-    repeats: int,
-) -> PairedRate:
-    actor = ray.remote(peer).options(num_cpus=0, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
-    bare = actor.remote(learner.spec)
-    ours, peers = measure_pairs(
-        lambda: learner_rate(learner, batch),
-        lambda: ray.get(bare.update.remote(batch)),
-        repeats=repeats,
-        warmups=2,
-    )
-    ray.kill(bare)
-    return PairedRate(name=name, peer=peer_name, unit="tokens/s", ours=ours, peers=peers, target=target)

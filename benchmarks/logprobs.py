@@ -100,10 +100,7 @@ def benchmark_logprobs(*, repeats: int, with_liger: bool) -> list[LogprobFigure]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     problem = Problem.random(device)
     logprobs = {OURS: problem.ours, ALL_LOGITS: problem.all_logits, CHECKPOINTED: problem.checkpointed}
-    training = dict(logprobs)
-    if with_liger:
-        require_liger()
-        training[LIGER] = problem.liger
+    training = logprobs | ({LIGER: problem.liger} if with_liger else {})
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

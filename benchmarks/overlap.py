@@ -11,7 +11,7 @@ prompts of the counted iterations. The learning rate is practically 0, so that a
   durations of asynchronous iterations alternate.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
@@ -19,17 +19,15 @@ from statistics import fmean, median
 
 from rich.console import Console
 
-from benchmarks.parts import BATCH
-from benchmarks.public_run import PLAIN, mean_of, run_seconds
-from benchmarks.result_files import benchmark_parser, figures_at, write_figures
-from benchmarks.tables import new_table, print_table
+from benchmarks.figures import benchmark_parser, figures_at, median_and_range, print_table, write_figures
+from benchmarks.parts import BATCH, running_parts
+from benchmarks.public_run import PLAIN, STILL, means_of, run_seconds
 from benchmarks.wordy_model import WORDY_SETTINGS, ensure_wordy_model
 from configs.loading import load_config
-from orchestration.cluster import start_cluster
-from orchestration.parts import Parts, build_parts
+from orchestration.parts import Parts, training_sampling
 from orchestration.plan.measurements import generate_groups, grade_groups, train_batch, training_prompts
 from orchestration.terminal.console import print_line
-from rollout.contract import Prompt, SamplingSpec
+from rollout.contract import Prompt
 from rollout.tasks import build_task
 from rollout.tasks.embedded_model import ensure_embedded_model
 
@@ -37,7 +35,7 @@ WARMUP_ITERATIONS = 5  # number of first iterations not counted, in which genera
 STALENESSES = (0, 1, 2)  # max_staleness of the runs; each side is measured alone after the first, synchronous run
 SYNCHRONOUS_TARGET, ASYNCHRONOUS_TARGET = 1.1, 1.15  # ratios to the sum of the sides and to the longer side
 TASKS = {"arithmetic": BATCH, "varied": (*BATCH, *WORDY_SETTINGS)}
-FIXED = (*PLAIN, "learner.lr=1e-12", "learner.lr_schedule=constant", "eval.every=0")
+FIXED = (*PLAIN, *STILL, "eval.every=0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,49 +48,44 @@ class Repeat:
     tokens: dict[str, float]  # completion tokens a batch; must be equal, or the work was not the same
     means: dict[int, dict[str, float]]  # means of idle/* and staleness/mean, by max_staleness
 
-    def ideal_s(self, max_staleness: int) -> float:
-        """Seconds without overhead: the sum of both sides if synchronous, else the longer side."""
-        sides = (self.generation_s, self.learner_s)
-        return sum(sides) if max_staleness == 0 else max(sides)
-
     def ratio(self, max_staleness: int) -> float:
-        """Seconds of an iteration over the ideal."""
-        return self.iteration_s[max_staleness] / self.ideal_s(max_staleness)
+        """Seconds of an iteration over those without overhead: both sides if synchronous, else the longer side."""
+        sides = (self.generation_s, self.learner_s)
+        return self.iteration_s[max_staleness] / (sum(sides) if max_staleness == 0 else max(sides))
 
     def to_json(self) -> dict[str, object]:
         return asdict(self) | {"ratio": {max_staleness: self.ratio(max_staleness) for max_staleness in STALENESSES}}
 
 
-def measure_repeat(name: str, model: Path, prompts: Sequence[Prompt], *, number: int) -> Repeat:
-    """Measures all runs of a task and both sides once. prompts: those of the `number` counted iterations."""
-    iteration_s: dict[int, float] = {}
-    tokens: dict[str, float] = {}
-    means: dict[int, dict[str, float]] = {}
-    for max_staleness in STALENESSES:
-        settings = run_settings(name, model, max_staleness=max_staleness, number=number)
-        iteration_s[max_staleness], found = _run(settings, number=number)
-        tokens[f"max_staleness={max_staleness}"] = found.pop("tokens")
-        means[max_staleness] = found
-    config = load_config(run_settings(name, model, max_staleness=0, number=number))
-    with (
-        start_cluster(config.cluster, config.rollout, config.learner) as cluster,
-        build_parts(config, cluster, model, task=build_task(config.task), start_iteration=0) as parts,
-    ):
-        parts.channel.publish(0)
-        generation_s, learner_s, tokens["alone"] = _measure_sides(parts, prompts, number=number)
-    return Repeat(generation_s=generation_s, learner_s=learner_s, iteration_s=iteration_s, tokens=tokens, means=means)
+def measure_task(name: str, *, repeats: int, number: int) -> Iterator[Repeat]:
+    """Measures all runs of a task and both sides, repeat by repeat, on the prompts of `number` counted iterations."""
+    model = ensure_wordy_model() if name == "varied" else ensure_embedded_model()
+    synchronous = run_settings(name, model, max_staleness=0, number=number)
+    config = load_config(synchronous)
+    size = config.rollout.prompts_per_iteration
+    prompts = training_prompts(config, build_task(config.task), model, (WARMUP_ITERATIONS + number) * size)
+    for _ in range(repeats):
+        iteration_s: dict[int, float] = {}
+        tokens: dict[str, float] = {}
+        means: dict[int, dict[str, float]] = {}
+        for max_staleness in STALENESSES:
+            settings = run_settings(name, model, max_staleness=max_staleness, number=number)
+            iteration_s[max_staleness], found = _run(settings, number=number)
+            tokens[f"max_staleness={max_staleness}"] = found.pop("tokens")
+            means[max_staleness] = found
+        with running_parts(*synchronous, model_path=model) as parts:
+            sides = _measure_sides(parts, prompts[WARMUP_ITERATIONS * size :], number=number)
+        generation_s, learner_s, tokens["alone"] = sides
+        yield Repeat(
+            generation_s=generation_s, learner_s=learner_s, iteration_s=iteration_s, tokens=tokens, means=means
+        )
 
 
 def run_settings(name: str, model: Path, *, max_staleness: int, number: int) -> list[str]:
     """Settings of one run. Its last iterations have nothing left to generate and are not counted."""
     total = WARMUP_ITERATIONS + number + max(STALENESSES) + 1
-    return [
-        *FIXED,
-        *TASKS[name],
-        f"model.path={model}",
-        f"max_staleness={max_staleness}",
-        f"num_iterations={total}",
-    ]
+    own = (f"model.path={model}", f"max_staleness={max_staleness}", f"num_iterations={total}")
+    return [*FIXED, *TASKS[name], *own]
 
 
 def _run(settings: Sequence[str], *, number: int) -> tuple[float, dict[str, float]]:
@@ -100,46 +93,28 @@ def _run(settings: Sequence[str], *, number: int) -> tuple[float, dict[str, floa
     all_rows, all_seconds = run_seconds(settings)
     counted = slice(WARMUP_ITERATIONS, WARMUP_ITERATIONS + number)
     rows, completions = all_rows[counted], load_config(settings).rollout.completions_per_iteration
-    found = {name: mean_of(rows, name) for name in ("idle/learner", "idle/engines", "staleness/mean")}
-    means = {name: value for name, value in found.items() if value is not None}
+    means = means_of(rows, ("idle/learner", "idle/engines", "staleness/mean"))
     means["tokens"] = fmean(row["completion/length_mean"] for row in rows) * completions
     return fmean(all_seconds[counted]), means
 
 
 def _measure_sides(parts: Parts, prompts: Sequence[Prompt], *, number: int) -> tuple[float, float, float]:
     """Measures each side alone: seconds of a batch and completion tokens of a batch."""
-    config = parts.config
-    sampling = SamplingSpec(
-        num_completions=config.rollout.completions_per_prompt,
-        max_new_tokens=config.rollout.max_new_tokens,
-        temperature=config.rollout.temperature,
-        seed=config.seed,
-    )
-    versions, size = count(config.num_iterations + 1), config.rollout.prompts_per_iteration
+    versions, size = count(parts.config.num_iterations + 1), parts.config.rollout.prompts_per_iteration
     generated = [
-        generate_groups(parts, prompts[first : first + size], sampling, versions)
+        generate_groups(parts, prompts[first : first + size], training_sampling(parts.config), versions)
         for first in range(0, number * size, size)
     ]
     batches = [grade_groups(parts, refs)[1] for _, refs in generated]
     learner_s = 0.0
     for graded in batches:
-        load_s, update_s = train_batch(parts, graded)
-        learner_s += load_s + update_s + parts.channel.publish(next(versions)).total_s
+        learner_s += sum(train_batch(parts, graded)) + parts.channel.publish(next(versions)).total_s
     num_tokens = sum(each.tokens.num_sampled for graded in batches for one in graded for each in one.group.completions)
     return sum(seconds for seconds, _ in generated) / number, learner_s / number, num_tokens / number
 
 
-def measure_task(name: str, *, repeats: int, number: int) -> list[Repeat]:
-    """Measures all repeats of one task."""
-    model = ensure_wordy_model() if name == "varied" else ensure_embedded_model()
-    config = load_config(run_settings(name, model, max_staleness=0, number=number))
-    size = config.rollout.prompts_per_iteration
-    prompts = training_prompts(config, build_task(config.task), model, (WARMUP_ITERATIONS + number) * size)
-    return [measure_repeat(name, model, prompts[WARMUP_ITERATIONS * size :], number=number) for _ in range(repeats)]
-
-
 def main() -> None:
-    parser = benchmark_parser("overlap", __doc__, name="overlap")
+    parser = benchmark_parser("overlap", __doc__)
     parser.add_argument(
         "--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="default: both; varied: 16 to 512 tokens"
     )
@@ -149,46 +124,35 @@ def main() -> None:
     if min(arguments.repeats, arguments.iterations) < 1:
         parser.error("--repeats and --iterations must be at least 1")
     figures: dict[str, object] = {"iterations": arguments.iterations}
-    with figures_at(arguments.json, name="overlap") as (console, target):
+    with figures_at(arguments.json) as console:
         for name in arguments.tasks:
             console.print(f"measuring {name} ({arguments.repeats} repeats) ...")
-            repeats = measure_task(name, repeats=arguments.repeats, number=arguments.iterations)
+            repeats = list(measure_task(name, repeats=arguments.repeats, number=arguments.iterations))
             _print(console, name, repeats)
             figures[name] = [repeat.to_json() for repeat in repeats]
-            write_figures(target, figures)
+            write_figures(arguments.json, figures)
 
 
 def _print(console: Console, name: str, repeats: Sequence[Repeat]) -> None:
-    columns = ("what", "seconds", "min - max", "of", "ratio", "min - max", "target", "")
-    title = f"Overlap, {name}: seconds a batch, medians of {len(repeats)} repeats"
-    table = new_table(title, *columns, text=("what", "of"))
-    table.add_row("generation alone", *_spread([repeat.generation_s for repeat in repeats], "{:.3g}"))
-    table.add_row("learner alone", *_spread([repeat.learner_s for repeat in repeats], "{:.3g}"))
+    rows: list[tuple[str, ...]] = [
+        ("generation alone", *median_and_range([repeat.generation_s for repeat in repeats], "{:.3g}")),
+        ("learner alone", *median_and_range([repeat.learner_s for repeat in repeats], "{:.3g}")),
+    ]
+    labelled: dict[str, list[Mapping[str, float]]] = {}
     for max_staleness in STALENESSES:
         target, ideal = (SYNCHRONOUS_TARGET, "sum") if max_staleness == 0 else (ASYNCHRONOUS_TARGET, "longer")
-        ratios = [repeat.ratio(max_staleness) for repeat in repeats]
-        table.add_row(
-            f"max_staleness={max_staleness}",
-            *_spread([repeat.iteration_s[max_staleness] for repeat in repeats], "{:.3g}"),
-            ideal,
-            *_spread(ratios, "{:.2f}"),
-            f"{target:.2f}",
-            "met" if median(ratios) <= target else "missed",
-        )
-    print_table(console, table)
-    for max_staleness in STALENESSES:
-        _print_medians(console, f"max_staleness={max_staleness}", [each.means[max_staleness] for each in repeats])
-    _print_medians(console, "completion tokens a batch", [repeat.tokens for repeat in repeats])
-
-
-def _spread(values: Sequence[float], form: str) -> tuple[str, str]:
-    """Text of the median and, in brackets, minimum and maximum."""
-    return form.format(median(values)), f"{form.format(min(values))} - {form.format(max(values))}"
-
-
-def _print_medians(console: Console, label: str, repeats: Sequence[Mapping[str, float]]) -> None:
-    found = {name: median(repeat[name] for repeat in repeats) for name in repeats[0]}
-    print_line(console, f"{label}: " + ", ".join(f"{name} {value:,.6g}" for name, value in found.items()))
+        ratios, label = [repeat.ratio(max_staleness) for repeat in repeats], f"max_staleness={max_staleness}"
+        seconds = median_and_range([repeat.iteration_s[max_staleness] for repeat in repeats], "{:.3g}")
+        verdict = (f"{target:.2f}", "met" if median(ratios) <= target else "missed")
+        rows.append((label, *seconds, ideal, *median_and_range(ratios, "{:.2f}"), *verdict))
+        labelled[label] = [repeat.means[max_staleness] for repeat in repeats]
+    labelled["completion tokens a batch"] = [repeat.tokens for repeat in repeats]
+    columns = ("what", "seconds", "min - max", "of", "ratio", "min - max", "target", "")
+    title = f"Overlap, {name}: seconds a batch, medians of {len(repeats)} repeats"
+    print_table(console, title, columns, rows, text=("what", "of"))
+    for label, found in labelled.items():
+        medians = {name: median(each[name] for each in found) for name in found[0]}
+        print_line(console, f"{label}: " + ", ".join(f"{name} {value:,.6g}" for name, value in medians.items()))
 
 
 if __name__ == "__main__":

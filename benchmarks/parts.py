@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import ray
 
 from configs.loading import load_config
 from learner.group import LearnerGroup
@@ -41,17 +43,13 @@ def running_learner(*overrides: str, model_path: Path) -> Iterator[LearnerGroup]
             learner.shutdown()
 
 
-def save_long_model(folder: Path) -> Path:
-    """Writes a random model of the embedded architecture with room for 1,024 tokens."""
-    recipe = replace(EmbeddedRecipe(), max_position_embeddings=1024)
+def save_model(folder: str, recipe: EmbeddedRecipe) -> Path:
+    """Writes a random model of the embedded architecture into the folder."""
     new_model(recipe).save_pretrained(folder)
     new_tokenizer(recipe).save_pretrained(folder)
-    return folder
+    return Path(folder)
 
 
-def save_wide_model(folder: Path) -> Path:
-    """Writes a random model of 25 million parameters (101 MB in float32), so that bytes take more time than calls."""
-    recipe = replace(EmbeddedRecipe(), hidden_size=512, num_layers=8, intermediate_size=1536)
-    new_model(recipe).save_pretrained(folder)
-    new_tokenizer(recipe).save_pretrained(folder)
-    return folder
+def peer_process(peer: type) -> Any:
+    """The class as a Ray actor of one thread that takes no CPU of the cluster's: `peer_process(Peer).remote(...)`."""
+    return ray.remote(peer).options(num_cpus=0, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})

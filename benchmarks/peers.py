@@ -6,28 +6,25 @@ either, because a run that is ahead has nothing left to generate in them. There 
 experiment, and completions of 16 to 512 tokens.
 """
 
-import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
-from benchmarks.pairs import PairedRate
+from benchmarks.figures import benchmark_parser, curves_panel, figures_at, write_figures
+from benchmarks.pairs import PairedRate, print_rates
 from benchmarks.peer_environment import peer_python
 from benchmarks.public_run import PLAIN, run_command, run_seconds
-from benchmarks.result_files import write_figures
-from benchmarks.tables import print_table, rates_table
 from benchmarks.wordy_model import WORDY_SETTINGS, ensure_wordy_model
 from configs.loading import load_config
 from configs.schema import RunConfig
 from orchestration.journal.json_lines import read_rows
-from orchestration.pages.figures import Line, Panel, save_panels
-from orchestration.terminal.console import redirect_output
+from orchestration.pages.figures import save_panels
+from orchestration.terminal.console import print_line
 from rollout.prompts import PromptStream, load_tokenizer, prompt_encoder
 from rollout.tasks import build_task
 from rollout.tasks.embedded_model import ensure_embedded_model
@@ -37,6 +34,7 @@ COOL_DOWN = 2  # number of last iterations not counted
 TAU_POS, TAU_NEG = 10.0, 12.0
 COMMON = (*PLAIN, "gate=sigmoid", f"gate.tau_pos={TAU_POS}", f"gate.tau_neg={TAU_NEG}", "learner.lr_schedule=constant")
 PEER = "TRL GRPOTrainer, sapo"
+PEER_THREADS = 2  # threads of TRL, the faster number: both cores, because it has no second process
 MODES = {"synchronous": "max_staleness=0", "one version ahead": "max_staleness=1"}
 
 
@@ -49,7 +47,6 @@ class Contest:
     settings: tuple[str, ...]
     num_iterations: int
     peer_iterations: int  # iterations of TRL, which are all alike
-    num_threads: int  # threads of TRL, the faster number: both cores, because it has no second process
     micro_batch: int  # completions in a forward pass of TRL, the faster number
     target: float
 
@@ -72,7 +69,6 @@ def contests() -> list[Contest]:
             settings=(),
             num_iterations=25,
             peer_iterations=25,
-            num_threads=2,
             micro_batch=64,
             target=1.2,
         ),
@@ -82,7 +78,6 @@ def contests() -> list[Contest]:
             settings=(*WORDY_SETTINGS, "learner.lr=1e-6"),
             num_iterations=15,
             peer_iterations=8,
-            num_threads=2,
             micro_batch=16,
             target=3.0,
         ),
@@ -106,9 +101,8 @@ def train_peer(contest: Contest) -> list[Iteration]:
     with TemporaryDirectory() as folder:
         out = Path(folder) / "rows.jsonl"
         job = json.dumps(peer_job(contest, config, folder=folder, out=out))
-        run_command([str(peer_python()), "-m", "benchmarks.peer_trl"], text=job, threads=contest.num_threads)
-        rows = read_rows(out)
-    return [Iteration(seconds=row["seconds"], samples=int(row["samples"]), reward=row["reward"]) for row in rows]
+        run_command([str(peer_python()), "-m", "benchmarks.peer_trl"], text=job, threads=PEER_THREADS)
+        return [Iteration(**row) for row in read_rows(out)]
 
 
 def rate(iterations: Sequence[Iteration]) -> float:
@@ -119,21 +113,15 @@ def rate(iterations: Sequence[Iteration]) -> float:
 
 def run_settings(contest: Contest) -> list[str]:
     """Settings of our run except for its mode."""
-    return [
-        *COMMON,
-        *contest.settings,
-        f"num_iterations={contest.num_iterations}",
-        f"model.path={contest.model}",
-    ]
+    return [*COMMON, *contest.settings, f"num_iterations={contest.num_iterations}", f"model.path={contest.model}"]
 
 
 def peer_job(contest: Contest, config: RunConfig, *, folder: str, out: Path) -> dict[str, Any]:
     """Input of benchmarks/peer_trl.py; config is that of our run."""
     encode = prompt_encoder(load_tokenizer(str(contest.model), trust_remote_code=False))
     stream = PromptStream(build_task(config.task).train_problems(), encode, seed=config.seed)
-    prompts = [
-        stream.prompt_at(index) for index in range(config.rollout.prompts_per_iteration * contest.peer_iterations)
-    ]
+    num_prompts = config.rollout.prompts_per_iteration * contest.peer_iterations
+    prompts = [stream.prompt_at(position) for position in range(num_prompts)]
     return {
         "model": str(contest.model),
         "prompts": [{"prompt": prompt.text, "answer": prompt.reference_answer} for prompt in prompts],
@@ -147,7 +135,7 @@ def peer_job(contest: Contest, config: RunConfig, *, folder: str, out: Path) -> 
         "tau_pos": TAU_POS,
         "tau_neg": TAU_NEG,
         "seed": config.seed,
-        "num_threads": contest.num_threads,
+        "num_threads": PEER_THREADS,
         "micro_batch": contest.micro_batch,
         "folder": folder,
         "out": str(out),
@@ -155,16 +143,14 @@ def peer_job(contest: Contest, config: RunConfig, *, folder: str, out: Path) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
+    parser = benchmark_parser("peers", __doc__)
     parser.add_argument("--repeats", type=int, default=5, help="counted runs of each side of a pair (default 5)")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/peers"), help="folder of figures and plot")
     arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    with redirect_output(arguments.out / "peers.log") as console:
-        compare(console, arguments.out, repeats=arguments.repeats)
+    with figures_at(arguments.json) as console:
+        compare(console, arguments.json, repeats=arguments.repeats)
 
 
-def compare(console: Console, out: Path, *, repeats: int) -> None:
+def compare(console: Console, target: Path, *, repeats: int) -> None:
     """Runs every contest, prints the table, and writes figures and the reward curves of the last repeat."""
     rates: list[PairedRate] = []
     curves: dict[str, dict[str, list[Iteration]]] = {}
@@ -179,34 +165,19 @@ def compare(console: Console, out: Path, *, repeats: int) -> None:
             curves[contest.name] = trained
             for side, iterations in zip(found, trained.values(), strict=True):
                 found[side].append(rate(iterations))
-        rates += [
-            PairedRate(
-                name=f"{contest.name}, {mode}",
-                peer=PEER,
-                unit="samples/s",
-                ours=tuple(found[mode]),
-                peers=tuple(found[PEER]),
-                target=contest.target,
-            )
-            for mode in MODES
-        ]
-    print_table(console, rates_table(rates))
-    figures = {"pairs": [item.to_json() for item in rates],
-               "curves": {name: {side: [asdict(item) for item in items] for side, items in sides.items()}
-                          for name, sides in curves.items()}}  # fmt: skip
-    write_figures(out / "peers.json", figures)
-    save_panels([_reward_panel(name, sides) for name, sides in curves.items()], out / "peers.png", title="Reward")
-    console.print(f"figures in {out / 'peers.json'}, reward curves in {out / 'peers.png'}")
-
-
-def _reward_panel(name: str, sides: Mapping[str, Sequence[Iteration]]) -> Panel:
-    """Draws reward over iterations, one line a side; both sides have the same prompts."""
-    lines = []
-    for side, iterations in sides.items():
-        rewards = np.array([item.reward for item in iterations])
-        places = np.arange(1, len(rewards) + 1)
-        lines.append(Line(name=side, style=0, x=places, y=rewards, low=rewards, high=rewards))
-    return Panel(title=name, unit="points", log=False, lines=tuple(lines))
+        for mode in MODES:
+            name, sides = f"{contest.name}, {mode}", {"ours": tuple(found[mode]), "peers": tuple(found[PEER])}
+            rates.append(PairedRate(name=name, peer=PEER, unit="samples/s", target=contest.target, **sides))
+    print_rates(console, rates)
+    rows = {name: {side: [asdict(item) for item in items] for side, items in sides.items()}
+            for name, sides in curves.items()}  # fmt: skip
+    write_figures(target, {"pairs": [item.to_json() for item in rates], "curves": rows})
+    panels = [
+        curves_panel(name, "points", {side: [[item.reward for item in items]] for side, items in sides.items()})
+        for name, sides in curves.items()
+    ]
+    save_panels(panels, target.with_suffix(".png"), title="Reward")
+    print_line(console, f"reward curves in {target.with_suffix('.png')}")
 
 
 if __name__ == "__main__":

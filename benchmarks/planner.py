@@ -5,23 +5,21 @@ prints predicted / measured iteration time, on an otherwise idle machine. Length
 but for rounding, so that what is predicted is time, not learning.
 """
 
-import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks.result_files import result_path, write_figures
-from benchmarks.tables import print_table
+from benchmarks.figures import benchmark_parser, figures_at, print_table, write_figures
 from configs.loading import load_config
 from orchestration.plan.measurements import calibrate, measure_run
 from orchestration.plan.session import basis_of
 from orchestration.plan.simulation import predict
-from orchestration.terminal.console import print_line, redirect_output
+from orchestration.terminal.console import print_line
 
-STAGES = ("iteration", "generate", "wait", "update", "publish")  # by the names of the run's timers
+STAGES = ("iteration", "generate", "wait", "update", "publish")  # names of the run's timers
 TARGET = 0.15  # wanted |predicted / measured - 1|
 ALWAYS = ("learner.lr=1e-12", "eval.num_prompts=1", "journal.tensorboard=false", "journal.progress=false")
 # What differs from the calibrated run of 16 prompts x 8, 2 minibatches, one engine, synchronous.
@@ -36,53 +34,43 @@ CONFIGURATIONS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.planner", description=__doc__)
+    parser = benchmark_parser("planner", __doc__)
     parser.add_argument("--calibration", help="a file of `orchestration.plan --calibrate`; left out, measured first")
     parser.add_argument("--iterations", type=int, default=15, help="counted iterations of each run (default 15)")
-    parser.add_argument(
-        "--json", type=Path, help="where the figures go (default benchmarks/results/planner-<time>.json)"
-    )
     arguments = parser.parse_args()
-    target = result_path(arguments.json, name="planner")
-    console = Console()
     with TemporaryDirectory() as folder:
         calibration = arguments.calibration
         if calibration is None:
-            print_line(console, "measuring the machine ...")
+            print_line(console := Console(), "measuring the machine ...")
             calibration = str(calibrate(load_config(ALWAYS), str(Path(folder) / "calibration.json"), console))
-        figures = {
-            name: _compare(settings, calibration, target.with_suffix(".log"), num_iterations=arguments.iterations)
-            for name, settings in CONFIGURATIONS.items()
-        }
-        kept = json.loads(Path(calibration).read_text(encoding="utf-8"))
-    print_table(console, _table(figures))
-    write_figures(target, {"calibration": kept, "figures": figures})
-    print_line(console, f"figures in {target}")
+        with figures_at(arguments.json) as console:
+            figures = {
+                name: _compare(settings, calibration, num_iterations=arguments.iterations)
+                for name, settings in CONFIGURATIONS.items()
+            }
+            columns = ("configuration", *STAGES, "ratio", "")
+            print_table(console, "Predicted / measured, ms", columns, _rows(figures), text=("configuration",))
+            kept = json.loads(Path(calibration).read_text(encoding="utf-8"))
+            write_figures(arguments.json, {"calibration": kept, "figures": figures})
 
 
-def _compare(settings: tuple[str, ...], calibration: str, log: Path, *, num_iterations: int) -> dict[str, float]:
+def _compare(settings: tuple[str, ...], calibration: str, *, num_iterations: int) -> dict[str, float]:
     """Seconds, predicted and measured, of an iteration and of its stages."""
     config = load_config([*ALWAYS, *settings])
     scenario, costs_of, _ = basis_of(config, calibration=calibration)
     workload = scenario.workload()
     times = predict(workload, costs_of(workload))
-    predicted = {stage: getattr(times, f"{stage}_s") for stage in STAGES}
-    with redirect_output(log):
-        measured = measure_run(config, num_iterations=num_iterations)
-    stages = {f"predicted {name}": value for name, value in predicted.items()}
-    stages |= {f"measured {name}": measured[f"time/{name}_s"] for name in predicted}
-    return stages | {"ratio": predicted["iteration"] / measured["time/iteration_s"]}
+    measured = measure_run(config, num_iterations=num_iterations)
+    found = {f"predicted {stage}": getattr(times, f"{stage}_s") for stage in STAGES}
+    found |= {f"measured {stage}": measured[f"time/{stage}_s"] for stage in STAGES}
+    return found | {"ratio": found["predicted iteration"] / found["measured iteration"]}
 
 
-def _table(figures: dict[str, dict[str, float]]) -> Table:
-    table = Table(title="Predicted / measured, ms", box=None, padding=(0, 1, 0, 0))
-    for column in ("configuration", *STAGES, "ratio", ""):
-        table.add_column(column, justify="left" if column == "configuration" else "right")
+def _rows(figures: dict[str, dict[str, float]]) -> Iterator[tuple[str, ...]]:
     for name, found in figures.items():
         pairs = [f"{found[f'predicted {stage}'] * 1e3:.0f}/{found[f'measured {stage}'] * 1e3:.0f}" for stage in STAGES]
         is_met = abs(found["ratio"] - 1.0) <= TARGET
-        table.add_row(name, *pairs, f"{found['ratio']:.2f}", "met" if is_met else "missed")
-    return table
+        yield name, *pairs, f"{found['ratio']:.2f}", "met" if is_met else "missed"
 
 
 if __name__ == "__main__":

@@ -8,8 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
@@ -21,33 +20,22 @@ from orchestration.journal.run_files import METRICS_FILE, TRACE_FILE
 
 # Settings without checkpoints but the last, without TensorBoard and with a minimal evaluation.
 PLAIN = ("checkpoint.every=1000000", "journal.tensorboard=false", "eval.num_prompts=1")
-
-
-def run_rows(settings: Sequence[str]) -> list[Row]:
-    """Rows of `python orchestration/run.py <settings>`, one an iteration; RuntimeError if the run fails."""
-    with _run(settings) as run_dir:
-        return read_rows(run_dir / METRICS_FILE)
+STILL = ("learner.lr=1e-12", "learner.lr_schedule=constant")  # settings with which the model stays as it starts
 
 
 def run_seconds(settings: Sequence[str]) -> tuple[list[Row], list[float]]:
-    """The rows of run_rows, and seconds from the beginning of each iteration to that of the next.
+    """Rows of `python orchestration/run.py <settings>`, and seconds from each iteration's beginning to the next one's.
 
-    Work between iterations counts too. The last iteration counts to its own end.
+    Work between iterations counts too. The last iteration counts to its own end. RuntimeError if the run fails.
     """
-    with _run(settings) as run_dir:
-        events = json.loads((run_dir / TRACE_FILE).read_text(encoding="utf-8"))
-        spans = [event for event in events if event["name"] == "iteration"]
-        bounds_us = [*(event["ts"] for event in spans), spans[-1]["ts"] + spans[-1]["dur"]]
-        return read_rows(run_dir / METRICS_FILE), [(b - a) / 1e6 for a, b in pairwise(bounds_us)]
-
-
-@contextmanager
-def _run(settings: Sequence[str]) -> Iterator[Path]:
-    """The folder of a finished run."""
     with TemporaryDirectory() as folder:
         run_dir = Path(folder) / "run"
         run_command([sys.executable, "orchestration/run.py", *settings, f"run_dir={run_dir}"])
-        yield run_dir
+        events = json.loads((run_dir / TRACE_FILE).read_text(encoding="utf-8"))
+        rows = read_rows(run_dir / METRICS_FILE)
+    spans = [event for event in events if event["name"] == "iteration"]
+    bounds_us = [*(event["ts"] for event in spans), spans[-1]["ts"] + spans[-1]["dur"]]
+    return rows, [(b - a) / 1e6 for a, b in pairwise(bounds_us)]
 
 
 def run_command(command: Sequence[str], *, text: str | None = None, threads: int | None = None) -> None:
@@ -55,20 +43,12 @@ def run_command(command: Sequence[str], *, text: str | None = None, threads: int
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     if threads is not None:
         environment["OMP_NUM_THREADS"] = str(threads)
-    done = subprocess.run(
-        command,
-        input=text,
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=environment,
-        check=False,
-    )
+    done = subprocess.run(command, input=text, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)} failed: {' '.join(done.stderr.split()[-80:])}")
 
 
-def mean_of(rows: Sequence[Row], name: str) -> float | None:
-    """Mean over the rows that have the metric; None if no row has it."""
-    values = [row[name] for row in rows if name in row]
-    return fmean(values) if values else None
+def means_of(rows: Sequence[Row], names: Iterable[str]) -> dict[str, float]:
+    """Mean of each metric over the rows that have it; a metric that no row has is left out."""
+    values = {name: [row[name] for row in rows if name in row] for name in names}
+    return {name: fmean(found) for name, found in values.items() if found}

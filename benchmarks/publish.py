@@ -6,13 +6,14 @@ one buffer.
 """
 
 import time
-from pathlib import Path
+from itertools import count
 from tempfile import TemporaryDirectory
 
 import ray
 
 from benchmarks.pairs import PairedRate, measure_pairs
-from benchmarks.parts import running_parts, save_wide_model
+from benchmarks.parts import peer_process, running_parts, save_model
+from rollout.tasks.embedded_model import EmbeddedRecipe
 from transfer.communicator import join
 from transfer.transport import Rendezvous
 
@@ -37,30 +38,30 @@ class BarePeer:
 
 def benchmark_publish(*, repeats: int) -> list[PairedRate]:
     """Measures one learner rank to one engine and one process to another in turn, with a model of 101 MB."""
-    with TemporaryDirectory() as folder, running_parts(model_path=save_wide_model(Path(folder))) as parts:
-        num_bytes = parts.channel.publish(1).num_bytes
-        host, port = parts.learner.address_and_free_port()
-        rendezvous = Rendezvous(backend="gloo", host=host, port=port, world_size=2, timeout_s=60.0)
-        peer = ray.remote(BarePeer).options(num_cpus=0, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
-        pair = [peer.remote(), peer.remote()]
-        ray.get([actor.connect.remote(rendezvous, rank, num_bytes) for rank, actor in enumerate(pair)])
-        versions = iter(range(2, 2 + 10 * repeats))
+    with TemporaryDirectory() as folder:
+        # 25 million parameters, so that bytes take more time than calls
+        model_path = save_model(folder, EmbeddedRecipe(hidden_size=512, num_layers=8, intermediate_size=1536))
+        with running_parts(model_path=model_path) as parts:
+            num_bytes = parts.channel.publish(1).num_bytes
+            host, port = parts.learner.address_and_free_port()
+            rendezvous = Rendezvous(backend="gloo", host=host, port=port, world_size=2, timeout_s=60.0)
+            pair = [peer_process(BarePeer).remote() for _ in range(2)]
+            ray.get([actor.connect.remote(rendezvous, rank, num_bytes) for rank, actor in enumerate(pair)])
+            versions = count(2)
+            transfers: list[float] = []
 
-        transfers: list[float] = []
+            def ours() -> float:
+                report = parts.channel.publish(next(versions))
+                transfers.append(num_bytes / report.send_s / 1e9)
+                return num_bytes / report.publish_s / 1e9
 
-        def ours() -> float:
-            report = parts.channel.publish(next(versions))
-            transfers.append(num_bytes / report.send_s / 1e9)
-            return num_bytes / report.publish_s / 1e9
+            def bare() -> float:
+                return num_bytes / max(ray.get([actor.broadcast.remote() for actor in pair])) / 1e9
 
-        def bare() -> float:
-            return num_bytes / max(ray.get([actor.broadcast.remote() for actor in pair])) / 1e9
-
-        rates, peers = measure_pairs(ours, bare, repeats=repeats, warmups=2)
-        for actor in pair:
-            ray.kill(actor)
-    counted = tuple(transfers[-repeats:])
+            rates, peers = measure_pairs(ours, bare, repeats=repeats)
+            for actor in pair:
+                ray.kill(actor)
     return [
         PairedRate(name=name, peer="bare gloo broadcast", unit="GB/s", ours=own, peers=peers, target=TARGET)
-        for name, own in (("publish, whole", rates), ("publish, transfer", counted))
+        for name, own in (("publish, whole", rates), ("publish, transfer", tuple(transfers[-repeats:])))
     ]

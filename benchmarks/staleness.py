@@ -9,31 +9,28 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean, median
 
-import numpy as np
 from rich.console import Console
 
-from benchmarks.public_run import PLAIN, run_rows
-from benchmarks.result_files import benchmark_parser, figures_at, write_figures
-from benchmarks.tables import new_table, print_table
+from benchmarks.figures import benchmark_parser, curves_panel, figures_at, print_table, write_figures
+from benchmarks.public_run import PLAIN, run_seconds
 from configs.loading import load_config
-from orchestration.journal.json_lines import Row
-from orchestration.pages.figures import Line, Panel, save_panels
+from orchestration.pages.figures import save_panels
 from orchestration.terminal.console import print_line
 
 REWARD, WINDOW = 1.7, 5  # reward to reach in points, and number of iterations of its mean
 MAX_STALENESS = 4
 TARGET = 1.2  # target of the stale run's samples over those of the synchronous run
 FULL = 0.9  # share of MAX_STALENESS from which on a mean staleness counts as the full one
-COMMON = (*PLAIN, "learner.lr_schedule=constant", "journal.trace=false")
+COMMON = (*PLAIN, "learner.lr_schedule=constant")
 SYNCHRONOUS, STALE = "max_staleness=0", f"max_staleness={MAX_STALENESS}"
-MODES = {SYNCHRONOUS: (), STALE: ("learner.old_logprobs=recompute",)}  # settings of each mode
+MODES = (SYNCHRONOUS, STALE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainedRun:
     """One run of one mode and seed, iteration by iteration."""
 
-    mode: str  # key of MODES
+    mode: str  # one of MODES
     seed: int
     samples_per_iteration: int
     reward: tuple[float, ...]  # mean reward in points
@@ -57,10 +54,9 @@ def samples_to_reward(
     rewards: Sequence[float], *, samples_per_iteration: int, threshold: float = REWARD, window: int = WINDOW
 ) -> int | None:
     """Samples consumed when the mean of the last `window` iterations first reaches the threshold; None if never."""
-    for end in range(window, len(rewards) + 1):
-        if fmean(rewards[end - window : end]) >= threshold:
-            return end * samples_per_iteration
-    return None
+    ends = range(window, len(rewards) + 1)
+    reached = (end for end in ends if fmean(rewards[end - window : end]) >= threshold)
+    return next((end * samples_per_iteration for end in reached), None)
 
 
 def sample_ratio(stale: int | None, synchronous: int | None, *, num_samples: int) -> float | None:
@@ -78,29 +74,23 @@ def sample_ratio(stale: int | None, synchronous: int | None, *, num_samples: int
 
 def train(mode: str, seed: int, *, correction: str, num_iterations: int, extra: Sequence[str]) -> TrainedRun:
     """Trains with one run of the public command."""
-    settings = [*COMMON, mode, *MODES[mode], f"seed={seed}", f"num_iterations={num_iterations}", *extra]
-    if mode != SYNCHRONOUS:
-        settings.append(f"objective.correction={correction}")
-    rollout = load_config(settings).rollout
-    rows = run_rows(settings)
+    own = ("learner.old_logprobs=recompute", f"objective.correction={correction}") if mode == STALE else ()
+    settings = [*COMMON, mode, f"seed={seed}", f"num_iterations={num_iterations}", *extra, *own]
+    rows, _ = run_seconds(settings)
     return TrainedRun(
         mode=mode,
         seed=seed,
-        samples_per_iteration=rollout.completions_per_iteration,
-        reward=_column(rows, "reward/mean"),
-        staleness=_column(rows, "staleness/mean"),
-        staleness_max=max(_column(rows, "staleness/max")),
-        idle_learner=fmean(_column(rows, "idle/learner")),
-        idle_engines=fmean(_column(rows, "idle/engines")),
+        samples_per_iteration=load_config(settings).rollout.completions_per_iteration,
+        reward=tuple(row["reward/mean"] for row in rows),
+        staleness=tuple(row["staleness/mean"] for row in rows),
+        staleness_max=max(row["staleness/max"] for row in rows),
+        idle_learner=fmean(row["idle/learner"] for row in rows),
+        idle_engines=fmean(row["idle/engines"] for row in rows),
     )
 
 
-def _column(rows: Sequence[Row], name: str) -> tuple[float, ...]:
-    return tuple(row[name] for row in rows)
-
-
 def main() -> None:
-    parser = benchmark_parser("staleness", __doc__, name="staleness")
+    parser = benchmark_parser("staleness", __doc__)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="seeds (default 0 1 2)")
     parser.add_argument("--iterations", type=int, default=60, help="iterations of each run (default 60)")
     parser.add_argument("--settings", nargs="+", default=[], help="settings of all runs, as in learner.lr=1e-4")
@@ -110,57 +100,43 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.iterations < WINDOW:
         parser.error(f"--iterations must be at least {WINDOW}, over which the reward is averaged")
-    with figures_at(arguments.json, name="staleness") as (console, target):
-        runs: list[TrainedRun] = []
+    target, correction, extra = arguments.json, arguments.correction, arguments.settings
+    runs: list[TrainedRun] = []
+    with figures_at(target) as console:
         for seed in arguments.seeds:
             for mode in MODES:
                 console.print(f"training {mode}, seed {seed} ...")
-                run = train(
-                    mode,
-                    seed,
-                    correction=arguments.correction,
-                    num_iterations=arguments.iterations,
-                    extra=arguments.settings,
-                )
-                runs.append(run)
+                runs.append(train(mode, seed, correction=correction, num_iterations=arguments.iterations, extra=extra))
                 figures = [asdict(each) | {"samples_to_reward": each.samples_to_reward} for each in runs]
-                write_figures(
-                    target, {"correction": arguments.correction, "settings": arguments.settings, "runs": figures}
-                )
+                write_figures(target, {"correction": correction, "settings": extra, "runs": figures})
         show(console, runs)
-        panels = [_panel(runs, "reward", "points"), _panel(runs, "staleness", "policy versions")]
+        panels = []
+        for field, unit in (("reward", "points"), ("staleness", "policy versions")):
+            by_mode = {mode: [getattr(run, field) for run in runs if run.mode == mode] for mode in MODES}
+            panels.append(curves_panel(f"{field}/mean", unit, by_mode))
         save_panels(panels, target.with_suffix(".png"), title="Mean over the seeds, band from minimum to maximum")
         print_line(console, f"curves in {target.with_suffix('.png')}")
 
 
 def show(console: Console, runs: Sequence[TrainedRun]) -> None:
     """Prints one row a run, then the verdict on the ratios."""
-    columns = ("run", "seed", "samples", "ratio", "staleness", "max", "full", "idle learner", "engines")
-    table = new_table(f"Samples until the reward is {REWARD:g} ({WINDOW} iterations)", *columns, text=("run",))
     synchronous = {run.seed: run.samples_to_reward for run in runs if run.mode == SYNCHRONOUS}
     ratios: list[float | None] = []
+    rows = []
     for run in runs:
-        told = ""
-        if run.mode != SYNCHRONOUS:
+        samples, ratio_text, full_text = run.samples_to_reward, "", ""
+        if run.mode == STALE:
             num_samples = run.samples_per_iteration * len(run.reward)
-            ratio = sample_ratio(run.samples_to_reward, synchronous[run.seed], num_samples=num_samples)
-            ratios.append(ratio)
-            told = "not known" if ratio is None else f"{ratio:.2f}"
-        table.add_row(
-            run.mode,
-            str(run.seed),
-            "not reached" if run.samples_to_reward is None else f"{run.samples_to_reward:,}",
-            told,
-            f"{fmean(run.staleness):.2f}",
-            f"{run.staleness_max:.0f}",
-            f"{run.full_share:.0%}" if run.mode != SYNCHRONOUS else "",
-            f"{run.idle_learner:.0%}",
-            f"{run.idle_engines:.0%}",
-        )
-    print_table(console, table)
-    print_line(
-        console, f"full: iterations whose completions were on average {FULL * MAX_STALENESS:g} or more versions old"
-    )
+            ratios.append(ratio := sample_ratio(samples, synchronous[run.seed], num_samples=num_samples))
+            ratio_text, full_text = "not known" if ratio is None else f"{ratio:.2f}", f"{run.full_share:.0%}"
+        reached = "not reached" if samples is None else f"{samples:,}"
+        staleness = (f"{fmean(run.staleness):.2f}", f"{run.staleness_max:.0f}", full_text)
+        idle = (f"{run.idle_learner:.0%}", f"{run.idle_engines:.0%}")
+        rows.append((run.mode, str(run.seed), reached, ratio_text, *staleness, *idle))
+    columns = ("run", "seed", "samples", "ratio", "staleness", "max", "full", "idle learner", "engines")
+    print_table(console, f"Samples until the reward is {REWARD:g} ({WINDOW} iterations)", columns, rows, text=("run",))
+    full = f"{FULL * MAX_STALENESS:g}"
+    print_line(console, f"full: iterations whose completions were on average {full} or more versions old")
     print_line(console, verdict(ratios))
 
 
@@ -171,16 +147,6 @@ def verdict(ratios: Sequence[float | None]) -> str:
         return f"target {TARGET:g}: not decided, {len(ratios) - len(known)} of {len(ratios)} seeds need more iterations"
     word = "met" if median(known) <= TARGET else "missed"
     return f"ratio {median(known):.2f} ({min(known):.2f} - {max(known):.2f}), target {TARGET:g}: {word}"
-
-
-def _panel(runs: Sequence[TrainedRun], field: str, unit: str) -> Panel:
-    """Panel of a metric over the iterations, one line a mode."""
-    lines = []
-    for mode in MODES:
-        of_seeds = np.array([getattr(run, field) for run in runs if run.mode == mode])  # [seeds, iterations]
-        x, y = np.arange(1, of_seeds.shape[1] + 1), of_seeds.mean(axis=0)
-        lines.append(Line(name=mode, style=0, x=x, y=y, low=of_seeds.min(axis=0), high=of_seeds.max(axis=0)))
-    return Panel(title=f"{field}/mean", unit=unit, log=False, lines=tuple(lines))
 
 
 if __name__ == "__main__":

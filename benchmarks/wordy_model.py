@@ -20,7 +20,7 @@ WORDY_SETTINGS = (f"rollout.max_new_tokens={LONGEST}", f"model.max_model_len={RE
 REVISION = 1  # number to raise when a change of the code below changes the model
 
 
-def wordy_demonstration(item: Sum, rng: random.Random, *, flaws: DemonstrationFlaws) -> str:
+def wordy_demonstration(item: Sum, rng: random.Random, flaws: DemonstrationFlaws) -> str:
     """A completion with a scratchpad of meaningless digits."""
     mean = SHORTEST_MEAN * GROWTH ** (item.first // 10 - 1)
     room = LONGEST - SHORTEST_SCRATCHPAD - 8

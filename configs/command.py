@@ -1,11 +1,10 @@
 """The command line of `python orchestration/run.py`, read and checked.
 
-In: the arguments. Out: a Command with one checked RunConfig for each run, or a ConfigError before anything has started.
-Uses Hydra's grammar for settings and sweeps, but neither its launcher nor its log and output folders.
+In: the arguments. Out: one checked RunConfig for each run, or a ConfigError before anything has started. Uses Hydra's
+grammar for settings and sweeps, but neither its launcher nor its log and output folders.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import product
 
 from hydra.core.override_parser.types import Glob
@@ -18,7 +17,6 @@ from configs.schema import RunConfig
 HELP_FLAGS = ("-h", "--help")
 SWEEP_FLAGS = ("-m", "--multirun")
 AUTO_RUN_DIR = "auto"
-AUTO_HINT = {"run_dir": ", or leave it at auto", "rollout.record": ""}
 MUST_BE_GIVEN = "..."
 
 USAGE = """\
@@ -44,27 +42,28 @@ Examples:
 """
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Command:
-    """A command line that was read: it asks for the help text, or for runs in this order."""
-
-    wants_help: bool
-    configs: tuple[RunConfig, ...]
+def wants_help(arguments: Sequence[str]) -> bool:
+    return any(argument in HELP_FLAGS for argument in arguments)
 
 
-def read_command(arguments: Sequence[str]) -> Command:
-    """Reads and checks all arguments; ConfigError names all mistakes of all runs."""
-    flags = [argument for argument in arguments if argument.startswith("-")]
+def unknown_flags(arguments: Sequence[str], *known: str) -> list[str]:
+    """A line for each flag that a command does not have; known: its flags beside those of the help."""
+    allowed = (*known, *HELP_FLAGS)
+    flags = (argument for argument in arguments if argument.startswith("-") and argument not in allowed)
+    return [f"{flag}: no such flag; there are {', '.join(allowed)}" for flag in flags]
+
+
+def read_command(arguments: Sequence[str]) -> tuple[RunConfig, ...] | None:
+    """The runs that the arguments ask for, in order; None where they ask for help.
+
+    ConfigError names all mistakes of all runs.
+    """
+    if wants_help(arguments):
+        return None
     settings = [argument for argument in arguments if not argument.startswith("-")]
-    if any(flag in HELP_FLAGS for flag in flags):
-        return Command(wants_help=True, configs=())
-    lines = [
-        f"{flag}: no such flag; there are {', '.join(SWEEP_FLAGS + HELP_FLAGS)}"
-        for flag in flags
-        if flag not in SWEEP_FLAGS
-    ]
+    lines = unknown_flags(arguments, *SWEEP_FLAGS)
     configs = []
-    for combination in expand(settings) if flags else [settings]:
+    for combination in expand(settings) if len(settings) < len(arguments) else [settings]:
         try:
             configs.append(load_config(combination))
         except ConfigError as error:
@@ -72,7 +71,7 @@ def read_command(arguments: Sequence[str]) -> Command:
     if lines:
         raise ConfigError(lines)
     _refuse_shared_folders(configs)
-    return Command(wants_help=False, configs=tuple(configs))
+    return tuple(configs)
 
 
 def expand(settings: Sequence[str]) -> list[list[str]]:
@@ -119,7 +118,7 @@ def _refuse_shared_folders(configs: Sequence[RunConfig]) -> None:
     }
     rule = "several runs of the sweep would share it; add what differs between them"
     lines = [
-        f"{name}={shown(folder)}: {rule}, as in {name}='x-${{seed}}'{AUTO_HINT[name]}"
+        f"{name}={shown(folder)}: {rule}, as in {name}='x-${{seed}}'{', or leave it at auto' * (name == 'run_dir')}"
         for name, named in folders.items()
         for folder in sorted({folder for folder in named if named.count(folder) > 1})
     ]
@@ -134,9 +133,6 @@ def _defaults(section: type[BaseModel], *, prefix: str) -> list[str]:
         for member in members:
             lines.extend(_defaults(member, prefix=keys_inside(f"{prefix}{name}", field.annotation)))
         if not members and name != "name":  # chosen with the group: gate=..., task=...
-            lines.append(f"  {prefix}{name}={MUST_BE_GIVEN if field.is_required() else _typed(field.default)}")
+            default = list(field.default) if isinstance(field.default, tuple) else field.default
+            lines.append(f"  {prefix}{name}={MUST_BE_GIVEN if field.is_required() else shown(default)}")
     return lines
-
-
-def _typed(value: object) -> str:
-    return shown(list(value) if isinstance(value, tuple) else value)

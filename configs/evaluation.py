@@ -4,9 +4,10 @@ In: a plain nested dict. Out: a frozen section, or a ValueError that names field
 command `python -m orchestration.evaluate` share the section. docs/evaluation.md explains what is measured.
 """
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PlainValidator, model_validator
+from pydantic import Field, PlainValidator
 
 from configs.section import Section
 
@@ -40,23 +41,17 @@ class EvalConfig(Section):
     max_new_tokens: Annotated[int | Literal["auto"], _whole_number_or("auto", key="eval.max_new_tokens")] = "auto"
     seed: int = Field(default=0, ge=0, lt=2**31)  # seed of sampling, from which the seed of every sample derives
 
-    @model_validator(mode="after")
-    def _samples_differ(self) -> "EvalConfig":
-        wrong = []
+    def mistakes(self) -> Iterator[str]:
         if self.temperature == 0.0 and self.samples > 1:
-            wrong.append(
+            yield (
                 f"eval.samples={self.samples}: with eval.temperature=0 all samples of a problem are the same; "
                 f"set eval.temperature=0.7 or eval.samples=1"
             )
         if self.temperature == 0.0 and self.top_p < 1.0:
-            wrong.append(
-                f"eval.top_p={self.top_p:g}: has no effect with eval.temperature=0; leave it at 1 or set a temperature"
-            )
+            remedy = "leave it at 1 or set a temperature"
+            yield f"eval.top_p={self.top_p:g}: has no effect with eval.temperature=0; {remedy}"
         if 0.0 < self.temperature < MIN_TEMPERATURE:
-            wrong.append(f"eval.temperature={self.temperature:g}: must be 0 (greedy) or at least {MIN_TEMPERATURE:g}")
-        if wrong:
-            raise ValueError("\n".join(wrong))
-        return self
+            yield f"eval.temperature={self.temperature:g}: must be 0 (greedy) or at least {MIN_TEMPERATURE:g}"
 
     def limit_new_tokens(self, rollout_max_new_tokens: int) -> int:
         """Number of tokens of the longest completion, with `auto` resolved."""

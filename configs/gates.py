@@ -4,9 +4,10 @@ In: a plain nested dict. Out: frozen sections. Knows the names and bounds of set
 gate computes (gates/). learner/loss/gate_builder.py turns a section into a gate.
 """
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from configs.section import Section
 
@@ -28,13 +29,9 @@ class AdaptiveTauConfig(Section):
     tau_min: float = Field(default=0.1, gt=0.0)
     tau_max: float = Field(default=1000.0, gt=0.0)
 
-    @model_validator(mode="after")
-    def _bounds_are_in_order(self) -> "AdaptiveTauConfig":
+    def mistakes(self) -> Iterator[str]:
         if self.tau_min > self.tau_max:
-            raise ValueError(
-                f"gate.adaptive.tau_min={self.tau_min:g}: must be at most gate.adaptive.tau_max={self.tau_max:g}"
-            )
-        return self
+            yield f"gate.adaptive.tau_min={self.tau_min:g}: must be at most gate.adaptive.tau_max={self.tau_max:g}"
 
 
 class TemperedGateConfig(Section):
@@ -48,20 +45,16 @@ class TemperedGateConfig(Section):
     adaptive: AdaptiveTauConfig = AdaptiveTauConfig()
     kernel: Kernel = "auto"
 
-    @model_validator(mode="after")
-    def _taus_lie_within_bounds(self) -> "TemperedGateConfig":
+    def mistakes(self) -> Iterator[str]:
         bounds = self.adaptive
         if bounds.target_eur is None or self.match != "none":
-            return self
-        wrong = [
-            f"gate.{name}={tau:g}: must lie between gate.adaptive.tau_min={bounds.tau_min:g} and "
-            f"gate.adaptive.tau_max={bounds.tau_max:g}, the bounds of its adaptation"
-            for name, tau in (("tau_pos", self.tau_pos), ("tau_neg", self.tau_neg))
-            if not bounds.tau_min <= tau <= bounds.tau_max
-        ]
-        if wrong:
-            raise ValueError("\n".join(wrong))
-        return self
+            return
+        for name, tau in (("tau_pos", self.tau_pos), ("tau_neg", self.tau_neg)):
+            if not bounds.tau_min <= tau <= bounds.tau_max:
+                yield (
+                    f"gate.{name}={tau:g}: must lie between gate.adaptive.tau_min={bounds.tau_min:g} and "
+                    f"gate.adaptive.tau_max={bounds.tau_max:g}, the bounds of its adaptation"
+                )
 
 
 class SoftGateConfig(TemperedGateConfig):

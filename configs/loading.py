@@ -46,10 +46,16 @@ def load_config(overrides: Sequence[str]) -> RunConfig:
     for text in overrides:
         try:
             setting = parse_setting(text)
+            if setting.is_sweep_override():
+                raise ConfigError(
+                    [f"{shown(text)}: has several values; add -m to run one after the other, or quote it"]
+                )
             if setting.key_or_group in config_groups():
                 choices[setting.key_or_group] = _choice(setting)
+            elif setting.is_delete():
+                raise ConfigError([f"{shown(text)}: a value cannot be deleted; leave it out for its default"])
             else:
-                values.append(_value(setting))
+                values.append(setting)
         except ConfigError as error:
             lines.extend(error.lines)
             left_out.add(text.lstrip("+~").partition("=")[0])
@@ -128,28 +134,13 @@ def parse_setting(text: str) -> Override:
 
 def _choice(setting: Override) -> str:
     """The choice of a group in Hydra's notation; ConfigError where there is no such choice."""
-    group, choices = setting.key_or_group, config_groups()[setting.key_or_group]
-    _refuse_several(setting)
-    value = setting.value()
+    group, choices, value = setting.key_or_group, config_groups()[setting.key_or_group], setting.value()
     if group == CHOICE_WITHOUT_SECTION and value is None:
         return f"~{group}"
     if value in choices:
         return f"{group}={value}"
     hint = proposal(str(value), choices)
     raise ConfigError([f"{group}={shown(value)}: no such choice{hint or ';'} available: {', '.join(choices)}"])
-
-
-def _value(setting: Override) -> Override:
-    _refuse_several(setting)
-    if setting.is_delete():
-        raise ConfigError([f"{shown(setting.input_line)}: a value cannot be deleted; leave it out for its default"])
-    return setting
-
-
-def _refuse_several(setting: Override) -> None:
-    if setting.is_sweep_override():
-        line = f"{shown(setting.input_line)}: has several values; add -m to run one after the other, or quote it"
-        raise ConfigError([line])
 
 
 def _tree(choices: tuple[str, ...], values: Sequence[Override]) -> dict[str, Any]:
@@ -180,12 +171,8 @@ def _composed(choices: tuple[str, ...]) -> DictConfig:
 @cache
 def _schema_defaults() -> DictConfig:
     defaults = {name: field.default for name, field in RunConfig.model_fields.items() if not field.is_required()}
-    return OmegaConf.create(
-        {
-            name: default.model_dump(mode="json") if isinstance(default, BaseModel) else default
-            for name, default in defaults.items()
-        }
-    )
+    plain = {name: value.model_dump(mode="json") for name, value in defaults.items() if isinstance(value, BaseModel)}
+    return OmegaConf.create(defaults | plain)
 
 
 def _first_line(error: Exception) -> str:

@@ -3,7 +3,9 @@
 In: a plain nested dict. Out: a frozen section. Knows names and bounds; learner/model/lora.py makes the adapters.
 """
 
-from pydantic import Field, model_validator
+from collections.abc import Iterator
+
+from pydantic import Field
 
 from configs.section import Section
 
@@ -22,20 +24,15 @@ class LoraConfig(Section):
     def is_on(self) -> bool:
         return self.rank > 0
 
-    @model_validator(mode="after")
-    def _settings_go_together(self) -> "LoraConfig":
+    def mistakes(self) -> Iterator[str]:
         named = f"learner.lora.target_modules=[{','.join(self.target_modules)}]"
         if ALL_LINEAR in self.target_modules and len(self.target_modules) > 1:
-            raise ValueError(f"{named}: {ALL_LINEAR} must stand alone; leave it or the others out")
-        fields = type(self).model_fields
-        without_effect = [
-            shown
-            for name, shown in (("alpha", f"learner.lora.alpha={self.alpha}"), ("target_modules", named))
-            if not self.is_on and getattr(self, name) != fields[name].default
-        ]
-        if without_effect:
-            raise ValueError(
-                f"{' and '.join(without_effect)}: no effect with learner.lora.rank=0; set learner.lora.rank to at "
-                f"least 1 or leave it out"
-            )
-        return self
+            yield f"{named}: {ALL_LINEAR} must stand alone; leave it or the others out"
+        elif not self.is_on:
+            given = {"alpha": f"learner.lora.alpha={self.alpha}", "target_modules": named}
+            changed = [given[name] for name in given if getattr(self, name) != type(self).model_fields[name].default]
+            if changed:
+                yield (
+                    f"{' and '.join(changed)}: no effect with learner.lora.rank=0; set learner.lora.rank to at least 1 "
+                    f"or leave it out"
+                )

@@ -109,10 +109,6 @@ def _keys(section: type[BaseModel], *, prefix: str) -> Iterator[str]:
                     yield key
 
 
-def _variant(section: type[BaseModel]) -> tuple[str, ...]:
-    return get_args(section.model_fields["name"].annotation)
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Place:
     """The place of an error in the tree."""
@@ -143,7 +139,7 @@ def _place(location: tuple[int | str, ...], root: type[BaseModel]) -> _Place:
             known = [_filled(known_key, key) for known_key in known]
         if len(members) > 1 and remaining:
             tag = str(remaining.pop(0))
-            section = next(member for member in members if tag in _variant(member))
+            section = next(one for one in members if tag in get_args(one.model_fields["name"].annotation))
             known = [key for key in _keys(section, prefix=f"{item}.") if key != f"{item}.name"]
             only = f"{item}={tag}"
     return _Place(key=key, known=known, only=only)
@@ -151,6 +147,7 @@ def _place(location: tuple[int | str, ...], root: type[BaseModel]) -> _Place:
 
 def _mistakes_in(details: ErrorDetails, root: type[BaseModel]) -> Iterator[Mistake]:
     place = _place(details["loc"], root)
+    inside = [key for key in place.known if key.startswith(f"{place.key}.")]
     match details["type"]:
         case "extra_forbidden":
             for key, value in _leaves(place.key, details["input"]):
@@ -160,16 +157,11 @@ def _mistakes_in(details: ErrorDetails, root: type[BaseModel]) -> Iterator[Mista
             yield Mistake(key=place.key, line=line)
         case "union_tag_invalid":
             tag, allowed = shown(details["input"]["name"]), str(details["ctx"]["expected_tags"]).replace("'", "")
-            hint = proposal(tag, allowed.split(", "))
-            yield Mistake(key=place.key, line=f"{place.key}.name={tag}: must be one of {allowed}{hint}")
-        case "model_type" | "model_attributes_type" | "dict_type" if any(
-            key.startswith(f"{place.key}.") for key in place.known
-        ):
-            inside = ", ".join(key for key in place.known if key.startswith(f"{place.key}."))
-            yield Mistake(
-                key=place.key,
-                line=f"{place.key}={shown(details['input'])}: is a section and takes no value; set {inside}",
-            )
+            line = f"{place.key}.name={tag}: must be one of {allowed}{proposal(tag, allowed.split(', '))}"
+            yield Mistake(key=place.key, line=line)
+        case "model_type" | "model_attributes_type" | "dict_type" if inside:
+            line = f"{place.key}={shown(details['input'])}: is a section and takes no value; set {', '.join(inside)}"
+            yield Mistake(key=place.key, line=line)
         case "value_error":
             for line in str(details["ctx"]["error"]).splitlines():
                 yield Mistake(key=place.key, line=line)
@@ -182,13 +174,10 @@ def _mistakes_in(details: ErrorDetails, root: type[BaseModel]) -> Iterator[Mista
 def _refusal(key: str, *, place: _Place) -> str:
     hint = proposal(key, place.known)
     if place.only and not hint:
-        direct = [known for known in place.known if known.count(".") == 1]
-        return f"{place.only} has no such setting, only {', '.join(_few(place.known, direct))}"
+        is_long = len(place.known) > LONGEST_LIST
+        listed = [known for known in place.known if not is_long or known.count(".") == 1]
+        return f"{place.only} has no such setting, only {', '.join(listed)}"
     return f"no such setting{hint or ', see --help'}"
-
-
-def _few(keys: list[str], direct: list[str]) -> list[str]:
-    return keys if len(keys) <= LONGEST_LIST else direct
 
 
 def _leaves(key: str, value: object) -> Iterator[tuple[str, object]]:

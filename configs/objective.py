@@ -4,9 +4,10 @@ In: a plain nested dict. Out: a frozen section, and lines for settings that do n
 and bounds of settings; the equations are in learner/loss/terms.py and docs/objective.md. The defaults are the paper's.
 """
 
+from collections.abc import Iterator
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from configs.section import Section
 
@@ -27,19 +28,17 @@ class ObjectiveConfig(Section):
     correction: Literal["none", "tis", "mis"] = "none"
     correction_cap: float = Field(default=2.0, gt=1.0)
 
-    @model_validator(mode="after")
-    def _buffer_goes_with_punish(self) -> "ObjectiveConfig":
+    def mistakes(self) -> Iterator[str]:
         if self.overlong == "punish" and self.overlong_buffer == 0:
-            raise ValueError(
+            yield (
                 "objective.overlong_buffer=0: must be at least 1 with objective.overlong=punish: it is the number of "
                 "tokens over which the punishment grows"
             )
         if self.overlong != "punish" and self.overlong_buffer > 0:
-            raise ValueError(
+            yield (
                 f"objective.overlong_buffer={self.overlong_buffer}: has no effect with objective.overlong="
                 f"{self.overlong}; set objective.overlong=punish or leave it out"
             )
-        return self
 
 
 def correction_mistake(objective: ObjectiveConfig, *, old_logprobs: str, device: str) -> str | None:
@@ -54,15 +53,3 @@ def correction_mistake(objective: ObjectiveConfig, *, old_logprobs: str, device:
         f"objective.correction={objective.correction}: learner.old_logprobs={given} leaves nothing to correct; set "
         f"learner.old_logprobs=recompute or objective.correction=none"
     )
-
-
-def objective_mistakes(objective: ObjectiveConfig, *, old_logprobs: str, device: str, max_new_tokens: int) -> list[str]:
-    """One line for each setting that does not fit those of other sections. device: as in cluster.device."""
-    wrong = []
-    if objective.overlong_buffer > max_new_tokens:
-        wrong.append(
-            f"objective.overlong_buffer={objective.overlong_buffer}: must be at most "
-            f"rollout.max_new_tokens={max_new_tokens}, the longest completion"
-        )
-    correction = correction_mistake(objective, old_logprobs=old_logprobs, device=device)
-    return [*wrong, correction] if correction else wrong

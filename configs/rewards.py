@@ -4,9 +4,10 @@ In: a plain nested dict. Out: a frozen section. Knows names and weights; the rew
 modules of the user's own, named by import path.
 """
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from configs.section import Section
 
@@ -29,7 +30,7 @@ class RewardConfig(Section):
     format_weight: float = 1.0
     answer_weight: float = 1.0
     extra: dict[RewardName, ExtraRewardConfig] = Field(default={})  # reward.extra.<name>.function=package.module:name
-    # of an extra reward that raises, is no finite number, or runs into graders.timeout_s; zero: it counts as 0
+    # handling of an extra reward that raises, is no finite number, or exceeds graders.timeout_s; zero: it counts as 0
     on_error: Literal["raise", "zero"] = "raise"
 
     @property
@@ -52,13 +53,7 @@ class RewardConfig(Section):
         """Whether a reward may fail without ending the run."""
         return bool(self.extra) and self.on_error == "zero"
 
-    @model_validator(mode="after")
-    def _names_are_free(self) -> "RewardConfig":
-        wrong = [
-            f"reward.extra.{name}: this name is taken in the metrics (reward/{name}); choose another one"
-            for name in self.extra
-            if name in TAKEN_NAMES or name in self.built_in_weights
-        ]
-        if wrong:
-            raise ValueError("\n".join(wrong))
-        return self
+    def mistakes(self) -> Iterator[str]:
+        for name in self.extra:
+            if name in TAKEN_NAMES or name in self.built_in_weights:
+                yield f"reward.extra.{name}: this name is taken in the metrics (reward/{name}); choose another one"

@@ -7,12 +7,12 @@ Defaults live here only; the YAML groups override them by name. This module know
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from configs.evaluation import EvalConfig
 from configs.gates import GateConfig
 from configs.lora import LoraConfig
-from configs.objective import ObjectiveConfig, objective_mistakes
+from configs.objective import ObjectiveConfig, correction_mistake
 from configs.rewards import RewardConfig
 from configs.section import Section
 from configs.tasks import TaskConfig
@@ -66,21 +66,19 @@ class RolloutConfig(Section):
         """Whether the run generates; a replay starts neither engines nor graders."""
         return self.replay is None
 
-    @model_validator(mode="after")
-    def _groups_come_from_one_place(self) -> "RolloutConfig":
+    def mistakes(self) -> Iterator[str]:
         if self.record is not None and self.replay is not None:
-            raise ValueError(
+            yield (
                 f"rollout.record={self.record}: cannot be combined with rollout.replay={self.replay}, which has these "
                 f"groups already; set one of them to null"
             )
-        return self
 
 
 class GradersConfig(Section):
     """Processes that grade completions; each can be killed."""
 
     num_workers: int = Field(default=1, ge=1)
-    timeout_s: float = Field(default=10.0, gt=0.0)  # for one completion
+    timeout_s: float = Field(default=10.0, gt=0.0)  # limit for one completion
 
 
 class LearnerConfig(Section):
@@ -113,7 +111,7 @@ class PublishConfig(Section):
     backend: Literal["auto", "nccl", "gloo"] = "auto"  # auto: nccl between GPUs, gloo on CPU and on shared GPUs
     # true: completions in flight are frozen and go on under the new weights; false: engines finish them before
     inflight: bool = True
-    timeout_s: float = Field(default=300.0, gt=0.0)  # with inflight=false the longest completion is part of it
+    timeout_s: float = Field(default=300.0, gt=0.0)  # limit of a publish; with inflight=false it includes a completion
     verify_every: int = Field(default=1, ge=1)  # compare digests at every n-th version
     probe_every: int = Field(default=10, ge=1)  # compare logprobs of a fixed prompt at every n-th version
 
@@ -127,10 +125,10 @@ class ClusterConfig(Section):
     cpus_per_engine: float = Field(default=1.0, gt=0.0)
     cpus_per_learner: float = Field(default=1.0, gt=0.0)
     # below 1 engines and learner ranks share GPUs; above 0.5 a rank, because two ranks on one GPU cannot meet over NCCL
-    gpus_per_engine: float = Field(default=1.0, gt=0.0, le=1.0)  # for each tensor parallel worker
+    gpus_per_engine: float = Field(default=1.0, gt=0.0, le=1.0)  # share of a GPU for each tensor parallel worker
     gpus_per_learner: float = Field(default=1.0, gt=0.5, le=1.0)
     placement_timeout_s: float = Field(default=8.0, gt=0.0)
-    start_timeout_s: float = Field(default=600.0, gt=0.0)  # for engines and learner to load
+    start_timeout_s: float = Field(default=600.0, gt=0.0)  # limit for engines and learner to load
 
     @property
     def shares_gpus(self) -> bool:
@@ -150,7 +148,7 @@ class JournalConfig(Section):
 
     rollouts_per_iteration: int = Field(default=2, ge=0)  # groups written in full to rollouts.jsonl
     tensorboard: bool = True
-    trace: bool = True  # what every actor did when, in trace.json
+    trace: bool = True  # timeline of every actor in trace.json
     progress: bool = True
 
 
@@ -187,46 +185,43 @@ class RunConfig(Section):
         """Whether the run evaluates before and after training: it has engines, and its task evaluation sets."""
         return self.rollout.has_engines and bool(self.task.eval_set_names)
 
-    @model_validator(mode="after")
-    def _sections_fit_each_other(self) -> "RunConfig":
+    def mistakes(self) -> Iterator[str]:
         rollout, learner, max_model_len = self.rollout, self.learner, self.model.max_model_len
         available = rollout.completions_per_iteration
         needed = learner.num_minibatches * learner.num_workers
-        wrong = []
         if available < needed:
-            wrong.append(
+            yield (
                 f"learner.num_minibatches={learner.num_minibatches}: needs {needed} completions an iteration on "
                 f"learner.num_workers={learner.num_workers}, there are {available}; "
                 f"lower it or raise rollout.prompts_per_iteration"
             )
         if rollout.max_new_tokens >= max_model_len:
-            wrong.append(
+            yield (
                 f"rollout.max_new_tokens={rollout.max_new_tokens}: must be less than "
                 f"model.max_model_len={max_model_len}, which counts the prompt too"
             )
         if learner.max_tokens_per_micro_batch < max_model_len:
-            wrong.append(
+            yield (
                 f"learner.max_tokens_per_micro_batch={learner.max_tokens_per_micro_batch}: must be at least "
                 f"model.max_model_len={max_model_len}, the longest sequence"
             )
-        wrong.extend(self._misfits_of_task())
-        wrong.extend(self._misfits_of_gpus())
-        wrong.extend(self._misfits_of_order())
+        yield from self._misfits_of_task()
+        yield from self._misfits_of_gpus()
+        yield from self._misfits_of_order()
         if not rollout.has_engines and self.eval.every > 0:
-            wrong.append(
+            yield (
                 f"eval.every={self.eval.every}: must be 0 with rollout.replay={rollout.replay}, which starts no engine "
                 f"that could evaluate; evaluate the final model afterwards"
             )
-        wrong.extend(self._misfits_of_evaluation())
-        wrong += objective_mistakes(
-            self.objective,
-            old_logprobs=learner.old_logprobs,
-            device=self.cluster.device,
-            max_new_tokens=rollout.max_new_tokens,
-        )
-        if wrong:
-            raise ValueError("\n".join(wrong))
-        return self
+        yield from self._misfits_of_evaluation()
+        if self.objective.overlong_buffer > rollout.max_new_tokens:
+            yield (
+                f"objective.overlong_buffer={self.objective.overlong_buffer}: must be at most "
+                f"rollout.max_new_tokens={rollout.max_new_tokens}, the longest completion"
+            )
+        correction = correction_mistake(self.objective, old_logprobs=learner.old_logprobs, device=self.cluster.device)
+        if correction:
+            yield correction
 
     def _misfits_of_gpus(self) -> Iterator[str]:
         rollout, cluster = self.rollout, self.cluster
@@ -284,8 +279,7 @@ class RunConfig(Section):
         if max_new_tokens == "auto":  # rollout.max_new_tokens has the same rules
             return
         longest_prompt = self.task.max_prompt_tokens or 1
-        needed = longest_prompt + max_new_tokens
-        if needed > max_model_len:
+        if (needed := longest_prompt + max_new_tokens) > max_model_len:
             yield (
                 f"eval.max_new_tokens={max_new_tokens}: with a prompt of {longest_prompt} token(s) it must fit into "
                 f"model.max_model_len={max_model_len}; lower it or raise that to at least {needed}"

@@ -5,7 +5,7 @@ module opens no file: rollout/tasks finds out whether a data set can be read. do
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
 
@@ -136,30 +136,21 @@ class DataTaskConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _every_set_has_a_path(cls, tree: Any) -> Any:
-        wrong = [
-            line
-            for part in ("train", "eval")
-            if isinstance(tree, dict) and isinstance(sets := tree.get(part), dict)
-            for line in _sets_without_path(f"task.{part}", sets)
-        ]
-        if wrong:
-            raise ValueError("\n".join(wrong))
+        parts = {part: tree.get(part) for part in ("train", "eval")} if isinstance(tree, dict) else {}
+        given = {f"task.{part}": sets for part, sets in parts.items() if isinstance(sets, dict)}
+        if lines := [line for key, sets in given.items() for line in _sets_without_path(key, sets)]:
+            raise ValueError("\n".join(lines))
         return tree
 
-    @model_validator(mode="after")
-    def _sets_can_be_looked_up(self) -> "DataTaskConfig":
-        named = [(f"task.{part}.{name}", config) for part, name, config in self.sets()]
-        wrong = [
-            f"{key}.path={config.path}: must be a name on the hub, as openai/gsm8k, or a file that ends in "
-            f"{', '.join(FILE_SUFFIXES)}"
-            for key, config in named
-            if not config.is_file and not HUB_NAME.fullmatch(config.path)
-        ]
+    def mistakes(self) -> Iterator[str]:
+        for part, name, config in self.sets():
+            if not config.is_file and not HUB_NAME.fullmatch(config.path):
+                yield (
+                    f"task.{part}.{name}.path={config.path}: must be a name on the hub, as openai/gsm8k, or a file "
+                    f"that ends in {', '.join(FILE_SUFFIXES)}"
+                )
         if not self.train:
-            wrong.append("task.train: names no data set to train on; give task.train.<name>.path=...")
-        if wrong:
-            raise ValueError("\n".join(wrong))
-        return self
+            yield "task.train: names no data set to train on; give task.train.<name>.path=..."
 
     def sets(self) -> Iterable[tuple[Literal["train", "eval"], str, EvalSetConfig]]:
         """(part, name, section) of every data set, training first."""

@@ -42,27 +42,23 @@ class AdmissibilityReport:
         return not self.violations
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
 class _Side:
-    """The gate for one sign of the advantage, as two functions of a float64 ratio [N]."""
+    """The gate for one sign of the advantage, as two functions of a float64 ratio [N], and sampled."""
 
-    gate: Gate
-    positive: bool
+    def __init__(self, gate: Gate, *, positive: bool) -> None:
+        self._gate, self._positive = gate, positive
+        self.ratio = _ratios()  # [N] float64, increasing from 0 to FARTHEST
+        self.value, self.slope = self.value_at(self.ratio).detach(), self.slope_at(self.ratio)
 
-    def value(self, ratio: Tensor) -> Tensor:
-        return self.gate.value(ratio, torch.full_like(ratio, self.positive, dtype=torch.bool))
+    def value_at(self, ratio: Tensor) -> Tensor:
+        return self._gate.value(ratio, torch.full_like(ratio, self._positive, dtype=torch.bool))
 
-    def slope(self, ratio: Tensor) -> Tensor:
-        return self.gate.slope(ratio, torch.full_like(ratio, self.positive, dtype=torch.bool)).detach()
+    def slope_at(self, ratio: Tensor) -> Tensor:
+        return self._gate.slope(ratio, torch.full_like(ratio, self._positive, dtype=torch.bool)).detach()
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Samples:
-    """Value and slope at increasing ratios."""
-
-    ratio: Tensor  # [N] float64, from 0 to FARTHEST
-    value: Tensor  # [N] f
-    slope: Tensor  # [N] f'
+    def keep(self, chosen: Tensor) -> None:
+        """Drops the samples that are not chosen."""
+        self.ratio, self.value, self.slope = self.ratio[chosen], self.value[chosen], self.slope[chosen]
 
 
 def check_admissible(gate: Gate) -> AdmissibilityReport:
@@ -76,26 +72,18 @@ def check_admissible(gate: Gate) -> AdmissibilityReport:
     """
     violations = []
     for positive, sign in ((True, "A > 0"), (False, "A <= 0")):
-        side = _Side(gate=gate, positive=positive)
-        for line in _violations(side):
+        for line in _violations(_Side(gate, positive=positive)):
             condition, _, finding = line.partition(" ")
             violations.append(f"{condition} {sign}: {finding}")
     return AdmissibilityReport(gate=gate.name, violations=violations)
 
 
 def _violations(side: _Side) -> Iterator[str]:
-    ratio = _ratios()
-    value, slope = side.value(ratio).detach(), side.slope(ratio)
-    yield from _not_finite(ratio, value, slope)
-    finite = value.isfinite() & slope.isfinite()
-    samples = _Samples(ratio=ratio[finite], value=value[finite], slope=slope[finite])
-    if finite.sum() > 1:
-        yield from _jump(side, samples)
-        yield from _difference_mismatch(side, samples)
-        yield from _autograd_mismatch(side, samples)
-        yield from _maximum(side, samples)
-        yield from _not_falling(samples)
-        yield from _slow_tail(side)
+    yield from _not_finite(side)
+    side.keep(side.value.isfinite() & side.slope.isfinite())
+    if len(side.ratio) > 1:
+        for check in (_jump, _difference_mismatch, _autograd_mismatch, _maximum, _not_falling, _slow_tail):
+            yield from check(side)
 
 
 def _ratios() -> Tensor:
@@ -107,21 +95,21 @@ def _ratios() -> Tensor:
     return torch.cat([1.0 - near[near < 1.0], 1.0 + near, small, even, ends]).unique(sorted=True)
 
 
-def _not_finite(ratio: Tensor, value: Tensor, slope: Tensor) -> Iterator[str]:
-    for name, curve in (("value", value), ("slope", slope)):
+def _not_finite(side: _Side) -> Iterator[str]:
+    for name, curve in (("value", side.value), ("slope", side.slope)):
         broken = ~curve.isfinite()
         if broken.any():
-            first = int(broken.int().argmax())
-            yield f"(i) {name} is {curve[first]:g} at ratio {ratio[first]:.10g}, must be finite for every ratio >= 0"
+            at = int(broken.int().argmax())
+            yield f"(i) {name} is {curve[at]:g} at ratio {side.ratio[at]:.10g}, must be finite for every ratio >= 0"
 
 
-def _jump(side: _Side, samples: _Samples) -> Iterator[str]:
+def _jump(side: _Side) -> Iterator[str]:
     """Violation of continuity: halves intervals towards their larger change, which vanishes unless the slope jumps."""
-    low, high = samples.ratio[:-1], samples.ratio[1:]
-    slope_low, slope_high = samples.slope[:-1], samples.slope[1:]
+    low, high = side.ratio[:-1], side.ratio[1:]
+    slope_low, slope_high = side.slope[:-1], side.slope[1:]
     for _ in range(NUM_HALVINGS):
         middle = 0.5 * (low + high)
-        slope = side.slope(middle)
+        slope = side.slope_at(middle)
         in_lower = (slope - slope_low).abs() > (slope_high - slope).abs()
         low, slope_low = torch.where(in_lower, low, middle), torch.where(in_lower, slope_low, slope)
         high, slope_high = torch.where(in_lower, middle, high), torch.where(in_lower, slope, slope_high)
@@ -134,15 +122,15 @@ def _jump(side: _Side, samples: _Samples) -> Iterator[str]:
         )
 
 
-def _difference_mismatch(side: _Side, samples: _Samples) -> Iterator[str]:
+def _difference_mismatch(side: _Side) -> Iterator[str]:
     """Violation where the rise of value over an interval differs from the mean slope there, by Simpson's rule."""
-    low, high = samples.ratio[:-1], samples.ratio[1:]
+    low, high = side.ratio[:-1], side.ratio[1:]
     width = high - low
     middle = 0.5 * (low + high)
-    trapezoid = 0.5 * (samples.slope[:-1] + samples.slope[1:])
-    simpson = (trapezoid + 2.0 * side.slope(middle)) / 3.0
-    rise = samples.value.diff() / width
-    rounding = 16.0 * EPSILON * torch.maximum(samples.value[:-1].abs(), samples.value[1:].abs()) / width
+    trapezoid = 0.5 * (side.slope[:-1] + side.slope[1:])
+    simpson = (trapezoid + 2.0 * side.slope_at(middle)) / 3.0
+    rise = side.value.diff() / width
+    rounding = 16.0 * EPSILON * torch.maximum(side.value[:-1].abs(), side.value[1:].abs()) / width
     # At a kink of the slope Simpson's rule is wrong, by less than its difference from the trapezoid rule.
     allowed = LARGEST_MISMATCH + (simpson - trapezoid).abs() + rounding
     excess = torch.where(width > NARROWEST, (rise - simpson).abs() - allowed, 0.0)
@@ -154,42 +142,40 @@ def _difference_mismatch(side: _Side, samples: _Samples) -> Iterator[str]:
         )
 
 
-def _autograd_mismatch(side: _Side, samples: _Samples) -> Iterator[str]:
+def _autograd_mismatch(side: _Side) -> Iterator[str]:
     """Violation where slope differs from the autograd gradient of value, which the objective uses."""
     with torch.enable_grad():
-        ratio = samples.ratio.clone().requires_grad_()
-        value = side.value(ratio)
+        ratio = side.ratio.clone().requires_grad_()
+        value = side.value_at(ratio)
     if not value.requires_grad:
         yield "(i) value has no autograd gradient, whatever the ratio, must be differentiable"
         return
     (gradient,) = torch.autograd.grad(value.sum(), ratio)
-    excess = ((gradient - samples.slope).abs() - LARGEST_MISMATCH).nan_to_num(nan=torch.inf)
+    excess = ((gradient - side.slope).abs() - LARGEST_MISMATCH).nan_to_num(nan=torch.inf)
     worst = int(excess.argmax())
     if excess[worst] > 0.0:
         yield (
-            f"(i) slope is {samples.slope[worst]:.6g} at ratio {samples.ratio[worst]:.10g} where autograd "
+            f"(i) slope is {side.slope[worst]:.6g} at ratio {side.ratio[worst]:.10g} where autograd "
             f"differentiates value to {gradient[worst]:.6g}, must be equal"
         )
 
 
-def _maximum(side: _Side, samples: _Samples) -> Iterator[str]:
-    at_one = side.slope(torch.ones(1, dtype=torch.float64)).item()
+def _maximum(side: _Side) -> Iterator[str]:
+    at_one = side.slope_at(torch.ones(1, dtype=torch.float64)).item()
     if abs(at_one - 1.0) > TOLERANCE:
         yield f"(ii) slope is {at_one:.10g} at ratio 1, must be 1"
-    highest = int(samples.slope.argmax())
-    if samples.slope[highest] > at_one + TOLERANCE:
+    highest = int(side.slope.argmax())
+    if side.slope[highest] > at_one + TOLERANCE:
         yield (
-            f"(ii) slope is {samples.slope[highest]:.10g} at ratio {samples.ratio[highest]:.10g}, above its "
+            f"(ii) slope is {side.slope[highest]:.10g} at ratio {side.ratio[highest]:.10g}, above its "
             f"{at_one:.10g} at ratio 1, must have its maximum there"
         )
 
 
-def _not_falling(samples: _Samples) -> Iterator[str]:
-    below, above = samples.ratio <= 1.0, samples.ratio >= 1.0
-    for ratio, slope in (
-        (samples.ratio[below].flip(0), samples.slope[below].flip(0)),
-        (samples.ratio[above], samples.slope[above]),
-    ):
+def _not_falling(side: _Side) -> Iterator[str]:
+    below, above = side.ratio <= 1.0, side.ratio >= 1.0
+    downwards = (side.ratio[below].flip(0), side.slope[below].flip(0))
+    for ratio, slope in (downwards, (side.ratio[above], side.slope[above])):
         if len(ratio) > 1:
             yield from _rise(ratio, slope)
             yield from _flat(ratio, slope)
@@ -223,7 +209,7 @@ def _flat(ratio: Tensor, slope: Tensor) -> Iterator[str]:
 
 def _slow_tail(side: _Side) -> Iterator[str]:
     ratio = torch.tensor(FAR, dtype=torch.float64)
-    near, far = (ratio * side.slope(ratio)).tolist()
+    near, far = (ratio * side.slope_at(ratio)).tolist()
     if not abs(far) > NEGLIGIBLE or not math.isfinite(near) or not math.isfinite(far):
         return
     order = math.log(abs(far / near)) / math.log(FAR[1] / FAR[0]) if near != 0.0 else math.inf

@@ -10,14 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gates.gate import ClipGate, Gate, SoftGate, get_gate
+from gates.gate import ClipGate, Gate, SoftGate, built_in_gates
 from gates.loss import effective_update_ratio
 from gates.power import PowerShape
 from gates.shapes import SHAPES
 
-PAPER_TAUS = (10.0, 12.0)  # tau_pos, tau_neg of arXiv 2602.19345, for runs whose gate has no taus
-GRPO_EPSILON = 0.2
-POWER_P = 2.0  # p of the audited power gate, with a tail beyond arctan's and softsign's
 DAMPED_BELOW = 0.5  # slope below which a token has lost more than half of its gradient
 SIGNS = ("pos", "neg")
 _QUANTITIES = ("slope", "weight", "weight_squared", "damped", "dot_clip", "gradient_squared")
@@ -26,11 +23,8 @@ _SPREAD = ("within_squared", "mean", "mean_squared")  # spread of log-ratios by 
 
 def audited_gates(gate: Gate) -> dict[str, Gate]:
     """Every built-in gate at the run's temperatures; the run's own gate, if built-in, with its own parameters."""
-    tau_pos, tau_neg = (gate.tau_pos, gate.tau_neg) if isinstance(gate, SoftGate) else PAPER_TAUS
-    gates = {name: get_gate(name, tau_pos=tau_pos, tau_neg=tau_neg) for name in SHAPES}
-    gates["power"] = get_gate("power", tau_pos=tau_pos, tau_neg=tau_neg, p=POWER_P)
-    gates["clip"] = get_gate("clip", epsilon_low=GRPO_EPSILON, epsilon_high=GRPO_EPSILON)
-    return gates | {gate.name: gate} if _is_built_in(gate) else gates
+    taus = {"tau_pos": gate.tau_pos, "tau_neg": gate.tau_neg} if isinstance(gate, SoftGate) else {}
+    return built_in_gates(**taus) | ({gate.name: gate} if _is_built_in(gate) else {})
 
 
 def _is_built_in(gate: Gate) -> bool:
@@ -106,49 +100,44 @@ class Audit:
         12 (mean over groups of the group's token mean). By staleness it is the mean over tokens, because a group may
         have few tokens of one staleness.
         """
-        named = dict(zip(self._sizes, self._split(sums.cpu()), strict=True))
+        sizes = {name: torch.Size(size) for name, size in self._sizes.items()}
+        parts = sums.cpu().split([size.numel() for size in sizes.values()])
+        named = {name: part.view(size) for (name, size), part in zip(sizes.items(), parts, strict=True)}
         cell_tokens = named["cell_tokens"].view(2, self.num_staleness)
         if not cell_tokens.any():
             return {}
         cells = named["cells"].view(len(self.gates), len(_QUANTITIES), 2, self.num_staleness)
-        place_tokens = named["place_tokens"].view(2, self.num_groups)
+        places, place_tokens = named["places"].view(-1, 2, self.num_groups), named["place_tokens"].view(2, -1)
         clip = cells[list(self.gates).index("clip")]
         found = _spread_metrics(named["spread"], float(cell_tokens.sum()))
-        for gate, own, slopes in zip(self.gates, cells, named["places"].view(-1, 2, self.num_groups), strict=True):
-            by_suffix = {"": (own.sum((1, 2)), clip.sum((1, 2)), float(cell_tokens.sum()))}
-            eur = {"": effective_update_ratio(slopes.sum(0), place_tokens.sum(0))}
-            for index, sign in enumerate(SIGNS):
-                by_suffix[f"_{sign}"] = (own[:, index].sum(1), clip[:, index].sum(1), float(cell_tokens[index].sum()))
-                if place_tokens[index].any():
-                    eur[f"_{sign}"] = effective_update_ratio(slopes[index], place_tokens[index])
-            for age in range(self.num_staleness if self.num_staleness > 1 else 0):
-                tokens = float(cell_tokens[:, age].sum())
-                by_suffix[f"_staleness_{age}"] = (own[:, :, age].sum(1), clip[:, :, age].sum(1), tokens)
-                if tokens:
-                    eur[f"_staleness_{age}"] = float(own[_QUANTITIES.index("slope"), :, age].sum()) / tokens
-            found |= {f"audit/{gate}/eur{suffix}": value for suffix, value in eur.items()}
-            for suffix, (quantities, of_clip, tokens) in by_suffix.items():
-                numbers = _numbers(quantities, of_clip, tokens)
+        for suffix, (signs, ages) in self._selections().items():
+            num_tokens = float(cell_tokens[signs, ages].sum())
+            if not num_tokens:
+                continue
+            of_clip = dict(zip(_QUANTITIES, clip[:, signs, ages].sum((1, 2)).tolist(), strict=True))
+            for gate, own, slopes in zip(self.gates, cells, places, strict=True):
+                sums_of = dict(zip(_QUANTITIES, own[:, signs, ages].sum((1, 2)).tolist(), strict=True))
+                numbers = _numbers(sums_of, of_clip, num_tokens)
+                if "staleness" not in suffix:
+                    numbers["eur"] = effective_update_ratio(slopes[signs].sum(0), place_tokens[signs].sum(0))
                 found |= {f"audit/{gate}/{name}{suffix}": value for name, value in numbers.items()}
         return found
 
-    def _split(self, sums: Tensor) -> list[Tensor]:
-        sizes = [torch.Size(size) for size in self._sizes.values()]
-        parts = sums.split([size.numel() for size in sizes])
-        return [part.view(size) for part, size in zip(parts, sizes, strict=True)]
+    def _selections(self) -> dict[str, tuple[slice, slice]]:
+        """Signs and stalenesses over which metrics are computed, by the suffix of their names."""
+        every = slice(None)
+        found = {"": (every, every), "_pos": (slice(0, 1), every), "_neg": (slice(1, 2), every)}
+        ages = range(self.num_staleness if self.num_staleness > 1 else 0)
+        return found | {f"_staleness_{age}": (every, slice(age, age + 1)) for age in ages}
 
 
-def _numbers(quantities: Tensor, of_clip: Tensor, num_tokens: float) -> dict[str, float]:
-    """Metrics of a gate over one selection of tokens, from its [quantities] sums and clip's."""
-    if num_tokens == 0:
-        return {}
-    own = dict(zip(_QUANTITIES, quantities.tolist(), strict=True))
-    clip_squared = float(of_clip[_QUANTITIES.index("gradient_squared")])
-    found = {"damped_share": own["damped"] / num_tokens}
+def _numbers(own: Mapping[str, float], of_clip: Mapping[str, float], num_tokens: float) -> dict[str, float]:
+    """Metrics of a gate over one selection of tokens, from its sums of _QUANTITIES and clip's."""
+    found = {"eur": own["slope"] / num_tokens, "damped_share": own["damped"] / num_tokens}
     if own["weight_squared"] > 0:
         found["ess"] = own["weight"] ** 2 / (num_tokens * own["weight_squared"])
-    if own["gradient_squared"] > 0 and clip_squared > 0:
-        found["clip_cosine"] = own["dot_clip"] / (own["gradient_squared"] * clip_squared) ** 0.5
+    if own["gradient_squared"] > 0 and of_clip["gradient_squared"] > 0:
+        found["clip_cosine"] = own["dot_clip"] / (own["gradient_squared"] * of_clip["gradient_squared"]) ** 0.5
     return found
 
 

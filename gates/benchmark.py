@@ -10,6 +10,8 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -27,9 +29,9 @@ from gates.benchmark_report import (
     regressions,
     write_timings,
 )
-from gates.gate import GATES, Gate, get_gate
+from gates.gate import Gate, built_in_gates
 from gates.kernels import fused_loss, has_kernel
-from gates.loss import GateLoss, LossFunction, reference_loss
+from gates.loss import LossFunction, reference_loss
 
 DEFAULT_SIZES = tuple(2**exponent for exponent in (10, 14, 18, 22))
 FULL_SIZES = tuple(2**exponent for exponent in range(10, 27))
@@ -47,17 +49,19 @@ def benchmark_gates(
     Implementations: eager is reference_loss and its autograd, compiled is torch.compile of eager, fused is fused_loss.
     """
     device = torch.device(device)
-    copy_gigabytes_per_s = _copy_gigabytes_per_s(repeats, device)
+    source = torch.rand(COPY_BYTES // 4, device=device)
+    copy: dict[str, Work] = {"copy": partial(torch.empty_like(source).copy_, source)}
+    copy_gigabytes_per_s = 2 * COPY_BYTES / _median_seconds(copy, repeats, device)["copy"] / 1e9
     console = Console(stderr=True, quiet=not progress)
     timings: list[GateTiming] = []
     for num_tokens in sizes:
         columns = _columns(num_tokens, device)
-        for name in GATES:
+        for name, gate in built_in_gates().items():
             console.print(f"measuring {name}, {num_tokens:,} tokens ...")
-            functions = _implementations(_paper_gate(name), device, compiled=compiled)
+            functions = _implementations(gate, device, compiled=compiled)
             for phase in ("forward", "forward+backward"):
                 works = {
-                    implementation: _work(function, columns, _paper_gate(name), backward=phase != "forward")
+                    implementation: _work(function, columns, gate, backward=phase != "forward")
                     for implementation, function in functions.items()
                 }
                 seconds = _median_seconds(works, repeats, device)
@@ -67,7 +71,7 @@ def benchmark_gates(
                         implementation=implementation,
                         phase=phase,
                         num_tokens=num_tokens,
-                        device=_device_name(device),
+                        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
                         num_threads=torch.get_num_threads(),
                         seconds=seconds[implementation],
                         extra_bytes=peak_extra_bytes(work, device),
@@ -76,12 +80,6 @@ def benchmark_gates(
                     for implementation, work in works.items()
                 )
     return timings
-
-
-def _paper_gate(name: str) -> Gate:
-    if name == "clip":
-        return get_gate(name, epsilon_low=0.2, epsilon_high=0.2)
-    return get_gate(name, tau_pos=10.0, tau_neg=12.0, **({"p": 2.0} if name == "power" else {}))
 
 
 def _columns(num_tokens: int, device: torch.device) -> dict[str, Tensor]:
@@ -110,21 +108,11 @@ def _implementations(gate: Gate, device: torch.device, *, compiled: bool) -> dic
 def _work(function: LossFunction, columns: dict[str, Tensor], gate: Gate, *, backward: bool) -> Work:
     """The forward pass as in training, ready for a backward pass, followed by the backward pass if asked for."""
 
-    def forward() -> GateLoss:
-        return function(**columns, gate=gate)
-
     def forward_and_backward() -> object:
-        out = forward()  # keeps the metrics, as training does
+        out = function(**columns, gate=gate)  # keeps the metrics, as training does
         return out, torch.autograd.grad(out.loss, columns["logprobs"])
 
-    return forward_and_backward if backward else forward
-
-
-def _copy_gigabytes_per_s(repeats: int, device: torch.device) -> float:
-    source = torch.rand(COPY_BYTES // 4, device=device)
-    target = torch.empty_like(source)
-    seconds = _median_seconds({"copy": lambda: target.copy_(source)}, repeats, device)["copy"]
-    return 2 * COPY_BYTES / seconds / 1e9
+    return forward_and_backward if backward else partial(function, **columns, gate=gate)
 
 
 def _median_seconds(works: dict[str, Work], repeats: int, device: torch.device) -> dict[str, float]:
@@ -139,14 +127,12 @@ def _median_seconds(works: dict[str, Work], repeats: int, device: torch.device) 
 
 def call_seconds(work: Work, calls: int, device: torch.device) -> float:
     """Mean duration of one call over several calls."""
-    is_cuda = device.type == "cuda"
-    if is_cuda:
-        torch.cuda.synchronize(device)
+    synchronize = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+    synchronize()
     start = time.perf_counter()
     for _ in range(calls):
         work()
-    if is_cuda:
-        torch.cuda.synchronize(device)
+    synchronize()
     return (time.perf_counter() - start) / calls
 
 
@@ -162,15 +148,7 @@ def peak_extra_bytes(work: Work, device: torch.device) -> int:
         work()
     results = profiler.profiler.kineto_results  # the profiler's own tables only sum up by operator
     events = sorted((e.start_ns(), e.nbytes()) for e in results.events() if e.name() == "[memory]")
-    held = peak = 0
-    for _, num_bytes in events:
-        held += num_bytes
-        peak = max(peak, held)
-    return peak
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return max(accumulate((num_bytes for _, num_bytes in events), initial=0))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -185,30 +163,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default=default_device, help=f"torch device (default here: {default_device})")
     parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile, which takes long")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures to this file")
-    parser.add_argument(
-        "--plot", type=Path, metavar="PATH", help=f"draw the figures into this file ({', '.join(PLOT_SUFFIXES)})"
-    )
-    parser.add_argument(
-        "--compare",
-        type=Path,
-        metavar="OLD.json",
-        help=f"exit with 1 if slower than in this file by more than {REGRESSION:.0%}%",
-    )
+    drawn = f"draw the figures into this file ({', '.join(PLOT_SUFFIXES)})"
+    parser.add_argument("--plot", type=Path, metavar="PATH", help=drawn)
+    slower = f"exit with 1 if slower than in this file by more than {REGRESSION:.0%}%"
+    parser.add_argument("--compare", type=Path, metavar="OLD.json", help=slower)
     options = parser.parse_args(arguments)
-    wanted = FULL_SIZES if options.full else tuple(options.sizes)
-    if min(*wanted, options.repeats, options.threads) < 1:
-        parser.error(
-            f"--sizes {list(wanted)} --repeats {options.repeats} --threads {options.threads}: all must be at least 1"
-        )
+    sizes_wanted = FULL_SIZES if options.full else options.sizes
+    if min(*sizes_wanted, options.repeats, options.threads) < 1:
+        given = f"--sizes {list(sizes_wanted)} --repeats {options.repeats} --threads {options.threads}"
+        parser.error(f"{given}: all must be at least 1")
     if options.plot and options.plot.suffix not in PLOT_SUFFIXES:
         parser.error(f"--plot {options.plot}: must end with {', '.join(PLOT_SUFFIXES)}")
     if options.compare and not options.compare.is_file():
         parser.error(f"--compare {options.compare}: not a file")
     old = read_timings(options.compare) if options.compare else []  # read before measuring, which takes minutes
     torch.set_num_threads(options.threads)
-    timings = benchmark_gates(
-        wanted, repeats=options.repeats, device=options.device, compiled=not options.no_compile, progress=True
-    )
+    device, compiled = options.device, not options.no_compile
+    timings = benchmark_gates(sizes_wanted, repeats=options.repeats, device=device, compiled=compiled, progress=True)
     console = Console()
     print_timings(timings, console)
     if options.json:

@@ -4,7 +4,7 @@ In and out: GateTiming. This module measures nothing.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -67,26 +67,22 @@ class GateTiming:
 
 def print_timings(timings: Sequence[GateTiming], console: Console) -> None:
     """Prints the timings to the console, a table a size."""
-    eager = {_peers(timing): timing for timing in timings if timing.implementation == "eager"}
+    eager = {(one.gate, one.phase, one.num_tokens): one for one in timings if one.implementation == "eager"}
     first = timings[0]
     console.print(
         f"Gated loss in float32 on {first.device}, threads: {first.num_threads}. The limit is a copy, at "
         f"{first.copy_gigabytes_per_s:.1f} GB/s; a token counts {BYTES_PER_TOKEN['forward']} bytes forward, "
         f"{BYTES_PER_TOKEN['forward+backward']} with backward (fwd+bwd). Ratios are to eager."
     )
-    for num_tokens in dict.fromkeys(timing.num_tokens for timing in timings):
-        rows = [timing for timing in timings if timing.num_tokens == num_tokens]
-        console.print(_table(f"{num_tokens:,} tokens", rows, eager))
-
-
-def _table(title: str, timings: Iterable[GateTiming], eager: Mapping[tuple[object, ...], GateTiming]) -> Table:
-    table = Table(title=title, box=None, padding=(0, 1, 0, 0), pad_edge=False, title_justify="left")
-    for label in LABELS:
-        table.add_column(label, no_wrap=True)
-    for number in NUMBERS:
-        table.add_column(number, justify="right", no_wrap=True)
+    tables: dict[int, Table] = {}
     for timing in timings:
-        peer = eager[_peers(timing)]
+        if (table := tables.get(timing.num_tokens)) is None:
+            title = f"{timing.num_tokens:,} tokens"
+            table = Table(title=title, box=None, padding=(0, 1, 0, 0), pad_edge=False, title_justify="left")
+            for column in (*LABELS, *NUMBERS):
+                table.add_column(column, justify="left" if column in LABELS else "right", no_wrap=True)
+            tables[timing.num_tokens] = table
+        peer = eager[timing.gate, timing.phase, timing.num_tokens]
         table.add_row(
             timing.gate,
             timing.phase.replace("forward+backward", "fwd+bwd"),
@@ -99,15 +95,12 @@ def _table(title: str, timings: Iterable[GateTiming], eager: Mapping[tuple[objec
             _digits(timing.extra_bytes / 1e6),
             f"{timing.extra_bytes / peer.extra_bytes:.2f}",
         )
-    return table
+    for table in tables.values():
+        console.print(table)
 
 
 def _digits(number: float) -> str:
     return f"{number:,.0f}" if number >= 1000.0 else f"{number:.3g}"
-
-
-def _peers(timing: GateTiming) -> tuple[object, ...]:
-    return timing.gate, timing.phase, timing.num_tokens
 
 
 def write_timings(timings: Iterable[GateTiming], path: Path) -> None:
@@ -143,26 +136,20 @@ def regressions(old: Iterable[GateTiming], new: Iterable[GateTiming]) -> list[st
 
 def plot_timings(timings: Sequence[GateTiming], path: Path) -> None:
     """Tokens/s of forward + backward over the number of tokens, a panel a gate, with the copy as the limit."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    gates = list(dict.fromkeys(timing.gate for timing in timings))
+    lines: dict[str, dict[str, list[tuple[int, float]]]] = {}  # (tokens, tokens/s) by gate and implementation
+    for timing in timings:
+        if timing.phase == "forward+backward":
+            points = lines.setdefault(timing.gate, {}).setdefault(timing.implementation, [])
+            points.append((timing.num_tokens, timing.tokens_per_s))
     limit = timings[0].copy_gigabytes_per_s * 1e9 / BYTES_PER_TOKEN["forward+backward"]
-    num_rows = -(-len(gates) // 3)
+    num_rows = -(-len(lines) // 3)
     figure = Figure(figsize=(12.0, 3.4 * num_rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    for axes, gate in zip(
-        figure.subplots(num_rows, 3, sharex=True, sharey=True, squeeze=False).flat, gates, strict=False
-    ):
-        shown = [timing for timing in timings if timing.gate == gate and timing.phase == "forward+backward"]
-        for implementation in dict.fromkeys(timing.implementation for timing in shown):
-            line = [timing for timing in shown if timing.implementation == implementation]
-            axes.loglog(
-                [timing.num_tokens for timing in line],
-                [timing.tokens_per_s for timing in line],
-                marker="o",
-                label=implementation,
-            )
+    places = figure.subplots(num_rows, 3, sharex=True, sharey=True, squeeze=False).flat
+    for axes, (gate, by_implementation) in zip(places, lines.items(), strict=False):
+        for implementation, points in by_implementation.items():
+            axes.loglog(*zip(*points, strict=True), marker="o", label=implementation)
         axes.axhline(limit, color="grey", linestyle="--", label="copy")
         axes.set(title=gate, xlabel="tokens", ylabel="tokens/s, forward + backward")
         axes.legend()

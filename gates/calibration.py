@@ -63,11 +63,10 @@ def match_eur(shape: GateShape | str, *, reference: Gate, ratios: Tensor, positi
     ratios = ratios.double()
     if not ratios.isfinite().all() or (ratios < 0.0).any():
         raise ValueError("ratios: must be finite and >= 0")
-    taus = [
-        _eur_tau(shape_of(shape), reference, ratios[positive == sign], sign=sign, field=field)
-        for sign, field in ((True, "tau_pos"), (False, "tau_neg"))
-    ]
-    return taus[0], taus[1]
+    return (
+        _eur_tau(shape_of(shape), reference, ratios[positive], sign=True),
+        _eur_tau(shape_of(shape), reference, ratios[~positive], sign=False),
+    )
 
 
 def shape_of(shape: GateShape | str) -> GateShape:
@@ -85,10 +84,11 @@ def mean_slope(gate: Gate, ratios: Tensor, positive: Tensor) -> float:
     return gate.slope(ratios, positive).mean().item()
 
 
-def _eur_tau(shape: GateShape, reference: Gate, ratios: Tensor, *, sign: bool, field: str) -> float:
+def _eur_tau(shape: GateShape, reference: Gate, ratios: Tensor, *, sign: bool) -> float:
     """The tau of equal mean slope for the ratios of one sign, by bisection on log tau; the mean falls as tau grows."""
+    field, meant = ("tau_pos", "> 0") if sign else ("tau_neg", "<= 0")
     if len(ratios) == 0:
-        raise ValueError(f"{field}: no token has advantage {'> 0' if sign else '<= 0'}, must have some")
+        raise ValueError(f"{field}: no token has advantage {meant}, must have some")
     positive = torch.full_like(ratios, sign, dtype=torch.bool)
 
     def eur(tau: float) -> float:
@@ -113,12 +113,9 @@ def _eur_tau(shape: GateShape, reference: Gate, ratios: Tensor, *, sign: bool, f
 def half_width_table(shapes: dict[str, GateShape], *, like: str, tau_pos: float, tau_neg: float) -> Table:
     """Table with one row a shape: the taus of the half-width that like has at tau_pos and tau_neg."""
     widths = [shape_of(like).half_width / tau for tau in (tau_pos, tau_neg)]
-    table = Table(
-        title=f"Half-width of {like} at tau_pos={tau_pos:g}, tau_neg={tau_neg:g}; r: ratio",
-        caption=f"slope 1/2 at ratio 1 ± {widths[0]:.4g} (A > 0), 1 ± {widths[1]:.4g} (A <= 0)",
-    )
-    for column in ("gate", "half-width, tau |r - 1|", "tau_pos, 1/r", "tau_neg, 1/r"):
-        table.add_column(column, justify="left" if column == "gate" else "right")
+    title = f"Half-width of {like} at tau_pos={tau_pos:g}, tau_neg={tau_neg:g}; r: ratio"
+    table = _table(title, "half-width, tau |r - 1|")
+    table.caption = f"slope 1/2 at ratio 1 ± {widths[0]:.4g} (A > 0), 1 ± {widths[1]:.4g} (A <= 0)"
     for label, shape in shapes.items():
         taus = [matched_tau(shape, like=like, tau=tau) for tau in (tau_pos, tau_neg)]
         table.add_row(label, f"{shape.half_width:.6f}", *(f"{tau:.6g}" for tau in taus))
@@ -128,14 +125,18 @@ def half_width_table(shapes: dict[str, GateShape], *, like: str, tau_pos: float,
 def eur_table(shapes: dict[str, GateShape], *, reference: Gate, ratios: Tensor, positive: Tensor) -> Table:
     """Table with one row a shape: the taus of the EUR that the reference gate has on the recorded ratios."""
     eurs = [mean_slope(reference, ratios[of_sign], positive[of_sign]) for of_sign in (positive, ~positive)]
-    table = Table(
-        title=f"EUR of {reference.name} on {len(ratios):,} tokens: {eurs[0]:.4f} (A > 0), {eurs[1]:.4f} (A <= 0)"
-    )
-    for column in ("gate", "tau_pos, 1/r", "tau_neg, 1/r"):
-        table.add_column(column, justify="left" if column == "gate" else "right")
+    title = f"EUR of {reference.name} on {len(ratios):,} tokens: {eurs[0]:.4f} (A > 0), {eurs[1]:.4f} (A <= 0)"
+    table = _table(title)
     for label, shape in shapes.items():
         taus = match_eur(shape, reference=reference, ratios=ratios, positive=positive)
         table.add_row(label, *(f"{tau:.6g}" for tau in taus))
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table("gate", title=title)
+    for column in (*columns, "tau_pos, 1/r", "tau_neg, 1/r"):
+        table.add_column(column, justify="right")
     return table
 
 
@@ -177,9 +178,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         bounds = {"epsilon_low": options.epsilon, "epsilon_high": options.epsilon}
         reference = get_gate(options.like, **(bounds if is_clip else taus))
         tables = []
-        if not (
-            is_clip and options.ratios
-        ):  # clip has no half-width, which is a mistake alone; with ratios it has an EUR
+        # clip has no half-width, which is a mistake alone; with ratios it has an EUR
+        if not (is_clip and options.ratios):
             tables.append(half_width_table(shapes, like=options.like, **taus))
         if options.ratios:
             ratios, positive = load_ratios(options.ratios)

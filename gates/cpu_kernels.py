@@ -1,7 +1,7 @@
 """The fused kernel on a CPU: loss, gradient and totals of a gate in one pass, a cache-sized chunk at a time.
 
 In: the [T] tensors of gates.loss.reference_loss, detached, and a gate. Out: the same figures, with no intermediate
-larger than a chunk. This module knows nothing of autograd, and of gates only SoftGate and ClipGate.
+larger than a chunk. This module knows nothing of autograd, and of gates only the built-in ones.
 """
 
 import math
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gates.gate import ClipGate, SoftGate
-from gates.loss import LOG_RATIO_LIMIT, TOTALS, GateMetrics
+from gates.gate import BuiltInGate, SoftGate
+from gates.loss import LOG_RATIO_LIMIT, TOTALS
 from gates.power import PowerShape, power_shape
 from gates.shapes import SHAPES, GateShape
 
@@ -37,46 +37,31 @@ class Scratch:
     zero: Tensor  # scalar 0
 
 
+Tensors = tuple[Tensor, ...]
 Curve = Callable[[Scratch, Tensor], None]  # function that fills scratch.value and its argument, the slope [N]
 
 
-def sweep(
-    *,
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    advantages: Tensor,
-    loss_weights: Tensor,
-    gate: SoftGate | ClipGate,
-    dtype: torch.dtype,
-    with_gradient: bool,
-) -> tuple[Tensor, Tensor | None, GateMetrics]:
-    """Returns (loss as a float64 scalar, its gradient by logprobs [T] in dtype if asked for, metrics)."""
-    log_ratio, slope = (torch.empty(logprobs.shape, dtype=dtype) for _ in range(2))
-    gradient = torch.empty_like(slope) if with_gradient else None
-    trained = torch.empty(logprobs.shape, dtype=torch.bool)
-    outputs = (log_ratio, slope, trained, *([] if gradient is None else [gradient]))
-    columns = (logprobs, old_logprobs, advantages, loss_weights, *outputs)
-    curve, scratch = _curve_of(gate), None
+def sweep(inputs: Tensors, outputs: Tensors, gate: BuiltInGate) -> Tensors:
+    """Fills the outputs; returns loss, TOTALS and largest log-ratio, in float64.
+
+    inputs: logprobs, old_logprobs, advantages and loss_weights, each [T]. outputs: log_ratio and slope of GateMetrics
+    in the compute dtype, its trained, and the gradient of the loss by logprobs if it is wanted.
+    """
+    columns, curve, scratch = (*inputs, *outputs), _curve_of(gate), None
     loss, totals, largest = 0.0, [0.0] * len(TOTALS), [-math.inf]
-    for start in range(0, logprobs.numel(), CHUNK_TOKENS):
+    for start in range(0, inputs[0].numel(), CHUNK_TOKENS):
         chunk = tuple(column[start : start + CHUNK_TOKENS] for column in columns)
         if scratch is None or scratch.ratio.shape != chunk[0].shape:
-            scratch = _scratch(chunk[0].numel(), gate, dtype)
+            scratch = _scratch(chunk[0].numel(), gate, outputs[0].dtype)
         sums, top = _sweep_chunk(chunk, curve, scratch)
         loss -= sums[0]
         totals = [total + part for total, part in zip(totals, sums[1:], strict=True)]
         largest.append(top)
-    metrics = GateMetrics(
-        trained=trained,
-        log_ratio=log_ratio,
-        slope=slope,
-        totals=torch.tensor(totals, dtype=torch.float64),
-        largest_log_ratio=torch.tensor(largest, dtype=torch.float64).max(),
-    )
-    return torch.tensor(loss, dtype=torch.float64), gradient, metrics
+    found = [torch.tensor(numbers, dtype=torch.float64) for numbers in (loss, totals, largest)]
+    return found[0], found[1], found[2].max()  # torch's max, because that of a list hides nan
 
 
-def _sweep_chunk(chunk: tuple[Tensor, ...], curve: Curve, scratch: Scratch) -> tuple[tuple[float, ...], float]:
+def _sweep_chunk(chunk: Tensors, curve: Curve, scratch: Scratch) -> tuple[tuple[float, ...], float]:
     """Fills the chunk's outputs; returns (sum of loss weight * advantage * f, and TOTALS; largest log-ratio)."""
     logprobs, old_logprobs, advantages, loss_weights, log_ratio, slope, trained, *rest = chunk
     num_tokens = trained.numel()
@@ -136,11 +121,8 @@ def _limit(log_ratio: Tensor) -> tuple[Tensor | None, float]:
     return ~inside, float(log_ratio.max())
 
 
-def _scratch(num_tokens: int, gate: SoftGate | ClipGate, dtype: torch.dtype) -> Scratch:
-    if isinstance(gate, ClipGate):
-        if_positive, otherwise = 1.0 + gate.epsilon_high, 1.0 - gate.epsilon_low
-    else:
-        if_positive, otherwise = gate.tau_pos, gate.tau_neg
+def _scratch(num_tokens: int, gate: BuiltInGate, dtype: torch.dtype) -> Scratch:
+    if_positive, otherwise = gate.by_sign
     ratio, tau, value, spare, scale = torch.empty(5, num_tokens, dtype=dtype)
     return Scratch(
         ratio=ratio,
@@ -158,8 +140,8 @@ def _scratch(num_tokens: int, gate: SoftGate | ClipGate, dtype: torch.dtype) -> 
     )
 
 
-def _curve_of(gate: SoftGate | ClipGate) -> Curve:
-    if isinstance(gate, ClipGate):
+def _curve_of(gate: BuiltInGate) -> Curve:
+    if not isinstance(gate, SoftGate):
         return _clip
     shape = gate.shape
     if isinstance(shape, PowerShape) and shape == power_shape(shape.p) and (2.0 * shape.p).is_integer():

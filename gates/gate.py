@@ -32,8 +32,38 @@ class Gate(Protocol):
         """f'(ratio), shape and dtype of ratio."""
 
 
+class BuiltInGate:
+    """A gate of formulas with one parameter, whose value depends on the sign of the advantage."""
+
+    __slots__ = ()
+
+    @property
+    def by_sign(self) -> tuple[float, float]:
+        """The parameter where the advantage is > 0, and elsewhere."""
+        raise NotImplementedError
+
+    def value(self, ratio: Tensor, positive: Tensor) -> Tensor:
+        """f(ratio), shape and dtype of ratio."""
+        result: Tensor = _ValueWithSlope.apply(_widen(ratio), positive, self._value, self._slope)
+        return result.to(ratio.dtype)
+
+    def slope(self, ratio: Tensor, positive: Tensor) -> Tensor:
+        """f'(ratio), in [0, 1], shape and dtype of ratio; 1 at ratio 1."""
+        return self._slope(_widen(ratio), positive).to(ratio.dtype)
+
+    def _parameter(self, ratio: Tensor, positive: Tensor) -> Tensor:
+        if_positive, otherwise = self.by_sign
+        return torch.where(positive, ratio.new_full((), if_positive), ratio.new_full((), otherwise))
+
+    def _value(self, ratio: Tensor, positive: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _slope(self, ratio: Tensor, positive: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SoftGate:
+class SoftGate(BuiltInGate):
     """A smooth gate: tau_pos where the advantage is > 0, tau_neg elsewhere (paper eq. 3).
 
     Raises ValueError unless both are finite and > 0.
@@ -51,26 +81,23 @@ class SoftGate:
     def name(self) -> str:
         return self.shape.name
 
-    def value(self, ratio: Tensor, positive: Tensor) -> Tensor:
-        """f(ratio), shape and dtype of ratio."""
-        return _with_slope(ratio, positive, value=self._value, slope=self._slope)
-
-    def slope(self, ratio: Tensor, positive: Tensor) -> Tensor:
-        """f'(ratio), in [0, 1], shape and dtype of ratio; 1 at ratio 1."""
-        return self._slope(_widen(ratio), positive).to(ratio.dtype)
+    @property
+    def by_sign(self) -> tuple[float, float]:
+        return self.tau_pos, self.tau_neg
 
     def _value(self, ratio: Tensor, positive: Tensor) -> Tensor:
-        return self.shape.value(ratio, _choose(ratio, positive, self.tau_pos, self.tau_neg))
+        return self.shape.value(ratio, self._parameter(ratio, positive))
 
     def _slope(self, ratio: Tensor, positive: Tensor) -> Tensor:
-        return self.shape.slope(ratio, _choose(ratio, positive, self.tau_pos, self.tau_neg))
+        return self.shape.slope(ratio, self._parameter(ratio, positive))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ClipGate:
+class ClipGate(BuiltInGate):
     """GRPO's clip (paper eq. 1): min(r A, clip(r, 1 - epsilon_low, 1 + epsilon_high) A) / A.
 
-    Raises ValueError unless epsilon_low lies in (0, 1) and epsilon_high is finite and > 0.
+    The slope is 1 where the ratio is inside its bound or on it, 0 where it is clipped. Raises ValueError unless
+    epsilon_low lies in (0, 1) and epsilon_high is finite and > 0.
     """
 
     epsilon_low: float
@@ -84,20 +111,17 @@ class ClipGate:
     def name(self) -> str:
         return "clip"
 
-    def value(self, ratio: Tensor, positive: Tensor) -> Tensor:
-        """min(r, 1 + epsilon_high) where the advantage is > 0, max(r, 1 - epsilon_low) elsewhere; dtype of ratio."""
-        return _with_slope(ratio, positive, value=self._value, slope=self._slope)
-
-    def slope(self, ratio: Tensor, positive: Tensor) -> Tensor:
-        """1 where the ratio is inside its bound or on it, 0 where it is clipped; shape and dtype of ratio."""
-        return self._slope(_widen(ratio), positive).to(ratio.dtype)
+    @property
+    def by_sign(self) -> tuple[float, float]:
+        """The bounds: the upper one where the advantage is > 0, the lower one elsewhere."""
+        return 1.0 + self.epsilon_high, 1.0 - self.epsilon_low
 
     def _value(self, ratio: Tensor, positive: Tensor) -> Tensor:
-        bound = _choose(ratio, positive, 1.0 + self.epsilon_high, 1.0 - self.epsilon_low)
+        bound = self._parameter(ratio, positive)
         return torch.where(positive, torch.minimum(ratio, bound), torch.maximum(ratio, bound))
 
     def _slope(self, ratio: Tensor, positive: Tensor) -> Tensor:
-        bound = _choose(ratio, positive, 1.0 + self.epsilon_high, 1.0 - self.epsilon_low)
+        bound = self._parameter(ratio, positive)
         return torch.where(positive, ratio <= bound, ratio >= bound).to(ratio.dtype)
 
 
@@ -132,6 +156,14 @@ def get_gate(name: str, **parameters: float) -> Gate:
     return SoftGate(shape=shape, **parameters)
 
 
+def built_in_gates(*, tau_pos: float = 10.0, tau_neg: float = 12.0) -> dict[str, Gate]:
+    """Every built-in gate by name, at the paper's temperatures or others; power with p = 2, clip at 1 +- 0.2."""
+    soft = {name: {"tau_pos": tau_pos, "tau_neg": tau_neg} for name in (*SHAPES, "power")}
+    soft["power"]["p"] = 2.0
+    parameters = soft | {"clip": {"epsilon_low": 0.2, "epsilon_high": 0.2}}
+    return {name: get_gate(name, **given) for name, given in parameters.items()}
+
+
 class _ValueWithSlope(torch.autograd.Function):
     """The function value(ratio), with slope(ratio) as its derivative.
 
@@ -156,15 +188,6 @@ class _ValueWithSlope(torch.autograd.Function):
         return grad_outputs[0] * ctx.slope(ratio, positive), None, None, None
 
 
-def _with_slope(ratio: Tensor, positive: Tensor, *, value: Curve, slope: Curve) -> Tensor:
-    result: Tensor = _ValueWithSlope.apply(_widen(ratio), positive, value, slope)
-    return result.to(ratio.dtype)
-
-
 def _widen(ratio: Tensor) -> Tensor:
     """The tensor for computing: half precisions become float32, float32 and float64 stay."""
     return ratio.to(torch.promote_types(ratio.dtype, torch.float32))
-
-
-def _choose(ratio: Tensor, positive: Tensor, if_positive: float, otherwise: float) -> Tensor:
-    return torch.where(positive, ratio.new_full((), if_positive), ratio.new_full((), otherwise))

@@ -5,19 +5,23 @@ loss, by the formula of the slope, so that autograd keeps one tensor instead of 
 triton_kernels.py implement the pass on a device.
 """
 
+from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from gates.cpu_kernels import Tensors
 from gates.cpu_kernels import sweep as sweep_cpu
-from gates.gate import ClipGate, Gate, SoftGate
-from gates.loss import GateLoss, LossFunction, reference_loss
+from gates.gate import BuiltInGate, Gate, SoftGate
+from gates.loss import GateLoss, GateMetrics, LossFunction, reference_loss
 from gates.power import PowerShape
 
 Kernel = Literal["auto", "reference", "fused"]
+# Function (inputs, outputs, gate) -> (loss, totals, largest log-ratio), all float64; see cpu_kernels.sweep.
+Sweep = Callable[[Tensors, Tensors, BuiltInGate], Tensors]
 
 
 def fused_loss(
@@ -30,39 +34,45 @@ def fused_loss(
     hold. Not twice differentiable. Raises ValueError if the gate has no kernel on this device.
     """
     device = logprobs.device
-    if not _is_builtin(gate) or not has_kernel(gate, device):
+    if not isinstance(gate, BuiltInGate) or not has_kernel(gate, device):
         raise ValueError(_no_kernel(gate, device))
-    dtype = torch.promote_types(logprobs.dtype, torch.float32)
-    with_gradient = torch.is_grad_enabled() and logprobs.requires_grad
     if device.type == "cuda":
         from gates.triton_kernels import sweep
     else:
         sweep = sweep_cpu
-    with torch.no_grad():
-        loss, gradient, metrics = sweep(
-            logprobs=logprobs.detach(),
-            old_logprobs=old_logprobs.detach(),
-            advantages=advantages.detach(),
-            loss_weights=loss_weights.detach(),
-            gate=gate,
-            dtype=dtype,
-            with_gradient=with_gradient,
-        )
+    inputs = (logprobs, old_logprobs, advantages, loss_weights)
+    dtype = torch.promote_types(logprobs.dtype, torch.float32)
+    with_gradient = torch.is_grad_enabled() and logprobs.requires_grad
+    loss, gradient, metrics = run_kernel(sweep, inputs, gate, dtype=dtype, with_gradient=with_gradient)
     loss = loss.to(dtype)
     if gradient is not None:
         loss = _KnownGradient.apply(logprobs, loss, gradient)
     return GateLoss(loss=loss, metrics=metrics)
 
 
+@torch.no_grad()
+def run_kernel(
+    sweep: Sweep, inputs: Tensors, gate: BuiltInGate, *, dtype: torch.dtype, with_gradient: bool
+) -> tuple[Tensor, Tensor | None, GateMetrics]:
+    """One pass of a kernel: the loss in float64, its gradient by logprobs [T] in dtype if asked for, and the metrics.
+
+    inputs: logprobs, old_logprobs, advantages and loss_weights of fused_loss.
+    """
+    log_ratio, slope, *gradients = (torch.empty_like(inputs[0], dtype=dtype) for _ in range(2 + with_gradient))
+    trained = torch.empty_like(inputs[0], dtype=torch.bool)
+    detached = tuple(column.detach() for column in inputs)
+    loss, totals, largest = sweep(detached, (log_ratio, slope, trained, *gradients), gate)
+    metrics = GateMetrics(trained=trained, log_ratio=log_ratio, slope=slope, totals=totals, largest_log_ratio=largest)
+    return loss, gradients[0] if gradients else None, metrics
+
+
 def has_kernel(gate: Gate, device: torch.device) -> bool:
     """Whether the gate has a kernel on this device."""
-    if device.type == "cpu":
-        return _is_builtin(gate)
-    if device.type == "cuda" and _is_builtin(gate) and find_spec("triton"):
+    if isinstance(gate, BuiltInGate) and device.type == "cuda" and find_spec("triton"):
         from gates.triton_kernels import has_formula
 
         return has_formula(gate)
-    return False
+    return isinstance(gate, BuiltInGate) and device.type == "cpu"
 
 
 def loss_function_for(gate: Gate, *, kernel: Kernel, device: torch.device) -> LossFunction:
@@ -90,10 +100,6 @@ class _KnownGradient(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
         return (grad_outputs[0] * gradient).to(ctx.dtype), None, None
-
-
-def _is_builtin(gate: Gate) -> TypeGuard[SoftGate | ClipGate]:
-    return isinstance(gate, SoftGate | ClipGate)
 
 
 def _no_kernel(gate: Gate, device: torch.device) -> str:

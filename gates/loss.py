@@ -74,12 +74,13 @@ def reference_loss(
     loss = -(weights * gate.value(ratio, positive) * advantage).sum()
 
     slope = gate.slope(ratio.detach(), positive)
+    candidates = torch.where(trained, log_ratio.detach().double(), -torch.inf)
     metrics = GateMetrics(
         trained=trained,
         log_ratio=log_ratio.detach(),
         slope=slope,
         totals=_totals(trained, ratio.detach(), slope),
-        largest_log_ratio=_largest(trained, log_ratio.detach()),
+        largest_log_ratio=torch.cat([candidates, candidates.new_full((1,), -torch.inf)]).max(),
     )
     return GateLoss(loss=loss, metrics=metrics)
 
@@ -100,8 +101,3 @@ def _totals(trained: Tensor, ratio: Tensor, slope: Tensor) -> Tensor:
     gate_weight = torch.where(trained, slope.double() * ratio.double(), 0.0)
     sums = (trained.sum(), excess.sum(), excess.square().sum(), gate_weight.sum(), gate_weight.square().sum())
     return torch.stack([total.double() for total in sums])
-
-
-def _largest(trained: Tensor, log_ratio: Tensor) -> Tensor:
-    candidates = torch.where(trained, log_ratio.double(), -torch.inf)
-    return torch.cat([candidates, candidates.new_full((1,), -torch.inf)]).max()

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from gates.calibration import match_half_width
-from gates.gate import Gate, SoftGate, get_gate
+from gates.gate import Gate, built_in_gates, get_gate
 from gates.shapes import SHAPES
 
 PAPER_TAUS = ((1.0, 1.05), (5.0, 5.0), (10.0, 12.0), (13.0, 15.0))  # tau_pos, tau_neg; the paper names one of (5, ...)
@@ -60,18 +59,22 @@ def curves_of(gate: Gate, *, low: float, high: float, log: bool, positive: bool)
 
 def paper_gates(tau_pos: float, tau_neg: float) -> dict[str, Gate]:
     """The paper's soft gates at these temperatures, and the clip."""
-    soft: dict[str, Gate] = {name: get_gate(name, tau_pos=tau_pos, tau_neg=tau_neg) for name in SHAPES}
-    return soft | {"clip": get_gate("clip", epsilon_low=EPSILON, epsilon_high=EPSILON)}
+    gates = built_in_gates(tau_pos=tau_pos, tau_neg=tau_neg)
+    return {name: gate for name, gate in gates.items() if name != "power"}
 
 
 def draw_all(folder: Path) -> list[Path]:
     """Draws every picture into an existing folder and returns the files, in order."""
-    return [
-        _save(draw_gates(10.0, 12.0), folder / "gates.png"),
-        _save(draw_slopes(), folder / "slopes.png"),
-        _save(draw_powers(), folder / "power.png"),
-        _save(draw_matched(), folder / "matched.png"),
-    ]
+    pictures = {
+        "gates": draw_gates(10.0, 12.0),
+        "slopes": draw_slopes(),
+        "power": draw_powers(),
+        "matched": draw_matched(),
+    }
+    for name, figure in pictures.items():
+        # otherwise the library's version changes the bytes
+        figure.savefig(folder / f"{name}.png", metadata={"Software": None})
+    return [folder / f"{name}.png" for name in pictures]
 
 
 def draw_gates(tau_pos: float, tau_neg: float) -> Figure:
@@ -101,7 +104,7 @@ def draw_slopes() -> Figure:
         for name, gate in paper_gates(tau_pos, tau_neg).items():
             for positive in (True, False):
                 curves = curves_of(gate, low=0.0, high=2.0, log=False, positive=positive)
-                _line(one, curves.ratio, curves.slope, name=name if positive else "", style_of=name, thin=not positive)
+                _line(one, curves.ratio, curves.slope, name=name, thin=not positive)
         _label(one, title=f"tau_pos = {tau_pos:g}, tau_neg = {tau_neg:g}", log=False)
         if one.get_subplotspec().is_first_col():
             one.set_ylabel("slope f'(r)")
@@ -111,54 +114,59 @@ def draw_slopes() -> Figure:
 
 def draw_powers() -> Figure:
     """Draws slopes of the power family at one tau, near 1 and in the tail."""
+    colors = ("#0072B2", "#D55E00", "#CC79A7", "#009E73", "#000000")
+    named = {1.0: " (arctan)", 1.5: " (softsign)"}
+    curves = [
+        (get_gate("power", tau_pos=10.0, tau_neg=10.0, p=p), f"p = {p:g}{named.get(p, '')}", (color, "-"))
+        for p, color in zip(POWERS, colors, strict=True)
+    ]
     figure = _figure("Power family at tau = 10: slope (1 + τ² (r - 1)²)^-p", height=4.0)
-    near, tail = figure.subplots(1, 2)
-    for index, p in enumerate(POWERS):
-        gate = get_gate("power", tau_pos=10.0, tau_neg=10.0, p=p)
-        known = {1.0: " (arctan)", 1.5: " (softsign)"}.get(p, "")
-        color = ("#0072B2", "#D55E00", "#CC79A7", "#009E73", "#000000")[index]
-        for one, (low, high), log in ((near, LINEAR, False), (tail, (1.01, 100.0), True)):
-            curves = curves_of(gate, low=low, high=high, log=log, positive=True)
-            horizontal = curves.ratio - 1.0 if log else curves.ratio
-            one.plot(horizontal, curves.slope, color=color, linewidth=1.5, label=f"p = {p:g}{known}")
-    _label(near, title="near 1", log=False)
-    _label_tail(tail)
-    near.legend(frameon=False, fontsize="small")
-    return figure
+    return _near_and_tail(figure, curves, near=LINEAR, linewidth=1.5, legend="best")
 
 
 def draw_matched() -> Figure:
     """Draws all soft gates with the half-width of softsign at tau 10: equal widths, different tails."""
+    curves = []
+    for name in SHAPES:
+        gate = match_half_width(get_gate(name, tau_pos=10.0, tau_neg=10.0), like=SHAPES["softsign"])
+        curves.append((gate, f"{name}, tau = {gate.tau_pos:.4g}", STYLES[name]))
     figure = _figure("Gates of one half-width (softsign's at tau = 10)", height=4.0)
-    near, tail = figure.subplots(1, 2)
-    gates = {name: get_gate(name, tau_pos=10.0, tau_neg=10.0) for name in SHAPES}
-    for name, gate in gates.items():
-        matched: SoftGate = match_half_width(gate, like=SHAPES["softsign"])
-        for one, (low, high), log in ((near, (0.7, 1.3), False), (tail, (1.01, 100.0), True)):
-            curves = curves_of(matched, low=low, high=high, log=log, positive=True)
-            _line(
-                one,
-                curves.ratio - 1.0 if log else curves.ratio,
-                curves.slope,
-                name=f"{name}, tau = {matched.tau_pos:.4g}",
-                style_of=name,
-            )
-    _label(near, title="near 1", log=False)
-    _label_tail(tail)
-    near.legend(frameon=False, fontsize="small", loc="lower center")
+    return _near_and_tail(figure, curves, near=(0.7, 1.3), linewidth=1.6, legend="lower center")
+
+
+def _near_and_tail(
+    figure: Figure,
+    gates: Sequence[tuple[Gate, str, tuple[str, str]]],
+    *,
+    near: tuple[float, float],
+    linewidth: float,
+    legend: str,
+) -> Figure:
+    """Draws slopes for A > 0 near 1 and, over r - 1, in the tail. gates: each with its label, colour and line style."""
+    around, tail = figure.subplots(1, 2)
+    for gate, label, (color, style) in gates:
+        for axes, (low, high), log in ((around, near, False), (tail, (1.01, 100.0), True)):
+            curves = curves_of(gate, low=low, high=high, log=log, positive=True)
+            x = curves.ratio - 1.0 if log else curves.ratio
+            axes.plot(x, curves.slope, style, color=color, linewidth=linewidth, label=label)
+    _label(around, title="near 1", log=False)
+    around.legend(frameon=False, fontsize="small", loc=legend)
+    tail.set_title("tail, both axes logarithmic", fontsize="medium")
+    tail.set(xlabel="r - 1", ylabel="slope f'(r)", xscale="log", yscale="log", ylim=(1e-8, 2.0))
+    tail.spines[["top", "right"]].set_visible(False)
     return figure
 
 
 def _figure(title: str, *, height: float) -> Figure:
     figure = Figure(figsize=(11.0, height), dpi=80, layout="constrained")
-    FigureCanvasAgg(figure)
     figure.suptitle(title)
     return figure
 
 
-def _line(axes: Axes, x: torch.Tensor, y: torch.Tensor, *, name: str, style_of: str = "", thin: bool = False) -> None:
-    color, style = STYLES[style_of or name]
-    axes.plot(x, y, style, color=color, linewidth=0.7 if thin else 1.6, label=name or "_")
+def _line(axes: Axes, x: torch.Tensor, y: torch.Tensor, *, name: str, thin: bool = False) -> None:
+    """Draws a curve in the gate's style; thin ones are not in the legend."""
+    color, style = STYLES[name]
+    axes.plot(x, y, style, color=color, linewidth=0.7 if thin else 1.6, label="_" if thin else name)
 
 
 def _label(axes: Axes, *, title: str, log: bool) -> None:
@@ -167,21 +175,6 @@ def _label(axes: Axes, *, title: str, log: bool) -> None:
     axes.set_xscale("log" if log else "linear")
     axes.axvline(1.0, color="0.8", linewidth=0.8, zorder=0)
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def _label_tail(axes: Axes) -> None:
-    axes.set_title("tail, both axes logarithmic", fontsize="medium")
-    axes.set_xlabel("r - 1")
-    axes.set_ylabel("slope f'(r)")
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_ylim(1e-8, 2.0)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    figure.savefig(path, metadata={"Software": None})  # otherwise the library's version changes the bytes
-    return path
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

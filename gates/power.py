@@ -6,9 +6,10 @@ float64.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
 from typing import TypeVar
 
 import torch
@@ -128,16 +129,13 @@ def _near_coefficients(p: float) -> tuple[float, ...]:
 @cache
 def _far_coefficients(p: float) -> tuple[float, ...]:
     """Coefficients 0, then (1/2)_n / (n! (2 p - 1 + 2 n)) for n = 1, 2, ..."""
-    later = list(enumerate(_rising_factorials(0.5)))[1:]
-    return (0.0, *(rising / (2.0 * p - 1.0 + 2 * n) for n, rising in later))
+    terms = enumerate(_rising_factorials(0.5))
+    return tuple(rising / (2.0 * p - 1.0 + 2 * n) if n else 0.0 for n, rising in terms)
 
 
-def _rising_factorials(a: float) -> list[float]:
+def _rising_factorials(a: float) -> Iterator[float]:
     """Coefficients (a)_n / n! for n < NUM_TERMS; at most 1 for a in [0, 1]."""
-    factors = [1.0]
-    for n in range(NUM_TERMS - 1):
-        factors.append(factors[-1] * (a + n) / (1.0 + n))
-    return factors
+    return accumulate(range(NUM_TERMS - 1), lambda factor, n: factor * (a + n) / (1.0 + n), initial=1.0)
 
 
 def _polynomial(coefficients: Sequence[float], z: FloatOrTensor) -> FloatOrTensor:

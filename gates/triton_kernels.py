@@ -10,11 +10,11 @@ only module that imports triton, and imported only where a CUDA device comes. It
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 from triton.language.extra import libdevice
 
-from gates.gate import ClipGate, SoftGate
-from gates.loss import LOG_RATIO_LIMIT, TOTALS, GateMetrics
+from gates.cpu_kernels import Tensors
+from gates.gate import BuiltInGate, SoftGate
+from gates.loss import LOG_RATIO_LIMIT, TOTALS
 from gates.power import power_shape
 from gates.shapes import SHAPES
 
@@ -27,67 +27,45 @@ _SQRT_HALF = tl.constexpr(0.7071067811865476)
 _SQRT_HALF_PI = tl.constexpr(1.2533141373155003)
 
 
-def has_formula(gate: SoftGate | ClipGate) -> bool:
+def has_formula(gate: BuiltInGate) -> bool:
     """Whether the kernel has the gate: every built-in one but power, of which it has only p = 1 and p = 3/2."""
     return _formula_of(gate) is not None
 
 
-def sweep(
-    *,
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    advantages: Tensor,
-    loss_weights: Tensor,
-    gate: SoftGate | ClipGate,
-    dtype: torch.dtype,
-    with_gradient: bool,
-) -> tuple[Tensor, Tensor | None, GateMetrics]:
+def sweep(inputs: Tensors, outputs: Tensors, gate: BuiltInGate) -> Tensors:
     """The pass of cpu_kernels.sweep on a GPU; the sums of a block are float64, and torch adds the blocks' sums."""
     formula = _formula_of(gate)
     assert formula is not None, gate
-    num_tokens, device = logprobs.numel(), logprobs.device
+    log_ratio, slope, trained, *gradients = outputs
+    num_tokens = trained.numel()
     num_blocks = max(1, triton.cdiv(num_tokens, BLOCK_TOKENS))
-    log_ratio, slope = (torch.empty(logprobs.shape, dtype=dtype, device=device) for _ in range(2))
-    gradient = torch.empty_like(slope) if with_gradient else None
-    trained = torch.empty(logprobs.shape, dtype=torch.bool, device=device)
-    partials = torch.empty(len(TOTALS) + 2, num_blocks, dtype=torch.float64, device=device)
-    inputs = (column.contiguous() for column in (logprobs, old_logprobs, advantages, loss_weights))
-    if_positive, otherwise = _parameters(gate)
-    with torch.cuda.device_of(logprobs):  # triton launches on the current device
+    partials = torch.empty(len(TOTALS) + 2, num_blocks, dtype=torch.float64, device=trained.device)
+    if_positive, otherwise = gate.by_sign
+    with torch.cuda.device_of(trained):  # triton launches on the current device
         _sweep_block[(num_blocks,)](
-            *inputs,
+            *(column.contiguous() for column in inputs),
             log_ratio,
             slope,
             trained.view(torch.uint8),
-            slope if gradient is None else gradient,
+            gradients[0] if gradients else slope,
             partials,
             num_tokens,
             *_high_and_low(if_positive),
             *_high_and_low(otherwise),
             GATE=FORMULAS.index(formula),
-            DTYPE=tl.float64 if dtype == torch.float64 else tl.float32,
-            WITH_GRADIENT=with_gradient,
+            DTYPE=tl.float64 if slope.dtype == torch.float64 else tl.float32,
+            WITH_GRADIENT=bool(gradients),
             BLOCK=BLOCK_TOKENS,
         )
     sums = partials[:-1].sum(1)
-    metrics = GateMetrics(
-        trained=trained, log_ratio=log_ratio, slope=slope, totals=sums[:-1], largest_log_ratio=partials[-1].max()
-    )
-    return -sums[-1], gradient, metrics
+    return -sums[-1], sums[:-1], partials[-1].max()
 
 
-def _formula_of(gate: SoftGate | ClipGate) -> str | None:
-    if isinstance(gate, ClipGate):
+def _formula_of(gate: BuiltInGate) -> str | None:
+    if not isinstance(gate, SoftGate):
         return "clip"
-    if gate.shape in (power_shape(1.0), power_shape(1.5)):
-        return "arctan" if gate.shape == power_shape(1.0) else "softsign"
-    return next((name for name in FORMULAS if SHAPES.get(name) == gate.shape), None)
-
-
-def _parameters(gate: SoftGate | ClipGate) -> tuple[float, float]:
-    if isinstance(gate, ClipGate):
-        return 1.0 + gate.epsilon_high, 1.0 - gate.epsilon_low
-    return gate.tau_pos, gate.tau_neg
+    shapes = (*SHAPES.items(), ("arctan", power_shape(1.0)), ("softsign", power_shape(1.5)))
+    return next((name for name, shape in shapes if shape == gate.shape), None)
 
 
 def _high_and_low(number: float) -> tuple[float, float]:

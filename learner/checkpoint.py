@@ -17,7 +17,6 @@ from deepspeed.utils.tensor_fragment import fragment_address
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from learner.model.lora import Adapters
 from learner.model.policy import Policy
 from learner.model.weights import published_weights
 from learner.model.zero import gathered, in_groups
@@ -79,19 +78,16 @@ def save_model(policy: Policy, folder: Path, *, rank: int) -> None:
     if rank == 0:
         policy.model.save_pretrained(folder, state_dict=state)
     if policy.adapters is not None:
-        _save_adapters(policy.adapters, folder / ADAPTER_FOLDER, rank=rank)
+        factors = dict(policy.adapters.parameters())
+        with gathered(list(factors.values())):
+            if rank == 0:
+                whole = {name: factor.detach().to("cpu", copy=True) for name, factor in factors.items()}
+                policy.adapters.save(folder / ADAPTER_FOLDER, whole)
 
 
 def save_tokenizer(spec: LearnerSpec, folder: Path) -> None:
     """Writes the model's tokenizer beside its weights."""
     AutoTokenizer.from_pretrained(spec.model_path, trust_remote_code=spec.trust_remote_code).save_pretrained(folder)
-
-
-def _save_adapters(adapters: Adapters, folder: Path, *, rank: int) -> None:
-    named = list(adapters.parameters())
-    with gathered([parameter for _, parameter in named]):
-        if rank == 0:
-            adapters.save(folder, {name: parameter.detach().to("cpu", copy=True) for name, parameter in named})
 
 
 def _random_state() -> dict[str, Tensor]:

@@ -1,11 +1,10 @@
-"""What the learner takes and what it reports.
+"""Input and reports of the learner.
 
 TrainSample is one completion ready for training; MicroBatch is one packed row of several; StepReport is what one
 optimizer step says. Arrays are numpy until a rank moves them to its device.
 """
 
 from dataclasses import dataclass, field, fields
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,12 +20,12 @@ class TrainSample:
     advantage=1.15, staleness=1 where version 3 sampled its first token and version 4 is trained on it.
     """
 
-    position: int  # of its prompt in the stream; the samples of one position are a group
-    tokens: SampledTokens  # of its completion
+    position: int  # position of its prompt in the stream; the samples of one position are a group
+    tokens: SampledTokens  # tokens of prompt and completion
     advantage: float
     staleness: int  # policy versions between generation (lowest) and consumption
     finished: bool  # False where max_new_tokens cut the completion off
-    is_replayed: bool = False  # sampled by the policy of another run, whatever its version
+    is_replayed: bool = False  # True where another run's policy sampled it, whatever its version
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,16 +47,15 @@ class TrainBatch:
         return np.array([numbers.setdefault(sample.position, len(numbers)) for sample in self.samples], dtype=np.int64)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Between processes the arrays of all samples are three: hundreds of small ones cost each rank milliseconds."""
+        """Joins the samples' arrays to three to be sent: hundreds of small ones would cost milliseconds."""
         tokens = [sample.tokens for sample in self.samples]
         return _joined_batch, (
             np.concatenate([each.token_ids for each in tokens]),
             np.concatenate([each.completion_mask for each in tokens]),
             np.concatenate([each.rollout_logprobs for each in tokens]),
-            np.cumsum([len(each.token_ids) for each in tokens]).tolist(),
-            np.cumsum([each.num_sampled for each in tokens]).tolist(),
+            [(len(each.token_ids), each.num_sampled) for each in tokens],
             [tuple((start.version, start.start) for start in each.version_starts) for each in tokens],
-            {name: [getattr(sample, name) for sample in self.samples] for name in SCALARS},
+            [{name: getattr(sample, name) for name in SCALARS} for sample in self.samples],
         )
 
 
@@ -68,31 +66,27 @@ def _joined_batch(
     token_ids: np.ndarray,
     completion_mask: np.ndarray,
     rollout_logprobs: np.ndarray,
-    token_ends: list[int],
-    sampled_ends: list[int],
+    lengths: list[tuple[int, int]],
     version_starts: list[tuple[tuple[int, int], ...]],
-    scalars: dict[str, list[Any]],
+    scalars: list[dict[str, Any]],
 ) -> TrainBatch:
     """The batch whose __reduce__ gave these; its arrays are views of the joined ones."""
     made = {
         starts: tuple(VersionStart(version=version, start=start) for version, start in starts)
         for starts in set(version_starts)  # most sequences have those of another
     }
-    tokens = [
-        SampledTokens(
-            token_ids=token_ids[first:end],
-            completion_mask=completion_mask[first:end],
-            rollout_logprobs=rollout_logprobs[first_sampled:end_sampled],
-            version_starts=made[starts],
+    ends, sampled_ends = np.cumsum(lengths, axis=0)[:-1].T
+    parts = (np.split(token_ids, ends), np.split(completion_mask, ends), np.split(rollout_logprobs, sampled_ends))
+    samples = [
+        TrainSample(
+            tokens=SampledTokens(
+                token_ids=ids, completion_mask=mask, rollout_logprobs=logprobs, version_starts=made[starts]
+            ),
+            **rest,
         )
-        for (first, end), (first_sampled, end_sampled), starts in zip(
-            pairwise([0, *token_ends]), pairwise([0, *sampled_ends]), version_starts, strict=True
-        )
+        for ids, mask, logprobs, starts, rest in zip(*parts, version_starts, scalars, strict=True)
     ]
-    rows = zip(tokens, zip(*scalars.values(), strict=True), strict=True)
-    return TrainBatch(
-        samples=tuple(TrainSample(tokens=each, **dict(zip(scalars, row, strict=True))) for each, row in rows)
-    )
+    return TrainBatch(samples=tuple(samples))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,7 +114,7 @@ class MicroBatch:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepReport:
-    """What one optimizer step measured, over all ranks. Metrics carry the names of metrics.jsonl."""
+    """Measurements of one optimizer step over all ranks. Metrics carry the names of metrics.jsonl."""
 
     num_tokens: int  # sampled tokens trained
     grad_norm: float  # before clipping

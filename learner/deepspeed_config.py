@@ -8,6 +8,7 @@ from typing import Any
 from learner.spec import LearnerSpec
 
 MAX_BUCKET_ELEMENTS = 50_000_000  # elements of one gradient reduction; DeepSpeed's default of 500 M reserves 2 GB
+WHOLE_VECTORS = 10  # hidden sizes up to which a parameter (norm, bias) stays whole: gathering it would cost more
 
 
 def deepspeed_config(spec: LearnerSpec, *, num_parameters: int, hidden_size: int) -> dict[str, Any]:
@@ -32,7 +33,7 @@ def deepspeed_config(spec: LearnerSpec, *, num_parameters: int, hidden_size: int
         },
     }
     if stage == 3:
-        config["zero_optimization"]["stage3_param_persistence_threshold"] = _kept_whole_below(hidden_size)
+        config["zero_optimization"]["stage3_param_persistence_threshold"] = WHOLE_VECTORS * hidden_size
     if bfloat16:
         # summed in bfloat16, a gradient would depend on the number of micro-batches; LearnerSpec refuses stages 0 and 1
         config["data_types"] = {"grad_accum_dtype": "fp32"}
@@ -44,10 +45,5 @@ def reference_config(spec: LearnerSpec, *, hidden_size: int) -> dict[str, Any]:
     return {
         "train_micro_batch_size_per_gpu": 1,
         "bf16": {"enabled": spec.dtype_name == "bfloat16"},
-        "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": _kept_whole_below(hidden_size)},
+        "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": WHOLE_VECTORS * hidden_size},
     }
-
-
-def _kept_whole_below(hidden_size: int) -> int:
-    """Elements below which a parameter (norm, bias) stays whole on every rank: gathering it would cost more."""
-    return 10 * hidden_size

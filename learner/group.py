@@ -174,13 +174,11 @@ class LearnerGroup:
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Groups of parameters that a publish of all weights sends, in wire order."""
-        groups: list[ParameterGroup] = self.call("parameter_groups")[0]
-        return groups
+        return self.call("parameter_groups")[0]
 
     def changing_groups(self) -> list[ParameterGroup]:
         """Groups of parameters that hold every weight that training changes, in wire order."""
-        groups: list[ParameterGroup] = self.call("changing_groups")[0]
-        return groups
+        return self.call("changing_groups")[0]
 
     def address_and_free_port(self) -> tuple[str, int]:
         """Rank 0's address and a free port there, to which engines connect for a publish."""

@@ -18,14 +18,6 @@ from learner.spec import LearnerSpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StepRows:
-    """The sequences of one optimizer step, packed."""
-
-    num_sequences: int  # that enter the loss
-    by_rank: list[list[MicroBatch]]  # as many on every rank
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class LoadedBatch:
     """The batch of an iteration with what stays fixed through its steps."""
 
@@ -34,15 +26,15 @@ class LoadedBatch:
     old_logprobs: tuple[np.ndarray, ...]  # one [C] float32 a sample, denominator of every ratio
     reference_logprobs: tuple[np.ndarray, ...] | None  # likewise, of the initial model; None without a KL term
 
-    def rows(self, index: int, spec: LearnerSpec, *, num_ranks: int, row_cost: RowCost) -> StepRows:
-        """The rows of optimizer step `index` of the iteration, equal on all ranks."""
+    def rows(self, index: int, spec: LearnerSpec, *, num_ranks: int, row_cost: RowCost) -> list[list[MicroBatch]]:
+        """The rows of optimizer step `index` of the iteration, equally many for each rank; the same on all ranks."""
         batch, learner = self.batch, spec.learner
         epoch, minibatch = divmod(index, learner.num_minibatches)
         parts = split_minibatches(
             len(batch.samples), learner.num_minibatches, seed=spec.seed, iteration=self.iteration, epoch=epoch
         )
         indices = trained_samples(batch, parts[minibatch], mask_truncated=spec.objective.overlong == "mask")
-        packed = pack_minibatch(
+        return pack_minibatch(
             batch,
             indices,
             aggregation=learner.loss_aggregation,
@@ -51,7 +43,6 @@ class LoadedBatch:
             num_ranks=num_ranks,
             row_cost=row_cost,
         )
-        return StepRows(num_sequences=len(indices), by_rank=packed)
 
     def loss_inputs(self, micro_batch: MicroBatch, logprobs: Tensor, entropy: Tensor) -> LossInputs:
         """The objective's inputs: the forward pass [K] of a micro-batch, and what was known of its tokens before."""

@@ -26,12 +26,10 @@ from learner.loss.gate_builder import kernel_of
 from learner.loss.run_gate import RunGate, StepCurves
 from learner.loss.run_objective import ObjectiveLoss, RunObjective
 from learner.loss.statistics import StepStatistics
-from learner.model.logprob_cache import LogprobCache
 from learner.model.policy import row_cost_of
-from learner.model.scoring import Scorer, to_tensor
+from learner.model.scoring import LogprobCache, Scorer, to_tensor
 from learner.model.weights import published_weights
-from learner.optimizer import set_lr
-from learner.optimizer_step import merge_over_ranks, take_step
+from learner.optimizer import merge_over_ranks, set_lr, take_step
 from learner.sender import SendReport, WeightSender
 from learner.shards import ShardLayout
 from learner.spec import LearnerSpec
@@ -63,16 +61,13 @@ class LearnerWorker:
             Scorer, spec=spec, row_cost=self._row_cost, rank=rank, world_size=world_size, device=self.device
         )
         self._scorer = scorer(self.engine)
-        self._old: LogprobCache | None = None
-        if spec.recomputes_old_logprobs:
-            self._old = LogprobCache(self._scorer.batch_logprobs)
+        self._old = LogprobCache(self._scorer.batch_logprobs) if spec.recomputes_old_logprobs else None
         self._reference: LogprobCache | None = None
         if spec.objective.kl_coef > 0.0:
-            adapters = self.policy.adapters  # with them disabled, the policy is the initial model
-            if adapters is None:
+            if self.policy.adapters is None:
                 reference = scorer(build_reference(spec, self.device))
-            else:
-                reference = scorer(self.engine, context=adapters.disabled)
+            else:  # with its adapters disabled, the policy is the initial model
+                reference = scorer(self.engine, context=self.policy.adapters.disabled)
             self._reference = LogprobCache(reference.batch_logprobs)
         self._loaded: LoadedBatch | None = None
         self._layout = ShardLayout(num_ranks=world_size, zero_stage=spec.learner.zero_stage, dtype_name=spec.dtype_name)
@@ -82,9 +77,8 @@ class LearnerWorker:
 
     def score_ahead(self, part: TrainBatch) -> None:
         """Computes logprobs of sequences of the next batch before load() needs them; no step may come in between."""
-        for scores in (self._old, self._reference):
-            if scores is not None:
-                scores.add(part)
+        for scores in filter(None, (self._old, self._reference)):
+            scores.add(part)
 
     def load(self, batch: TrainBatch, iteration: int) -> None:
         """Takes the batch of an iteration; computes the old and reference logprobs, which its steps do not change."""
@@ -98,7 +92,7 @@ class LearnerWorker:
 
     def scored_ahead_share(self) -> float:
         """Share of the loaded batch's completions whose logprobs score_ahead() had computed."""
-        return max((scores.share for scores in (self._old, self._reference) if scores is not None), default=0.0)
+        return max((scores.share for scores in filter(None, (self._old, self._reference))), default=0.0)
 
     def step(self, index: int) -> StepReport:
         """Takes optimizer step `index` (0 <= index < spec.num_steps) of the loaded iteration.
@@ -107,8 +101,7 @@ class LearnerWorker:
         """
         loaded = self._loaded
         assert loaded is not None, "step() needs a batch: call load() first"
-        rows = loaded.rows(index, self.spec, num_ranks=self.world_size, row_cost=self._row_cost)
-        own = rows.by_rank[self.rank]
+        own = loaded.rows(index, self.spec, num_ranks=self.world_size, row_cost=self._row_cost)[self.rank]
         statistics = StepStatistics(
             num_groups=loaded.batch.num_groups, device=self.device, token_means=self._objective.token_means
         )

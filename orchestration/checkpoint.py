@@ -123,13 +123,18 @@ class CheckpointStore:
                 raise CheckpointError(f"{final}: holds a complete checkpoint, which is not overwritten")
             self._discard(final)
         (temporary / STATE_FILE).write_text(state.to_json(), encoding="utf-8")
-        files = {name: _fingerprint(temporary / name) for name in _files(temporary)}
+        paths = sorted(path for path in temporary.rglob("*") if path.is_file())
+        files = {path.relative_to(temporary).as_posix(): _fingerprint(path) for path in paths}
         manifest = {"format_version": FORMAT_VERSION, "files": files}
         (temporary / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         _sync_tree(temporary)
         temporary.rename(final)
         sync(self._root)
-        self._delete_beyond_keep()
+        complete = [folder for folder in self._newest_first() if _defect(folder) is None]
+        assert complete, f"{self._root}: the checkpoint just written is not complete"
+        for folder in self._newest_first():
+            if folder not in complete[: self._keep]:
+                self._discard(folder)
         return final
 
     def latest(self) -> tuple[Path, RunState] | None:
@@ -139,7 +144,11 @@ class CheckpointStore:
         for folder in self._newest_first():
             defect = _defect(folder)
             if defect is None:
-                found = (folder, _read_state(folder))
+                try:
+                    found = (folder, RunState.from_json((folder / STATE_FILE).read_text(encoding="utf-8")))
+                except ValueError as error:
+                    # The digest is right, so another version of the program wrote it, and the older checkpoints too.
+                    raise CheckpointError(f"{folder / STATE_FILE}: {error}; {REMEDY}") from error
                 break
             skipped.append(f"checkpoint {folder} is skipped: {defect}")
             logger.warning(skipped[-1])
@@ -148,14 +157,7 @@ class CheckpointStore:
 
     def _newest_first(self) -> list[Path]:
         folders = [path for path in self._root.glob("iteration-*") if re.fullmatch(r"iteration-\d{6,}", path.name)]
-        return sorted(folders, key=_iteration_of, reverse=True)
-
-    def _delete_beyond_keep(self) -> None:
-        complete = [folder for folder in self._newest_first() if _defect(folder) is None]
-        assert complete, f"{self._root}: the checkpoint just written is not complete"
-        for folder in self._newest_first():
-            if folder not in complete[: self._keep]:
-                self._discard(folder)
+        return sorted(folders, key=lambda folder: int(folder.name.removeprefix("iteration-")), reverse=True)
 
     def _discard(self, folder: Path) -> None:
         # Renamed first, so that a crash during the deletion leaves a temporary folder and no broken checkpoint.
@@ -165,24 +167,6 @@ class CheckpointStore:
 
 def _folder_name(iteration: int) -> str:
     return f"iteration-{iteration:06d}"
-
-
-def _iteration_of(folder: Path) -> int:
-    return int(folder.name.removeprefix("iteration-"))
-
-
-def _read_state(folder: Path) -> RunState:
-    try:
-        return RunState.from_json((folder / STATE_FILE).read_text(encoding="utf-8"))
-    except ValueError as error:
-        # The digest is right, so another version of the program wrote it, and the older checkpoints too.
-        raise CheckpointError(f"{folder / STATE_FILE}: {error}; {REMEDY}") from error
-
-
-def _files(folder: Path) -> list[str]:
-    """Relative paths of all files except the manifest, sorted."""
-    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return sorted(name for name in names if name != MANIFEST_FILE)
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
@@ -221,9 +205,6 @@ def _defect(folder: Path) -> str | None:
 
 def _sync_tree(folder: Path) -> None:
     """Syncs files, then folders from the deepest up, so that no later rename is durable before their content."""
-    paths = sorted(folder.rglob("*"), key=lambda path: len(path.parts), reverse=True)
-    for path in paths:
-        if path.is_file():
-            sync(path)
-    for path in [*(path for path in paths if path.is_dir()), folder]:
+    paths = [*folder.rglob("*"), folder]
+    for path in sorted(paths, key=lambda path: (path.is_file(), len(path.parts)), reverse=True):
         sync(path)

@@ -7,13 +7,13 @@ nothing of what they do, and imports no torch, so that a run that does not fit i
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import ray
 from ray._private.resource_and_label_spec import ResourceAndLabelSpec
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from configs.schema import ClusterConfig, LearnerConfig, RolloutConfig
@@ -28,20 +28,12 @@ class Cluster:
 
     def __init__(self, placement: Placement, *, timeout_s: float) -> None:
         self.placement = placement
-        self._groups: list[PlacementGroup] = []
+        bundles = placement.learner_bundles
         # The learner first: its ranks communicate at every step, engines do not.
-        self._learner_group = (
-            self._reserve(list(placement.learner_bundles), _learner_strategy(placement))
-            if placement.learner_bundles
-            else None
-        )
-        self._engine_groups = [self._reserve([bundle], "STRICT_PACK") for bundle in placement.engine_bundles]
+        self._learner_group = placement_group(list(bundles), strategy=_learner_strategy(bundles)) if bundles else None
+        self._engine_groups = [placement_group([each], strategy="STRICT_PACK") for each in placement.engine_bundles]
+        self._groups = [group for group in (self._learner_group, *self._engine_groups) if group is not None]
         self._await_groups(timeout_s)
-
-    def _reserve(self, bundles: list[dict[str, float]], strategy: str) -> PlacementGroup:
-        group = placement_group(bundles, strategy=strategy)
-        self._groups.append(group)
-        return group
 
     def _await_groups(self, timeout_s: float) -> None:
         """Waits for Ray to reserve every bundle; PlacementError names what is missing and what is free."""
@@ -98,9 +90,9 @@ class Cluster:
         self._groups = []
 
 
-def _learner_strategy(placement: Placement) -> str:
+def _learner_strategy(bundles: Sequence[Mapping[str, float]]) -> str:
     """Strategy that puts all ranks on one node if one has room for them, else on as few as possible."""
-    wanted = {name: len(placement.learner_bundles) * amount for name, amount in placement.learner_bundles[0].items()}
+    wanted = {name: len(bundles) * amount for name, amount in bundles[0].items()}
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     fits = any(all(node.get(name, 0.0) >= amount for name, amount in wanted.items()) for node in nodes)
     return "STRICT_PACK" if fits else "PACK"
@@ -113,7 +105,9 @@ def start_cluster(cluster: ClusterConfig, rollout: RolloutConfig, learner: Learn
     learner=None: for engines alone. PlacementError within seconds if the cluster has no room for the run, or if there
     is none to join; also where Ray does not start on this machine.
     """
-    address = _address(cluster)
+    address = cluster.address
+    if address == "auto":  # `ray job submit` names its cluster in RAY_ADDRESS
+        address = os.environ.get("RAY_ADDRESS", LOCAL)
     if address == LOCAL:  # a refusal should not take the 5 to 15 s of starting and stopping Ray
         plan_placement(cluster, rollout, learner, resources=local_resources())
     with _ray_session(cluster, address):
@@ -129,12 +123,6 @@ def local_resources() -> dict[str, float]:
     """Resources that a Ray started on this machine would report, from its own detection without a start."""
     # Not public, but the same from Ray 2.54 to 2.60; test_cluster.py compares it with the report of a started Ray.
     return ResourceAndLabelSpec().resolve(is_head=True).to_resource_dict()
-
-
-def _address(cluster: ClusterConfig) -> str:
-    if cluster.address == "auto":  # `ray job submit` names its cluster in RAY_ADDRESS
-        return os.environ.get("RAY_ADDRESS", LOCAL)
-    return cluster.address
 
 
 @contextmanager

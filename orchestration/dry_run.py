@@ -7,7 +7,6 @@ Starts nothing and contacts no cluster: where the cluster determines the device,
 from math import ceil, inf
 
 from configs.loading import dump_yaml
-from configs.lora import LoraConfig
 from configs.schema import RunConfig
 from orchestration.placement import Placement, plan_placement
 
@@ -17,15 +16,15 @@ DEVICES = {"cpu": {"CPU": inf}, "gpu": {"CPU": inf, "GPU": inf}}  # resources of
 
 def describe(config: RunConfig) -> str:
     """All blocks of the text, and the warning where there is one."""
-    warning = ratio_warning(config)
-    blocks = [
-        f"Configuration\n{_indented(dump_yaml(config).splitlines())}",
-        f"Optimization\n{_indented(_optimization_lines(config))}",
-        f"Batch arithmetic\n{_indented(_batch_lines(config))}",
-        f"Evaluation\n{_indented(_evaluation_lines(config))}",
-        f"Placement\n{_indented(_placement_lines(config))}",
-    ]
-    return "\n\n".join([*blocks, warning] if warning else blocks)
+    blocks = {
+        "Configuration": dump_yaml(config).splitlines(),
+        "Optimization": _optimization_lines(config),
+        "Batch arithmetic": _batch_lines(config),
+        "Evaluation": _evaluation_lines(config),
+        "Placement": _placement_lines(config),
+    }
+    texts = ["\n  ".join([title, *lines]) for title, lines in blocks.items()]
+    return "\n\n".join(filter(None, [*texts, ratio_warning(config)]))
 
 
 def ratio_warning(config: RunConfig) -> str | None:
@@ -48,33 +47,26 @@ def ratio_warning(config: RunConfig) -> str | None:
 
 
 def _optimization_lines(config: RunConfig) -> list[str]:
-    learner, objective = config.learner, config.objective
+    learner, objective, lora = config.learner, config.objective, config.learner.lora
     beta_1, beta_2 = learner.betas
     schedule = "falling linearly to 0" if learner.lr_schedule == "linear" else "constant"
+    numbers = ("tau_pos", "tau_neg", "p", "epsilon_low", "epsilon_high")
+    given = (f", {name}={value:g}" for name, value in config.gate.model_dump().items() if name in numbers)
+    trained = "all"
+    if lora.is_on:
+        names = ", ".join(lora.target_modules)
+        trained = f"adapters of rank {lora.rank} on {names}, scaled by {lora.alpha / lora.rank:g}"
     return [
-        f"gate                      {_gate(config)}",
+        f"gate                      {config.gate.name}{''.join(given)}",
         f"objective                 ratio by {objective.ratio}, advantage {objective.advantage}, loss "
         f"{learner.loss_aggregation}, KL coefficient {objective.kl_coef:g}, entropy coefficient "
         f"{objective.entropy_coef:g}",
         f"optimizer                 AdamW, betas {beta_1:g} and {beta_2:g}, eps {learner.eps:g}, weight decay "
         f"{learner.weight_decay:g}, gradient norm clipped at {learner.max_grad_norm:g}",
         f"learning rate             {learner.lr:g}, {schedule}, no warm-up",
-        f"trained weights           {_trained(learner.lora)}",
+        f"trained weights           {trained}",
         f"precision                 engines {_dtype(config.rollout.dtype)}, learner {_dtype(learner.dtype)}",
     ]
-
-
-def _gate(config: RunConfig) -> str:
-    """The gate's name and the numbers that the configuration gives it."""
-    numbers = ("tau_pos", "tau_neg", "p", "epsilon_low", "epsilon_high")
-    parts = [f"{name}={value:g}" for name, value in config.gate.model_dump().items() if name in numbers]
-    return ", ".join([config.gate.name, *parts])
-
-
-def _trained(lora: LoraConfig) -> str:
-    if not lora.is_on:
-        return "all"
-    return f"adapters of rank {lora.rank} on {', '.join(lora.target_modules)}, scaled by {lora.alpha / lora.rank:g}"
 
 
 def _dtype(name: str) -> str:
@@ -85,13 +77,13 @@ def _batch_lines(config: RunConfig) -> list[str]:
     rollout, learner = config.rollout, config.learner
     sequences = rollout.completions_per_iteration
     steps = learner.num_minibatches * learner.num_epochs
-    minibatch = _between(sequences / learner.num_minibatches)
+    share = sequences / learner.num_minibatches
+    minibatch = f"{share:g}" if share == int(share) else f"{int(share)} or {ceil(share)}"
     return [
         f"sequences per iteration   {sequences} = {rollout.prompts_per_iteration} prompts x "
         f"{rollout.completions_per_prompt} completions",
         f"sequences per minibatch   {minibatch} ({_counted(learner.num_minibatches, 'minibatch', 'es')})",
-        f"sequences per rank        about {sequences / learner.num_minibatches / learner.num_workers:.4g} a minibatch, "
-        f"dealt by tokens",
+        f"sequences per rank        about {share / learner.num_workers:.4g} a minibatch, dealt by tokens",
         *_per_gpu_lines(config),
         f"tokens per micro-batch    at most {learner.max_tokens_per_micro_batch}",
         f"tokens per prompt         at most {config.max_prompt_tokens}",
@@ -147,7 +139,7 @@ def _placement_lines(config: RunConfig) -> list[str]:
         f"cluster                   {cluster.address}",
         *_rollout_lines(config),
         f"learner ranks             {learner.num_workers}, ZeRO stage {learner.zero_stage}",
-        *_reference_lines(config),
+        *([] if config.objective.kl_coef == 0.0 else [f"reference model           {_reference(config)}"]),
         *needed,
     ]
 
@@ -165,13 +157,11 @@ def _rollout_lines(config: RunConfig) -> list[str]:
     return [*lines, f"groups recorded to        {rollout.record}"] if rollout.record is not None else lines
 
 
-def _reference_lines(config: RunConfig) -> list[str]:
-    if config.objective.kl_coef == 0.0:
-        return []
+def _reference(config: RunConfig) -> str:
     if config.learner.lora.is_on:
-        return ["reference model           the policy without its adapters"]
+        return "the policy without its adapters"
     held = "sharded over the ranks" if config.learner.zero_stage == 3 else "in full on every rank"
-    return [f"reference model           {config.model.path}, frozen, {held}"]
+    return f"{config.model.path}, frozen, {held}"
 
 
 def _order(config: RunConfig) -> str:
@@ -183,13 +173,5 @@ def _order(config: RunConfig) -> str:
     return f"asynchronous: generation runs at most {versions} ahead"
 
 
-def _between(number: float) -> str:
-    return f"{number:g}" if number == int(number) else f"{int(number)} or {ceil(number)}"
-
-
 def _counted(number: int, noun: str, plural: str = "s") -> str:
     return f"{number} {noun}{'' if number == 1 else plural}"
-
-
-def _indented(lines: list[str]) -> str:
-    return "\n".join(f"  {line}" for line in lines)

@@ -9,7 +9,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from configs.schema import RunConfig
 from learner.group import LearnerGroup
@@ -54,7 +53,7 @@ class Parts:
     graders: GraderPool
     channel: WeightChannel
     groups: GroupSource
-    eval_sets: Mapping[str, tuple[Prompt, ...]]  # by the set's name
+    eval_sets: Mapping[str, tuple[Prompt, ...]]  # prompts by the set's name
     config: RunConfig
 
     def evaluate(self) -> Evaluation:
@@ -109,35 +108,19 @@ def build_parts(
         prompts = PromptStream(task.train_problems(), encode, seed=config.seed, weights=task.weights(), render=render)
         fleet.await_ready(timeout_s=config.cluster.start_timeout_s)
 
-        groups = GroupStream(
-            fleet.sibling(grade=graders.grade),
-            prompts,
-            _training_sampling(config),
-            admission=admission_for(
-                config.rollout.batch_order,
-                prompts_per_iteration=config.rollout.prompts_per_iteration,
-                max_staleness=config.max_staleness,
-            ),
-            buffer=buffer_for(
-                config.rollout.batch_order,
-                prompts_per_iteration=config.rollout.prompts_per_iteration,
-                max_staleness=config.max_staleness,
-                start_iteration=start_iteration,
-            ),
-            resampling=_resampling(config),
-            scoring=dispatcher_for(learner, max_staleness=config.max_staleness),
-            start_iteration=start_iteration,
-            start_positions=start_positions,
-            num_iterations=config.num_iterations,
-            grading_timeout_s=config.graders.timeout_s * config.rollout.completions_per_iteration,
-            counts_failures=config.reward.counts_failures,
+        groups: GroupSource = _group_stream(
+            config, fleet.sibling(grade=graders.grade), prompts, learner, start_iteration, start_positions
         )
+        if config.rollout.record is not None:
+            manifest = manifest_of(config, vocabulary=vocabulary_digest(tokenizer.get_vocab()))
+            folder = Path(config.rollout.record)
+            groups = RecordingStream(groups, folder, manifest, start_iteration=start_iteration)
         yield Parts(
             learner=learner,
             fleet=fleet,
             graders=graders,
             channel=_channel(config, cluster, learner, fleet, prompts),
-            groups=_recorded(groups, config, tokenizer, start_iteration=start_iteration),
+            groups=groups,
             eval_sets={
                 name: eval_prompts(problems, config.eval, encode, render) for name, problems in task.eval_sets().items()
             },
@@ -145,25 +128,39 @@ def build_parts(
         )
 
 
-def _resampling(config: RunConfig) -> Resampling | None:
-    rollout = config.rollout
-    if not rollout.dynamic_sampling:
-        return None
-    teaches = partial(has_gradient, objective=config.objective, max_new_tokens=rollout.max_new_tokens)
-    return Resampling(has_gradient=teaches, max_attempts=rollout.max_sampling_attempts)
+def _group_stream(
+    config: RunConfig,
+    fleet: RolloutFleet,
+    prompts: PromptStream,
+    learner: LearnerGroup,
+    start_iteration: int,
+    start_positions: StreamPositions,
+) -> GroupStream:
+    """The live source of groups, as the section rollout describes it."""
+    rollout, resampling = config.rollout, None
+    bounds = {"prompts_per_iteration": rollout.prompts_per_iteration, "max_staleness": config.max_staleness}
+    if rollout.dynamic_sampling:
+        teaches = partial(has_gradient, objective=config.objective, max_new_tokens=rollout.max_new_tokens)
+        resampling = Resampling(has_gradient=teaches, max_attempts=rollout.max_sampling_attempts)
+    return GroupStream(
+        fleet,
+        prompts,
+        training_sampling(config),
+        admission=admission_for(rollout.batch_order, **bounds),
+        buffer=buffer_for(rollout.batch_order, **bounds, start_iteration=start_iteration),
+        resampling=resampling,
+        scoring=dispatcher_for(learner, max_staleness=config.max_staleness),
+        start_iteration=start_iteration,
+        start_positions=start_positions,
+        num_iterations=config.num_iterations,
+        grading_timeout_s=config.graders.timeout_s * config.rollout.completions_per_iteration,
+        counts_failures=config.reward.counts_failures,
+    )
 
 
 def start_learner(spec: LearnerSpec, cluster: Cluster, *, timeout_s: float) -> LearnerGroup:
     """Starts all ranks in their bundles, with the model loaded."""
     return LearnerGroup(spec, start_timeout_s=timeout_s, **cluster.learner_options())
-
-
-def _recorded(groups: GroupSource, config: RunConfig, tokenizer: Any, *, start_iteration: int) -> GroupSource:
-    """The source itself, or one that records the groups it returns."""
-    if config.rollout.record is None:
-        return groups
-    manifest = manifest_of(config, vocabulary=vocabulary_digest(tokenizer.get_vocab()))
-    return RecordingStream(groups, Path(config.rollout.record), manifest, start_iteration=start_iteration)
 
 
 def learner_spec(config: RunConfig, cluster: Cluster, model_path: Path | str) -> LearnerSpec:
@@ -183,7 +180,8 @@ def learner_spec(config: RunConfig, cluster: Cluster, model_path: Path | str) ->
     )
 
 
-def _training_sampling(config: RunConfig) -> SamplingSpec:
+def training_sampling(config: RunConfig) -> SamplingSpec:
+    """Sampling of a run's training prompts."""
     rollout = config.rollout
     return SamplingSpec(
         num_completions=rollout.completions_per_prompt,

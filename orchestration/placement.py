@@ -59,16 +59,14 @@ def plan_placement(
     short = {name for name, amount in demand.items() if amount > resources.get(name, 0.0) + 1e-9}
     if short:
         have = {name: resources.get(name, 0.0) for name in demand}
+        remedies = "rollout.num_engines or rollout.tensor_parallel_size"
+        if learner is not None:
+            remedies = "rollout.num_engines, rollout.tensor_parallel_size or learner.num_workers"
         raise PlacementError(
             f"the cluster is too small: the run needs {placement.describe()}, together {_amounts(demand)}; "
-            f"the cluster has {_amounts(have)}. Lower {_remedies(learner)}, or add nodes"
+            f"the cluster has {_amounts(have)}. Lower {remedies}, or add nodes"
         )
     return placement
-
-
-def _remedies(learner: LearnerConfig | None) -> str:
-    engines = ("rollout.num_engines", "rollout.tensor_parallel_size")
-    return " or ".join(engines) if learner is None else f"{', '.join(engines)} or learner.num_workers"
 
 
 def _amounts(bundle: Mapping[str, float]) -> str:

@@ -22,19 +22,14 @@ from rollout.recording import vocabulary_digest
 from transfer.spans import Span
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NothingPublished:
-    """The publish of a replay, which has no metrics."""
+class NoReceivers:
+    """The Publisher of a replay, and its publish without metrics: no engine receives weights."""
+
+    def publish(self, version: int) -> "NoReceivers":
+        return self
 
     def metrics(self) -> dict[str, float]:
         return {}
-
-
-class NoReceivers:
-    """The Publisher of a replay: no engine receives weights, so publishing does nothing."""
-
-    def publish(self, version: int) -> NothingPublished:
-        return NothingPublished()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

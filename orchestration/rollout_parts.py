@@ -35,7 +35,7 @@ def start_rollout(
 
 
 def engine_dtype(config: RunConfig, cluster: Cluster) -> Literal["float32", "bfloat16", "float16"]:
-    """Of the engines' weights and activations, with `auto` resolved by the cluster's device."""
+    """Dtype of the engines' weights and activations, with `auto` resolved by the cluster's device."""
     if config.rollout.dtype != "auto":
         return config.rollout.dtype
     return "float32" if cluster.device == "cpu" else "bfloat16"

@@ -17,11 +17,12 @@ from orchestration.user_code import refuse_unusable_code
 
 def main(arguments: list[str]) -> int:
     try:
-        command = read_command(arguments)
-        if command.wants_help:
+        configs = read_command(arguments)
+        if configs is None:
             print_answer(help_text())
-        refuse_unusable_code(command.configs)
-        for config in command.configs:
+            return 0
+        refuse_unusable_code(configs)
+        for config in configs:
             if config.dry_run:
                 print_answer(describe(config))
             else:

@@ -50,9 +50,24 @@ def resolve_run_dir(config: RunConfig, *, root: Path = Path("runs")) -> Path:
     there is no run to resume.
     """
     if config.run_dir != "auto":
-        return _explicit(Path(config.run_dir), resume=config.resume)
+        folder = Path(config.run_dir)
+        if folder.exists() and not folder.is_dir():
+            raise RunDirError(f"run_dir={folder}: is not a folder; name another one")
+        if config.resume and not _holds_run(folder):
+            raise RunDirError(f"run_dir={folder}: holds no run to resume; check the path or leave out resume=true")
+        if not config.resume and _holds_run(folder):
+            raise RunDirError(
+                f"run_dir={folder}: holds a run already; set resume=true to continue it or name another folder"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder.resolve()
     stem = f"{config.task.name}-{config.gate.name}-seed{config.seed}"
-    return _newest(root, stem) if config.resume else next_free(root, stem)
+    if not config.resume:
+        return next_free(root, stem)
+    runs = {number: folder for number, folder in _numbered(root, stem).items() if _holds_run(folder)}
+    if not runs:
+        raise RunDirError(f"resume=true: no run at {root / stem}-* to resume; set run_dir=<folder> or leave it out")
+    return runs[max(runs)].resolve()
 
 
 def check_resumable(config: RunConfig, run_dir: Path) -> None:
@@ -71,36 +86,17 @@ def check_resumable(config: RunConfig, run_dir: Path) -> None:
         raise RunDirError(
             f"{path}: {'; '.join(error.lines)}; resume with the version of the program that wrote it"
         ) from None
+    free = (*FREE_SETTINGS, "num_iterations") if stored.learner.lr_schedule == "constant" else FREE_SETTINGS
     changed = [
         f"{name}={typed(before)}, now {name}={typed(now)}"
         for name, before, now in differences(stored, config)
-        if not _may_change(name, stored)
+        if name not in free and name.partition(".")[0] not in FREE_SECTIONS
     ]
     if changed:
         raise RunDirError(
             f"resume=true: {run_dir} was trained with {'; '.join(changed)}; leave these settings as they were or "
             f"start a new run without resume=true"
         )
-
-
-def _explicit(folder: Path, *, resume: bool) -> Path:
-    if folder.exists() and not folder.is_dir():
-        raise RunDirError(f"run_dir={folder}: is not a folder; name another one")
-    if resume and not _holds_run(folder):
-        raise RunDirError(f"run_dir={folder}: holds no run to resume; check the path or leave out resume=true")
-    if not resume and _holds_run(folder):
-        raise RunDirError(
-            f"run_dir={folder}: holds a run already; set resume=true to continue it or name another folder"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder.resolve()
-
-
-def _newest(root: Path, stem: str) -> Path:
-    runs = {number: folder for number, folder in _numbered(root, stem).items() if _holds_run(folder)}
-    if not runs:
-        raise RunDirError(f"resume=true: no run at {root / stem}-* to resume; set run_dir=<folder> or leave it out")
-    return runs[max(runs)].resolve()
 
 
 def next_free(root: Path, stem: str) -> Path:
@@ -125,9 +121,3 @@ def _numbered(root: Path, stem: str) -> dict[int, Path]:
 
 def _holds_run(folder: Path) -> bool:
     return (folder / METRICS_FILE).exists() or (folder / CHECKPOINT_FOLDER).exists()
-
-
-def _may_change(name: str, stored: RunConfig) -> bool:
-    if name == "num_iterations":
-        return stored.learner.lr_schedule == "constant"
-    return name in FREE_SETTINGS or name.partition(".")[0] in FREE_SECTIONS

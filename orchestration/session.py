@@ -4,22 +4,25 @@ In: a RunConfig. Out: a RunResult and the run's folder. Every check that can ref
 modules that need it are imported only when the cluster has room for the run.
 """
 
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
+
+from rich.console import Console
 
 from configs.loading import dump_yaml
 from configs.schema import RunConfig
 from orchestration.checkpoint import CheckpointStore, RunState
-from orchestration.cluster import Cluster, start_cluster
+from orchestration.cluster import start_cluster
 from orchestration.dry_run import ratio_warning
 from orchestration.interfaces import RunParts
 from orchestration.journal.journal import LOG_FILE, Journal, RunResult
-from orchestration.journal.run_files import CHECKPOINT_FOLDER, CONFIG_FILE
-from orchestration.model_location import locate_model
-from orchestration.report.at_end import report_at_end
+from orchestration.journal.run_files import CHECKPOINT_FOLDER, CONFIG_FILE, METRICS_FILE
+from orchestration.journal.run_record import RecordError
 from orchestration.run_dir import check_resumable, resolve_run_dir
 from orchestration.stream.recordings import refuse_gaps, refuse_recordings
-from orchestration.task_loading import LoadedTask, load_task
+from orchestration.task_loading import load_task, locate_model
 from orchestration.terminal.console import print_line, redirect_output
 
 MODEL_FOLDER = "model"
@@ -50,10 +53,16 @@ def train(config: RunConfig) -> RunResult:
             # Imported here because they import torch, which takes seconds: a refusal should not wait for it.
             from orchestration.gate_notices import gate_notices
             from orchestration.loop import iterate
+            from orchestration.parts import build_parts
+            from orchestration.replay import build_replay_parts
 
+            build: Callable[..., AbstractContextManager[RunParts]] = build_replay_parts
+            if loaded is not None:
+                at = state.iteration
+                build = partial(build_parts, task=loaded.task, start_iteration=at, start_positions=state.positions)
             with (
-                report_at_end(run_dir, console),
-                _building(config, cluster, model_path, loaded, state) as parts,
+                _report_at_end(run_dir, console),
+                build(config, cluster, model_path) as parts,
                 Journal(
                     run_dir,
                     config=config.journal,
@@ -79,20 +88,16 @@ def train(config: RunConfig) -> RunResult:
                 return journal.result()
 
 
-def _building(
-    config: RunConfig, cluster: Cluster, model_path: Path | str, loaded: LoadedTask | None, state: RunState
-) -> AbstractContextManager[RunParts]:
-    """The parts of the run, built on entering; loaded: None in a replay."""
-    from orchestration.parts import build_parts
-    from orchestration.replay import build_replay_parts
+@contextmanager
+def _report_at_end(folder: Path, console: Console) -> Iterator[None]:
+    """Writes the report when the run inside the `with` block ends, well or not, if it has trained at all."""
+    try:
+        yield
+    finally:
+        if (folder / METRICS_FILE).exists():
+            from orchestration.report.run_report import write_run_report  # matplotlib takes a second
 
-    if loaded is None:
-        return build_replay_parts(config, cluster, model_path)
-    return build_parts(
-        config,
-        cluster,
-        model_path,
-        task=loaded.task,
-        start_iteration=state.iteration,
-        start_positions=state.positions,
-    )
+            try:
+                print_line(console, f"report: {write_run_report(folder)}")
+            except RecordError as error:  # must not hide how the run itself ended
+                print_line(console, f"no report: {error}")

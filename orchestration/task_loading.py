@@ -1,4 +1,4 @@
-"""The task of a run, loaded and filtered before anything starts.
+"""The model of a run, located, and its task, loaded and filtered before anything starts.
 
 In: the configuration and the model's location. Out: the task without the problems that must not be trained on, and
 notices of what was left out and how many training problems share text with an evaluation set. Raises ConfigError where
@@ -10,14 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from configs.loading import ConfigError
-from configs.schema import RunConfig
+from configs.schema import ModelConfig, RunConfig
 from configs.tasks import DataTaskConfig
+from orchestration.terminal.console import progress_of
 from rollout.prompts import PromptStyleError, load_tokenizer, prompt_renderer, prompts_fit
 from rollout.tasks import Problem, Task, build_task
 from rollout.tasks.contamination import NGRAM_WORDS, contaminated
 from rollout.tasks.data_sets import DataSetError
 from rollout.tasks.data_task import DataTask, EmptiedSetError
+from rollout.tasks.embedded_model import ensure_embedded_model
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,14 +32,22 @@ class LoadedTask:
     notices: tuple[str, ...]  # one line each
 
 
-def load_task(config: RunConfig, locate_model: Callable[[], Path | str]) -> LoadedTask:
+def locate_model(model: ModelConfig, console: Console) -> Path | str:
+    """The folder or hub name to load; "embedded" is built on first use, with a progress bar, and cached."""
+    if model.path != "embedded":
+        return model.path
+    with progress_of(console, "building the embedded model (once)") as progress:
+        return ensure_embedded_model(progress=progress)
+
+
+def load_task(config: RunConfig, locate: Callable[[], Path | str]) -> LoadedTask:
     """Builds the task; one that reads data sets is filtered with the model's tokenizer, which others do not need."""
     section = config.task
     if not section.reads_data:
         return LoadedTask(task=build_task(section), notices=())
     try:
         task = DataTask.load(section)
-        return prepare(task, section, model_tokenizer(config, locate_model()))
+        return prepare(task, section, model_tokenizer(config, locate()))
     except (DataSetError, PromptStyleError) as error:
         raise ConfigError(str(error).splitlines()) from error
 
@@ -51,10 +63,11 @@ def prepare(task: DataTask, config: DataTaskConfig, tokenizer: Any) -> LoadedTas
     fitting = _selected(task, fits, too_long, evaluation_too=True)
     notices = [_counts(task, fitting, config), *_left_out(task, fitting, config)]
     shared = contaminated(fitting.train, fitting.evaluation)
+    fate = " and are left out" if config.drop_contaminated else "; task.drop_contaminated=true leaves them out"
     for name, indices in shared.items():
         notices.append(
             f"contamination {name}: {len(indices):,} of {len(fitting.train):,} training problems share "
-            f"{NGRAM_WORDS} words in a row with it{_fate(config) if indices else ''}"
+            f"{NGRAM_WORDS} words in a row with it{fate if indices else ''}"
         )
     if not config.drop_contaminated:
         return LoadedTask(task=fitting, notices=tuple(notices))
@@ -113,10 +126,6 @@ def _left_out(task: DataTask, fitting: DataTask, config: DataTaskConfig) -> list
                 f"task.eval.{name}: {number} over {config.max_prompt_tokens:,} tokens left out, {left:,} remain"
             )
     return lines
-
-
-def _fate(config: DataTaskConfig) -> str:
-    return " and are left out" if config.drop_contaminated else "; task.drop_contaminated=true leaves them out"
 
 
 def _counted(number: int, noun: str) -> str:

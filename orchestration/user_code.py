@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from configs.loading import ConfigError
 from configs.schema import RunConfig
-from rollout.rewards.own import unusable_rewards
+from rollout.rewards.functions import unusable_rewards
 
 
 def refuse_unusable_code(configs: Sequence[RunConfig]) -> None:

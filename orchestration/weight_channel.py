@@ -33,7 +33,7 @@ class PublishReport:
     """What one publish moved."""
 
     version: int
-    num_bytes: int  # to each engine worker
+    num_bytes: int  # bytes sent to each engine worker
     publish_s: float  # broadcast and digest check
     total_s: float  # the probe and, the first time, the rendezvous included
     send_s: float  # the broadcast alone, on learner rank 0

@@ -1,6 +1,6 @@
-"""What the generation side hands out: prompts in, groups of completions back, verdicts on them.
+"""Data of the generation side: prompts, groups of completions, verdicts on them, and messages of the engines.
 
-Frozen dataclasses with numpy arrays: a group travels as one Ray object, and nobody needs torch or vLLM to read it.
+Frozen dataclasses with numpy arrays: a group travels as one Ray object, which can be read without torch and vLLM.
 docs/architecture.md has the table of what a group is at each stop.
 """
 
@@ -22,7 +22,7 @@ class Prompt:
     Example: position=40, token_ids=[5, 12, 7], text="<|user|>1+1=", reference_answer="2", source="arithmetic".
     """
 
-    position: int  # in the prompt stream, counted over the whole run; seeds derive from it
+    position: int  # place in the prompt stream, counted over the whole run; seeds derive from it
     token_ids: np.ndarray  # [P] int32
     text: str
     reference_answer: str
@@ -31,7 +31,7 @@ class Prompt:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingSpec:
-    """How completions are drawn. Sample i of prompt p has a seed derived from (seed, p, i), wherever it is drawn."""
+    """Settings of sampling. Sample i of prompt p has a seed derived from (seed, p, i), wherever it is drawn."""
 
     num_completions: int
     max_new_tokens: int
@@ -115,7 +115,7 @@ class SampledTokens:
         return self.version_starts[-1].version
 
     def tokens_by_version(self) -> dict[int, int]:
-        """How many tokens each version sampled."""
+        """Number of tokens that each version sampled."""
         ends = [*(each.start for each in self.version_starts[1:]), self.num_sampled]
         return {
             each.version: end - each.start
@@ -126,13 +126,13 @@ class SampledTokens:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Completion:
-    """What the policy made of one prompt: one sample.
+    """One completion that the policy sampled for a prompt.
 
     Example: tokens whose sampled_ids are [17, 4, 2], text="42", finished=True where 2 is an end token.
     """
 
-    tokens: SampledTokens  # of prompt and completion
-    text: str  # of the sampled tokens, tags kept, end token left out
+    tokens: SampledTokens  # tokens of prompt and completion
+    text: str  # text of the sampled tokens, tags kept, end token left out
     finished: bool  # False where max_new_tokens cut it off
 
 
@@ -146,7 +146,7 @@ class PromptGroup:
     prompt: Prompt
     completions: tuple[Completion, ...]  # G
     engine_index: int
-    generate_s: float  # from submission to the last token, seconds
+    generate_s: float  # seconds from submission to the last token
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,7 +156,7 @@ class RewardComponent:
     Example: RewardComponent(name="short", value=0.8, weight=0.1) adds 0.08 to the completion's total.
     """
 
-    name: str  # of the metric reward/<name>
+    name: str  # name of the reward, as in the metric reward/<name>
     value: float  # without the weight
     weight: float
     failed: bool = False  # True where the reward gave no value and counts as 0
@@ -199,9 +199,9 @@ class RewardVerdict:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GroupSummary:
-    """What the driver needs of a group to plan with; a few numbers, so that token data stays out of its loops."""
+    """The few numbers of a group that the driver plans with, so that token data stays out of its loops."""
 
-    position: int  # of its prompt
+    position: int  # position of its prompt
     num_tokens: int  # sampled tokens of the group
 
     @classmethod
@@ -226,15 +226,15 @@ class GroupRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineRoom:
-    """What an engine holds at most, from its start on."""
+    """Capacity of an engine, fixed at its start."""
 
-    num_sequences: int  # completions sampled at once
-    kv_tokens: int  # of its key/value cache
+    num_sequences: int  # most completions sampled at once
+    kv_tokens: int  # tokens that fit into its key/value cache
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineLoad:
-    """How full an engine is, by vLLM's own count."""
+    """Load of an engine, by vLLM's own count."""
 
     num_running: int  # completions
     num_waiting: int  # completions
@@ -243,22 +243,22 @@ class EngineLoad:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FinishedRequest:
-    """What the driver is told of a request whose group is complete; the group itself travels beside it."""
+    """Notice that a request's group is complete; the group itself travels beside it."""
 
-    ticket: int  # of the GroupRequest
+    ticket: int  # ticket of the GroupRequest
     summary: GroupSummary
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GroupChunk:
-    """One answer of an engine: what has finished and how full it is. The groups travel beside it, one Ray object each.
+    """One answer of an engine: its load and the groups that have finished, which travel beside it as Ray objects.
 
-    Example: finished has two entries, then two groups follow in this order; it is empty where only the load is told.
+    Example: finished has two entries, then two groups follow in this order; it is empty where only the load is new.
     """
 
-    finished: tuple[FinishedRequest, ...]  # in the order of the groups
+    finished: tuple[FinishedRequest, ...]  # notices in the order of the groups
     load: EngineLoad
-    num_entered: int  # requests, counted from the start, that the load includes for certain
+    num_entered: int  # requests since the start that the load includes for certain
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -268,8 +268,8 @@ class EngineReceipt:
     engine_index: int
     version: int
     digests: tuple[dict[str, str], ...]  # one dict a worker: parameter group label -> digest; empty if not verified
-    paused_s: float  # for how long it sampled nothing because of the publish
-    spans: tuple[Span, ...] = ()  # what the engine did since its last receipt
+    paused_s: float  # seconds in which it sampled nothing because of the publish
+    spans: tuple[Span, ...] = ()  # work of the engine since its last receipt
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -280,7 +280,7 @@ class GroupVerdicts:
     """
 
     verdicts: tuple[RewardVerdict, ...]  # G; zeros where the limit struck before the completion was graded
-    timed_out: int  # how many those are
+    timed_out: int  # number of completions without a verdict in time
 
     @property
     def num_failed(self) -> int:
@@ -297,7 +297,7 @@ class GradedGroup:
 
     group: PromptGroup
     verdicts: tuple[RewardVerdict, ...]  # G
-    is_replayed: bool = False  # read from a recording: sampled by the policy of another run
+    is_replayed: bool = False  # True where it was read from a recording: another run's policy sampled it
 
     def __post_init__(self) -> None:
         if len(self.verdicts) != len(self.group.completions):

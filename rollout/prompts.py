@@ -7,21 +7,22 @@ rewards or admission.
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from math import gcd, lcm
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from configs.tasks import PromptConfig, TaskSettings
+from configs.tasks import TaskSettings
 from rollout.contract import Prompt
 from rollout.tasks import Problem
-from rollout.tasks.mixture import Interleave
 
 Encode = Callable[[str], list[int]]  # text to token ids, nothing added
 Render = Callable[[str], str]  # a question to the text that the model reads
 EQUAL_WEIGHTS: Mapping[str, float] = MappingProxyType({})
-TEXTS_AT_ONCE = 1024  # that the tokenizer gets in one call
-MAX_ADDED_TOKENS = 16  # that stand for no byte of the text, as a mark of its beginning
+TEXTS_AT_ONCE = 1024  # texts that the tokenizer gets in one call
+MAX_ADDED_TOKENS = 16  # most tokens that encode no byte of the text, such as a mark of its beginning
 
 
 class PromptStyleError(ValueError):
@@ -69,6 +70,38 @@ class PromptStream:
         )
 
 
+class Interleave:
+    """Turns of sources by weight: each position goes to the source that lags its share most, of equals to the first.
+
+    The order repeats after `period` positions: weights 1 and 1 give 0 1 0 1 ..., weights 3 and 1 give 0 0 1 0 ....
+    """
+
+    def __init__(self, weights: Sequence[float]) -> None:
+        if not weights or min(weights) <= 0:
+            raise ValueError(f"weights {list(weights)}: must be one or more positive numbers")
+        # Decimal as typed, so that 0.1 is exactly a tenth, shares are exact and the period is short.
+        exact = [Fraction(str(weight)) for weight in weights]
+        common = lcm(*(weight.denominator for weight in exact))
+        parts = [int(weight * common) for weight in exact]
+        divisor = gcd(*parts)
+        self._parts = [part // divisor for part in parts]
+        self.period = sum(self._parts)
+        self._turns: list[tuple[int, int]] = []  # turns of the first positions, as far as they were asked for
+        self._counts = [0] * len(weights)
+
+    def turn(self, position: int) -> tuple[int, int]:
+        """(source, number of its earlier turns) at a position, both counted from 0."""
+        cycle, place = divmod(position, self.period)
+        while len(self._turns) <= place:
+            after = len(self._turns) + 1
+            lags = [part * after - self.period * count for part, count in zip(self._parts, self._counts, strict=True)]
+            source = lags.index(max(lags))
+            self._turns.append((source, self._counts[source]))
+            self._counts[source] += 1
+        source, earlier = self._turns[place]
+        return source, earlier + cycle * self._parts[source]
+
+
 class _Source:
     """The problems of one source, pass after pass."""
 
@@ -80,15 +113,12 @@ class _Source:
 
     def problem_at(self, place: int) -> Problem:
         pass_number, inside = divmod(place, len(self._problems))
-        return self._problems[self._permutation(pass_number)[inside]]
-
-    def _permutation(self, pass_number: int) -> list[int]:
         if self._order[0] != pass_number:
             order = list(range(len(self._problems)))
             # A string seed mixes all parts by SHA-512.
             random.Random(f"prompts:{self._seed}:{pass_number}{self._salt}").shuffle(order)
             self._order = (pass_number, order)
-        return self._order[1]
+        return self._problems[self._order[1][inside]]
 
 
 def make_prompt(problem: Problem, encode: Encode, *, position: int, render: Render = as_it_stands) -> Prompt:
@@ -108,20 +138,14 @@ def prompt_renderer(config: TaskSettings, tokenizer: Any) -> Render:
     style = config.prompt
     if style is None:
         return as_it_stands
-    return _chat_renderer(style, tokenizer) if style.style == "chat" else _plain_renderer(style)
-
-
-def _plain_renderer(config: PromptConfig) -> Render:
-    return lambda question: f"{config.system}\n\n{question}" if config.system else question
-
-
-def _chat_renderer(config: PromptConfig, tokenizer: Any) -> Render:
+    if style.style == "plain":
+        return (lambda question: f"{style.system}\n\n{question}") if style.system else as_it_stands
     if not tokenizer.chat_template:
         raise PromptStyleError(
             f"task.prompt.style=chat: the tokenizer of {tokenizer.name_or_path} has no chat template; "
             f"set task.prompt.style=plain or use an instruct model"
         )
-    system = [{"role": "system", "content": config.system}] if config.system else []
+    system = [{"role": "system", "content": style.system}] if style.system else []
 
     def render(question: str) -> str:
         messages = [*system, {"role": "user", "content": question}]
@@ -133,7 +157,7 @@ def _chat_renderer(config: PromptConfig, tokenizer: Any) -> Render:
 def prompts_fit(problems: Sequence[Problem], tokenizer: Any, render: Render, *, max_tokens: int) -> list[bool]:
     """Whether each problem's prompt has at most max_tokens tokens."""
     texts = [render(problem.text) for problem in problems]
-    # A token stands for a byte at least, so most prompts need no tokenizer, which would take minutes for 100,000.
+    # A token encodes a byte at least, so most prompts need no tokenizer, which would take minutes for 100,000.
     doubtful = [index for index, text in enumerate(texts) if len(text.encode()) + MAX_ADDED_TOKENS > max_tokens]
     fits = [True] * len(texts)
     for start in range(0, len(doubtful), TEXTS_AT_ONCE):
@@ -152,7 +176,7 @@ def load_tokenizer(path: str, *, trust_remote_code: bool) -> Any:
 
 
 def prompt_encoder(tokenizer: Any) -> Encode:
-    """Text to token ids as they stand: chat tags are part of the text already."""
+    """A function from text to token ids that adds nothing: chat tags are part of the text already."""
 
     def encode(text: str) -> list[int]:
         return list(tokenizer.encode(text, add_special_tokens=False))

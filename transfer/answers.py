@@ -1,4 +1,4 @@
-"""Waits for the answers of several actors, and tells which of them failed or kept silent.
+"""Waits for the answers of several actors, and reports which of them failed or kept silent.
 
 In: one Ray reference a peer. Out: Answers. Knows neither what was asked nor how a caller names a failure: exceptions
 and the settings in their messages are the callers'.
@@ -19,15 +19,15 @@ Peer = TypeVar("Peer", bound=Hashable)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answers(Generic[Peer]):
-    """What came within the time; every peer is in one of the three."""
+    """The answers that came within the time; every peer is in one of the three fields."""
 
-    results: dict[Peer, Any]  # in the order of the calls
-    failures: dict[Peer, RayError]  # in the order of arrival
-    silent: tuple[Peer, ...]  # in the order of the calls; without failures these ran into the time-out
+    results: dict[Peer, Any]  # results in the order of the calls
+    failures: dict[Peer, RayError]  # errors in the order of arrival
+    silent: tuple[Peer, ...]  # peers in the order of the calls; without failures they ran into the time-out
 
     @property
     def blamed(self) -> dict[Peer, RayError]:
-        """The failures worth telling: of peers that died, else all.
+        """The failures to report: those of peers that died, else all.
 
         A death breaks the connections of the others, so what they report is its consequence.
         """
@@ -63,6 +63,6 @@ def await_answers(calls: Mapping[Peer, ray.ObjectRef], *, timeout_s: float) -> A
 
 
 def reason(error: RayError) -> str:
-    """What went wrong in an actor, in one line: its own exception without Ray's copy of the traceback."""
+    """One line about an actor's failure: its own exception without Ray's copy of the traceback."""
     cause = error.cause if isinstance(error, RayTaskError) else error
     return f"{type(cause).__name__}: {' '.join(str(cause).split())}"

@@ -53,7 +53,7 @@ class Broadcast:
 
 
 def _nccl_group(store: dist.Store, rank: int, world_size: int, timeout: timedelta) -> Any:
-    """Two members share a GPU only with NCCL >= 2.30 and NCCL_MULTI_RANK_GPU_ENABLE=1."""
+    """NCCL's process group. Two members share a GPU only with NCCL >= 2.30 and NCCL_MULTI_RANK_GPU_ENABLE=1."""
     options = dist.ProcessGroupNCCL.Options()
     options._timeout = timeout
     return dist.ProcessGroupNCCL(store, rank, world_size, options)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 Kind = Literal["driver", "engine", "learner", "grader"]
-MAX_SPANS = 10_000  # held by a log that nobody drains, as an evaluation's engines do; then the oldest go
+MAX_SPANS = 10_000  # most spans of a log, which an evaluation's engines never drain; beyond it the oldest are lost
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,7 +20,7 @@ class Span:
     """One piece of work. Unix time, so that spans of several machines meet on one axis as far as their clocks agree."""
 
     name: str
-    kind: Kind  # of process
+    kind: Kind  # kind of the process
     index: int  # among the processes of its kind
     start_s: float
     end_s: float
@@ -42,7 +42,7 @@ class SpanLog:
         self._merge_gap_s = merge_gap_s
         self._clock = clock
         self._spans: deque[Span] = deque(maxlen=MAX_SPANS)
-        self._started: dict[str, float] = {}  # of names under way
+        self._started: dict[str, float] = {}  # starts of the spans under way, by name
         self._num_under_way: dict[str, int] = {}
 
     def now(self) -> float:

@@ -16,7 +16,7 @@ Backend = Literal["gloo", "nccl"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rendezvous:
-    """Where the members meet; rank 0 opens the port."""
+    """The address at which the members meet; rank 0 opens the port."""
 
     backend: Backend
     host: str
@@ -40,8 +40,8 @@ class Transport(Protocol):
 
     @abstractmethod
     def start(self, buffer: torch.Tensor) -> Transfer:
-        """Begins to copy rank 0's buffer ([B] uint8) into everybody's. All members start the same ones in one order."""
+        """Begins to copy rank 0's buffer ([B] uint8) into every member's. All start the same transfers in one order."""
 
     @abstractmethod
     def close(self) -> None:
-        """Leaves the others; all may then meet anew."""
+        """Leaves the other members; all may then meet again."""

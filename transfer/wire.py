@@ -15,7 +15,7 @@ import torch
 ALIGNMENT_BYTES = 16  # a tensor view needs its offset divisible by the element size; 16 serves every dtype
 DIGEST_COLUMNS = 4096
 DIGEST_BLOCK_ROWS = 16  # 512 KiB of words: fits a core's second-level cache
-IN_FLIGHT_BYTES = 256 * 2**20  # of buffers under way on either side of a publish
+IN_FLIGHT_BYTES = 256 * 2**20  # most bytes of buffers under way on either side of a publish
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +45,7 @@ class ParameterGroup:
     parameters: tuple[ParameterMeta, ...]
 
     def offsets(self) -> list[int]:
-        """Where each parameter starts in the buffer, bytes, and the buffer's size as last entry."""
+        """Start of each parameter in the buffer, in bytes, and the buffer's size as last entry."""
         starts = [0]
         for parameter in self.parameters:
             end = starts[-1] + parameter.num_bytes
@@ -98,7 +98,7 @@ def unpack(group: ParameterGroup, buffer: torch.Tensor) -> list[torch.Tensor]:
 class BufferPool:
     """Buffers of one side of a publish, kept for the next one while they fit into IN_FLIGHT_BYTES together.
 
-    Fresh memory costs a page fault every 4 KiB. A buffer is handed out once a publish, so that nobody sees it change
+    Fresh memory costs a page fault every 4 KiB. A buffer is handed out once a publish, so that it does not change
     before the publish is over.
     """
 

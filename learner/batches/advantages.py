@@ -32,7 +32,7 @@ def leave_one_out_advantages(rewards: Tensor) -> Tensor:
     return _zero_where_all_equal(rewards, lambda r: r - (r.sum() - r) / (len(r) - 1))
 
 
-ADVANTAGES: Mapping[str, Callable[[Tensor], Tensor]] = {  # by objective.advantage
+ADVANTAGES: Mapping[str, Callable[[Tensor], Tensor]] = {  # functions by objective.advantage
     "group_std": group_advantages,
     "group_mean": centred_advantages,
     "leave_one_out": leave_one_out_advantages,
@@ -40,7 +40,7 @@ ADVANTAGES: Mapping[str, Callable[[Tensor], Tensor]] = {  # by objective.advanta
 
 
 def overlong_penalty(lengths: Tensor, *, max_new_tokens: int, buffer: int) -> Tensor:
-    """What DAPO's soft overlong punishment adds to a reward (arXiv 2503.14476 eq. 13), [G] lengths -> [G] float64.
+    """Addition to a reward by DAPO's soft overlong punishment (arXiv 2503.14476 eq. 13), [G] lengths -> [G] float64.
 
     0 up to max_new_tokens - buffer tokens, from there down in a line to -1 at max_new_tokens.
     """

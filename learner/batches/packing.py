@@ -1,7 +1,7 @@
 """From the samples of an iteration to micro-batches: minibatches, loss weights, packed rows.
 
 In: a TrainBatch and numbers. Out: numpy MicroBatches, a pure function of the arguments; which sequences share a row,
-and which rank gets it, is row_filling.py's. Knows nothing of torch, models or ranks' communication. Loss weights are
+and which rank gets it, is rows.py's. Knows nothing of torch, models or ranks' communication. Loss weights are
 fixed over the global minibatch, so that loss and gradient do not depend on how sequences are split, packed or spread.
 """
 
@@ -47,7 +47,7 @@ def token_loss_weights(completion_lengths: np.ndarray, *, aggregation: Aggregati
 
 
 def trained_samples(batch: TrainBatch, indices: np.ndarray, *, mask_truncated: bool) -> np.ndarray:
-    """Those of indices that enter the loss: all, or only completions that were not cut off. May be empty."""
+    """The indices whose samples enter the loss: all, or only completions that were not cut off. May be empty."""
     if not mask_truncated:
         return indices
     return indices[[batch.samples[index].finished for index in indices]]
@@ -126,7 +126,7 @@ def _micro_batch(batch: TrainBatch, indices: np.ndarray, weights: np.ndarray, gr
         token_ids=row_ids,
         position_ids=np.concatenate([np.arange(length, dtype=np.int64) for length in lengths]),
         sequence_lengths=lengths,
-        positions=sampled - 1,  # of the token before, which predicts it; a sequence's first token is never sampled
+        positions=sampled - 1,  # the token before predicts it; a sequence's first token is never sampled
         targets=row_ids[sampled],
         sequence_index=np.repeat(np.arange(len(samples), dtype=np.int64), nums_sampled),
         group_index=np.repeat(group_index[indices], nums_sampled),

@@ -1,4 +1,4 @@
-"""Which sequences share a packed row, and which rank computes it.
+"""Filling of packed rows with sequences, and of ranks with rows.
 
 In: lengths, a token budget and a model of what a row costs. Out: places in the lengths, row by row and rank by rank.
 Knows nothing of samples, tensors or models.
@@ -27,7 +27,7 @@ BY_TOKENS = RowCost(pair_cost=0.0)
 
 
 def fill_rows(lengths: np.ndarray, *, max_tokens: int, multiple_of: int, row_cost: RowCost) -> list[list[int]]:
-    """As few rows as first-fit-decreasing needs, rounded up to a multiple, their costs as even as the budget allows.
+    """Rows of sequences: as few as first-fit-decreasing needs, rounded up to a multiple, with even costs.
 
     A row may be empty.
     """
@@ -68,7 +68,7 @@ def deal_rows(
 
 def _first_fit(lengths: np.ndarray, longest_first: np.ndarray, max_tokens: int) -> np.ndarray:
     """Row of each sequence [N]: the first that has room, else a new one."""
-    room = np.full(len(lengths), max_tokens)  # of every row there could be
+    room = np.full(len(lengths), max_tokens)  # room of every row there could be
     row_of = np.empty(len(lengths), dtype=np.int64)
     num_rows = 0
     for place in longest_first:

@@ -63,10 +63,7 @@ def token_logprobs(
         logits = functional.linear(hidden, head.weight, head.bias).float() / temperature
         return _of_all_logits(logits, targets, entropy_gradient=entropy_gradient)
     grid = Grid.within(max_logits, num_positions=len(hidden), vocabulary=head.out_features)
-    pair: tuple[Tensor, Tensor] = _TiledLogprobs.apply(
-        hidden, targets, head.weight, head.bias, temperature, grid, entropy_gradient
-    )
-    return pair
+    return _TiledLogprobs.apply(hidden, targets, head.weight, head.bias, temperature, grid, entropy_gradient)
 
 
 def _of_all_logits(logits: Tensor, targets: Tensor, *, entropy_gradient: bool) -> tuple[Tensor, Tensor]:
@@ -116,7 +113,7 @@ class _TiledLogprobs(torch.autograd.Function):
             of_entropy=of_entropy / temperature if entropy_gradient else None,
         )
         active = of_logits.active()
-        found = input_gradients(
+        of_active, of_weight, of_bias = input_gradients(
             hidden[active],
             Projection(weight=weight, bias=bias, temperature=temperature),
             grid,
@@ -125,5 +122,5 @@ class _TiledLogprobs(torch.autograd.Function):
             of_bias=ctx.needs_input_grad[3],
         )
         of_hidden = torch.zeros_like(hidden)
-        of_hidden[active] = found.hidden
-        return of_hidden, None, found.weight, found.bias, None, None, None
+        of_hidden[active] = of_active
+        return of_hidden, None, of_weight, of_bias, None, None, None

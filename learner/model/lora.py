@@ -6,7 +6,7 @@ Knows nothing of DeepSpeed, of publishing or of where files go.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,12 +19,11 @@ from configs.lora import ALL_LINEAR, LoraConfig
 
 if TYPE_CHECKING:  # half a second that a run without adapters should not wait for
     from peft import PeftModel
-    from peft.tuners.lora import LoraLayer
 
 ADAPTER = "default"  # peft's name for the only adapter
 WRAPPED = ".base_layer."  # what peft puts into the names of a module that has an adapter
 FACTOR_MARKS = (".lora_A.", ".lora_B.")
-PEFT_PREFIX = "base_model.model."  # of every name in an adapter's file
+PEFT_PREFIX = "base_model.model."  # prefix of every name in an adapter's file
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,21 +46,22 @@ class Adapters:
         self._model = model
 
     def factors(self) -> dict[str, Factors]:
-        """By the checkpoint name of the weight that each changes."""
+        """The factors of every adapter, by the checkpoint name of the weight that it changes."""
+        from peft.tuners.lora import LoraLayer
+
         return {
             f"{name}.weight": Factors(
                 a=layer.lora_A[ADAPTER].get_parameter("weight"),
                 b=layer.lora_B[ADAPTER].get_parameter("weight"),
                 scale=layer.scaling[ADAPTER],
             )
-            for name, layer in _adapted(self._model.get_base_model())
+            for name, layer in self._model.get_base_model().named_modules()
+            if isinstance(layer, LoraLayer)
         }
 
-    @contextmanager
-    def disabled(self) -> Iterator[None]:
-        """Within the context the model computes what it computed before training."""
-        with self._model.disable_adapter():
-            yield
+    def disabled(self) -> AbstractContextManager[None]:
+        """A context in which the model computes what it computed before training."""
+        return self._model.disable_adapter()
 
     def parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Every trained parameter under its name in the model."""
@@ -70,14 +70,14 @@ class Adapters:
                 yield name, parameter
 
     def save(self, folder: Path, state: Mapping[str, Tensor]) -> None:
-        """Write what PeftModel.from_pretrained reads into the folder; state: parameters() as whole tensors."""
+        """Writes what PeftModel.from_pretrained reads into the folder; state: parameters() as whole tensors."""
         named = {f"{PEFT_PREFIX}{name}": tensor for name, tensor in state.items()}
         # False: asked to find out by itself whether embeddings changed, peft would look for the model on the hub
         self._model.save_pretrained(str(folder), state_dict=named, save_embedding_layers=False)
 
 
 def add_adapters(model: PreTrainedModel, config: LoraConfig) -> Adapters:
-    """Put adapters into the model and freeze everything else. They add 0 until they have been trained.
+    """Puts adapters into the model and freezes everything else. They add 0 until they have been trained.
 
     Their first values come from torch's random state, which must be equal on all ranks. Raises ValueError where
     target_modules names nothing, or a module that cannot have one.
@@ -109,12 +109,6 @@ def base_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 def _is_factor(name: str) -> bool:
     return any(mark in name for mark in FACTOR_MARKS)
-
-
-def _adapted(model: nn.Module) -> "Iterator[tuple[str, LoraLayer]]":
-    from peft.tuners.lora import LoraLayer
-
-    return ((name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer))
 
 
 def _require_adaptable(model: PreTrainedModel, names: Sequence[str]) -> None:

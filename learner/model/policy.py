@@ -50,14 +50,13 @@ class Policy(nn.Module):
         entropy_gradient: entropies have a gradient too.
         """
         hidden = _hidden_states(self.model, token_ids, position_ids)
-        pair: tuple[Tensor, Tensor] = self.model.get_output_embeddings()(
+        return self.model.get_output_embeddings()(
             hidden[positions],
             targets,
             temperature=temperature,
             max_logits=self._max_logits,
             entropy_gradient=entropy_gradient,
         )
-        return pair
 
 
 def load_policy(
@@ -70,17 +69,17 @@ def load_policy(
     max_logits: int,
     lora: LoraConfig,
 ) -> Policy:
-    """Load a model folder or hub name for training: dropout off, training mode on (checkpointing needs it).
+    """Loads a model folder or hub name for training: dropout off, training mode on (checkpointing needs it).
 
     With LoRA only the adapters are trained, which change nothing at first. Raises ValueError for a model that cannot be
-    trained on packed rows or without logits, and says why: an attention that cannot be told where sequences start,
+    trained on packed rows or without logits, and says why: an attention that does not take where sequences start,
     sequences that see each other, logits that are not simply head(hidden).
     """
     model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=trust_remote_code)
     if not model.is_backend_compatible():
         raise ValueError(
             f"model.path={path}: {type(model).__name__} does not use transformers' AttentionInterface, which "
-            "tells where the sequences of a packed row start; choose another model"
+            "passes on where the sequences of a packed row start; choose another model"
         )
     model.set_attn_implementation(attention_for(device, dtype))
     model.to(device)
@@ -95,13 +94,13 @@ def load_policy(
 
 
 def attention_for(device: torch.device, dtype: torch.dtype) -> str:
-    """Of those that leave out what a packed row would mask: flash attention has one call a row, but no float32."""
+    """The attention for packed rows, without masked pairs; flash attention has one call a row, but no float32."""
     suits = device.type == "cuda" and dtype in (torch.bfloat16, torch.float16)
     return "flash_attention_2" if suits and find_spec("flash_attn") is not None else BY_SEQUENCE
 
 
 def row_cost_of(policy: Policy) -> RowCost:
-    """What the policy's rows cost, by counting products; before DeepSpeed takes its parameters apart.
+    """Cost of the policy's rows, by counting products; before DeepSpeed takes its parameters apart.
 
     A token passes 2 N operations outside attention, N the parameters but for looked-up embeddings. In each of L layers
     of width H, a pair of tokens takes 4 H, 2 for the score and 2 for the value; half of the pairs are causal. A
@@ -122,7 +121,7 @@ def checkpoint_parameters(policy: Policy) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 def _remove_dropout(model: nn.Module) -> None:
-    """Set every dropout to 0: old and current log-probabilities must come from the same function."""
+    """Sets every dropout to 0: old and current log-probabilities must come from the same function."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -133,12 +132,11 @@ def _remove_dropout(model: nn.Module) -> None:
 
 def _hidden_states(model: PreTrainedModel, token_ids: Tensor, position_ids: Tensor) -> Tensor:
     """[T, H] of a row [1, T]."""
-    hidden: Tensor = model.base_model(token_ids, **_row_arguments(model, position_ids)).last_hidden_state[0]
-    return hidden
+    return model.base_model(token_ids, **_row_arguments(model, position_ids)).last_hidden_state[0]
 
 
 def _row_arguments(model: PreTrainedModel, position_ids: Tensor) -> dict[str, Any]:
-    """What a model's forward pass takes beside the tokens [1, T].
+    """Arguments of a model's forward pass beside the tokens [1, T].
 
     Where sequences start is read from position_ids here, once a pass: each layer would do it again, and wait for the
     GPU each time.

@@ -1,11 +1,13 @@
 """Log-probabilities of sampled tokens under the current weights, on one rank.
 
 In: the engine that holds the policy, and packed rows or whole sequences. Out: log-probabilities, with gradient for a
-micro-batch, as numpy for a sequence or a batch. Knows nothing of objectives, optimizers or which engine it is given.
+micro-batch, as numpy for a sequence or a batch, some of which may be computed before the batch is complete. Knows
+nothing of objectives, optimizers or which engine it is given.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 
 from learner.batches.packing import pack_all
 from learner.batches.rows import RowCost
-from learner.contract import MicroBatch, TrainBatch
+from learner.contract import MicroBatch, TrainBatch, TrainSample
 from learner.spec import LearnerSpec
 
 
@@ -56,7 +58,7 @@ class Scorer:
 
         Entropies carry a gradient where the objective has an entropy bonus.
         """
-        pair: tuple[Tensor, Tensor] = self._engine(
+        return self._engine(
             self._tensor(micro_batch.token_ids)[None],
             self._tensor(micro_batch.position_ids)[None],
             self._tensor(micro_batch.positions),
@@ -64,7 +66,6 @@ class Scorer:
             self._temperature,
             self._entropy_gradient,
         )
-        return pair
 
     def batch_logprobs(self, batch: TrainBatch) -> tuple[np.ndarray, ...]:
         """Logprobs of every sampled token, one [C] float32 array a sample; each rank computes its share."""
@@ -107,3 +108,35 @@ class Scorer:
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return to_tensor(array, self._device)
+
+
+class LogprobCache:
+    """Logprobs of a batch, some of them computed before the batch was complete.
+
+    `score` gives one [C] float32 array a sample. Its weights must not move between the first add() and take(). Where it
+    is collective, all ranks are given the same parts.
+    """
+
+    def __init__(self, score: Callable[[TrainBatch], tuple[np.ndarray, ...]]) -> None:
+        self._score = score
+        self._known: dict[tuple[bytes, bytes], np.ndarray] = {}  # logprobs by _key
+        self.share = 0.0  # share of the completions of the batch taken last whose logprobs were known before
+
+    def add(self, part: TrainBatch) -> None:
+        """Computes the logprobs of these samples now. Those that turn out not to be in the batch go unused."""
+        for sample, logprobs in zip(part.samples, self._score(part), strict=True):
+            self._known[_key(sample)] = logprobs
+
+    def take(self, batch: TrainBatch) -> tuple[np.ndarray, ...]:
+        """Logprobs of every sample of the batch; forgets what was added afterwards, for the weights move next."""
+        known = [self._known.get(_key(sample)) for sample in batch.samples]
+        missing = tuple(sample for sample, logprobs in zip(batch.samples, known, strict=True) if logprobs is None)
+        computed = iter(self._score(replace(batch, samples=missing)) if missing else ())
+        self.share = (len(known) - len(missing)) / len(known)
+        self._known.clear()
+        return tuple(next(computed) if logprobs is None else logprobs for logprobs in known)
+
+
+def _key(sample: TrainSample) -> tuple[bytes, bytes]:
+    """The mask of sampled tokens and all token ids: under fixed weights they determine the logprobs."""
+    return sample.tokens.completion_mask.tobytes(), sample.tokens.token_ids.tobytes()

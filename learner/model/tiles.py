@@ -18,10 +18,10 @@ LOWEST_SHIFTED = -200.0  # exp of it is 0 in float32, and 0 times it is 0 where 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Grid:
-    """How [positions, vocabulary] is cut into tiles; those at the lower and right edge may be smaller."""
+    """Cuts [positions, vocabulary] into tiles; those at the lower and right edge may be smaller."""
 
-    positions: int  # of a tile
-    tokens: int  # of the vocabulary, of a tile
+    positions: int  # positions of a tile
+    tokens: int  # tokens of the vocabulary of a tile
 
     @classmethod
     def within(cls, max_logits: int, *, num_positions: int, vocabulary: int) -> Self:
@@ -54,14 +54,14 @@ class Projection:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SoftmaxSums:
-    """Of each position's logits z, [K] float32."""
+    """Sums over each position's logits z, [K] float32."""
 
     maximum: Tensor  # max z
     total: Tensor  # sum of exp(z - maximum), at least 1
     entropy: Tensor  # nats
 
     def at(self, rows: slice | Tensor) -> "SoftmaxSums":
-        """Of some of the positions."""
+        """The same of some of the positions."""
         return SoftmaxSums(maximum=self.maximum[rows], total=self.total[rows], entropy=self.entropy[rows])
 
 
@@ -120,12 +120,12 @@ class LogitGradient:
     """
 
     targets: Tensor  # [k] int64
-    sums: SoftmaxSums  # of the k positions
+    sums: SoftmaxSums  # sums of the k positions
     of_logprobs: Tensor  # [k] u
     of_entropy: Tensor | None  # [k] v; None where the entropy has no gradient
 
     def at(self, rows: slice | Tensor) -> "LogitGradient":
-        """Of some of the positions."""
+        """The same of some of the positions."""
         return LogitGradient(
             targets=self.targets[rows],
             sums=self.sums.at(rows),
@@ -154,20 +154,12 @@ class LogitGradient:
         return gradient.scatter_add_(-1, place.unsqueeze(-1), at_target.unsqueeze(-1))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class InputGradients:
-    """In the inputs' dtypes; None where not asked for."""
-
-    hidden: Tensor  # [K, H]
-    weight: Tensor | None  # [V, H]
-    bias: Tensor | None  # [V]
-
-
 def input_gradients(
     hidden: Tensor, projection: Projection, grid: Grid, of_logits: LogitGradient, *, of_weight: bool, of_bias: bool
-) -> InputGradients:
-    """One more pass over the vocabulary. of_logits: of the logits before the temperature, at hidden's positions.
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Gradients of hidden [K, H], weight [V, H] and bias [V] in their dtypes, None where not asked for.
 
+    of_logits: of the logits before the temperature, at hidden's positions. It is one more pass over the vocabulary.
     Columns are the outer loop, so that each part of the weight is read once and each part of its gradient written once.
     """
     weight, bias = projection.weight, projection.bias
@@ -178,7 +170,9 @@ def input_gradients(
     bias_sum = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and of_bias else None
     for columns in grid.columns(len(weight)):
         weight_part = None if weight_gradient is None else weight_gradient[columns]
-        weight_sum = None if weight_part is None else _sum_for(weight_part, num_terms=len(rows))
+        weight_sum = weight_part
+        if weight_part is not None and weight_part.dtype != torch.float32 and len(rows) > 1:
+            weight_sum = torch.zeros_like(weight_part, dtype=torch.float32)  # products add up beside the part
         for row, row_gradient in zip(rows, row_gradients, strict=True):
             tile = row_gradient.of(projection.logits(hidden[row], columns), columns)
             if bias_sum is not None:
@@ -189,23 +183,15 @@ def input_gradients(
                 _add_product(weight_sum, tile.T, hidden[row])
         if weight_part is not None and weight_sum is not None and weight_sum is not weight_part:
             weight_part.copy_(weight_sum)
-    return InputGradients(
-        hidden=hidden_sum.to(hidden.dtype),
-        weight=weight_gradient,
-        bias=None if bias is None or bias_sum is None else bias_sum.to(bias.dtype),
-    )
+    of_bias_sum = None if bias is None or bias_sum is None else bias_sum.to(bias.dtype)
+    return hidden_sum.to(hidden.dtype), weight_gradient, of_bias_sum
 
 
 def _places(targets: Tensor, columns: slice) -> tuple[Tensor, Tensor]:
-    """Where among these columns each target is, and whether it is there; 0 where not."""
+    """Place of each target among these columns, 0 where it is not there; and whether it is."""
     place = targets - columns.start
     inside = (place >= 0) & (place < columns.stop - columns.start)
     return torch.where(inside, place, 0), inside
-
-
-def _sum_for(part: Tensor, *, num_terms: int) -> Tensor:
-    """Where products add up before they are in `part`, which holds zeros: there, or beside it in float32."""
-    return part if part.dtype == torch.float32 or num_terms <= 1 else torch.zeros_like(part, dtype=torch.float32)
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:

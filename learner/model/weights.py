@@ -1,4 +1,4 @@
-"""The policy's weights as everybody else knows them: under checkpoint names, adapters merged.
+"""The policy's weights under checkpoint names, adapters merged.
 
 In: a Policy. Out: its weights in order, each with what must be whole to compute it, and which of them training changes.
 Refuses to know who asks: a publish, or the final model's file.
@@ -17,13 +17,13 @@ from learner.model.policy import Policy, checkpoint_parameters
 class PublishedWeight:
     """One weight of the policy."""
 
-    name: str  # as in checkpoint files and engines
+    name: str  # name in checkpoint files and engines
     base: nn.Parameter
-    factors: Factors | None  # of its adapter
+    factors: Factors | None  # factors of its adapter
 
     @property
     def parameters(self) -> tuple[nn.Parameter, ...]:
-        """What must be gathered before value() is asked for."""
+        """Parameters that must be gathered before value() is asked for."""
         return (self.base,) if self.factors is None else (self.base, self.factors.a, self.factors.b)
 
     def value(self) -> Tensor:
@@ -45,18 +45,14 @@ def published_weights(policy: Policy) -> tuple[PublishedWeight, ...]:
 
 
 def changing_weights(weights: Sequence[PublishedWeight]) -> tuple[PublishedWeight, ...]:
-    """Those that differ from one publish to the next: all, or with adapters the adapted ones and what goes with them.
+    """Weights that differ from one publish to the next: all, or with adapters the adapted ones and what goes with them.
 
     An engine may keep modules of one parent as one (q, k and v; gate and up) and can then only load them together.
     Hence all weights below the parent of an adapted module are among them.
     """
     if all(weight.factors is None for weight in weights):
         return tuple(weights)
-    parents = {_parent_of_module(weight.name) for weight in weights if weight.factors is not None}
+    adapted = [weight.name for weight in weights if weight.factors is not None]
+    parents = {name.rpartition(".")[0].rpartition(".")[0] for name in adapted}  # mlp of mlp.up_proj.weight
     below = tuple(f"{parent}." for parent in parents if parent)
     return tuple(weight for weight in weights if weight.factors is not None or weight.name.startswith(below))
-
-
-def _parent_of_module(name: str) -> str:
-    """ "model.layers.0.mlp" of "model.layers.0.mlp.up_proj.weight"; empty at the top."""
-    return name.rpartition(".")[0].rpartition(".")[0]

@@ -1,24 +1,21 @@
 """The command line of `python -m orchestration.evaluate`, read and checked.
 
-In: the arguments. Out: an EvaluateCommand (help, an evaluation with its checked RunConfig, or two folders to compare),
-or a ConfigError before anything has started. Settings have Hydra's grammar and the names of a run's configuration; the
-usual ones also have short names.
+In: the arguments. Out: an evaluation with its checked RunConfig, or two folders to compare, or a ConfigError before
+anything has started. Settings have Hydra's grammar and the names of a run's configuration; the usual ones also have
+short names.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
-from configs.command import HELP_FLAGS
+from configs.command import unknown_flags, wants_help
 from configs.evaluation import EvalConfig
 from configs.loading import ConfigError, config_groups, load_config, parse_setting
 from configs.mistakes import proposal, shown
 from configs.schema import RunConfig
 
-SHORT_NAMES: Mapping[str, str] = MappingProxyType(
-    {name: f"eval.{name}" for name in ("samples", "temperature", "top_p", "max_new_tokens", "num_prompts", "seed")}
-)
+SHORT_NAMES = ("samples", "temperature", "top_p", "max_new_tokens", "num_prompts", "seed")  # names of settings of eval
 OWN_WORDS = ("sets", "out", "compare")
 # Settings of a run that would mislead if they were accepted; an evaluation counts the rewards format and answer.
 OF_A_RUN = ("run_dir", "resume", "dry_run", "rollout.record", "rollout.replay", "reward")
@@ -27,8 +24,6 @@ AUTO_OUT = "auto"
 # learner's rows must not limit the context.
 ALWAYS = ("eval.num_prompts=all", "learner.max_tokens_per_micro_batch=${model.max_model_len}")
 DATA_TASK = ("experiment=null", "task=gsm8k_deepmath", "rollout=paper")
-EMBEDDED = "embedded"
-DATA_MODEL_LEN = "model.max_model_len=2048"
 
 USAGE = """\
 softgate: evaluates a model on problems with known answers, on vLLM engines.
@@ -69,45 +64,36 @@ class EvaluateRequest:
     out: str  # folder of the results, or AUTO_OUT
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EvaluateCommand:
-    """A command line that was read: exactly one of help, evaluation and comparison."""
+def read_evaluate_command(arguments: Sequence[str]) -> EvaluateRequest | tuple[str, str] | None:
+    """The evaluation, or the two folders to compare; None where the arguments ask for help.
 
-    wants_help: bool = False
-    compare: tuple[str, str] | None = None
-    request: EvaluateRequest | None = None
-
-
-def read_evaluate_command(arguments: Sequence[str]) -> EvaluateCommand:
-    """Reads and checks all arguments; ConfigError names all mistakes."""
-    flags = [argument for argument in arguments if argument.startswith("-")]
-    if any(flag in HELP_FLAGS for flag in flags):
-        return EvaluateCommand(wants_help=True)
-    if flags:
-        raise ConfigError(f"{flag}: no such flag; there are {', '.join(HELP_FLAGS)}" for flag in flags)
+    ConfigError names all mistakes.
+    """
+    if wants_help(arguments):
+        return None
+    if lines := unknown_flags(arguments):
+        raise ConfigError(lines)
     words = {name: text for text in arguments if (name := text.partition("=")[0]) in OWN_WORDS}
     settings = [text for text in arguments if text.partition("=")[0] not in OWN_WORDS]
     if "compare" in words:
         if others := [*settings, *(text for name, text in words.items() if name != "compare")]:
             raise ConfigError([f"{shown(' '.join(others))}: has no effect beside compare=[A,B]; leave it out"])
-        return EvaluateCommand(compare=_two_folders(words["compare"]))
+        return _two_folders(words["compare"])
     config = load_config(_complete(settings))
     names = config.task.eval_set_names
     if not names:
         raise ConfigError(["task.eval: names no set to evaluate on; give task.eval.<name>.path=..."])
-    return EvaluateCommand(
-        request=EvaluateRequest(
-            config=config,
-            sets=_sets(words["sets"], names) if "sets" in words else names,
-            out=_folder(words["out"]) if "out" in words else AUTO_OUT,
-        )
+    return EvaluateRequest(
+        config=config,
+        sets=_sets(words["sets"], names) if "sets" in words else names,
+        out=_folder(words["out"]) if "out" in words else AUTO_OUT,
     )
 
 
 def evaluate_help_text() -> str:
     """The text of --help: usage, short names with their defaults, examples."""
     defaults = {name: EvalConfig.model_fields[name].default for name in SHORT_NAMES} | {"num_prompts": "all"}
-    lines = [f"  {f'{name}={defaults[name]}':<21}{key}" for name, key in SHORT_NAMES.items()]
+    lines = [f"  {f'{name}={defaults[name]}':<21}eval.{name}" for name in SHORT_NAMES]
     return USAGE.format(short_names="\n".join(lines))
 
 
@@ -123,11 +109,11 @@ def _complete(settings: Sequence[str]) -> list[str]:
     if not given.keys() & {"model", "model.path", "experiment"}:
         raise ConfigError(["model: missing; give model=PATH, a hub name, or model=embedded"])
     before = list(ALWAYS)
-    own_task = given.get("model") == EMBEDDED and "task" not in given
+    own_task = given.get("model") == "embedded" and "task" not in given
     if not own_task and given.get("task") != "arithmetic" and "experiment" not in given:
         before += DATA_TASK
         if given.get("model") not in config_groups()["model"]:  # these choices set the length themselves
-            before.append(DATA_MODEL_LEN)
+            before.append("model.max_model_len=2048")
     return [*before, *(_in_full(text) for text in settings)]
 
 
@@ -135,11 +121,11 @@ def _in_full(text: str) -> str:
     name, equals, value = text.partition("=")
     if name == "model" and value not in config_groups()["model"]:
         return f"model.path={value}"
-    return f"{SHORT_NAMES.get(name, name)}{equals}{value}"
+    return f"{'eval.' if name in SHORT_NAMES else ''}{name}{equals}{value}"
 
 
 def _sets(text: str, names: tuple[str, ...]) -> tuple[str, ...]:
-    chosen = _list(text, "set names, as sets=[gsm8k,math500]")
+    chosen = _names(text, "set names, as sets=[gsm8k,math500]")
     if unknown := [name for name in chosen if name not in names]:
         hint = proposal(unknown[0], names)
         raise ConfigError([f"sets={shown(unknown[0])}: no such set{hint or ';'} the task has {', '.join(names)}"])
@@ -147,13 +133,14 @@ def _sets(text: str, names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _two_folders(text: str) -> tuple[str, str]:
-    folders = _list(text, "two folders, as compare=[evals/a,evals/b]")
+    what = "two folders, as compare=[evals/a,evals/b]"
+    folders = _names(text, what)
     if len(folders) != 2:
-        raise ConfigError([f"{shown(text)}: must be two folders, as compare=[evals/a,evals/b]"])
+        raise ConfigError([f"{shown(text)}: must be {what}"])
     return folders[0], folders[1]
 
 
-def _list(text: str, what: str) -> list[str]:
+def _names(text: str, what: str) -> list[str]:
     value = _value(text)
     if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
         raise ConfigError([f"{shown(text)}: must be a list of {what}"])

@@ -61,16 +61,12 @@ def graded_samples(
         if fleet.num_in_flight:
             for finished in fleet.await_finished():
                 grading[finished.verdicts_ref] = finished.group_ref
-        done = _graded(grading, at_least_one=not fleet.num_in_flight)
+        waiting = list(grading)
+        done, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0)
+        if not done and not fleet.num_in_flight:
+            done = waiting[:1]  # the oldest, to wait for
         for verdicts_ref, verdicts in zip(done, await_verdicts(done, timeout_s=timeout_s), strict=True):
             yield _samples(ray.get(grading.pop(verdicts_ref)), verdicts, name=name)
-
-
-def _graded(grading: Mapping[Any, Any], *, at_least_one: bool) -> list[Any]:
-    """References of verdicts that have arrived; at_least_one: if there are none, the oldest, to wait for."""
-    waiting = list(grading)
-    done, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0)
-    return done or waiting[: int(at_least_one)]
 
 
 def _samples(group: PromptGroup, verdicts: GroupVerdicts, *, name: str) -> list[EvalSample]:

@@ -15,7 +15,7 @@ from rollout.tasks import Problem
 
 
 def eval_prompts(problems: Sequence[Problem], config: EvalConfig, encode: Encode, render: Render) -> tuple[Prompt, ...]:
-    """The prompts of a set's problems, as many as the configuration asks for; their index is that of the problem."""
+    """The prompts of a set's problems, as many as the configuration asks for; positions are those of the problems."""
     chosen = chosen_problems(problems, config)
     return tuple(
         make_prompt(problem, encode, position=position, render=render) for position, problem in enumerate(chosen)

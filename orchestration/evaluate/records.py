@@ -7,7 +7,7 @@ It knows no engine and computes no metric.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from typing import Any
 from configs.files import write_atomically
 from orchestration.journal.eval_rows import EvalSample, in_order, write_samples
 from orchestration.journal.json_lines import append_rows, keep_rows, read_rows
-from rollout.contract import Prompt
 from rollout.tasks import Problem
 
 SUMMARY_FILE = "summary.json"
@@ -126,9 +125,3 @@ def differences(before: Settings, now: Settings) -> list[tuple[str, Any, Any]]:
     names = dict.fromkeys([*before, *now])
     values = [(name, before.get(name, ABSENT), now.get(name, ABSENT)) for name in names]
     return [(name, old, new) for name, old, new in values if old != new]
-
-
-def prompts_left(prompts: Sequence[Prompt], samples: Iterable[EvalSample]) -> list[Prompt]:
-    """The prompts that have no samples yet."""
-    done = {sample.problem for sample in samples}
-    return [prompt for prompt in prompts if prompt.position not in done]

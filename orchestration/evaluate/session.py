@@ -4,37 +4,46 @@ In: an EvaluateRequest. Out: a folder of rows, and a table on the console. All c
 samples are missing, and serve the weights that they load from the model's folder.
 """
 
+import hashlib
+import json
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from configs.loading import ConfigError
-from configs.schema import RunConfig
+from configs.schema import ModelConfig, RunConfig
 from orchestration.cluster import start_cluster
 from orchestration.evaluate.command import AUTO_OUT, EvaluateRequest
 from orchestration.evaluate.prompts import chosen_problems, eval_prompts, eval_sampling
-from orchestration.evaluate.records import EvalFolder, prompts_left
-from orchestration.evaluate.settings import default_folder, settings_of
-from orchestration.evaluate.summary import summarize
-from orchestration.evaluate.tables import summary_table
+from orchestration.evaluate.records import EvalFolder
+from orchestration.evaluate.summary import summarize, summary_table
 from orchestration.journal.eval_rows import EvalSample
-from orchestration.model_location import locate_model
-from orchestration.task_loading import model_tokenizer
+from orchestration.task_loading import locate_model, model_tokenizer
 from orchestration.terminal.console import print_line, progress_of, redirect_output
 from rollout.contract import Prompt
 from rollout.prompts import PromptStyleError, prompt_encoder, prompt_renderer
 from rollout.tasks import Problem, build_task
 from rollout.tasks.data_sets import DataSetError
+from rollout.tasks.embedded_model import EmbeddedRecipe
 
 LOG_FILE = "evaluate.log"
+ROOT = Path("evals")
+SAMPLED_PLACES = 16  # places read in a weights file; training changes every weight, so a few distinguish two models
+SAMPLED_BYTES = 65_536
 
 
 def evaluate_model(request: EvaluateRequest) -> dict[str, float]:
     """Evaluates the sets and returns their metrics; however it ends, no process is left and the rows are kept."""
     config = request.config
-    problems = _problems(request)
+    try:  # before anything starts
+        sets = build_task(config.task.for_evaluation(request.sets)).eval_sets()
+    except DataSetError as error:
+        raise ConfigError(str(error).splitlines()) from error
+    problems = {name: chosen_problems(sets[name], config.eval) for name in request.sets}
     settings = settings_of(config)
     records = EvalFolder(default_folder(settings) if request.out == AUTO_OUT else Path(request.out), settings)
     num_samples = config.eval.samples
@@ -42,18 +51,13 @@ def evaluate_model(request: EvaluateRequest) -> dict[str, float]:
 
     with redirect_output(records.folder / LOG_FILE) as console:
         print_line(console, f"evaluation in {records.folder}; what libraries print goes to {LOG_FILE} there")
-        missing = {
-            name: len(of_set) * num_samples - len(present[name])
-            for name, of_set in problems.items()
-            if len(of_set) * num_samples > len(present[name])
-        }
-        num_present = sum(len(samples) for samples in present.values())
-        if num_present:
+        missing = {name: len(of_set) * num_samples - len(present[name]) for name, of_set in problems.items()}
+        if num_present := sum(map(len, present.values())):
             print_line(
                 console, f"{num_present:,} samples are in the folder already, {sum(missing.values()):,} to sample"
             )
-        if missing:
-            _draw(config, {name: problems[name] for name in missing}, present, records, console)
+        if any(missing.values()):
+            _draw(config, {name: problems[name] for name in problems if missing[name]}, present, records, console)
         metrics: dict[str, float] = {}
         for name in problems:
             of_set = summarize(present[name], name=name)
@@ -62,15 +66,6 @@ def evaluate_model(request: EvaluateRequest) -> dict[str, float]:
         counts = {name: len(of_set) for name, of_set in problems.items()}
         console.print(summary_table(metrics, counts, num_samples=num_samples))
         return metrics
-
-
-def _problems(request: EvaluateRequest) -> dict[str, Sequence[Problem]]:
-    """Problems of each set, read before anything starts; ConfigError if a set cannot be used."""
-    try:
-        sets = build_task(request.config.task.for_evaluation(request.sets)).eval_sets()
-    except DataSetError as error:
-        raise ConfigError(str(error).splitlines()) from error
-    return {name: chosen_problems(sets[name], request.config.eval) for name in request.sets}
 
 
 def _draw(
@@ -96,7 +91,8 @@ def _draw(
             fleet.call("serve_loaded_weights", timeout_s=config.rollout.timeout_s)
             timeout_s = config.rollout.timeout_s
             for name, of_set in prompts.items():
-                left = prompts_left(of_set, present[name])
+                done = {sample.problem for sample in present[name]}
+                left = [prompt for prompt in of_set if prompt.position not in done]
                 sampling = eval_sampling(config.eval, config.rollout, name=name)
                 with progress_of(console, name) as progress:
                     progress(len(of_set) - len(left), len(of_set))
@@ -129,3 +125,54 @@ def _prompts(
     if wrong:
         raise ConfigError(wrong)
     return prompts
+
+
+def settings_of(config: RunConfig) -> dict[str, Any]:
+    """Every setting that changes a number, with `auto` resolved unless the device decides it.
+
+    The folder stores them, and a resume must have the same. Without those of the cluster, the number of engines and
+    time-outs, which do not change the numbers.
+    """
+    evaluation, task = config.eval, config.task
+    settings: dict[str, Any] = {
+        "model.path": config.model.path,
+        "model.weights": weights_digest(config.model),
+        "model.max_model_len": config.model.max_model_len,
+        "task": task.name,
+        "eval.num_prompts": evaluation.num_prompts,
+        "eval.samples": evaluation.samples,
+        "eval.temperature": evaluation.temperature,
+        "eval.top_p": evaluation.top_p,
+        "eval.max_new_tokens": evaluation.limit_new_tokens(config.rollout.max_new_tokens),
+        "eval.seed": evaluation.seed,
+        "rollout.dtype": config.rollout.dtype,
+    }
+    if task.prompt is not None:
+        settings |= {f"task.prompt.{name}": value for name, value in task.prompt.model_dump(mode="json").items()}
+    return settings
+
+
+def weights_digest(model: ModelConfig) -> str:
+    """Digest that distinguishes models at the same path: 16 hex digits of the folder, or `hub` for a hub name."""
+    if model.path == "embedded":
+        return EmbeddedRecipe().hash()
+    folder = Path(model.path)
+    if not folder.is_dir():
+        return "hub"
+    digest = hashlib.sha256()
+    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]):
+        size = path.stat().st_size
+        digest.update(f"{path.name}/{size}/".encode())
+        with path.open("rb") as file:
+            for place in range(SAMPLED_PLACES):
+                file.seek(size * place // SAMPLED_PLACES)
+                digest.update(file.read(SAMPLED_BYTES))
+    return digest.hexdigest()[:16]
+
+
+def default_folder(settings: dict[str, Any]) -> Path:
+    """The default folder, evals/<model>-<8 hex digits of the settings>, in which a repeated command finds its rows."""
+    names = [part for part in Path(settings["model.path"]).parts if part.strip("/.")]
+    model = re.sub(r"[^\w.-]+", "-", "-".join(names[-2:]))
+    content = json.dumps({name: value for name, value in settings.items() if name != "model.weights"}, sort_keys=True)
+    return ROOT / f"{model}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from transfer.spans import Span
 
-IDLE_METRICS = {"learner": "idle/learner", "engine": "idle/engines"}  # by the kind of a span's process
+IDLE_METRICS = {"learner": "idle/learner", "engine": "idle/engines"}  # metrics by the kind of a span's process
 ADVICE_EVERY = 10  # iterations between two lines of advice, and number of iterations in their mean
 MIN_ITERATIONS = 3  # iterations needed for advice at the end of a short run, whose first ones warm up
 UNBALANCED_IDLE = 0.25  # idle share of one side below which a better balance gains hardly more than measuring it costs
@@ -96,16 +96,13 @@ class Adviser:
         return None if was_just_given else found
 
     def _judge(self) -> str | None:
-        return advice(
-            idle_learner=self._mean(IDLE_METRICS["learner"]),
-            idle_engines=self._mean(IDLE_METRICS["engine"]),
-            max_staleness=self._max_staleness,
+        """Advice on the means of the idle shares over the recent iterations, weighted by their seconds."""
+        seconds = sum(row["time/iteration_s"] for row in self._recent)
+        learner, engines = (
+            sum(row[IDLE_METRICS[kind]] * row["time/iteration_s"] for row in self._recent) / seconds
+            for kind in ("learner", "engine")
         )
-
-    def _mean(self, name: str) -> float:
-        """The mean of a share over the recent iterations, weighted by their seconds."""
-        seconds = [row["time/iteration_s"] for row in self._recent]
-        return sum(row[name] * weight for row, weight in zip(self._recent, seconds, strict=True)) / sum(seconds)
+        return advice(idle_learner=learner, idle_engines=engines, max_staleness=self._max_staleness)
 
 
 def _remedy(text: str | None) -> str:

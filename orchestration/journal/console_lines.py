@@ -6,18 +6,16 @@ bar. Nothing here computes a metric.
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.text import Text
+from rich.console import Console
 
 from orchestration.journal.balance import Adviser
 from orchestration.journal.eval_rows import Evaluation
-from orchestration.journal.reward_names import reward_metrics
+from orchestration.journal.run_files import reward_metrics
 from orchestration.journal.sink import Row, Sink
-from orchestration.terminal.console import duration
+from orchestration.terminal.console import duration, make_progress
 
 Log = Callable[[str], None]
 AVERAGED_ITERATIONS = 10  # number of last iterations from which the time left is estimated
@@ -32,7 +30,7 @@ ITERATION_COLUMNS = (
     ("staleness/mean", "staleness {:.1f} versions"),
     ("time/iteration_s", "{:.2f} s"),
 )
-BAR_METRICS = ("reward/mean", "gate/eur", "policy/entropy", "throughput/tokens_per_s")  # as many as fit 80 characters
+BAR_METRICS = ("reward/mean", "gate/eur", "policy/entropy", "throughput/tokens_per_s")  # metrics that fit 80 characters
 
 
 class ProgressLines(Sink):
@@ -53,7 +51,7 @@ class ProgressLines(Sink):
         self._log = log
         self._num_iterations = num_iterations
         self._durations_s: deque[float] = deque(maxlen=AVERAGED_ITERATIONS)
-        self._progress = _make_progress(console, enabled=shows_bar)
+        self._progress = make_progress(console, enabled=shows_bar)
         self._task = self._progress.add_task(
             gate_name, total=num_iterations, completed=start_iteration, **_bar_fields(last_row, left_s=None)
         )
@@ -95,38 +93,11 @@ class AdviceLines(Sink):
             self._log(advice)
 
 
-class _RunProgress(Progress):
-    """The progress bar with the task's field `numbers` below it."""
-
-    def get_renderables(self) -> Iterable[RenderableType]:
-        yield from super().get_renderables()
-        for task in self.tasks:
-            if task.fields["numbers"]:
-                yield Text(task.fields["numbers"], no_wrap=True, overflow="ellipsis")
-
-
-def _make_progress(console: Console, *, enabled: bool) -> Progress:
-    """A progress bar at the bottom of the terminal, and nothing elsewhere. Its tasks need _bar_fields."""
-    return _RunProgress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("iterations"),
-        TimeElapsedColumn(),
-        TextColumn("gone{task.fields[left]}"),  # rich has no estimate if an iteration takes 30 s or more
-        console=console,
-        transient=True,
-        redirect_stdout=False,  # rich would print output that belongs in run.log
-        redirect_stderr=False,
-        disable=not (enabled and console.is_terminal),
-    )
-
-
 def _bar_fields(row: Mapping[str, float], *, left_s: float | None) -> dict[str, Any]:
-    """Fields of a task of _make_progress: numbers of the last row with units, and time left (None: not known yet)."""
+    """Fields of a task of make_progress: numbers of the last row with units, and time left (None: not known yet)."""
     return {
         "numbers": _numbers({name: row[name] for name in BAR_METRICS if name in row}),
-        "left": "" if left_s is None else f", {duration(left_s)} left",
+        "left": "gone" if left_s is None else f"gone, {duration(left_s)} left",
     }
 
 

@@ -1,71 +1,61 @@
-"""The curves of a run in a PNG at its end.
+"""The curves of a run: panels for its report, and the first of them in a PNG at its end.
 
-In: rows of metrics.jsonl. Out: the file. It computes no metric, names only those that it draws, and needs no torch.
+In: rows of metrics.jsonl. Out: panels, or the file. It computes no metric and names only those that it draws.
 """
 
-import io
 from collections.abc import Callable, Sequence
-from itertools import cycle
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from configs.files import write_atomically
+import numpy as np
+
 from orchestration.journal.json_lines import read_rows
-from orchestration.journal.reward_names import reward_metrics
-from orchestration.journal.run_files import METRICS_FILE
+from orchestration.journal.run_files import METRICS_FILE, reward_metrics
 from orchestration.journal.sink import Row, Sink
 
+if TYPE_CHECKING:
+    from orchestration.pages.figures import Panel
+
 CURVES_FILE = "curves.png"
-
-# Title, unit on the y axis, then (metric, label) of each curve.
-CurvePanel = tuple[str, str, tuple[tuple[str, str], ...]]
-
-PANELS: tuple[CurvePanel, ...] = (  # after that of the rewards
+PICTURE_PANELS = 4  # number of panels in the PNG
+# Title, unit, logarithmic, then (metric, name in the legend) of each curve; after the panel of the rewards.
+PANELS: tuple[tuple[str, str, bool, tuple[tuple[str, str], ...]], ...] = (
     (
         "Effective update ratio (EUR)",
-        "mean slope of the gate, 0 to 1",
+        "mean slope, 0 to 1",
+        False,
         (("gate/eur", "all tokens"), ("gate/eur_pos", "advantage > 0"), ("gate/eur_neg", "advantage ≤ 0")),
     ),
-    ("Policy entropy", "nats per completion token", (("policy/entropy", "entropy"),)),
-    ("Completion length", "tokens, mean over completions", (("completion/length_mean", "length"),)),
+    ("Policy entropy", "nats per completion token", False, (("policy/entropy", "entropy"),)),
+    ("Completion length", "tokens", False, (("completion/length_mean", "length"),)),
+    ("Variance of the ratio", "within a step, log scale", True, (("ratio/variance", "variance"),)),
+    ("Gradient norm", "before clipping", False, (("grad_norm", "norm"),)),
+    ("Temperature of the gate", "tau", False, (("gate/tau_pos", "tau_pos"), ("gate/tau_neg", "tau_neg"))),
+    ("Throughput", "completions/s", False, (("throughput/samples_per_s", "samples"),)),
+    ("Idle", "share of an iteration", False, (("idle/learner", "learner"), ("idle/engines", "engines"))),
 )
-# Of the first, second, ... curve of a panel; each begins anew by itself, so that twelve curves look different.
-COLORS, STYLES = ("#1f4e79", "#c55a11", "#548235", "#7f6084"), ("-", "--", ":")
 
 
-def curve_panels(rows: Sequence[Row]) -> tuple[CurvePanel, ...]:
-    """All panels of the picture; the first has the sum and the single rewards."""
-    rewards = [(metric, name) for name, metric in reward_metrics(metric for row in rows for metric in row).items()]
-    return (("Reward", "points, mean over completions", (("reward/mean", "sum"), *rewards)), *PANELS)
+def curve_panels(rows: Sequence[Row]) -> "list[Panel]":
+    """All panels over the iterations; the first has the sum of the rewards and each single one."""
+    # Imported here: matplotlib takes half a second and a font cache that a run which fails at once need not pay for.
+    from orchestration.pages.figures import Line, Panel
 
+    def line(metric: str, name: str, style: int) -> Line:
+        x, y = np.array([(row["iteration"] + 1, row[metric]) for row in rows if metric in row]).T
+        return Line(name=name, style=style, x=x, y=y, low=y, high=y)
 
-def draw_curves(rows: Sequence[Row], path: Path, *, title: str) -> None:
-    """Draws all panels over the iterations into a PNG at path."""
-    # Imported here: half a second and a font cache that a run which fails at once need not pay for.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    figure = Figure(figsize=(11, 7), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title)
-    for axes, (name, unit, curves) in zip(figure.subplots(2, 2).flat, curve_panels(rows), strict=True):
-        drawn = 0
-        for (metric, label), color, style in zip(curves, cycle(COLORS), cycle(STYLES), strict=False):
-            points = [(row["iteration"] + 1, row[metric]) for row in rows if metric in row]
-            if points:
-                axes.plot(*zip(*points, strict=True), style, color=color, label=label, linewidth=1.6)
-                drawn += 1
-        if drawn > 1:
-            axes.legend(frameon=False, fontsize="small")
-        if not drawn:
-            axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", va="center", color="0.5")
-        axes.set(title=name, ylabel=unit, xlabel="iteration")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-    image = io.BytesIO()
-    figure.savefig(image, format="png")
-    write_atomically(path, image.getvalue())
+    present = dict.fromkeys(metric for row in rows for metric in row)
+    rewards = [(metric, name) for name, metric in reward_metrics(present).items()]
+    return [
+        Panel(
+            title=title,
+            unit=unit,
+            log=log,
+            lines=tuple(line(metric, name, style) for style, (metric, name) in enumerate(curves) if metric in present),
+        )
+        for title, unit, log, curves in (("Reward", "points", False, (("reward/mean", "sum"), *rewards)), *PANELS)
+    ]
 
 
 class CurvesPlot(Sink):
@@ -79,6 +69,9 @@ class CurvesPlot(Sink):
     def close(self, *, failed: bool) -> None:
         rows = read_rows(self._run_dir / METRICS_FILE)
         if len(rows) >= 2:
+            from orchestration.pages.figures import save_panels
+
             path = self._run_dir / CURVES_FILE
-            draw_curves(rows, path, title=self._title.format(len(rows)))
+            panels = curve_panels(rows)[:PICTURE_PANELS]
+            save_panels(panels, path, title=self._title.format(len(rows)), columns=2, shares_legend=False)
             self._log(f"curves: {path}")

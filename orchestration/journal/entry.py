@@ -35,7 +35,7 @@ class IterationEntry:
         self._sinks = sinks
         self._driver = driver
         self._started_s = self._last_stage_end_s = driver.now()
-        self.spans: list[Span] = []  # of actors
+        self.spans: list[Span] = []  # spans of actors
         self._metrics: dict[str, float] = {}
         self._times: dict[str, float] = {}
         self._steps: list[StepReport] = []

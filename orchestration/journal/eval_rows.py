@@ -15,7 +15,7 @@ class EvalSample:
     set: str
     problem: int  # index in the set
     sample: int  # 0, 1, ... of the problem
-    prompt: str  # as the model reads it
+    prompt: str  # text that the model reads
     reference: str
     completion: str
     length: int  # tokens, the end token included

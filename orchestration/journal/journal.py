@@ -7,7 +7,7 @@ are computed.
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -48,7 +48,7 @@ class RunResult:
     num_iterations: int  # rows in metrics.jsonl
     reward_first10: float | None  # mean of reward/mean over the first 10 iterations; None where no row has it
     reward_last10: float | None
-    evals: tuple[EvalResult, ...]  # in the order of the iterations
+    evals: tuple[EvalResult, ...]  # evaluations in the order of the iterations
     final_metrics: Mapping[str, float]  # the last row; empty where there is none
 
 
@@ -122,11 +122,9 @@ class Journal:
         for sink in self._sinks:
             sink.write_row(row)
 
-    @contextmanager
-    def span(self, name: str) -> Iterator[None]:
+    def span(self, name: str) -> AbstractContextManager[None]:
         """A span of the driver around work outside the stages of an iteration."""
-        with self._driver.span(name):
-            yield
+        return self._driver.span(name)
 
     def record_spans(self, spans: Iterable[Span]) -> None:
         """Writes spans of actors, and those of the driver that have ended."""

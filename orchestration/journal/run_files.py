@@ -1,5 +1,6 @@
-"""Names of the files in the folders of a run and a study; docs/metrics.md describes their content."""
+"""Names of files in the folders of a run and a study, and of metrics in them; docs/metrics.md describes both."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 METRICS_FILE = "metrics.jsonl"
@@ -10,6 +11,13 @@ NOTICES_FILE = "notices.jsonl"
 TRACE_FILE = "trace.json"
 CHECKPOINT_FOLDER = "checkpoints"
 LOG_FOLDER = "logs"  # folder of a study with one log for each arm
+SUM_STATISTICS = ("reward/mean", "reward/std")  # metrics of the weighted sum of all rewards
+
+
+def reward_metrics(metrics: Iterable[str]) -> dict[str, str]:
+    """Metric of each single reward by the reward's name, in the order of `metrics`, which may repeat themselves."""
+    rewards = (metric for metric in metrics if metric.startswith("reward/") and metric not in SUM_STATISTICS)
+    return {metric.removeprefix("reward/"): metric for metric in rewards}
 
 
 def last_lines(path: Path, count: int) -> list[str]:

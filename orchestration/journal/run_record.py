@@ -7,15 +7,21 @@ only the files that docs/metrics.md describes; computes no statistics.
 import hashlib
 import json
 from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from configs.loading import ConfigError, read_yaml
 from configs.schema import RunConfig
 from orchestration.journal.json_lines import read_rows
-from orchestration.journal.reward_names import reward_metrics
-from orchestration.journal.run_files import CONFIG_FILE, EVAL_FILE, METRICS_FILE, NOTICES_FILE, ROLLOUTS_FILE
+from orchestration.journal.run_files import (
+    CONFIG_FILE,
+    EVAL_FILE,
+    METRICS_FILE,
+    NOTICES_FILE,
+    ROLLOUTS_FILE,
+    reward_metrics,
+)
 from orchestration.journal.sink import Row
 
 
@@ -139,12 +145,8 @@ def _sample(path: Path, offset: int) -> SampleGroup:
     with path.open("rb") as file:
         file.seek(offset)
         row = json.loads(file.readline())
-    completions = tuple(
-        SampleCompletion(
-            text=each["text"], reward=each["reward"], num_tokens=each["num_tokens"], finished=each["finished"]
-        )
-        for each in row["completions"]
-    )
+    names = [field.name for field in fields(SampleCompletion)]
+    completions = tuple(SampleCompletion(**{name: each[name] for name in names}) for each in row["completions"])
     return SampleGroup(
         iteration=row["iteration"],
         prompt=row["prompt"],

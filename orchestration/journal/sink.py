@@ -11,7 +11,7 @@ from orchestration.journal.eval_rows import Evaluation
 from rollout.contract import GradedGroup
 from transfer.spans import Span
 
-Row = Mapping[str, float]  # of metrics.jsonl: `iteration`, then the metrics by name
+Row = Mapping[str, float]  # row of metrics.jsonl: `iteration`, then the metrics by name
 
 
 class Sink(Protocol):

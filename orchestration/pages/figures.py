@@ -5,7 +5,7 @@ nothing of run folders or statistics.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,8 +30,7 @@ COLORS = {
 }
 OTHER_COLORS = ("#E69F00", "#56B4E9", "#8C564B", "#7F7F7F", "#B8A800")
 BAND_OPACITY = 0.15
-STYLES = ("-", "--", ":")
-PANELS_IN_A_ROW = 3
+STYLES = ("-", "--", ":", "-.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +38,7 @@ class Line:
     """One curve; low and high bound its band and equal the curve where it has no band."""
 
     name: str  # name in the legend, which decides the colour
-    style: int  # index into STYLES
+    style: int  # index into STYLES, which begin again after the last
     x: np.ndarray  # [N]
     y: np.ndarray  # [N]
     low: np.ndarray  # [N]
@@ -89,36 +88,40 @@ def dots_svg(title: str, unit: str, rows: Sequence[Dots]) -> bytes:
     return svg_of(figure)
 
 
-def save_panels(panels: Sequence[Panel], path: Path, *, title: str) -> None:
-    """Draws all panels into one PNG at path, three in a row."""
-    columns = min(PANELS_IN_A_ROW, len(panels))
-    rows = -(-len(panels) // PANELS_IN_A_ROW)
+def save_panels(
+    panels: Sequence[Panel], path: Path, *, title: str, columns: int = 3, shares_legend: bool = True
+) -> None:
+    """Draws all panels into one PNG at path; shares_legend: whether one legend below them is for all."""
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
     figure = new_figure(width=4.0 * columns, height=3.2 * rows)
     figure.suptitle(title)
     places = figure.subplots(rows, columns, squeeze=False).flat
     for panel, axes in zip(panels, places, strict=False):
-        _draw_panel(axes, panel, legend=False)
+        _draw_panel(axes, panel, legend=not shares_legend)
     for axes in places:
         axes.set_visible(False)
-    named = {
-        label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=len(named) or 1, frameon=False)
+    if shares_legend:
+        entries = [zip(*axes.get_legend_handles_labels(), strict=True) for axes in figure.axes]
+        named = {label: handle for of_axes in entries for handle, label in of_axes}
+        figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=len(named) or 1, frameon=False)
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=100, metadata={"Software": None})
     write_atomically(path, image.getvalue())
 
 
-def color_of(name: str) -> str:
-    """The colour of a gate; other names share a few colours, chosen by their letters."""
-    return COLORS.get(name) or OTHER_COLORS[sum(map(ord, name)) % len(OTHER_COLORS)]
+def color_of(name: str, *, taken: Collection[str] = ()) -> str:
+    """The colour of a gate; other names share a few colours, chosen by their letters among those not taken."""
+    free = [color for color in OTHER_COLORS if color not in taken] or OTHER_COLORS
+    return COLORS.get(name) or free[sum(map(ord, name)) % len(free)]
 
 
 def _draw_panel(axes: Axes, panel: Panel, *, legend: bool) -> None:
+    colors: dict[str, str] = {}
     for line in panel.lines:
-        color = color_of(line.name)
-        label = line.name if line.style == 0 else "_"
-        axes.plot(line.x, line.y, STYLES[line.style], color=color, label=label, linewidth=1.4)
+        label = "_" if line.name in colors else line.name
+        color = colors.setdefault(line.name, color_of(line.name, taken=colors.values()))
+        axes.plot(line.x, line.y, STYLES[line.style % len(STYLES)], color=color, label=label, linewidth=1.4)
         if not (np.array_equal(line.low, line.y) and np.array_equal(line.high, line.y)):
             axes.fill_between(line.x, line.low, line.high, color=color, alpha=BAND_OPACITY, linewidth=0)
     if not panel.lines:

@@ -1,10 +1,12 @@
-"""The blocks of a report, and the self-contained HTML page made of them.
+"""The blocks of a report, and the HTML page or the Markdown made of them.
 
 In: headings, paragraphs, tables, figures, texts. Out: one HTML text that loads nothing, runs no script and reads well
-on a phone, in light and dark mode. Every text is escaped here and only here, because completions are not trusted.
+on a phone, in light and dark mode; or Markdown with links to pictures in files. Every text is escaped here and only
+here, because completions are not trusted.
 """
 
 import base64
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -12,21 +14,25 @@ from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Heading:
+class _Text:
     text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Heading(_Text):
     level: Literal[1, 2, 3]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Paragraph:
-    text: str
+class Paragraph(_Text):
+    """Running text."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Notice:
+class Notice(_Text):
     """A warning that a reader must not miss."""
 
-    text: str
+
+class Verbatim(_Text):
+    """Preformatted text, line by line."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,13 +66,6 @@ class Figures:
     """Pictures side by side where there is room."""
 
     items: tuple[Figure, ...]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Verbatim:
-    """Preformatted text, line by line."""
-
-    text: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,6 +104,7 @@ pre { background: var(--raised); padding: .7rem; border-radius: 6px; white-space
   font-size: .82rem; }
 summary { cursor: pointer; padding: .3rem 0; font-weight: 600; }
 """
+MARKUP = re.compile(r"([\\`*_\[\]<>|#])")  # characters that Markdown would read as markup
 # Forbids scripts and requests, even to a text that was not escaped by mistake.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
@@ -160,3 +160,39 @@ def _figure(figure: Figure) -> str:
 def _text(text: str) -> str:
     """The text escaped, with control characters made visible, because a nul byte ends the page in some readers."""
     return escape("".join(char if char in "\n\t" or char >= " " else f"\\x{ord(char):02x}" for char in text))
+
+
+def markdown_page(blocks: Sequence[Block], *, figure_folder: str) -> str:
+    return "\n\n".join(_markdown(block, figure_folder) for block in blocks) + "\n"
+
+
+def _markdown(block: Block, folder: str) -> str:
+    match block:
+        case Heading():
+            return f"{'#' * block.level} {_escaped(block.text)}"
+        case Paragraph():
+            return _escaped(block.text)
+        case Notice():
+            return f"> **Note:** {_escaped(block.text)}"
+        case Bullets():
+            return "\n".join(f"- {_escaped(item)}" for item in block.items)
+        case Table():
+            return _markdown_table(block)
+        case Figures():
+            return "\n\n".join(f"![{_escaped(item.alt)}]({folder}/{item.name}.svg)" for item in block.items)
+        case Verbatim():
+            return "\n".join(f"    {line}" for line in block.text.splitlines())
+        case Folded():
+            inside = "\n\n".join(_markdown(inner, folder) for inner in block.blocks)
+            return f"### {_escaped(block.title)}\n\n{inside}"
+
+
+def _markdown_table(table: Table) -> str:
+    rules = ("---:" if index in table.numeric else "---" for index in range(len(table.columns)))
+    rows = [table.columns, *table.rows]
+    lines = [f"| {' | '.join(_escaped(cell) for cell in row)} |" for row in rows]
+    return "\n".join([lines[0], f"| {' | '.join(rules)} |", *lines[1:]])
+
+
+def _escaped(text: str) -> str:
+    return MARKUP.sub(r"\\\1", " ".join(text.split()))

@@ -29,7 +29,7 @@ NUM_ROUNDS = 3
 class Timing:
     """One measured piece of work. Example: counts={"step_s": 2, "token_s": 900}, seconds=0.3."""
 
-    counts: dict[str, float]  # how often each cost was paid, by the name of the cost
+    counts: dict[str, float]  # number of times each cost was paid, by its name
     seconds: float
 
 

@@ -23,7 +23,6 @@ from configs.schema import RunConfig
 from orchestration.cluster import start_cluster
 from orchestration.journal.json_lines import read_rows
 from orchestration.journal.run_files import METRICS_FILE
-from orchestration.model_location import locate_model
 from orchestration.parts import Parts, build_parts
 from orchestration.plan.calibration import (
     FILE,
@@ -37,7 +36,7 @@ from orchestration.plan.calibration import (
 from orchestration.plan.costs import Costs, generation_counts, update_counts
 from orchestration.plan.scenario import Scenario, model_shape
 from orchestration.stream.batches import to_train_batch
-from orchestration.task_loading import load_task
+from orchestration.task_loading import load_task, locate_model
 from orchestration.terminal.console import print_line, redirect_output
 from rollout.contract import GradedGroup, Prompt, SamplingSpec
 from rollout.prompts import PromptStream, load_tokenizer, prompt_encoder, prompt_renderer

@@ -174,7 +174,7 @@ class StageTimes:
     load_s: float
     update_s: float
     publish_s: float
-    generate_s: float  # from the first of the batch's prompts to its last completion
+    generate_s: float  # time from the batch's first prompt to its last completion
 
 
 def predict(workload: Workload, costs: Costs, *, num_iterations: int = 12, seed: int = 0) -> StageTimes:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from configs.command import HELP_FLAGS
+from configs.command import wants_help
 from orchestration.journal.run_record import RecordError
 from orchestration.terminal.exit_status import exit_status, print_answer
 
@@ -23,28 +23,24 @@ Exit status: 0 done, 1 a folder holds nothing to report.\
 
 
 def main(arguments: Sequence[str]) -> int:
-    if any(flag in HELP_FLAGS for flag in arguments):
+    if wants_help(arguments):
         print_answer(USAGE)
         return 0
     try:
         if not arguments:
             raise RecordError("no folder was named; see --help")
         for folder in map(Path, arguments):
-            for path in _write(folder):
+            if not folder.is_dir():
+                raise RecordError(f"{folder}: is not a folder; name that of a run or of a study")
+            # Imported here, because matplotlib takes a second that --help does not need.
+            from orchestration.report.run_report import write_run_report
+            from orchestration.study.report import is_study, write_study_report
+
+            for path in write_study_report(folder) if is_study(folder) else [write_run_report(folder)]:
                 print_answer(str(path))
     except RuntimeError as error:
         return exit_status(error)
     return 0
-
-
-def _write(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise RecordError(f"{folder}: is not a folder; name that of a run or of a study")
-    # Imported here, because matplotlib takes a second that --help does not need.
-    from orchestration.report.run_report import write_run_report
-    from orchestration.study.report import is_study, write_study_report
-
-    return write_study_report(folder) if is_study(folder) else [write_run_report(folder)]
 
 
 if __name__ == "__main__":

@@ -6,8 +6,6 @@ In: spans. Out: SVG bytes, or None where no iteration has ended; the same spans 
 from collections.abc import Sequence
 from typing import get_args
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from orchestration.pages.figures import new_figure, svg_of
@@ -35,9 +33,9 @@ OTHER_COLOR = "#B8A800"
 BAR_HEIGHT = 0.8
 
 
-def last_iterations(spans: Sequence[Span], *, count: int = NUM_ITERATIONS) -> tuple[float, float] | None:
-    """Begin and end, in unix seconds, of the last iterations among the spans; None where none has ended."""
-    iterations = sorted((span.start_s, span.end_s) for span in spans if span.name == ITERATION)[-count:]
+def last_iterations(spans: Sequence[Span]) -> tuple[float, float] | None:
+    """Begin and end, in unix seconds, of the last NUM_ITERATIONS among the spans; None where none has ended."""
+    iterations = sorted((span.start_s, span.end_s) for span in spans if span.name == ITERATION)[-NUM_ITERATIONS:]
     return (iterations[0][0], iterations[-1][1]) if iterations else None
 
 
@@ -54,7 +52,10 @@ def gantt_svg(spans: Sequence[Span]) -> bytes | None:
     axes = figure.subplots()
     names = [*COLORS, *sorted({span.name for span in shown} - {*COLORS, ITERATION})]
     for name in names:
-        _draw_bars(axes, [span for span in shown if span.name == name], tracks, begin_s=begin_s)
+        for place, track in enumerate(tracks):
+            bars = [(s.start_s - begin_s, s.end_s - s.start_s) for s in shown if (s.name, s.track) == (name, track)]
+            color = COLORS.get(name, OTHER_COLOR)
+            axes.broken_barh(bars, (place - BAR_HEIGHT / 2, BAR_HEIGHT), facecolor=color, linewidth=0)
     for start_s in sorted(span.start_s for span in shown if span.name == ITERATION):
         axes.axvline(start_s - begin_s, color="0.4", linewidth=0.8, linestyle=":")
     axes.set_yticks(range(len(tracks)), tracks)
@@ -62,22 +63,10 @@ def gantt_svg(spans: Sequence[Span]) -> bytes | None:
     axes.set_xlim(0.0, max(end_s - begin_s, 1e-6))
     axes.set_xlabel("s")
     axes.spines[["top", "right"]].set_visible(False)
-    _draw_legend(figure, [name for name in names if any(span.name == name for span in shown)])
-    return svg_of(figure)
-
-
-def _draw_legend(figure: Figure, names: Sequence[str]) -> None:
-    """Draws one entry a colour, with all span names of that colour."""
-    labels: dict[str, list[str]] = {}
+    labels: dict[str, list[str]] = {}  # one entry a colour, with all span names of that colour
     for name in names:
-        labels.setdefault(COLORS.get(name, OTHER_COLOR), []).append(name)
+        if any(span.name == name for span in shown):
+            labels.setdefault(COLORS.get(name, OTHER_COLOR), []).append(name)
     patches = [Patch(color=color, label=", ".join(of_color)) for color, of_color in labels.items()]
     figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False, fontsize="small")
-
-
-def _draw_bars(axes: Axes, spans: Sequence[Span], tracks: Sequence[str], *, begin_s: float) -> None:
-    for track in {span.track for span in spans}:
-        bars = [(span.start_s - begin_s, span.end_s - span.start_s) for span in spans if span.track == track]
-        name = spans[0].name
-        place = tracks.index(track) - BAR_HEIGHT / 2
-        axes.broken_barh(bars, (place, BAR_HEIGHT), facecolor=COLORS.get(name, OTHER_COLOR), linewidth=0)
+    return svg_of(figure)

@@ -11,10 +11,11 @@ import numpy as np
 from configs.files import write_atomically
 from configs.gates import CustomGateConfig
 from configs.loading import dump_yaml
+from orchestration.journal.curves import curve_panels
 from orchestration.journal.run_files import TRACE_FILE
 from orchestration.journal.run_record import RunRecord, SampleGroup, read_run
 from orchestration.journal.trace import read_spans
-from orchestration.pages.figures import Line, Panel, panel_svg
+from orchestration.pages.figures import panel_svg
 from orchestration.pages.page import (
     MISSING,
     Block,
@@ -34,22 +35,6 @@ from orchestration.study.result import LAST
 REPORT_FILE = "report.html"
 INTERVAL_ENDS = ("_low", "_high")
 TEXT_LIMIT = 4000  # characters of a completion that are shown
-# Title, unit, logarithmic, then (metric, name in the legend); after the panel of the rewards.
-PANELS: tuple[tuple[str, str, bool, tuple[tuple[str, str], ...]], ...] = (
-    (
-        "Effective update ratio (EUR)",
-        "mean slope, 0 to 1",
-        False,
-        (("gate/eur", "all tokens"), ("gate/eur_pos", "advantage > 0"), ("gate/eur_neg", "advantage ≤ 0")),
-    ),
-    ("Policy entropy", "nats per completion token", False, (("policy/entropy", "entropy"),)),
-    ("Completion length", "tokens", False, (("completion/length_mean", "length"),)),
-    ("Variance of the ratio", "within a step, log scale", True, (("ratio/variance", "variance"),)),
-    ("Gradient norm", "before clipping", False, (("grad_norm", "norm"),)),
-    ("Temperature of the gate", "tau", False, (("gate/tau_pos", "tau_pos"), ("gate/tau_neg", "tau_neg"))),
-    ("Throughput", "completions/s", False, (("throughput/samples_per_s", "samples"),)),
-    ("Idle", "share of an iteration", False, (("idle/learner", "learner"), ("idle/engines", "engines"))),
-)
 # Metric, what it is and its unit, decimals; after those of the rewards.
 FINAL = (
     ("completion/length_mean", "completion length, tokens", 1),
@@ -81,13 +66,23 @@ def run_blocks(record: RunRecord) -> list[Block]:
     return [
         Heading(text=record.name, level=1),
         Paragraph(text=f"Gate {config.gate.name}, task {config.task.name}, seed {config.seed}: {done}."),
-        *(Notice(text=text) for text in notices_of(record)),
+        *(Notice(text=text) for text in _notices(record)),
         Heading(text="Evaluations", level=2),
         eval_table(record.evals),
         Heading(text="Training", level=2),
         final_table(record),
         Heading(text="Curves", level=2),
-        Figures(items=tuple(_figures(record))),
+        Figures(
+            items=tuple(
+                Figure(
+                    name=panel.title.lower(),
+                    svg=panel_svg(panel),
+                    alt=f"{panel.title} over the iterations",
+                    caption=f"{panel.title}, {panel.unit}",
+                )
+                for panel in curve_panels(record.rows)
+            )
+        ),
         *time_blocks(record),
         Heading(text="Sample completions", level=2),
         *_sample_blocks(record),
@@ -95,14 +90,14 @@ def run_blocks(record: RunRecord) -> list[Block]:
     ]
 
 
-def notices_of(record: RunRecord) -> list[str]:
+def _notices(record: RunRecord) -> list[str]:
     """Notices for the top of the report: an inadmissible gate first, then the notices of the run's start."""
     gate = record.config.gate
-    told = list(record.notices)
-    if isinstance(gate, CustomGateConfig) and gate.allow_inadmissible:
-        rule = "a condition of the paper's section 4 was allowed to be broken"
-        told.insert(0, f"Trained with gate.allow_inadmissible=true and gate.factory={gate.factory}: {rule}.")
-    return told
+    if not (isinstance(gate, CustomGateConfig) and gate.allow_inadmissible):
+        return list(record.notices)
+    rule = "a condition of the paper's section 4 was allowed to be broken"
+    first = f"Trained with gate.allow_inadmissible=true and gate.factory={gate.factory}: {rule}."
+    return [first, *record.notices]
 
 
 def eval_table(evals: Mapping[int, Mapping[str, float]]) -> Table:
@@ -124,22 +119,6 @@ def final_table(record: RunRecord) -> Table:
             rows.append((label, f"{np.mean(values[:LAST]):.{digits}f}", f"{np.mean(values[-LAST:]):.{digits}f}"))
     columns = ("metric", f"mean of the first {LAST} iterations", f"of the last {LAST}")
     return Table(columns=columns, rows=tuple(rows), numeric=frozenset((1, 2)))
-
-
-def _figures(record: RunRecord) -> list[Figure]:
-    found = []
-    rewards = [(metric, name) for name, metric in record.reward_metrics().items()]
-    for title, unit, log, curves in (("Reward", "points", False, (("reward/mean", "sum"), *rewards)), *PANELS):
-        lines = []
-        for metric, name in curves:
-            series = record.series(metric)
-            if series:
-                x, y = np.array(list(series)) + 1, np.array(list(series.values()))
-                lines.append(Line(name=name, style=0, x=x, y=y, low=y, high=y))
-        panel = Panel(title=title, unit=unit, log=log, lines=tuple(lines))
-        alt = f"{title} over the iterations"
-        found.append(Figure(name=title.lower(), svg=panel_svg(panel), alt=alt, caption=f"{title}, {unit}"))
-    return found
 
 
 def time_blocks(record: RunRecord) -> list[Block]:

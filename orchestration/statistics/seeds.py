@@ -7,11 +7,10 @@ measure is roughly normal over seeds. Knows nothing of what was measured.
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
-
-from orchestration.statistics.student_t import power_of_paired_test, two_sided_p, two_sided_quantile
+from scipy.special import ncfdtr, stdtr, stdtrit  # scipy.stats takes a second to import
 
 LEVEL = 0.95  # confidence level of every interval
 SIGNIFICANCE = 1.0 - LEVEL  # significance of a family of comparisons, divided among them by Holm's method
@@ -37,15 +36,11 @@ class SeedMean:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SeedDifference:
+class SeedDifference(SeedMean):
     """First minus second over the seeds that both have."""
 
-    mean: float
-    low: float | None  # None: only one common seed
-    high: float | None
     std: float | None  # standard deviation of the differences over seeds (n - 1)
     p_value: float | None  # p-value of the two-sided paired t-test, uncorrected; None: one seed, or no spread
-    num_seeds: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,10 +63,7 @@ class Verdict:
 
 def seed_mean(values: Sequence[float]) -> SeedMean:
     """Mean and Student-t interval of one number a seed."""
-    mean, _, half_width = _spread(values)
-    if half_width is None:
-        return SeedMean(mean=mean, low=None, high=None, num_seeds=len(values))
-    return SeedMean(mean=mean, low=mean - half_width, high=mean + half_width, num_seeds=len(values))
+    return _mean_and_std(values)[0]
 
 
 def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -> SeedDifference | None:
@@ -79,17 +71,12 @@ def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -
     differences = [first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]
     if not differences:
         return None
-    mean, std, half_width = _spread(differences)
+    found, std = _mean_and_std(differences)
     scale = max(abs(value) for values in (first, second) for value in values.values())
-    if std is None or half_width is None:
-        return SeedDifference(mean=mean, low=None, high=None, std=None, p_value=None, num_seeds=1)
-    num_seeds = len(differences)
     p_value = None
-    if std > ROUNDING * scale:
-        p_value = two_sided_p(mean / (std / math.sqrt(num_seeds)), num_seeds - 1)
-    return SeedDifference(
-        mean=mean, low=mean - half_width, high=mean + half_width, std=std, p_value=p_value, num_seeds=num_seeds
-    )
+    if std is not None and std > ROUNDING * scale:
+        p_value = two_sided_p(found.mean / (std / math.sqrt(found.num_seeds)), found.num_seeds - 1)
+    return SeedDifference(**asdict(found), std=std, p_value=p_value)
 
 
 def judge(differences: Sequence[SeedDifference]) -> list[Verdict]:
@@ -98,30 +85,28 @@ def judge(differences: Sequence[SeedDifference]) -> list[Verdict]:
     Holm's method: the smallest p-value must be below 5 % / m, the next below 5 % / (m - 1), and so on. The level at
     which the first p-value fails is the level that every remaining pair has to reach.
     """
-    tested = [index for index, difference in enumerate(differences) if difference.p_value is not None]
-    adjusted = dict(zip(tested, holm([_p_of(differences[index]) for index in tested]), strict=True))
-    num_separable = sum(p <= SIGNIFICANCE for p in adjusted.values())
-    open_level = SIGNIFICANCE / max(1, len(tested) - num_separable)
+    p_values = [difference.p_value for difference in differences if difference.p_value is not None]
+    adjusted = holm(p_values)
+    open_level = SIGNIFICANCE / max(1, sum(p > SIGNIFICANCE for p in adjusted))
+    in_order = iter(adjusted)
     verdicts = []
-    for index, difference in enumerate(differences):
-        p_holm = adjusted.get(index)
-        verdict = Verdict(separable=p_holm is not None and p_holm <= SIGNIFICANCE, p_holm=p_holm, more_seeds=None)
-        if p_holm is not None and not verdict.separable:
-            needed = seeds_needed(difference, significance=open_level)
-            verdict = replace(verdict, more_seeds=None if needed is None else max(1, needed - difference.num_seeds))
-        verdicts.append(verdict)
+    for difference in differences:
+        p_holm = None if difference.p_value is None else next(in_order)
+        separable, more_seeds = p_holm is not None and p_holm <= SIGNIFICANCE, None
+        if not separable and (needed := seeds_needed(difference, significance=open_level)) is not None:
+            more_seeds = max(1, needed - difference.num_seeds)
+        verdicts.append(Verdict(separable=separable, p_holm=p_holm, more_seeds=more_seeds))
     return verdicts
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's adjusted p-values; comparing each with 5 % keeps the chance of any false verdict below 5 %."""
-    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
-    adjusted = [0.0] * len(p_values)
-    largest = 0.0
-    for rank, index in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = largest
-    return adjusted
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.maximum.accumulate(np.minimum(1.0, np.arange(len(p), 0, -1) * p[order]))
+    found: list[float] = adjusted.tolist()
+    return found
 
 
 def seeds_needed(difference: SeedDifference, *, significance: float = SIGNIFICANCE) -> int | None:
@@ -148,17 +133,36 @@ def correlation(first: Sequence[float], second: Sequence[float]) -> float | None
     return float(np.corrcoef(first, second)[0, 1])
 
 
-def _spread(values: Sequence[float]) -> tuple[float, float | None, float | None]:
-    """Mean, standard deviation (n - 1) and half-width of the interval; the last two are None for one value."""
+def two_sided_p(t: float, df: float) -> float:
+    """P(|T| >= |t|): the p-value of a two-sided test. From the lower tail, where small ones keep their digits."""
+    return float(2.0 * stdtr(df, -abs(t)))
+
+
+def two_sided_quantile(level: float, df: float) -> float:
+    """The t > 0 with P(|T| <= t) = level: 4.303 for level 0.95 and two degrees of freedom."""
+    return float(stdtrit(df, 0.5 + 0.5 * level))
+
+
+def power_of_paired_test(effect: float, num_pairs: int, *, significance: float) -> float:
+    """Probability that a two-sided t-test over num_pairs differences is significant, both signs counted.
+
+    effect: true mean of the differences over their true standard deviation. T is noncentral t, so its square is
+    noncentral F with 1 and num_pairs - 1 degrees of freedom: both tails at once.
+    """
+    assert num_pairs >= 2, num_pairs
+    df = num_pairs - 1
+    critical = two_sided_quantile(1.0 - significance, df)
+    missed = ncfdtr(1, df, num_pairs * effect**2, critical**2)
+    return 1.0 - float(np.nan_to_num(missed))  # nan: too improbable to compute
+
+
+def _mean_and_std(values: Sequence[float]) -> tuple[SeedMean, float | None]:
+    """Mean with its interval, and standard deviation (n - 1), None for one value."""
     numbers = np.asarray(values, dtype=np.float64)
     assert numbers.size, "no seed has a value"
-    mean = float(numbers.mean())
-    if numbers.size == 1:
-        return mean, None, None
+    mean, num_seeds = float(numbers.mean()), numbers.size
+    if num_seeds == 1:
+        return SeedMean(mean=mean, low=None, high=None, num_seeds=1), None
     std = float(numbers.std(ddof=1))
-    return mean, std, two_sided_quantile(LEVEL, numbers.size - 1) * std / math.sqrt(numbers.size)
-
-
-def _p_of(difference: SeedDifference) -> float:
-    assert difference.p_value is not None
-    return difference.p_value
+    half_width = two_sided_quantile(LEVEL, num_seeds - 1) * std / math.sqrt(num_seeds)
+    return SeedMean(mean=mean, low=mean - half_width, high=mean + half_width, num_seeds=num_seeds), std

@@ -1,4 +1,4 @@
-"""Batches of the groups that finished first: one long completion does not hold up everybody else's.
+"""Batches of the groups that finished first: one long completion does not hold up the others.
 
 In: finished groups as they come. Out: for iteration k the groups that are due, then those that finished first, as many
 as a batch takes, in the order of their admission. A group that is not finished goes on under the next version and is in
@@ -11,70 +11,44 @@ and at most n = one batch are. Were admission to run ahead by max_staleness vers
 batches would be full of groups that are due, and nothing could overtake; that is also why max_staleness must be 2 here.
 """
 
-from collections.abc import Iterator
-from typing import Generic
-
-from orchestration.stream.prompt_order import AdmittedT
+from orchestration.stream.prompt_order import AdmittedT, Buffer
 
 LOOKAHEAD = 1  # policy versions by which admission runs ahead
 MIN_STALENESS = LOOKAHEAD + 1
 
 
-class FinishedBuffer(Generic[AdmittedT]):
-    """Holds finished items until a batch takes them. Iterations are taken in order, each once.
+class FinishedBuffer(Buffer[AdmittedT]):
+    """Holds finished items until a batch takes them.
 
-    At start_iteration, after a resume too, what is admitted is admitted anew and therefore at that version.
+    What is admitted at start_iteration counts as admitted at that version, after a resume too, which admits it again.
     """
 
     def __init__(self, prompts_per_iteration: int, *, max_staleness: int, start_iteration: int = 0) -> None:
         assert max_staleness >= MIN_STALENESS, max_staleness
-        self._prompts_per_iteration = prompts_per_iteration
+        super().__init__(prompts_per_iteration, start_iteration=start_iteration)
         self._max_staleness = max_staleness
         self._start_iteration = start_iteration
-        self._next_iteration = start_iteration
         self._first = start_iteration * prompts_per_iteration  # every admission index below was taken
         self._taken: set[int] = set()  # admission indices from _first on
-        self._items: dict[int, AdmittedT] = {}  # by admission index, in the order of arrival
-
-    def __len__(self) -> int:
-        """Items held."""
-        return len(self._items)
-
-    def add(self, item: AdmittedT) -> None:
-        index = item.admission_index
-        assert index not in self._items, f"admission {index} arrived twice"
-        is_taken = index < self._first or index in self._taken
-        assert not is_taken, f"admission {index} was taken before"
-        self._items[index] = item
-
-    def settled(self, iteration: int) -> Iterator[AdmittedT]:
-        """What has arrived and will be in the iteration's batch, whatever arrives later. iteration: the next one."""
-        yield from (self._items[index] for index in self._chosen(iteration))
 
     def ready(self, iteration: int) -> bool:
-        """Whether all that is due and a whole batch have arrived."""
-        return len(self._items) >= self._prompts_per_iteration and all(
-            index in self._items for index in self._due(iteration)
-        )
+        return len(self._items) >= self._prompts_per_iteration and super().ready(iteration)
 
     def take(self, iteration: int) -> list[AdmittedT]:
-        """Remove and return the iteration's items, in the order of admission."""
-        assert iteration == self._next_iteration, (
-            f"iteration {iteration} is out of turn; next is {self._next_iteration}"
-        )
-        assert self.ready(iteration), f"iteration {iteration} taken before its groups arrived"
         due = self._due(iteration)
         assert len(due) <= self._prompts_per_iteration, f"iteration {iteration}: {len(due)} groups are due at once"
-        chosen = self._chosen(iteration)
-        self._next_iteration += 1
-        self._taken.update(chosen)
+        taken = super().take(iteration)
+        self._taken.update(item.admission_index for item in taken)
         while self._first in self._taken:
             self._taken.remove(self._first)
             self._first += 1
-        return [self._items.pop(index) for index in chosen]
+        return taken
+
+    def _is_taken(self, index: int) -> bool:
+        return index < self._first or index in self._taken
 
     def _chosen(self, iteration: int) -> list[int]:
-        """Admission indices of the batch as far as they have arrived, ascending: what is due, then who came first."""
+        """Admission indices of the groups that are due, then of those that finished first."""
         due = set(self._due(iteration))
         first_come = [index for index in self._items if index not in due]
         arrived = [index for index in due if index in self._items]

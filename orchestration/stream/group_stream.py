@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 import ray
 
-from orchestration.stream.admission import Admission
-from orchestration.stream.order import Buffer
+from orchestration.stream.order import Admission, Buffer
 from orchestration.stream.positions import PositionSource, StreamPositions
 from orchestration.stream.score_dispatch import ScoreDispatcher
 from rollout.contract import GradedGroup, SamplingSpec
@@ -34,9 +33,9 @@ class Resampling:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Submission:
-    """A prompt that the fleet was given."""
+    """A prompt that was submitted to the fleet."""
 
-    admission_index: int  # admissions before it in the run; a replacement has that of the group it stands in for
+    admission_index: int  # admissions before it in the run; a replacement has that of the group it replaces
     is_replacement: bool
     submitted_at: float  # time.perf_counter()
 
@@ -92,8 +91,8 @@ class GroupStream:
         self._wanted = num_iterations * admission.prompts_per_iteration
         self._positions = PositionSource(start_positions)
         self._open: dict[int, int] = {}  # admission index -> position, of what was admitted and not taken
-        self._in_flight: dict[int, Submission] = {}  # by position
-        self._replacements: dict[int, ArrivedGroup] = {}  # by admission index
+        self._in_flight: dict[int, Submission] = {}  # submissions by position
+        self._replacements: dict[int, ArrivedGroup] = {}  # replacements that have arrived, by admission index
         self._last_batch: dict[str, float] = {}
 
     def admit(self, published_version: int) -> None:
@@ -143,7 +142,7 @@ class GroupStream:
         return {"group/replaced": float(num_replaced), "group/attempts": float(attempts)}
 
     def positions(self) -> StreamPositions:
-        """What a resume after the batch taken last has to generate again, and where it goes on."""
+        """Positions that a resume after the batch taken last has to generate again, and the next new one."""
         return self._positions.state(tuple(self._open.values()))
 
     def summary(self) -> dict[str, float]:
@@ -181,8 +180,8 @@ class _Batch:
     """One batch on its way through the graders, and what all its groups cost, those that were replaced included."""
 
     def __init__(self, *, grading_timeout_s: float, counts_failures: bool) -> None:
-        self.groups: dict[int, GradedGroup] = {}  # by admission index, in the order of the batch
-        self.arrived: dict[int, ArrivedGroup] = {}  # of these groups, likewise
+        self.groups: dict[int, GradedGroup] = {}  # groups by admission index, in the order of the batch
+        self.arrived: dict[int, ArrivedGroup] = {}  # the same groups before grading, likewise
         self._grading_timeout_s = grading_timeout_s
         self._counts_failures = counts_failures
         self._all: list[ArrivedGroup] = []

@@ -1,4 +1,4 @@
-"""Which positions of the prompt stream a run has given out, and which of their groups it has not trained yet.
+"""Positions of the prompt stream: those that a run has given out, and those of groups it has not trained yet.
 
 In: what a checkpoint remembered. Out: the next position to generate, each once. A group that was in flight when the run
 stopped is generated again, before anything new. Nothing here knows prompts, batches or time.
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StreamPositions:
-    """What a resume needs to go on with the same prompts.
+    """The state of the stream that a resume needs to go on with the same prompts.
 
     Example: unused=40, open=(30, 33, 39): of the positions below 40 all but three were trained or replaced.
     """
 
     unused: int  # the lowest position that was never given out
-    open: tuple[int, ...]  # given out and not trained, in the order in which they were admitted
+    open: tuple[int, ...]  # positions given out and not trained, in the order of admission
 
     def __post_init__(self) -> None:
         if any(type(position) is not int for position in (self.unused, *self.open)):
@@ -27,7 +27,7 @@ class StreamPositions:
             )
 
 
-FRESH = StreamPositions(unused=0, open=())  # of a run that has not begun
+FRESH = StreamPositions(unused=0, open=())  # the state of a run that has not begun
 
 
 class PositionSource:

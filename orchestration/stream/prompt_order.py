@@ -10,7 +10,8 @@ The price is to wait for the batch's slowest group; meanwhile engines work on th
 finished_order.py. Nothing here knows Ray, time or what a group costs.
 """
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
 
 
@@ -24,17 +25,17 @@ class Admitted(Protocol):
 AdmittedT = TypeVar("AdmittedT", bound=Admitted)
 
 
-class GroupBuffer(Generic[AdmittedT]):
-    """Holds finished items until the batch they belong to is complete.
+class Buffer(ABC, Generic[AdmittedT]):
+    """Finished items that no batch has taken yet. Iterations are taken in order, each once, from start_iteration on.
 
-    Iterations are taken in order, each once, beginning with start_iteration (> 0 after a resume). An item that comes
-    twice or belongs to an iteration already taken is a broken promise of the sender and fails an assertion.
+    An item that comes twice or after it was taken is a broken promise of the sender and fails an assertion. Which items
+    make a batch is a subclass's decision.
     """
 
     def __init__(self, prompts_per_iteration: int, *, start_iteration: int = 0) -> None:
         self._prompts_per_iteration = prompts_per_iteration
-        self._next_iteration = start_iteration
-        self._items: dict[int, AdmittedT] = {}
+        self._next_iteration = start_iteration  # > 0 after a resume
+        self._items: dict[int, AdmittedT] = {}  # items by admission index, in the order of arrival
 
     def __len__(self) -> int:
         """Items held."""
@@ -43,30 +44,50 @@ class GroupBuffer(Generic[AdmittedT]):
     def add(self, item: AdmittedT) -> None:
         index = item.admission_index
         assert index not in self._items, f"admission {index} arrived twice"
-        first = self._next_iteration * self._prompts_per_iteration
-        assert index >= first, f"admission {index} arrived too late: the next batch begins at {first}"
+        assert not self._is_taken(index), f"admission {index} arrived too late: its batch was taken"
         self._items[index] = item
 
-    def missing(self, iteration: int) -> tuple[int, ...]:
-        """Admission indices of the iteration's batch that have not arrived, ascending."""
-        return tuple(index for index in self._indices(iteration) if index not in self._items)
-
     def settled(self, iteration: int) -> Iterator[AdmittedT]:
-        """What has arrived of the iteration's batch."""
-        return (self._items[index] for index in self._indices(iteration) if index in self._items)
+        """Items that will be in the batch of the iteration, the next one, whatever arrives later."""
+        return (self._items[index] for index in self._chosen(iteration))
+
+    def missing(self, iteration: int) -> tuple[int, ...]:
+        """Admission indices that the iteration's batch must have and that have not arrived, ascending."""
+        return tuple(index for index in self._due(iteration) if index not in self._items)
 
     def ready(self, iteration: int) -> bool:
+        """Whether the batch of the iteration, the next one, is complete."""
         return not self.missing(iteration)
 
     def take(self, iteration: int) -> list[AdmittedT]:
-        """Remove and return the iteration's items, in the order of admission."""
-        assert iteration == self._next_iteration, (
-            f"iteration {iteration} is out of turn; next is {self._next_iteration}"
-        )
-        missing = self.missing(iteration)
-        assert not missing, f"iteration {iteration} taken before admissions {missing} arrived"
+        """Removes and returns the iteration's items, in the order of admission."""
+        assert iteration == self._next_iteration, f"iteration {iteration} is out of turn; next: {self._next_iteration}"
+        assert self.ready(iteration), f"iteration {iteration} taken before admissions {self.missing(iteration)} arrived"
+        chosen = self._chosen(iteration)
         self._next_iteration += 1
-        return [self._items.pop(index) for index in self._indices(iteration)]
+        return [self._items.pop(index) for index in chosen]
 
-    def _indices(self, iteration: int) -> range:
+    @abstractmethod
+    def _due(self, iteration: int) -> Sequence[int]:
+        """Admission indices that must be in the batch, ascending."""
+
+    @abstractmethod
+    def _chosen(self, iteration: int) -> list[int]:
+        """Admission indices of the batch as far as they have arrived, ascending."""
+
+    @abstractmethod
+    def _is_taken(self, index: int) -> bool:
+        """Whether an admission was in an earlier batch."""
+
+
+class GroupBuffer(Buffer[AdmittedT]):
+    """Holds finished items until all of the batch they belong to have arrived."""
+
+    def _chosen(self, iteration: int) -> list[int]:
+        return [index for index in self._due(iteration) if index in self._items]
+
+    def _due(self, iteration: int) -> Sequence[int]:
         return range(iteration * self._prompts_per_iteration, (iteration + 1) * self._prompts_per_iteration)
+
+    def _is_taken(self, index: int) -> bool:
+        return index < self._next_iteration * self._prompts_per_iteration

@@ -1,4 +1,4 @@
-"""Two group sources on a folder of recorded groups: one writes down what passes, one gives it out again.
+"""Group sources on a folder of recorded groups: one records the groups of another source, one replays them.
 
 In: the folder, and the source to record. Out: the batches of iterations, as source.py asks for them. The format
 of the folder is rollout/recording.py's business, whether a run fits it recordings.py's.
@@ -23,7 +23,7 @@ from rollout.recording import (
 class RecordingStream:
     """Another group source whose batches it writes to a folder before it hands them on.
 
-    Iterations from start_iteration on that an interrupted run had recorded are deleted: they are generated anew.
+    Iterations from start_iteration on that an interrupted run had recorded are deleted: they are generated again.
     """
 
     def __init__(self, source: GroupSource, folder: Path, manifest: Manifest, *, start_iteration: int) -> None:
@@ -58,18 +58,18 @@ class ReplayStream:
         """Nothing waits for a version."""
 
     def take(self, iteration: int) -> list[GradedGroup]:
-        """Raises RecordingError where the iteration does not hold the groups that its manifest tells of."""
+        """Raises RecordingError where the iteration does not hold the groups that the manifest describes."""
         recorded = read_iteration(self._folder, iteration)
         shape = tuple(len(graded.group.completions) for graded in recorded)
         if shape != self._shape:
             raise RecordingError(
-                f"{self._folder}: iteration {iteration} has groups of {shape} completions, its manifest tells of "
-                f"{self._shape}; record the run anew"
+                f"{self._folder}: iteration {iteration} has groups of {shape} completions, the manifest describes "
+                f"{self._shape}; record the run again"
             )
         return [replace(graded, is_replayed=True) for graded in recorded]
 
     def positions(self) -> StreamPositions:
-        """None is given out: a recording has its prompts."""
+        """The start of the stream: a replay gives out no positions."""
         return FRESH
 
     def summary(self) -> dict[str, float]:

@@ -26,7 +26,11 @@ SAME_SETTINGS = (
 def refuse_recordings(config: RunConfig) -> None:
     """ConfigError if this run cannot write to rollout.record or cannot train on rollout.replay."""
     if config.rollout.record is not None and not config.resume:
-        _refuse_used_folder(Path(config.rollout.record))
+        folder = Path(config.rollout.record)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ConfigError(
+                [f"rollout.record={folder}: exists and is not an empty folder; name a new one, or resume its run"]
+            )
     if config.rollout.replay is not None:
         _refuse_replay(config, Path(config.rollout.replay))
 
@@ -52,18 +56,11 @@ def manifest_of(config: RunConfig, *, vocabulary: str) -> Manifest:
 
 
 def refuse_other_vocabulary(folder: Path, *, vocabulary: str) -> None:
-    """RecordingError if the recorded token ids stand for other tokens in the vocabulary of the model to train."""
+    """RecordingError if the recorded token ids mean other tokens in the vocabulary of the model to train."""
     if read_manifest(folder).vocabulary != vocabulary:
         raise RecordingError(
             f"rollout.replay={folder}: was recorded with another tokenizer than that of model.path; name the model "
             f"that recorded it or one with the same tokenizer"
-        )
-
-
-def _refuse_used_folder(folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(
-            [f"rollout.record={folder}: exists and is not an empty folder; name a new one, or resume its run"]
         )
 
 

@@ -5,31 +5,18 @@ batch is loaded. Which groups these are, and when there is time, is group_stream
 """
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import ray
 
-from learner.contract import TrainBatch
-from learner.spec import LearnerSpec
+from learner.group import LearnerGroup
 from orchestration.stream.batches import to_scoring_batch
-
-
-class ScoringLearner(Protocol):
-    """The learner, as far as it computes logprobs of groups whose batch is not complete yet."""
-
-    @property
-    def spec(self) -> LearnerSpec: ...
-
-    @property
-    def is_scoring(self) -> bool: ...
-
-    def score_ahead(self, batch: TrainBatch) -> None: ...
 
 
 class ScoreDispatcher:
     """Sends each group to the learner once, what has come meanwhile in one call: rows of few sequences cost more."""
 
-    def __init__(self, learner: ScoringLearner) -> None:
+    def __init__(self, learner: LearnerGroup) -> None:
         self._learner = learner
         self._sent: set[int] = set()  # positions in the stream, of the batch to come
 
@@ -53,7 +40,7 @@ class ScoreDispatcher:
         self._sent.clear()
 
 
-def dispatcher_for(learner: ScoringLearner, *, max_staleness: int) -> ScoreDispatcher | None:
+def dispatcher_for(learner: LearnerGroup, *, max_staleness: int) -> ScoreDispatcher | None:
     """A dispatcher to this learner; None where load() makes no forward pass, and in a synchronous run.
 
     What is scored together depends on who finishes first, and rounding on that, but a synchronous run is to be the same

@@ -1,4 +1,4 @@
-"""What the loop asks of whoever has graded batches: a live stream, a recording, or one around another."""
+"""The interface of a source of graded batches: a live stream, a replay, or a stream that is recorded."""
 
 from typing import Protocol
 

@@ -9,20 +9,17 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 
-from configs.command import HELP_FLAGS
+from configs.command import wants_help
 from configs.loading import ConfigError
 from orchestration.run_dir import next_free
 from orchestration.study.arms import arm_status, refuse_other_settings
-from orchestration.study.help import help_text
-from orchestration.study.launch import JobLauncher, Launcher, LocalLauncher
-from orchestration.study.lock import hold_study
+from orchestration.study.launch import JobLauncher, Launcher, LocalLauncher, hold_study
 from orchestration.study.progress import StudyProgress
 from orchestration.study.schedule import run_arms
-from orchestration.study.settings import Arm, StudyConfig, plan_arms, split_settings
+from orchestration.study.settings import Arm, StudyConfig, help_text, plan_arms, split_settings
 from orchestration.terminal.console import print_line
 from orchestration.terminal.exit_status import FAILED, exit_status, print_answer
 from orchestration.user_code import refuse_unusable_code
@@ -31,9 +28,9 @@ ROOT_FOLDER, STEM = Path("runs"), "study"
 
 
 def main(arguments: Sequence[str]) -> int:
-    signal.signal(signal.SIGTERM, _as_interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        if any(flag in HELP_FLAGS for flag in arguments):
+        if wants_help(arguments):
             print_answer(help_text())
             return 0
         study, settings = split_settings(arguments)
@@ -41,12 +38,14 @@ def main(arguments: Sequence[str]) -> int:
         # Arms are checked with a provisional folder name, because nothing is written before all are accepted.
         named = ROOT_FOLDER / f"{STEM}-NNN" if auto else Path(study.study_dir)
         arms = plan_arms(study, settings, study_dir=named.resolve())
-        _refuse_what_cannot_run(study, arms)
+        refuse_unusable_code([arm.config for arm in arms])
+        if study.launcher == "jobs" and any(arm.config.cluster.address == "local" for arm in arms):
+            raise ConfigError(["cluster.address=local: would start a Ray of its own in each job; leave it out"])
         if study.dry_run:
             print_answer(_described(study, arms, named))
             return 0
         if study.launcher == "local":  # a cluster's nodes may see other files
-            _refuse_unreadable_data([arm for arm in arms if _is_to_read_data(arm, named)])
+            _refuse_unreadable_data(arms, named)
         study_dir = next_free(ROOT_FOLDER, STEM) if auto else Path(study.study_dir).resolve()
         return run_study(study, plan_arms(study, settings, study_dir=study_dir), study_dir, arguments=arguments)
     except (ValueError, RuntimeError, KeyboardInterrupt) as error:
@@ -61,15 +60,11 @@ def run_study(study: StudyConfig, arms: Sequence[Arm], study_dir: Path, *, argum
         statuses = [arm_status(arm, study_dir) for arm in arms]
         refuse_other_settings(statuses)
         print_line(console, f"study folder {study_dir}: {len(arms)} arms")
+        jobs = study.launcher == "jobs"
+        launcher: Launcher = JobLauncher(address=study.jobs_address) if jobs else LocalLauncher(inherited_fd=lock)
         try:
             with StudyProgress(statuses, console) as progress:
-                failures = run_arms(
-                    statuses,
-                    study_dir,
-                    launcher=_launcher(study, lock),
-                    parallel=study.parallel,
-                    observer=progress,
-                )
+                failures = run_arms(statuses, study_dir, launcher=launcher, parallel=study.parallel, observer=progress)
         except KeyboardInterrupt:
             print_line(console, f"stopped; to continue: {_command(arguments, study_dir)}")
             raise
@@ -84,21 +79,11 @@ def run_study(study: StudyConfig, arms: Sequence[Arm], study_dir: Path, *, argum
     return FAILED if failures else 0
 
 
-def _refuse_what_cannot_run(study: StudyConfig, arms: Sequence[Arm]) -> None:
-    refuse_unusable_code([arm.config for arm in arms])
-    if study.launcher == "jobs" and any(arm.config.cluster.address == "local" for arm in arms):
-        raise ConfigError(["cluster.address=local: would start a Ray of its own in each job; leave it out"])
-
-
-def _is_to_read_data(arm: Arm, study_dir: Path) -> bool:
-    """Whether the arm has to read data sets; a replay takes its prompts from the recording."""
-    return arm.kind == "live" and arm_status(arm, study_dir).state != "finished"
-
-
-def _refuse_unreadable_data(arms: Sequence[Arm]) -> None:
+def _refuse_unreadable_data(arms: Sequence[Arm], study_dir: Path) -> None:
     """Reads the data sets that all arms share, so that a mistake in them is reported once, before any arm starts."""
-    task = arms[0].config.task if arms else None
-    if task is not None and task.reads_data:
+    task = arms[0].config.task
+    # A replay takes its prompts from the recording.
+    if task.reads_data and any(arm.kind == "live" and arm_status(arm, study_dir).state != "finished" for arm in arms):
         from rollout.tasks import build_task
         from rollout.tasks.data_sets import DataSetError
 
@@ -106,16 +91,6 @@ def _refuse_unreadable_data(arms: Sequence[Arm]) -> None:
             build_task(task)
         except DataSetError as error:
             raise ConfigError(str(error).splitlines()) from error
-
-
-def _launcher(study: StudyConfig, lock: int) -> Launcher:
-    if study.launcher == "jobs":
-        return JobLauncher(address=study.jobs_address)
-    return LocalLauncher(inherited_fd=lock)
-
-
-def _as_interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _command(arguments: Sequence[str], study_dir: Path) -> str:

@@ -1,4 +1,4 @@
-"""The state of each arm of a study, and how the arm is started: anew, from its checkpoint, or not at all.
+"""The state of each arm of a study, and how the arm is started: from the beginning, from its checkpoint, or not at all.
 
 In: arms and the study's folder. Out: the state of each arm's folder, and the arguments of the command that finishes the
 arm. Reads the files of runs and starts nothing. Refuses a folder that holds a run with other settings.
@@ -35,7 +35,15 @@ def arm_status(arm: Arm, study_dir: Path) -> ArmStatus:
     """The state of the arm's folder."""
     folder = study_dir / arm.name
     num_iterations = len(read_rows(folder / METRICS_FILE))
-    return ArmStatus(arm=arm, folder=folder, state=_state(arm, folder, num_iterations), num_iterations=num_iterations)
+    evals = [int(row["iteration"]) for row in read_rows(folder / EVAL_FILE)]
+    state: State = "broken"
+    if not folder.is_dir() or not any(folder.iterdir()):
+        state = "new"
+    elif is_complete(arm.config, num_iterations=num_iterations, evals=evals):
+        state = "finished"
+    elif CheckpointStore(folder / CHECKPOINT_FOLDER, keep=1).latest() is not None:
+        state = "stopped"
+    return ArmStatus(arm=arm, folder=folder, state=state, num_iterations=num_iterations)
 
 
 def refuse_other_settings(statuses: Sequence[ArmStatus]) -> None:
@@ -81,13 +89,3 @@ def clear_the_way(status: ArmStatus) -> Path | None:
         number += 1
     status.folder.rename(aside)
     return aside
-
-
-def _state(arm: Arm, folder: Path, num_iterations: int) -> State:
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return "new"
-    evals = [int(row["iteration"]) for row in read_rows(folder / EVAL_FILE)]
-    if is_complete(arm.config, num_iterations=num_iterations, evals=evals):
-        return "finished"
-    has_checkpoint = CheckpointStore(folder / CHECKPOINT_FOLDER, keep=1).latest() is not None
-    return "stopped" if has_checkpoint else "broken"

@@ -30,8 +30,8 @@ class GateClaims:
 
     gate: str
     kind: Kind
-    reached: Mapping[int, int | None]  # by seed: first iteration, from 1, with a format reward of FORMAT_TARGET
-    iteration: SeedMean | None  # that iteration, over the seeds that reached the target
+    reached: Mapping[int, int | None]  # first iteration, from 1, with a format reward of FORMAT_TARGET, by seed
+    iteration: SeedMean | None  # mean of that iteration over the seeds that reached the target
     times_sooner: SeedMean | None  # geometric mean of the clip's iteration / this gate's, over seeds that have both
     levels: SeedMean | None  # Pearson correlation of policy entropy and EUR over the iterations of a run
     changes: SeedMean | None  # the same of their changes between iterations, without the trend that both share
@@ -65,18 +65,11 @@ def measure_claims(arms: Sequence[StudyArm]) -> Claims:
     """The claims of finished arms, gates in the order in which they first appear."""
     groups = by_gate(arms)
     baseline = next((arm.gate for arm in arms if arm.record.config.gate.name == "clip"), None)
-    reached = {key: {arm.seed: first_iteration_at(arm, FORMAT_TARGET) for arm in each} for key, each in groups.items()}
     prompts = tuple(_prompts_of(seed, arms) for seed in sorted({arm.seed for arm in arms}))
     return Claims(
         baseline=baseline,
         gates=tuple(
-            _gate_claims(
-                gate,
-                kind,
-                group,
-                reached[gate, kind],
-                baseline={} if gate == baseline else reached.get((baseline or "", kind), {}),
-            )
+            _gate_claims(gate, kind, group, clip=[] if gate == baseline else groups.get((baseline or "", kind), []))
             for (gate, kind), group in groups.items()
         ),
         prompts=prompts,
@@ -96,15 +89,9 @@ def stayed_at_one(arm: StudyArm) -> bool:
     return bool(largest) and max(largest) <= 1.0 + RATIO_REACH and min(smallest, default=1.0) >= 1.0 - RATIO_REACH
 
 
-def _gate_claims(
-    gate: str,
-    kind: Kind,
-    arms: Sequence[StudyArm],
-    reached: Mapping[int, int | None],
-    *,
-    baseline: Mapping[int, int | None],
-) -> GateClaims:
-    """reached, baseline: first iteration at the target by seed, of this gate and of the clip."""
+def _gate_claims(gate: str, kind: Kind, arms: Sequence[StudyArm], *, clip: Sequence[StudyArm]) -> GateClaims:
+    """clip: the arms to compare with, none for the clip itself."""
+    reached, baseline = ({arm.seed: first_iteration_at(arm, FORMAT_TARGET) for arm in each} for each in (arms, clip))
     found = {seed: iteration for seed, iteration in reached.items() if iteration is not None}
     logs = [math.log(other / found[seed]) for seed, other in baseline.items() if seed in found and other is not None]
     correlations = [_correlations(arm) for arm in arms]
@@ -147,22 +134,25 @@ def _mean_of(values: Sequence[float | None]) -> SeedMean | None:
 def _prompts_of(seed: int, arms: Sequence[StudyArm]) -> SeedPrompts:
     """Prompts and first completions, compared at the positions that all arms of the seed recorded."""
     records = [arm.record for arm in arms if arm.seed == seed]
-    common = set.intersection(*(set(record.prompts) for record in records))
-    digests = {combined_digest({position: record.prompts[position] for position in common}) for record in records}
-    same = None
-    sampled = [record.first_completions for record in records if record.first_completions]
-    if sampled:
-        shared = set.intersection(*(set(each) for each in sampled))
-        same = len({combined_digest({position: each[position] for position in shared}) for each in sampled}) == 1
-    fingerprint = next(iter(digests)) if common and len(digests) == 1 else None
-    same_prompts = len(digests) == 1 if common else None
-    return SeedPrompts(seed=seed, fingerprint=fingerprint, same_prompts=same_prompts, same_first_completions=same)
+    prompts = _digests([record.prompts for record in records])
+    completions = _digests([record.first_completions for record in records if record.first_completions])
+    return SeedPrompts(
+        seed=seed,
+        fingerprint=min(prompts) if len(prompts) == 1 else None,
+        same_prompts=len(prompts) == 1 if prompts else None,
+        same_first_completions=len(completions) == 1 if completions else None,
+    )
+
+
+def _digests(recorded: Sequence[Mapping[int, str]]) -> set[str]:
+    """One digest for each different record, over the positions that all have; empty where there are none."""
+    common = set(recorded[0]).intersection(*recorded[1:]) if recorded else set()
+    return {combined_digest({position: each[position] for position in common}) for each in recorded if common}
 
 
 def _warnings(arms: Sequence[StudyArm], prompts: Sequence[SeedPrompts]) -> list[str]:
     found = []
-    still = [arm.record.name for arm in arms if stayed_at_one(arm)]
-    if still:
+    if still := [arm.record.name for arm in arms if stayed_at_one(arm)]:
         found.append(
             f"Ratios never left 1 ± 1 % in {', '.join(still)}: there every gate has a slope near 1 and trains alike. "
             f"Raise learner.num_minibatches, learner.num_epochs, learner.lr or max_staleness."
@@ -170,8 +160,8 @@ def _warnings(arms: Sequence[StudyArm], prompts: Sequence[SeedPrompts]) -> list[
     for arm in arms:
         gate = arm.record.config.gate
         if isinstance(gate, CustomGateConfig) and gate.allow_inadmissible:
-            told = [notice for notice in arm.record.notices if notice.startswith("gate.allow_inadmissible")]
-            found.append(f"{arm.record.name} trained with gate.allow_inadmissible=true. {' '.join(told)}".rstrip())
+            notices = [notice for notice in arm.record.notices if notice.startswith("gate.allow_inadmissible")]
+            found.append(f"{arm.record.name} trained with gate.allow_inadmissible=true. {' '.join(notices)}".rstrip())
     for kind in KINDS:
         records = [arm.record for arm in arms if arm.kind == kind]
         names = sorted(

@@ -1,48 +1,47 @@
-"""Starts one run of a study and polls it: as a child process here, or as a job on a Ray cluster.
+"""Starts one run of a study and polls it: as a child process here, or as a job on a Ray cluster. Locks the folder.
 
-In: the arguments of `python orchestration/run.py`. Out: a Launched run that can be polled and stopped. Both launchers
+In: the arguments of `python orchestration/run.py`. Out: a run that can be polled and stopped. Both launchers
 use the public command, so that an arm equals a run that a person starts.
 """
 
+import fcntl
 import os
 import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN_SCRIPT = "orchestration/run.py"
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 POLL_S = 0.5
+LOCK_FILE = ".lock"
 STOP_TIMEOUT_S = 60.0  # limit for an interrupted run, which ends its actors and Ray in a few seconds
 
 
 class LaunchError(RuntimeError):
-    """A run could not be started; the message says what to check."""
+    """A run could not be started, or not in this folder; the message says what to check."""
 
 
-class Launched(Protocol):
-    """A run that was started."""
+@contextmanager
+def hold_study(study_dir: Path) -> Iterator[int]:
+    """Allows one study at a time in a folder: holds a lock in this process and in every local run that inherits it.
 
-    def exit_status(self) -> int | None:
-        """None while the run goes on, 0 where it ended well."""
-
-    def interrupt(self) -> None:
-        """Interrupts the run as Ctrl-C would; returns at once."""
-
-    def await_end(self) -> None:
-        """Waits for the end after interrupt(), and kills the run where that takes too long."""
-
-
-class Launcher(Protocol):
-    """Starts runs."""
-
-    def start(self, name: str, arguments: Sequence[str], *, log_path: Path) -> Launched:
-        """Starts the run `name`; its output is appended to log_path."""
+    Yields the lock's file descriptor. A run that an ended study left behind still holds the lock.
+    """
+    with (study_dir / LOCK_FILE).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LaunchError(
+                f"{study_dir}: a study runs here already, or a run that one left behind; wait for its end or end it"
+            ) from None
+        yield file.fileno()
 
 
 class LocalLauncher:
@@ -56,9 +55,10 @@ class LocalLauncher:
         self._script = script
 
     def start(self, name: str, arguments: Sequence[str], *, log_path: Path) -> "LocalRun":
+        """Starts the run `name`; its output is appended to log_path."""
         log_path.parent.mkdir(parents=True, exist_ok=True)
         with log_path.open("ab") as log:
-            process = subprocess.Popen(
+            return LocalRun(
                 [sys.executable, str(self._script), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -67,34 +67,28 @@ class LocalLauncher:
                 # A terminal sends Ctrl-C to its whole process group; the study forwards it to each run's driver only.
                 start_new_session=True,
             )
-        return LocalRun(process)
 
 
-class LocalRun:
-    """A child process; see Launched."""
-
-    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
-        self._process = process
+class LocalRun(subprocess.Popen[bytes]):
+    """A run as a child process."""
 
     def exit_status(self) -> int | None:
-        return self._process.poll()
+        """None while the run goes on, 0 where it ended well."""
+        return self.poll()
 
     def interrupt(self) -> None:
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGINT)
+        """Interrupts the run as Ctrl-C would; returns at once."""
+        self.send_signal(signal.SIGINT)  # does nothing where the process has ended
 
     def await_end(self) -> None:
+        """Waits for the end after interrupt(), and kills the run where that takes too long."""
         try:
-            self._process.wait(timeout=STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self._kill()
-        except KeyboardInterrupt:  # a second Ctrl-C: kill at once, leave no process behind
-            self._kill()
-            raise
-
-    def _kill(self) -> None:
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+            self.wait(timeout=STOP_TIMEOUT_S)
+        except (subprocess.TimeoutExpired, KeyboardInterrupt) as error:  # a second Ctrl-C: kill at once
+            os.killpg(self.pid, signal.SIGKILL)
+            self.wait()
+            if isinstance(error, KeyboardInterrupt):
+                raise
 
 
 class JobLauncher:
@@ -115,7 +109,7 @@ class JobLauncher:
         try:
             self._client: Any = JobSubmissionClient(None if address == "auto" else address)
         except self._errors as error:
-            raise LaunchError(f"jobs_address={address}: no Ray job server answers ({_one_line(error)})") from error
+            raise LaunchError(f"jobs_address={address}: no Ray job server answers ({error})") from error
 
     def start(self, name: str, arguments: Sequence[str], *, log_path: Path) -> "JobRun":
         variables = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": f"{STOP_TIMEOUT_S:.0f}"}
@@ -126,12 +120,12 @@ class JobLauncher:
                 metadata={"softgate_arm": name},
             )
         except self._errors as error:
-            raise LaunchError(f"{name}: the job server refused it ({_one_line(error)})") from error
+            raise LaunchError(f"{name}: the job server refused it ({error})") from error
         return JobRun(self._client, job_id, log_path=log_path)
 
 
 class JobRun:
-    """A submitted job; see Launched. Its log is fetched once it has ended."""
+    """A run as a submitted job, with the methods of LocalRun. Its log is fetched once it has ended."""
 
     def __init__(self, client: Any, job_id: str, *, log_path: Path) -> None:
         self._client = client
@@ -157,5 +151,5 @@ class JobRun:
             time.sleep(POLL_S)
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+Launcher = LocalLauncher | JobLauncher
+Launched = LocalRun | JobRun

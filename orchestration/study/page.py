@@ -50,102 +50,102 @@ def study_blocks(
     """The blocks of the report. unfinished: arms without a result, with the end of their logs."""
     blocks: list[Block] = [Heading(text=title, level=1)]
     blocks += [Notice(text=warning) for warning in claims.warnings]
-    blocks += _unfinished(unfinished)
+    if unfinished:
+        names = ", ".join(name for name, _ in unfinished)
+        blocks += [Notice(text=f"Not finished, and left out of every number below: {names}.")]
+        for name, lines in unfinished:
+            log = Verbatim(text="\n".join(lines) or "(no log)")
+            blocks += [Folded(title=f"{name}: end of its log", blocks=(log,))]
     for kind in KINDS:
         rows = [row for row in result.gates if row.kind == kind]
         if rows:
-            blocks += [Heading(text=KIND_TITLES[kind], level=2), result_table(result, rows), Paragraph(text=READING)]
+            blocks += [Heading(text=KIND_TITLES[kind], level=2), _result_table(result, rows), Paragraph(text=READING)]
             blocks += [Heading(text="Which gates can be told apart", level=3), Paragraph(text=VERDICTS)]
             blocks += _pair_blocks(result, kind)
-            blocks += [Folded(title="Throughput of each arm, completions/s", blocks=(throughput_table(rows),))]
+            blocks += [Folded(title="Throughput of each arm, completions/s", blocks=(_throughput_table(rows),))]
             blocks += [Heading(text="What the paper found, measured here", level=3)]
             found = [each for each in claims.gates if each.kind == kind]
             blocks += [Bullets(items=tuple(_statements(found, claims.baseline)))]
-            blocks += [speed_table(found, claims.baseline), coupling_table(found), reach_table(found)]
+            blocks += _claim_tables(found, claims.baseline)
             blocks += [Heading(text="Curves", level=3), figures[kind]]
             blocks += [Paragraph(text="Lines: mean over seeds. Bands: smallest to largest seed.")]
-    blocks += [Heading(text="Same prompts, same sampling seeds", level=2), prompt_table(claims)]
+    blocks += [Heading(text="Same prompts, same sampling seeds", level=2), _prompt_table(claims)]
     return [*blocks, Folded(title="Settings that all arms share", blocks=(Verbatim(text=settings),))]
 
 
-def result_table(result: StudyResult, rows: Sequence[GateSummary]) -> Table:
+def _result_table(result: StudyResult, rows: Sequence[GateSummary]) -> Table:
     """The paper's table: a row a gate, a column a measure, the untrained model first."""
     measures = [measure for measure in result.measures if any(measure.key in row.means for row in rows)]
-    untrained = [_cell(measure, result.untrained.get(measure.key)) for measure in measures]
-    body = [(row.gate, *(_cell(measure, row.means.get(measure.key)) for measure in measures)) for row in rows]
-    first = [("before training", *untrained)] if set(untrained) != {MISSING} else []
-    return _gate_table([measure.label for measure in measures], [*first, *body])
+    named = [(row.gate, row.means) for row in rows]
+    if any(measure.key in result.untrained for measure in measures):
+        named.insert(0, ("before training", result.untrained))
+    body = [
+        (name, *(_number(means.get(each.key), each.digits, scale=each.scale) for each in measures))
+        for name, means in named
+    ]
+    return _gate_table([measure.label for measure in measures], body)
 
 
-def throughput_table(rows: Sequence[GateSummary]) -> Table:
+def _throughput_table(rows: Sequence[GateSummary]) -> Table:
     """Throughput as mean of each run: one row a gate, one column a seed."""
-    seeds = sorted({seed for row in rows for seed in row.values.get("samples_per_s", {})})
-    body = []
-    for row in rows:
-        found = row.values.get("samples_per_s", {})
-        body.append((row.gate, *(f"{found[seed]:.0f}" if seed in found else MISSING for seed in seeds)))
+    found = {row.gate: row.values.get("samples_per_s", {}) for row in rows}
+    seeds = sorted({seed for by_seed in found.values() for seed in by_seed})
+    body = [(gate, *(_decimal(by_seed.get(seed), 0) for seed in seeds)) for gate, by_seed in found.items()]
     return _gate_table([f"seed {seed}" for seed in seeds], body)
 
 
-def pair_table(measure: Measure, pairs: Sequence[Pair]) -> Table:
+def _pair_table(measure: Measure, pairs: Sequence[Pair]) -> Table:
     """One row a pair of gates: difference, interval, corrected p, verdict."""
     body = []
     for pair in pairs:
         found, p_holm = pair.difference, pair.verdict.p_holm
-        interval = MISSING
-        if found.low is not None and found.high is not None:
-            interval = f"{_signed(measure, found.low)} to {_signed(measure, found.high)}"
-        p_text = MISSING if p_holm is None else "< 0.001" if p_holm < 0.001 else f"{p_holm:.3f}"
-        body.append(
-            (f"{pair.first} − {pair.second}", _signed(measure, found.mean), interval, p_text, pair.verdict.text)
+        mean, low, high = (
+            MISSING if end is None else f"{measure.scale * end:+.{measure.digits}f}".replace("-", "−")
+            for end in (found.mean, found.low, found.high)
         )
+        interval = MISSING if found.low is None else f"{low} to {high}"
+        p_text = "< 0.001" if p_holm is not None and p_holm < 0.001 else _decimal(p_holm, 3)
+        body.append((f"{pair.first} − {pair.second}", mean, interval, p_text, pair.verdict.text))
     columns = ("pair", f"difference in {measure.label}", "95 % interval", "p (Holm)", "verdict")
     return Table(columns=columns, rows=tuple(body), numeric=frozenset((1, 2, 3)))
 
 
-def speed_table(gates: Sequence[GateClaims], baseline: str | None) -> Table:
-    """One row a gate: when it reaches the target, and how many times sooner than the clip."""
-    body = []
-    for each in gates:
-        seeds = ", ".join("never" if value is None else str(value) for value in each.reached.values())
-        body.append((each.gate, seeds, _number(each.iteration, 1), _times(each)))
-    return _gate_table(
-        (f"iteration of format reward {FORMAT_TARGET}, by seed", "mean", f"times sooner than {baseline or 'clip'}"),
-        body,
-    )
-
-
-def coupling_table(gates: Sequence[GateClaims]) -> Table:
-    """One row a gate: how entropy and EUR move together."""
-    columns = ("correlation of entropy and EUR", "of their changes from one iteration to the next")
-    return _gate_table(columns, [(each.gate, _number(each.levels, 2), _number(each.changes, 2)) for each in gates])
-
-
-def reach_table(gates: Sequence[GateClaims]) -> Table:
-    """One row a gate: how far it let the policy go from the one that sampled."""
-    body = [
+def _claim_tables(gates: Sequence[GateClaims], baseline: str | None) -> list[Block]:
+    """When each gate reaches the target, how entropy and EUR move together, and how far the policy went."""
+    speed = [
+        (
+            each.gate,
+            ", ".join("never" if value is None else str(value) for value in each.reached.values()),
+            _number(each.iteration, 1),
+            _times(each),
+        )
+        for each in gates
+    ]
+    coupling = [(each.gate, _number(each.levels, 2), _number(each.changes, 2)) for each in gates]
+    reach = [
         (
             each.gate,
             _number(each.entropy, 4),
             _number(each.ratio_variance, 5),
-            *(MISSING if value is None else f"{value:.2f}" for value in (each.largest_ratio, each.largest_grad_norm)),
+            _decimal(each.largest_ratio, 2),
+            _decimal(each.largest_grad_norm, 2),
         )
         for each in gates
     ]
-    return _gate_table(
-        ("entropy, mean of the run, nats", "ratio variance", "largest ratio", "largest gradient norm"), body
-    )
+    sooner = f"times sooner than {baseline or 'clip'}"
+    return [
+        _gate_table((f"iteration of format reward {FORMAT_TARGET}, by seed", "mean", sooner), speed),
+        _gate_table(("correlation of entropy and EUR", "of their changes from one iteration to the next"), coupling),
+        _gate_table(
+            ("entropy, mean of the run, nats", "ratio variance", "largest ratio", "largest gradient norm"), reach
+        ),
+    ]
 
 
-def prompt_table(claims: Claims) -> Table:
+def _prompt_table(claims: Claims) -> Table:
     words = {True: "equal", False: "different", None: "not recorded"}
     rows = tuple(
-        (
-            str(each.seed),
-            words[each.same_prompts],
-            each.fingerprint or MISSING,
-            words[each.same_first_completions],
-        )
+        (str(each.seed), words[each.same_prompts], each.fingerprint or MISSING, words[each.same_first_completions])
         for each in claims.prompts
     )
     columns = ("seed", "prompts in all arms", "their fingerprint", "first completions in all arms")
@@ -160,7 +160,7 @@ def _pair_blocks(result: StudyResult, kind: Kind) -> list[Block]:
         if pairs:
             separable = sum(pair.verdict.separable for pair in pairs)
             title = f"{measure.label}: {separable} of {len(pairs)} pairs separable"
-            table = pair_table(measure, pairs)
+            table = _pair_table(measure, pairs)
             if measure.key.startswith("eval/") or measure.key == "reward":
                 blocks += [Paragraph(text=title), table]
             else:
@@ -194,17 +194,6 @@ def _speed_statement(claims: GateClaims, baseline: str | None) -> str:
     return f"{claims.gate} reaches a format reward of {FORMAT_TARGET} {at} ({seeds}){sooner}."
 
 
-def _unfinished(unfinished: Sequence[tuple[str, Sequence[str]]]) -> list[Block]:
-    if not unfinished:
-        return []
-    names = ", ".join(name for name, _ in unfinished)
-    logs = tuple(
-        Folded(title=f"{name}: end of its log", blocks=(Verbatim(text="\n".join(lines) or "(no log)"),))
-        for name, lines in unfinished
-    )
-    return [Notice(text=f"Not finished, and left out of every number below: {names}."), *logs]
-
-
 def _gate_table(columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> Table:
     """One row a gate; all columns but the first, its name, are numbers."""
     return Table(columns=("gate", *columns), rows=tuple(rows), numeric=frozenset(range(1, len(columns) + 1)))
@@ -219,10 +208,6 @@ def _times(claims: GateClaims) -> str:
     return f"{found.mean:.2f} ({found.low:.2f} to {found.high:.2f})"
 
 
-def _cell(measure: Measure, mean: SeedMean | None) -> str:
-    return _number(mean, measure.digits, scale=measure.scale)
-
-
 def _number(mean: SeedMean | None, digits: int, *, scale: float = 1.0) -> str:
     if mean is None:
         return MISSING
@@ -230,5 +215,5 @@ def _number(mean: SeedMean | None, digits: int, *, scale: float = 1.0) -> str:
     return text if mean.high is None else f"{text} ± {scale * (mean.high - mean.mean):.{digits}f}"
 
 
-def _signed(measure: Measure, value: float) -> str:
-    return f"{measure.scale * value:+.{measure.digits}f}".replace("-", "−")
+def _decimal(value: float | None, digits: int) -> str:
+    return MISSING if value is None else f"{value:.{digits}f}"

@@ -10,13 +10,13 @@ from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import TaskID
 
 from orchestration.journal.json_lines import read_rows
 from orchestration.journal.run_files import METRICS_FILE
 from orchestration.study.arms import ArmStatus
 from orchestration.study.schedule import Failure
-from orchestration.terminal.console import duration, print_line
+from orchestration.terminal.console import duration, make_progress, print_line
 
 
 class StudyProgress:
@@ -25,26 +25,13 @@ class StudyProgress:
     def __init__(self, statuses: Sequence[ArmStatus], console: Console) -> None:
         self._console = console
         self._wanted = {status.arm.name: status.arm.config.num_iterations for status in statuses}
-        self._rows = {status.arm.name: self._kept(status) for status in statuses}
+        kept = ("finished", "stopped")
+        self._rows = {each.arm.name: each.num_iterations if each.state in kept else 0 for each in statuses}
         self._rows_at_start = sum(self._rows.values())
         self._ended = sum(status.state == "finished" for status in statuses)
         self._num_arms = len(statuses)
         self._tasks: dict[str, TaskID] = {}
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("iterations"),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}"),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-
-    @staticmethod
-    def _kept(status: ArmStatus) -> int:
-        return status.num_iterations if status.state in ("finished", "stopped") else 0
+        self._bar = make_progress(console)
 
     def __enter__(self) -> "StudyProgress":
         self._start = time.monotonic()
@@ -77,7 +64,10 @@ class StudyProgress:
             self._bar.remove_task(self._tasks.pop(name))
         self._ended += 1
         if failure is None:
-            self._say(f"{name}: done in {duration(elapsed_s)}{_result(status)}, {self._arms()}{self._left()}")
+            rows = read_rows(status.folder / METRICS_FILE)[-10:]
+            rewards = [row["reward/mean"] for row in rows if "reward/mean" in row]
+            reward = f", reward {sum(rewards) / len(rewards):.2f} points at the end" if rewards else ""
+            self._say(f"{name}: done in {duration(elapsed_s)}{reward}, {self._arms()}{self._left()}")
         else:
             self._say(f"{name}: failed, {failure.reason}; the end of {failure.log_path}:")
             for line in failure.lines:
@@ -106,10 +96,3 @@ class StudyProgress:
 
     def _say(self, text: str) -> None:
         print_line(self._console, text)
-
-
-def _result(status: ArmStatus) -> str:
-    """Mean reward of the last iterations, where the rows have one."""
-    rows = read_rows(status.folder / METRICS_FILE)[-10:]
-    rewards = [row["reward/mean"] for row in rows if "reward/mean" in row]
-    return f", reward {sum(rewards) / len(rewards):.2f} points at the end" if rewards else ""

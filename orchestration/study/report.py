@@ -7,39 +7,29 @@ and left out.
 import csv
 import io
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import asdict
+from functools import partial
+from operator import mul
 from pathlib import Path
 
 from configs.files import write_atomically
 from configs.loading import dump_yaml
-from orchestration.journal.reward_names import reward_metrics
-from orchestration.journal.run_files import CONFIG_FILE, LOG_FOLDER, last_lines
-from orchestration.journal.run_record import RunRecord, read_run
+from orchestration.journal.run_files import CONFIG_FILE, LOG_FOLDER, last_lines, reward_metrics
+from orchestration.journal.run_record import read_run
 from orchestration.pages.figures import Dots, Line, Panel, dots_svg, panel_svg, save_panels
-from orchestration.pages.markdown import markdown_page
-from orchestration.pages.page import Figure, Figures, html_page
+from orchestration.pages.page import Figure, Figures, html_page, markdown_page
 from orchestration.study.claims import measure_claims
 from orchestration.study.page import study_blocks
-from orchestration.study.result import KINDS, GateSummary, Measure, StudyArm, StudyResult, summarize
+from orchestration.study.result import KINDS, PANELS, Pair, StudyArm, StudyResult, summarize
 from orchestration.study.settings import Kind
 
 ARM_NAME = re.compile(r"(?P<gate>\w+)-seed(?P<seed>\d+)(?P<replayed>-replayed)?")
 HTML_FILE, MARKDOWN_FILE, CURVES_FILE = "report.html", "report.md", "curves.png"
 ITERATIONS_FILE, PAIRS_FILE, FIGURE_FOLDER = "iterations.csv", "pairs.csv", "figures"
 LOG_LINES = 15
-# Title, unit, logarithmic, metrics; several metrics of one panel differ in line style. Other rewards' panels follow.
-PANELS: tuple[tuple[str, str, bool, tuple[str, ...]], ...] = (
-    ("Reward", "points", False, ("reward/mean",)),
-    ("Format reward", "points, 0 to 1", False, ("reward/format",)),
-    ("Policy entropy", "nats per completion token", False, ("policy/entropy",)),
-    ("EUR, advantage > 0", "mean slope, 0 to 1", False, ("gate/eur_pos",)),
-    ("EUR, advantage ≤ 0", "mean slope, 0 to 1", False, ("gate/eur_neg",)),
-    ("Completion length", "tokens", False, ("completion/length_mean",)),
-    ("Variance of the ratio", "within a step, log scale", True, ("ratio/variance",)),
-    ("Gradient norm", "before clipping", False, ("grad_norm",)),
-    ("Temperature of the gate", "tau_pos solid, tau_neg dashed", False, ("gate/tau_pos", "gate/tau_neg")),
-)
-README_PANELS = 6  # the first of them
+ORDER = ("sigmoid", "erf", "arctan", "softsign", "power", "custom", "clip")  # gates, in the paper's order
+README_PANELS = 6  # number of the first panels in the picture for a README
 
 
 class ReportError(RuntimeError):
@@ -58,17 +48,17 @@ def write_study_report(study_dir: Path) -> list[Path]:
     result, claims = summarize(arms), measure_claims(arms)
     figures = {kind: _figures(result, kind) for kind in KINDS}
     title = f"Study of {_counted({arm.gate for arm in arms}, 'gate')} on {_counted({arm.seed for arm in arms}, 'seed')}"
-    blocks = study_blocks(
-        result, claims, title=title, settings=_shared_settings(arms), unfinished=unfinished, figures=figures
-    )
+    shared = re.sub(r"(?m)^(gate|seed|run_dir|resume):.*\n( .*\n)*", "", dump_yaml(arms[0].record.config)).rstrip("\n")
+    blocks = study_blocks(result, claims, title=title, settings=shared, unfinished=unfinished, figures=figures)
     (study_dir / FIGURE_FOLDER).mkdir(exist_ok=True)
     for each in figures.values():
         for figure in each.items:
             write_atomically(study_dir / FIGURE_FOLDER / f"{figure.name}.svg", figure.svg)
     write_atomically(study_dir / HTML_FILE, html_page(title, blocks))
     write_atomically(study_dir / MARKDOWN_FILE, markdown_page(blocks, figure_folder=FIGURE_FOLDER))
-    _write_csv(study_dir / ITERATIONS_FILE, _iteration_rows(arms))
-    _write_csv(study_dir / PAIRS_FILE, _pair_rows(result))
+    rows = ({"gate": arm.gate, "seed": arm.seed, "kind": arm.kind, **row} for arm in arms for row in arm.record.rows)
+    _write_csv(study_dir / ITERATIONS_FILE, list(rows))
+    _write_csv(study_dir / PAIRS_FILE, [_pair_row(pair) for pair in result.pairs])
     kind = next(kind for kind in KINDS if any(row.kind == kind for row in result.gates))
     save_panels(panels(result, kind)[:README_PANELS], study_dir / CURVES_FILE, title=title)
     return [study_dir / name for name in (HTML_FILE, MARKDOWN_FILE, CURVES_FILE, ITERATIONS_FILE, PAIRS_FILE)]
@@ -94,31 +84,23 @@ def read_arms(study_dir: Path) -> tuple[list[StudyArm], list[tuple[str, Sequence
             arms.append(StudyArm(gate=match["gate"], seed=int(match["seed"]), kind=kind, record=record))
         else:
             unfinished.append((folder.name, last_lines(study_dir / LOG_FOLDER / f"{folder.name}.log", LOG_LINES)))
-    return sorted(arms, key=lambda arm: (_rank(arm.record), arm.gate, arm.seed)), unfinished
-
-
-def _rank(record: RunRecord) -> int:
-    """Place of an arm's gate: soft gates in the paper's order, then others, the clip last."""
-    order = ("sigmoid", "erf", "arctan", "softsign", "power", "custom", "clip")
-    return order.index(record.config.gate.name)
-
-
-def _shared_settings(arms: Sequence[StudyArm]) -> str:
-    """The first arm's settings without gate, seed and folder."""
-    lines = dump_yaml(arms[0].record.config).splitlines()
-    kept, is_inside = [], False
-    for line in lines:
-        is_inside = line.startswith("gate:") or (is_inside and line.startswith(" "))
-        if not is_inside and not line.startswith(("seed:", "run_dir:", "resume:")):
-            kept.append(line)
-    return "\n".join(kept)
+    return sorted(arms, key=lambda arm: (ORDER.index(arm.record.config.gate.name), arm.gate, arm.seed)), unfinished
 
 
 def _figures(result: StudyResult, kind: Kind) -> Figures:
     rows = [row for row in result.gates if row.kind == kind]
     found = []
     for measure in (each for each in result.measures if each.compared):
-        dots = [_dots(row, measure) for row in rows if measure.key in row.means]
+        in_unit = partial(mul, measure.scale)
+        dots = [
+            Dots(
+                name=row.gate,
+                mean=row.means[measure.key].transformed(in_unit),
+                values=tuple(map(in_unit, row.values[measure.key].values())),
+            )
+            for row in rows
+            if measure.key in row.means
+        ]
         if dots and (measure.key.startswith("eval/") or measure.key == "reward"):
             name = re.sub(r"\W+", "-", measure.key)
             title = measure.label.rpartition(",")[0]
@@ -135,14 +117,6 @@ def _figures(result: StudyResult, kind: Kind) -> Figures:
         alt = f"{panel.title} over the iterations, one line a gate"
         found.append(Figure(name=f"{kind}-curve-{name}", svg=panel_svg(panel), alt=alt, caption=panel.title))
     return Figures(items=tuple(found))
-
-
-def _dots(row: GateSummary, measure: Measure) -> Dots:
-    def scaled(value: float) -> float:
-        return measure.scale * value
-
-    values = row.values[measure.key].values()
-    return Dots(name=row.gate, mean=row.means[measure.key].transformed(scaled), values=tuple(map(scaled, values)))
 
 
 def panels(result: StudyResult, kind: Kind) -> list[Panel]:
@@ -169,34 +143,19 @@ def panels(result: StudyResult, kind: Kind) -> list[Panel]:
     ]
 
 
-def _iteration_rows(arms: Sequence[StudyArm]) -> list[dict[str, object]]:
-    return [{"gate": arm.gate, "seed": arm.seed, "kind": arm.kind, **row} for arm in arms for row in arm.record.rows]
+def _pair_row(pair: Pair) -> dict[str, object]:
+    difference = asdict(pair.difference)
+    return {
+        **{name: getattr(pair, name) for name in ("measure", "kind", "first", "second")},
+        "num_seeds": difference.pop("num_seeds"),
+        "difference": difference.pop("mean"),
+        **difference,
+        **{name: getattr(pair.verdict, name) for name in ("p_holm", "separable", "more_seeds")},
+    }
 
 
-def _pair_rows(result: StudyResult) -> list[dict[str, object]]:
-    return [
-        {
-            "measure": pair.measure,
-            "kind": pair.kind,
-            "first": pair.first,
-            "second": pair.second,
-            "num_seeds": pair.difference.num_seeds,
-            "difference": pair.difference.mean,
-            "low": pair.difference.low,
-            "high": pair.difference.high,
-            "std": pair.difference.std,
-            "p_value": pair.difference.p_value,
-            "p_holm": pair.verdict.p_holm,
-            "separable": pair.verdict.separable,
-            "more_seeds": pair.verdict.more_seeds,
-        }
-        for pair in result.pairs
-    ]
-
-
-def _write_csv(path: Path, rows: Iterable[dict[str, object]]) -> None:
+def _write_csv(path: Path, rows: Sequence[dict[str, object]]) -> None:
     """Writes rows; columns in the order in which they first appear, cells empty where a row has no value."""
-    rows = list(rows)
     columns = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=columns)

@@ -4,7 +4,7 @@ In: run records with their gate, seed and kind. Out: a frozen StudyResult. Pure:
 same runs give the same result, whatever their order and however often they were interrupted.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -17,17 +17,18 @@ from orchestration.study.settings import Kind
 LAST = 10  # iterations whose mean is the value "at the end"
 KINDS: tuple[Kind, ...] = ("live", "replayed")
 AIME = ("eval/aime24/pass@1", "eval/aime25/pass@1")
-AIME_TOGETHER = "eval/aime24-25/pass@1"  # as in the paper's table 1; the sets are of one size
-BAND_METRICS = (  # beside the single rewards
-    "reward/mean",
-    "completion/length_mean",
-    "policy/entropy",
-    "gate/eur_pos",
-    "gate/eur_neg",
-    "ratio/variance",
-    "grad_norm",
-    "gate/tau_pos",
-    "gate/tau_neg",
+AIME_TOGETHER = "eval/aime24-25/pass@1"  # metric of the paper's table 1; the sets are of one size
+# Title, unit, logarithmic, metrics of each picture; several metrics of one differ in line style. Other rewards' follow.
+PANELS: tuple[tuple[str, str, bool, tuple[str, ...]], ...] = (
+    ("Reward", "points", False, ("reward/mean",)),
+    ("Format reward", "points, 0 to 1", False, ("reward/format",)),
+    ("Policy entropy", "nats per completion token", False, ("policy/entropy",)),
+    ("EUR, advantage > 0", "mean slope, 0 to 1", False, ("gate/eur_pos",)),
+    ("EUR, advantage ≤ 0", "mean slope, 0 to 1", False, ("gate/eur_neg",)),
+    ("Completion length", "tokens", False, ("completion/length_mean",)),
+    ("Variance of the ratio", "within a step, log scale", True, ("ratio/variance",)),
+    ("Gradient norm", "before clipping", False, ("grad_norm",)),
+    ("Temperature of the gate", "tau_pos solid, tau_neg dashed", False, ("gate/tau_pos", "gate/tau_neg")),
 )
 
 
@@ -43,13 +44,15 @@ class StudyArm:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measure:
-    """A number that each run has."""
+    """A number that each run has: of its last evaluation, or the mean of a metric over iterations."""
 
     key: str
     label: str  # name with unit
     scale: float  # factor from the number to the unit
     digits: int
-    compared: bool  # whether pairs of gates are judged on it
+    metric: str  # name in eval.jsonl or metrics.jsonl
+    last: int = LAST  # last iterations whose mean it is; 0: all
+    compared: bool = True  # whether pairs of gates are judged on it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,8 +61,8 @@ class GateSummary:
 
     gate: str
     kind: Kind
-    values: Mapping[str, Mapping[int, float]]  # by measure, then seed; a measure that no run has is absent
-    means: Mapping[str, SeedMean]  # by measure
+    values: Mapping[str, Mapping[int, float]]  # values by measure, then seed; a measure that no run has is absent
+    means: Mapping[str, SeedMean]  # means by measure
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,7 +95,7 @@ class StudyResult:
     """All numbers of the report's tables and pictures."""
 
     measures: tuple[Measure, ...]
-    untrained: Mapping[str, SeedMean]  # by measure: evaluations before training, over the seeds
+    untrained: Mapping[str, SeedMean]  # evaluations before training by measure, over the seeds
     gates: tuple[GateSummary, ...]
     pairs: tuple[Pair, ...]
     bands: tuple[Band, ...]
@@ -101,11 +104,17 @@ class StudyResult:
 def summarize(arms: Sequence[StudyArm]) -> StudyResult:
     """The result of finished runs, gates in the order in which they first appear."""
     measures, groups = measures_of(arms), by_gate(arms)
-    metrics = (*BAND_METRICS, *(measure.key for measure in measures if measure.key.startswith("reward/")))
+    rewards = (measure.key for measure in measures if measure.key.startswith("reward/"))
+    metrics = dict.fromkeys([*(metric for *_, shown in PANELS for metric in shown), *rewards])
     gates = tuple(_gate_summary(gate, kind, group, measures) for (gate, kind), group in groups.items())
     return StudyResult(
         measures=measures,
-        untrained=_untrained(arms, measures),
+        # All arms of a seed start from the same model, so that one evaluation before training counts for each seed.
+        untrained={
+            each.key: seed_mean(list(by_seed.values()))
+            for each in measures
+            if each.key.startswith("eval/") and (by_seed := _by_seed(arms, each, trained=False))
+        },
         gates=gates,
         pairs=tuple(
             pair for kind in KINDS for measure in measures if measure.compared for pair in _pairs(gates, kind, measure)
@@ -130,84 +139,59 @@ def by_gate(arms: Sequence[StudyArm]) -> dict[tuple[str, Kind], list[StudyArm]]:
 
 def measures_of(arms: Sequence[StudyArm]) -> tuple[Measure, ...]:
     """One measure for each evaluation set, then those of the training itself."""
-    names = sorted({name for arm in arms for row in arm.record.evals.values() for name in row})
-    rewards = {name: metric for arm in arms for name, metric in arm.record.reward_metrics().items()}
-    sets = [name for name in names if name.endswith("/pass@1")]
+    names = {name for arm in arms for row in arm.record.evals.values() for name in row}
+    sets = [(name, name.split("/")[1]) for name in sorted(names) if name.endswith("/pass@1")]
+    if names.issuperset(AIME):
+        sets.append((AIME_TOGETHER, "AIME 24 and 25"))
+    rewards = [("reward", "reward", "reward/mean")]
+    rewards += dict.fromkeys(
+        (key, f"{name} reward", key) for a in arms for name, key in a.record.reward_metrics().items()
+    )
     return (
+        *(Measure(key=key, label=f"{name} pass@1, %", scale=100.0, digits=1, metric=key) for key, name in sets),
         *(
-            Measure(key=name, label=f"{name.split('/')[1]} pass@1, %", scale=100.0, digits=1, compared=True)
-            for name in sets
+            Measure(key=key, label=f"{name} at the end, points", scale=1.0, digits=3, metric=metric)
+            for key, name, metric in rewards
         ),
-        *(
-            [Measure(key=AIME_TOGETHER, label="AIME 24 and 25 pass@1, %", scale=100.0, digits=1, compared=True)]
-            if set(AIME) <= set(sets)
-            else []
+        Measure(key="entropy", label="entropy at the end, nats", scale=1.0, digits=4, metric="policy/entropy"),
+        Measure(key="eur", label="EUR, mean of the run, %", scale=100.0, digits=1, metric="gate/eur", last=0),
+        Measure(
+            key="samples_per_s",
+            label="samples/s",
+            scale=1.0,
+            digits=0,
+            metric="throughput/samples_per_s",
+            last=0,
+            compared=False,
         ),
-        Measure(key="reward", label="reward at the end, points", scale=1.0, digits=3, compared=True),
-        *(
-            Measure(key=metric, label=f"{name} reward at the end, points", scale=1.0, digits=3, compared=True)
-            for name, metric in rewards.items()
-        ),
-        Measure(key="entropy", label="entropy at the end, nats", scale=1.0, digits=4, compared=True),
-        Measure(key="eur", label="EUR, mean of the run, %", scale=100.0, digits=1, compared=True),
-        Measure(key="samples_per_s", label="samples/s", scale=1.0, digits=0, compared=False),
     )
 
 
-def value_of(record: RunRecord, key: str) -> float | None:
-    """The measure of one run; None where the run does not have it."""
-    if key.startswith("eval/"):
-        return _evaluated(record, record.config.num_iterations, key)
-    metric, take = TRAINING_MEASURES.get(key, (key, _mean_of_last))  # the key of a single reward is its metric
-    series = list(record.series(metric).values())
-    return take(series) if series else None
-
-
-def _evaluated(record: RunRecord, iteration: int, key: str) -> float | None:
-    row = record.evals.get(iteration, {})
-    if key == AIME_TOGETHER:
-        return _mean([row[name] for name in AIME]) if all(name in row for name in AIME) else None
-    return row.get(key)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values))
-
-
-def _mean_of_last(values: Sequence[float]) -> float:
-    return float(np.mean(values[-LAST:]))
-
-
-TRAINING_MEASURES: dict[str, tuple[str, Callable[[Sequence[float]], float]]] = {
-    "reward": ("reward/mean", _mean_of_last),
-    "entropy": ("policy/entropy", _mean_of_last),
-    "eur": ("gate/eur", _mean),
-    "samples_per_s": ("throughput/samples_per_s", _mean),
-}
+def value_of(record: RunRecord, measure: Measure, *, iteration: int) -> float | None:
+    """The measure of one run, of the evaluation after `iteration` iterations; None where the run does not have it."""
+    if measure.key.startswith("eval/"):
+        row = record.evals.get(iteration, {})
+        metrics = AIME if measure.key == AIME_TOGETHER else (measure.metric,)
+        values = [row[name] for name in metrics] if row.keys() >= set(metrics) else []
+    else:
+        values = list(record.series(measure.metric).values())[-measure.last :]
+    return float(np.mean(values)) if values else None
 
 
 def _gate_summary(gate: str, kind: Kind, arms: Sequence[StudyArm], measures: Sequence[Measure]) -> GateSummary:
-    values: dict[str, dict[int, float]] = {}
-    for measure in measures:
-        found = {arm.seed: value_of(arm.record, measure.key) for arm in arms}
-        present = {seed: value for seed, value in found.items() if value is not None}
-        if present:
-            values[measure.key] = present
-    means = {key: seed_mean(list(by_seed.values())) for key, by_seed in values.items()}
-    return GateSummary(gate=gate, kind=kind, values=values, means=means)
+    values = {measure.key: _by_seed(arms, measure) for measure in measures}
+    present = {key: by_seed for key, by_seed in values.items() if by_seed}
+    means = {key: seed_mean(list(by_seed.values())) for key, by_seed in present.items()}
+    return GateSummary(gate=gate, kind=kind, values=present, means=means)
 
 
-def _untrained(arms: Sequence[StudyArm], measures: Sequence[Measure]) -> dict[str, SeedMean]:
-    """Evaluations before training, one a seed, because all arms of a seed start from the same model."""
+def _by_seed(arms: Sequence[StudyArm], measure: Measure, *, trained: bool = True) -> dict[int, float]:
+    """The measure of runs by seed, from the evaluations after training or before it; runs without it are absent."""
     found = {}
-    for measure in measures:
-        by_seed = {
-            arm.seed: value
-            for arm in arms
-            if (value := _evaluated(arm.record, 0, measure.key)) is not None  # replayed arms do not evaluate
-        }
-        if by_seed:
-            found[measure.key] = seed_mean([by_seed[seed] for seed in sorted(by_seed)])
+    for arm in sorted(arms, key=lambda arm: arm.seed):
+        value = value_of(arm.record, measure, iteration=arm.record.config.num_iterations if trained else 0)
+        if value is not None:  # replayed arms do not evaluate
+            found[arm.seed] = value
     return found
 
 

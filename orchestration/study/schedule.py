@@ -82,7 +82,8 @@ def run_arms(
         while waiting or running:
             while len(running) < parallel:
                 failed = {failure.name for failure in failures}
-                ready = next((status for status in waiting if not _waits_for(status, waiting, running)), None)
+                unfinished = [*waiting, *(item.status for item in running)]
+                ready = next((status for status in waiting if not _recorders(status, unfinished)), None)
                 if ready is None:
                     break
                 waiting.remove(ready)
@@ -113,10 +114,6 @@ def _recorders(status: ArmStatus, statuses: Sequence[ArmStatus]) -> list[str]:
     """Names of the arms whose recording this arm replays: at most one."""
     source = status.arm.replays
     return [other.arm.name for other in statuses if source is not None and other.arm.records == source]
-
-
-def _waits_for(status: ArmStatus, waiting: Sequence[ArmStatus], running: Sequence[_Running]) -> bool:
-    return bool(_recorders(status, [*waiting, *(item.status for item in running)]))
 
 
 def _start(status: ArmStatus, study_dir: Path, *, launcher: Launcher, observer: Observer) -> _Running:

@@ -1,4 +1,4 @@
-"""The settings of a study, and the runs that follow from them.
+"""The settings of a study with their help, and the runs that follow from them.
 
 In: the arguments of `python -m orchestration.study`. Out: a StudyConfig, and one Arm with a checked RunConfig for each
 gate and seed, or a ConfigError that names all mistakes of all arms. Starts nothing and reads no folder.
@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from configs.differences import typed
 from configs.loading import ConfigError, config_groups, gate_section, load_config, parse_setting
 from configs.mistakes import mistakes_of, proposal, shown
 from configs.schema import RunConfig
@@ -27,21 +28,60 @@ OWN_SETTINGS = {
     "rollout.record": "the study records and replays by itself; write arms=replayed or arms=both",
     "rollout.replay": "the study records and replays by itself; write arms=replayed or arms=both",
 }
-REPLAYING = ("eval.every=0",)  # a replayed run starts no engine that could evaluate
+
+USAGE = """\
+softgate study: trains every gate with every seed and reports which differences are larger than chance.
+
+usage: python -m orchestration.study [key=value ...]
+
+Every other setting goes to each run, as in `python orchestration/run.py` (see its --help); a setting of a gate, such as
+gate.tau_pos=5, goes to the gates that have it. Arms of one seed see the same prompts with the same sampling seeds.
+
+Settings of the study and their defaults:
+"""
+
+EXAMPLES = """
+Examples:
+  python -m orchestration.study experiment=separate_gates          5 gates x 3 seeds on the arithmetic task
+  python -m orchestration.study gates=[softsign,clip] seeds=[0,1,2,3,4] experiment=separate_gates parallel=2
+  python -m orchestration.study experiment=paper launcher=jobs parallel=2 study_dir=/shared/runs/paper
+  python -m orchestration.study ... study_dir=runs/study-001       continue, keep what is finished
+  python -m orchestration.report runs/study-001                    write the report again
+
+study_dir then holds report.html, report.md, curves.png, iterations.csv, pairs.csv and one run folder an arm.
+
+Exit status: 0 done, 1 an arm failed, 2 mistakes in the configuration (one line each) and nothing started,
+130 interrupted.\
+"""
 
 
 class StudyConfig(Section):
-    """Settings of a study: a grid of gates and seeds, and how to run it."""
+    """Settings of a study: a grid of gates and seeds, and how to run it. The descriptions are those of --help."""
 
-    gates: tuple[str, ...] = PAPER_GATES
-    seeds: tuple[int, ...] = (0, 1, 2)
-    study_dir: str = Field(default="auto", min_length=1)  # auto: runs/study-NNN, the next free number
-    # live: each arm samples for itself; replayed: all arms of a seed train on what the first gate's live arm recorded
-    arms: Literal["live", "replayed", "both"] = "live"
-    launcher: Literal["local", "jobs"] = "local"  # jobs: one Ray job an arm, on a cluster that runs already
-    jobs_address: str = Field(default="auto", min_length=1)  # http://host:8265; auto: what RAY_API_SERVER_ADDRESS names
-    parallel: int = Field(default=1, ge=1)  # arms at once
-    dry_run: bool = False
+    gates: tuple[str, ...] = Field(
+        default=PAPER_GATES,
+        description="choices of the group gate, as in gates=[softsign,clip]; the first gate's run is the recorded one",
+    )
+    seeds: tuple[int, ...] = Field(default=(0, 1, 2), description="seeds of the runs; gates are compared seed by seed")
+    study_dir: str = Field(  # auto: runs/study-NNN, the next free number
+        default="auto",
+        min_length=1,
+        description="one folder for all arms and the report; name an existing one to continue it or to add arms",
+    )
+    arms: Literal["live", "replayed", "both"] = Field(
+        default="live",
+        description="live, replayed (all gates train on the groups recorded from the first gate's run) or both",
+    )
+    launcher: Literal["local", "jobs"] = Field(
+        default="local", description="local (child processes of this command) or jobs (Ray jobs on a cluster that runs)"
+    )
+    jobs_address: str = Field(
+        default="auto",
+        min_length=1,
+        description="job server, http://host:8265; auto is what RAY_API_SERVER_ADDRESS or RAY_ADDRESS names",
+    )
+    parallel: int = Field(default=1, ge=1, description="number of arms at once")
+    dry_run: bool = Field(default=False, description="prints the commands of all arms and starts nothing")
 
     @field_validator("gates", "seeds", mode="before")
     @classmethod
@@ -83,6 +123,16 @@ class Arm:
     replays: Path | None  # folder whose groups it trains on
     overrides: tuple[str, ...]  # arguments of `python orchestration/run.py` without run_dir and resume
     config: RunConfig  # configuration that the overrides give
+
+
+def help_text() -> str:
+    """The text of --help, with every setting, its default and what it means."""
+    lines = []
+    for name, field in StudyConfig.model_fields.items():
+        value = field.default
+        shown_value = f"[{','.join(map(str, value))}]" if isinstance(value, tuple) else typed(value)
+        lines.append(f"  {name}={shown_value}\n      {field.description}")
+    return USAGE + "\n".join(lines) + "\n" + EXAMPLES
 
 
 def split_settings(arguments: Sequence[str]) -> tuple[StudyConfig, list[str]]:
@@ -132,7 +182,7 @@ def plan_arms(study: StudyConfig, settings: Sequence[str], *, study_dir: Path) -
         for gate in study.gates:
             overrides = [f"gate={gate}", f"seed={seed}", *(text for text in settings if _applies(text, gate))]
             try:
-                arms += _arms_of(study, gate, seed, overrides, recording=recording_of(study_dir, seed))
+                arms += _arms_of(study, gate, seed, overrides, recording=study_dir / "recordings" / f"seed{seed}")
             except ConfigError as error:
                 lines.extend(error.lines)
     if lines:
@@ -140,36 +190,28 @@ def plan_arms(study: StudyConfig, settings: Sequence[str], *, study_dir: Path) -
     return tuple(sorted(arms, key=lambda arm: (study.seeds.index(arm.seed), arm.kind == "replayed")))
 
 
-def recording_of(study_dir: Path, seed: int) -> Path:
-    """Folder with the groups of the seed's recorded arm."""
-    return study_dir / "recordings" / f"seed{seed}"
-
-
-def arm_name(gate: str, seed: int, kind: Kind) -> str:
-    return f"{gate}-seed{seed}" + ("-replayed" if kind == "replayed" else "")
-
-
 def _arms_of(study: StudyConfig, gate: str, seed: int, overrides: list[str], *, recording: Path) -> list[Arm]:
     found = []
     is_recorded = study.arms != "live" and gate == study.gates[0]
     if study.arms != "replayed" or is_recorded:
-        found.append(_arm(gate, seed, overrides, records=recording if is_recorded else None, replays=None))
+        found.append(_arm(gate, seed, overrides, records=recording if is_recorded else None))
     if study.arms != "live":
-        found.append(_arm(gate, seed, overrides, records=None, replays=recording))
+        found.append(_arm(gate, seed, overrides, replays=recording))
     return found
 
 
-def _arm(gate: str, seed: int, overrides: list[str], *, records: Path | None, replays: Path | None) -> Arm:
+def _arm(
+    gate: str, seed: int, overrides: list[str], *, records: Path | None = None, replays: Path | None = None
+) -> Arm:
     if records is not None:
         overrides = [*overrides, f"rollout.record='{records}'"]
     if replays is not None:
-        overrides = [*overrides, *REPLAYING, f"rollout.replay='{replays}'"]
-    kind: Kind = "live" if replays is None else "replayed"
+        overrides = [*overrides, "eval.every=0", f"rollout.replay='{replays}'"]  # no engine that could evaluate
     return Arm(
-        name=arm_name(gate, seed, kind),
+        name=f"{gate}-seed{seed}{'' if replays is None else '-replayed'}",
         gate=gate,
         seed=seed,
-        kind=kind,
+        kind="live" if replays is None else "replayed",
         records=records,
         replays=replays,
         overrides=tuple(overrides),

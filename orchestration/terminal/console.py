@@ -8,17 +8,19 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import IO
 
-from rich.console import Console
-from rich.progress import Progress
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
 
 
-def redirect_output(path: Path) -> AbstractContextManager[Console]:
+@contextmanager
+def redirect_output(path: Path) -> Iterator[Console]:
     """Sends all output but that of the console to the file at path: `with redirect_output(path) as console:`.
 
     It works on file descriptors, so it also catches C++ libraries, child processes started inside the block (a local
@@ -27,52 +29,68 @@ def redirect_output(path: Path) -> AbstractContextManager[Console]:
     that leaves the block goes to the file; the caller reports the exception in one line. The console ends with the
     block.
     """
-    return _OutputRedirect(path)
-
-
-class _OutputRedirect(AbstractContextManager[Console]):
-    """The context manager of redirect_output."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> Console:
-        log = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        self._streams = (sys.stdout, sys.stderr)
-        for stream in self._streams:
-            stream.flush()
-        self._saved = (os.dup(1), os.dup(2))  # not inherited, so children cannot write to the terminal
-        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-        self._file: IO[str] = open(self._saved[0], "w", buffering=1, closefd=False, encoding=encoding, errors="replace")
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        os.close(log)
+    streams, saved = (sys.stdout, sys.stderr), (os.dup(1), os.dup(2))  # not inherited by children
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    with ExitStack() as undo:
+        for descriptor in saved:
+            undo.callback(os.close, descriptor)
+        file = undo.enter_context(open(saved[0], "w", buffering=1, closefd=False, encoding=encoding, errors="replace"))
+        with path.open("ab") as log:
+            for target, stream in enumerate(streams, start=1):
+                stream.flush()
+                os.dup2(log.fileno(), target)
         sys.stdout, sys.stderr = _line_buffered(1), _line_buffered(2)
-        self._handler = logging.StreamHandler(sys.stderr)
-        self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        logging.getLogger().addHandler(self._handler)
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        logging.getLogger().addHandler(handler)
         logging.captureWarnings(True)
-        return Console(file=self._file)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is not None and not issubclass(kind, SystemExit):
-            traceback.print_exception(kind, error, trace)
-        logging.captureWarnings(False)
-        logging.getLogger().removeHandler(self._handler)
-        for stream in (sys.stdout, sys.stderr, *self._streams):  # libraries may still hold the earlier streams
-            stream.flush()
-        self._file.close()
-        sys.stdout, sys.stderr = self._streams
-        for saved, target in zip(self._saved, (1, 2), strict=True):
-            os.dup2(saved, target)
-            os.close(saved)
+        try:
+            yield Console(file=file)
+        except SystemExit:
+            raise
+        except BaseException:
+            traceback.print_exc()
+            raise
+        finally:
+            logging.captureWarnings(False)
+            logging.getLogger().removeHandler(handler)
+            for stream in (sys.stdout, sys.stderr, *streams):  # libraries may still hold the earlier streams
+                stream.flush()
+            sys.stdout, sys.stderr = streams
+            for target, descriptor in enumerate(saved, start=1):
+                os.dup2(descriptor, target)
 
 
 def _line_buffered(descriptor: int) -> IO[str]:
     """A text stream on the descriptor itself, so that a handler that keeps it after the block can still write."""
     return open(descriptor, "w", buffering=1, closefd=False, encoding="utf-8", errors="backslashreplace")
+
+
+class _RunProgress(Progress):
+    """The progress bar with the field `numbers` of each task that has it below."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        for task in self.tasks:
+            if task.fields.get("numbers"):
+                yield Text(task.fields["numbers"], no_wrap=True, overflow="ellipsis")
+
+
+def make_progress(console: Console, *, enabled: bool = True) -> Progress:
+    """A bar over iterations at the bottom of the terminal, and nothing elsewhere. Its tasks need the field `left`."""
+    return _RunProgress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("iterations"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),  # rich has no estimate if an iteration takes 30 s or more
+        console=console,
+        transient=True,
+        redirect_stdout=False,  # rich would print output that belongs in run.log
+        redirect_stderr=False,
+        disable=not (enabled and console.is_terminal),
+    )
 
 
 @contextmanager
@@ -95,6 +113,15 @@ def progress_of(console: Console, label: str) -> Iterator[Callable[[int, int], N
 def print_line(console: Console, text: str) -> None:
     """Prints one line without markup, and without wrapping if the output is not a terminal."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def new_table(name: str, *columns: str) -> Table:
+    """A table without borders: a column of names, and right-aligned columns of numbers."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(name, no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
 
 
 def duration(seconds: float) -> str:

@@ -70,8 +70,7 @@ class AsyncBackend(EngineBackend):
             await label(str(version))
 
     async def collective_rpc(self, method: str, **arguments: Any) -> list[Any]:
-        results: list[Any] = await self._llm.collective_rpc(method, kwargs=arguments)
-        return results
+        return await self._llm.collective_rpc(method, kwargs=arguments)
 
     def shutdown(self, *, timeout_s: float) -> None:
         self._llm.shutdown(timeout=timeout_s)

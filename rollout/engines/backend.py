@@ -1,4 +1,4 @@
-"""EngineBackend: what a RolloutEngine asks of the vLLM engine inside it.
+"""EngineBackend: the interface of the vLLM engine inside a RolloutEngine.
 
 async_llm.py (vLLM's AsyncLLM, in a process of its own) and inline_llm.py (vLLM's LLMEngine, in the actor's process)
 implement it; starting.py chooses. A further backend is a class in a file of its own and a branch there. Knows nothing
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from rollout.contract import EngineLoad, EngineRoom
 
-AfterStep = Callable[[EngineLoad], None]  # called with the load after each step of the engine, on any thread, often
+AfterStep = Callable[[EngineLoad], None]  # function that takes the load after each step, often and on any thread
 
 
 class EngineBackend(Protocol):
@@ -20,7 +20,7 @@ class EngineBackend(Protocol):
     @property
     @abstractmethod
     def room(self) -> EngineRoom:
-        """How much the engine holds at most."""
+        """Capacity of the engine."""
 
     @abstractmethod
     async def generate(self, prompt: dict[str, Any], sampling: Any, request_id: str) -> Any:

@@ -25,11 +25,10 @@ from rollout.contract import (
     PromptGroup,
     SamplingSpec,
 )
-from rollout.engines.completions import completions_of
 from rollout.engines.orphans import own_children
 from rollout.engines.outbox import Delivery, Outbox
 from rollout.engines.room_watch import RoomWatch
-from rollout.engines.sampling import sampling_params, scoring_params
+from rollout.engines.sampling import completions_of, sampling_params, scoring_params
 from rollout.engines.starting import start_backend
 from rollout.engines.worker_calls import connect_workers, update_workers
 from rollout.prompts import load_tokenizer
@@ -37,7 +36,7 @@ from transfer.spans import Span, SpanLog
 from transfer.transport import Rendezvous
 from transfer.wire import ParameterGroup
 
-SHUTDOWN_GRACE_S = 0.5  # for vLLM's child to go by itself; nothing of it is needed any more
+SHUTDOWN_GRACE_S = 0.5  # time for vLLM's child to end by itself; nothing of it is needed any more
 
 
 class RolloutEngine:
@@ -60,14 +59,14 @@ class RolloutEngine:
         """
         self._index = index
         self._publishes_inflight = publishes_inflight
-        self._version = -1  # nothing published yet; generate() refuses until version 0 has arrived
-        self._settled = asyncio.Event()  # clear while a publish is under way
+        self._version = -1  # version of the weights; -1: nothing published yet, generate() refuses
+        self._settled = asyncio.Event()  # event that is clear while a publish is under way
         self._settled.set()
         self._num_generating = 0  # requests inside vLLM
-        self._idle = asyncio.Event()  # set while there are none
+        self._idle = asyncio.Event()  # event that is set while there are none
         self._idle.set()
         self._num_entered = 0  # requests that vLLM was given, since the start
-        self._loop: asyncio.AbstractEventLoop | None = None  # the actor's, known from the first prompts on
+        self._loop: asyncio.AbstractEventLoop | None = None  # loop of the actor, known from the first prompts on
         self._outbox = Outbox()
         self._producing: set[asyncio.Task[tuple[PromptGroup, GroupSummary]]] = set()
         self._spans = SpanLog("engine", index)
@@ -77,19 +76,19 @@ class RolloutEngine:
         self._watch = RoomWatch(self._llm.room)
 
     async def ready(self) -> int:
-        """Answers once the engine is up; its process id."""
+        """Process id of the engine; answers once it is up."""
         return os.getpid()
 
     async def serve_loaded_weights(self) -> None:
-        """Version 0 is what vLLM loaded from the model folder: for an evaluation, where nobody publishes."""
+        """Makes the weights of the model folder version 0: for an evaluation, which has no publishes."""
         await self._set_version(0)
 
     async def room(self) -> EngineRoom:
-        """Answers once the engine is up; what it holds at most."""
+        """Capacity of the engine; answers once it is up."""
         return self._watch.room
 
     async def start(self, requests: list[GroupRequest], *, holds_back: bool) -> None:
-        """Begins to sample groups, which collect() gives out; holds_back: the fleet has more for whoever has room."""
+        """Begins to sample groups, which collect() gives out; holds_back: more prompts wait in the fleet."""
         self._loop = asyncio.get_running_loop()
         self._watch.is_wanted = holds_back
         self._outbox.expect(len(requests))
@@ -105,7 +104,7 @@ class RolloutEngine:
         """
         self._watch.is_wanted = holds_back
         taken = await self._outbox.take(limit)
-        self._watch.told()
+        self._watch.reported()
         chunk = GroupChunk(
             finished=tuple(delivery.finished for delivery in taken),
             load=self._watch.load,
@@ -123,10 +122,10 @@ class RolloutEngine:
             self._outbox.fail(error)
 
     def _note_load(self, load: EngineLoad) -> None:
-        """After each step of vLLM, on whatever thread."""
+        """Takes the load after each step of vLLM, on any thread."""
         if self._watch.stepped(load, self._num_entered) and self._loop is not None:
-            self._watch.is_wanted = False  # told once; the fleet's next call says whether it still has some
-            self._loop.call_soon_threadsafe(self._outbox.hurry)
+            self._watch.is_wanted = False  # one report; the fleet's next call says whether it still has some
+            self._loop.call_soon_threadsafe(self._outbox.answer_now)
 
     async def generate(self, prompt: Prompt, sampling: SamplingSpec) -> tuple[PromptGroup, GroupSummary]:
         """Samples the group of one prompt; raises RuntimeError before version 0 was published.
@@ -193,7 +192,7 @@ class RolloutEngine:
         await self._llm.set_version(version)
 
     async def drain_spans(self) -> tuple[Span, ...]:
-        """What the engine did since it told last, with a receipt or here."""
+        """Spans since the last report, in a receipt or here."""
         return self._spans.drain()
 
     async def score(self, token_ids: np.ndarray, prompt_length: int) -> np.ndarray:

@@ -39,9 +39,11 @@ class InlineLLM(EngineBackend):
         self._after_step = after_step
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vllm")
         self._engine = self._thread.submit(LLMEngine.from_engine_args, arguments).result()
-        self._answers: dict[str, Future[RequestOutput]] = {}  # of unfinished requests; only the thread changes it
+        self._answers: dict[
+            str, Future[RequestOutput]
+        ] = {}  # answers of unfinished requests; only the thread changes it
         self._is_paused = False
-        self._is_stepping = False  # a step is queued or under way, or will be after lingering
+        self._is_stepping = False  # True where a step is queued or under way, or will be after lingering
         self._failure: BaseException | None = None
 
     @property
@@ -121,7 +123,7 @@ class InlineLLM(EngineBackend):
         return EngineLoad(num_running=num_running, num_waiting=num_waiting, kv_usage=kv_cache_usage(scheduler))
 
     def _stepped(self, step: "Future[None]") -> None:
-        """On the engine's thread too, right after the step."""
+        """Queues the next step, or fails all requests; runs on the engine's thread right after the step."""
         self._failure = step.exception()
         if self._failure is None:
             self._queue_step()

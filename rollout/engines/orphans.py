@@ -1,6 +1,6 @@
-"""No process of vLLM outlives the actor that owns the engine, however that actor ended.
+"""Watches that end vLLM's processes with the actor that owns the engine, however that actor ended.
 
-An actor that is killed by the kernel cannot tell its children. Each worker therefore watches the actor's process id,
+An actor that is killed by the kernel cannot notify its children. Each worker therefore watches the actor's process id,
 which the actor leaves in the environment, and ends itself and vLLM's engine core between them. Knows nothing of vLLM.
 """
 
@@ -14,12 +14,12 @@ CHECK_EVERY_S = 1.0
 
 
 def own_children() -> None:
-    """Called by the actor before it starts processes: they belong to it."""
+    """Marks this process, an actor, as the owner of the processes it starts afterwards."""
     os.environ[OWNER_VARIABLE] = str(os.getpid())
 
 
 def end_with_owner() -> None:
-    """Called in a child, or a child's child: from now on it ends within seconds of its owner."""
+    """Makes this process, a child or a child's child, end within seconds of its owner."""
     owner, parent = int(os.environ[OWNER_VARIABLE]), os.getppid()
     threading.Thread(target=_watch, args=(owner, parent), name="watch-owner", daemon=True).start()
 

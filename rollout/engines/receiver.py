@@ -23,9 +23,9 @@ from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 
 from rollout.engines.orphans import end_with_owner
 from rollout.engines.vllm_versions import NoTrainerHalf
-from rollout.engines.worker_calls import group_from, rendezvous_from
+from rollout.engines.worker_calls import group_from
 from transfer.communicator import join
-from transfer.transport import Transfer, Transport
+from transfer.transport import Rendezvous, Transfer, Transport
 from transfer.wire import BufferPool, ParameterGroup, digest, fits_in_flight, unpack
 
 BACKEND = "softgate"
@@ -34,17 +34,17 @@ WORKER_EXTENSION = "rollout.engines.receiver.PublishExtension"
 
 @dataclass
 class ReceiverInitInfo(WeightTransferInitInfo):
-    """Where to meet, and the place of the engine's first worker in the group."""
+    """The address to meet at, and the rank of the engine's first worker in the group."""
 
-    rendezvous: dict[str, Any]  # as worker_calls.py describes it
+    rendezvous: dict[str, Any]  # fields of a Rendezvous
     rank_offset: int  # 1 + engine index * workers of an engine
 
 
 @dataclass
 class ReceiverUpdateInfo(WeightTransferUpdateInfo):
-    """What will arrive: parameter groups in wire order."""
+    """Announcement of an update: its parameter groups in wire order."""
 
-    groups: list[dict[str, Any]]  # as worker_calls.py describes them
+    groups: list[dict[str, Any]]  # groups as worker_calls.py describes them
     verify: bool  # whether digests are computed
 
 
@@ -58,7 +58,7 @@ class BroadcastReceiver(NoTrainerHalf, WeightTransferEngine[ReceiverInitInfo, Re
         super().__init__(*args, **kwargs)
         self._transport: Transport | None = None
         self._buffers = BufferPool(self._device())
-        # of modules that a whole update fills in part, being padded: elements loaded; None before the first update
+        # elements loaded of modules that a whole update fills in part, being padded; None before the first update
         self._filled_in_part: dict[str, int] | None = None
         self.digests: dict[str, str] = {}
         end_with_owner()
@@ -66,7 +66,7 @@ class BroadcastReceiver(NoTrainerHalf, WeightTransferEngine[ReceiverInitInfo, Re
     def init_transfer_engine(self, init_info: ReceiverInitInfo) -> None:
         self.shutdown()
         rank = init_info.rank_offset + self.parallel_config.rank
-        self._transport = join(rendezvous_from(init_info.rendezvous), rank=rank, device=self._device())
+        self._transport = join(Rendezvous(**init_info.rendezvous), rank=rank, device=self._device())
         self._filled_in_part = None
 
     def start_weight_update(self) -> None:
@@ -109,9 +109,9 @@ class BroadcastReceiver(NoTrainerHalf, WeightTransferEngine[ReceiverInitInfo, Re
         self._refresh_tied_lm_head()
 
     def _refuse_torn_modules(self) -> None:
-        """A module must get as much as in the first update of a connection, which has all weights, or nothing.
+        """Raises RuntimeError where a module got less than in the first update of a connection, which has all weights.
 
-        vLLM would fill up what is missing of a module with whatever its memory holds: RuntimeError.
+        vLLM would fill up what is missing of a module with whatever its memory holds. A module may get nothing.
         """
         filled = {}
         for name, module in self.model.named_modules():

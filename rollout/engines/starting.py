@@ -1,4 +1,4 @@
-"""How vLLM is started for one RolloutEngine: environment, engine arguments, choice of the backend.
+"""The start of vLLM for one RolloutEngine: environment, engine arguments, choice of the backend.
 
 In: the model's and the rollout's settings, the device. Out: a running EngineBackend. Importing this file imports
 nothing of vLLM, which reads its environment when it is imported.

@@ -10,11 +10,8 @@ from typing import Any
 
 def weight_version_setter(labeller: Any) -> Callable[[str], Any] | None:
     """The method that labels tokens with a version: of an AsyncLLM (a coroutine) or an engine core. 0.26: None."""
-    for name in ("update_weight_version", "set_weight_version"):
-        if hasattr(labeller, name):
-            setter: Callable[[str], Any] = getattr(labeller, name)
-            return setter
-    return None
+    names = ("update_weight_version", "set_weight_version")
+    return next((getattr(labeller, name) for name in names if hasattr(labeller, name)), None)
 
 
 def weight_version_spans(output: Any) -> Sequence[Any]:

@@ -34,12 +34,7 @@ async def update_workers(
     return tuple(await backend.collective_rpc("publish_digests"))
 
 
-def rendezvous_from(described: dict[str, Any]) -> Rendezvous:
-    """What connect_workers was given."""
-    return Rendezvous(**described)
-
-
 def group_from(described: dict[str, Any]) -> ParameterGroup:
-    """One of the groups that update_workers was given."""
+    """The ParameterGroup of one of update_workers' dictionaries."""
     metas = (ParameterMeta(name=n, dtype_name=d, shape=tuple(s)) for n, d, s in described["parameters"])
     return ParameterGroup(label=described["label"], parameters=tuple(metas))

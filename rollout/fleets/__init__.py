@@ -1,1 +1,1 @@
-"""Several engines behind one door: which prompt goes where, and when."""
+"""Several engines behind one interface: which prompt goes where, and when."""

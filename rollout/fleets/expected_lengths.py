@@ -1,5 +1,4 @@
-"""How long completions will be, learned from those that came back: of the same problem in an earlier pass, else of its
-source.
+"""Expected lengths of completions, learned from finished ones: of the same problem, else of its source.
 
 In: mean lengths of finished groups. Out: an expectation in tokens, for ordering and for room in the key/value cache; a
 wrong one costs time, never a result. Knows neither engines nor positions in the stream.
@@ -7,9 +6,9 @@ wrong one costs time, never a result. Knows neither engines nor positions in the
 
 from rollout.contract import Prompt
 
-SOURCE_WEIGHT = 0.1  # of a new group in its source's moving mean: lengths drift while the policy learns
-PROBLEM_WEIGHT = 0.5  # of the latest pass in a problem's mean
-UNKNOWN_SHARE = 0.5  # of max_new_tokens, where nothing of the source has come back yet
+SOURCE_WEIGHT = 0.1  # weight of a new group in its source's moving mean: lengths drift while the policy learns
+PROBLEM_WEIGHT = 0.5  # weight of the latest pass in a problem's mean
+UNKNOWN_SHARE = 0.5  # share of max_new_tokens that is expected before anything of the source is finished
 
 
 class ExpectedLengths:
@@ -17,10 +16,12 @@ class ExpectedLengths:
 
     def __init__(self) -> None:
         self._of_source: dict[str, float] = {}
-        self._of_problem: dict[int, float] = {}  # by a hash; two problems that share one are merely ordered together
+        self._of_problem: dict[
+            int, float
+        ] = {}  # means by a hash; two problems that share one are merely ordered together
 
     def observe(self, prompt: Prompt, *, num_tokens: int, num_completions: int) -> None:
-        """A finished group of the prompt: completion tokens of all its completions together."""
+        """Learns from a finished group of the prompt. num_tokens: of all its completions together."""
         length = num_tokens / num_completions
         problem, source = _problem(prompt), prompt.source
         self._of_source[source] = _moved(self._of_source.get(source), length, weight=SOURCE_WEIGHT)
@@ -38,5 +39,5 @@ def _problem(prompt: Prompt) -> int:
 
 
 def _moved(mean: float | None, value: float, *, weight: float) -> float:
-    """The first value is taken whole."""
+    """The moving mean after a value; the first one is taken whole."""
     return value if mean is None else (1.0 - weight) * mean + weight * value

@@ -1,4 +1,4 @@
-"""Which prompt goes to which engine, and when: the fleet's accounts, without Ray or a clock.
+"""The feeding rule: which prompt goes to which engine, and when. It knows neither Ray nor a clock.
 
 In: groups that wait, what engines hold at most, and the loads that they report. Out: (engine, ticket) pairs to hand
 over now. The rest waits here, where it still can go to whichever engine has room first.
@@ -26,7 +26,7 @@ class WaitingGroup:
     due: int  # lower goes first
     num_sequences: int
     num_prompt_tokens: int
-    expected_tokens: float  # of one completion
+    expected_tokens: float  # expected tokens of one completion
 
     @property
     def work(self) -> float:
@@ -35,7 +35,7 @@ class WaitingGroup:
 
     @property
     def kv_tokens(self) -> float:
-        """Of the cache, when all completions are at their end; that they share the prompt is left as reserve."""
+        """Tokens in the cache at the end of all completions, as if each had its own copy of the prompt."""
         return self.num_sequences * (self.num_prompt_tokens + self.expected_tokens)
 
 
@@ -45,22 +45,24 @@ def backlog(room: EngineRoom) -> int:
 
 
 def wants_more(load: EngineLoad, room: EngineRoom) -> bool:
-    """Whether half of the backlog is used up, so that an engine should tell before it runs dry."""
+    """Whether half of the backlog is used up, so that an engine should report its load before it is idle."""
     return load.num_waiting <= backlog(room) // 2
 
 
 class _Account:
-    """One engine: what it was handed, and how full that makes it."""
+    """The load of one engine, from its reports and from what it was handed since."""
 
     def __init__(self) -> None:
-        self.room: EngineRoom | None = None  # None: not told, then everything fits
-        self.is_open = False  # may be handed groups
-        self.unfinished: dict[int, tuple[int, WaitingGroup]] = {}  # by ticket, with its number among those handed over
+        self.room: EngineRoom | None = None  # capacity; None: not known yet, then everything fits
+        self.is_open = False  # True where it may be handed groups
+        self.unfinished: dict[
+            int, tuple[int, WaitingGroup]
+        ] = {}  # groups by ticket, with their numbers among those handed over
         self.num_handed = 0
         self.live = 0.0  # sequences
         self.work = 0.0  # tokens still to sample
-        self.kv_tokens = 0.0  # at the peak that is to be expected
-        self.stamp = 0  # of its only valid entry in the heap of open engines; 0: it has none
+        self.kv_tokens = 0.0  # tokens in the cache at the expected peak
+        self.stamp = 0  # stamp of its only valid entry in the heap of open engines; 0: it has none
 
     def fits(self, group: WaitingGroup) -> bool:
         if self.room is None or not self.unfinished:  # alone it must fit, else it never would
@@ -74,7 +76,7 @@ class _Account:
         self._count(group)
 
     def settle(self, load: EngineLoad, num_entered: int) -> None:
-        """Starts from what the engine tells; adds what was handed over since.
+        """Starts from the load that the engine reports; adds what was handed over since.
 
         The engine counts completions; how long those will be is known of their groups together only, so each counts as
         the mean of the groups inside.
@@ -98,7 +100,7 @@ class _Account:
 
 
 class Feeder:
-    """The accounts of one fleet's engines, which are known by numbers: at first those below num_engines, all open."""
+    """The loads of one fleet's engines, which are known by numbers: at first those below num_engines, all open."""
 
     def __init__(self, num_engines: int) -> None:
         self._accounts: dict[int, _Account] = {}
@@ -110,17 +112,17 @@ class Feeder:
             self.open(engine)
 
     def add(self, engine: int) -> None:
-        """A new engine, which gets nothing before open()."""
+        """Adds an engine, which gets nothing before open()."""
         assert engine not in self._accounts, engine
         self._accounts[engine] = _Account()
 
     def open(self, engine: int) -> None:
-        """From now on the engine is handed groups."""
+        """Lets the engine be handed groups."""
         self._accounts[engine].is_open = True
         self._reopen(engine)
 
     def close(self, engine: int) -> None:
-        """Nothing more goes to this engine."""
+        """Lets nothing more go to this engine."""
         account = self._accounts[engine]
         account.is_open = False
         account.stamp = 0
@@ -131,7 +133,7 @@ class Feeder:
             self.hold(group)
 
     def set_rooms(self, rooms: Mapping[int, EngineRoom]) -> None:
-        """How much each engine holds; until it is told, everything fits."""
+        """Sets the capacity of each engine; before, everything fits."""
         for engine, room in rooms.items():
             self._accounts[engine].room = room
 
@@ -149,7 +151,7 @@ class Feeder:
         return len(self._accounts[engine].unfinished)
 
     def report(self, engine: int, *, finished: tuple[int, ...], load: EngineLoad, num_entered: int) -> None:
-        """What came back from an engine, and how full it says it is."""
+        """Takes an engine's report: the groups that it has finished, and its load."""
         account = self._accounts[engine]
         for ticket in finished:
             del account.unfinished[ticket]

@@ -1,4 +1,4 @@
-"""RolloutFleet: several RolloutEngine actors behind one door.
+"""RolloutFleet: several RolloutEngine actors behind one interface.
 
 Prompts wait here until an engine has room for them, the longest first; finished groups come back in completion order,
 as one Ray object each. Placement is the caller's: the fleet is given running actors, and does not know of clusters. Its
@@ -6,7 +6,7 @@ engines may change while prompts are in flight: add() and remove().
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -35,14 +35,14 @@ class RolloutFleet:
         timeout_s: float,
         grade: Callable[[Any], Any] | None = None,
     ) -> None:
-        """grade: is given the reference of every group the moment it has finished, in a thread of the pool's, and
-        returns that of its verdicts at once (GraderPool.grade). None where nobody grades, or the caller does.
+        """grade: takes the reference of every group the moment it has finished, in a thread of the pool's, and
+        returns that of its verdicts at once (GraderPool.grade). None where the caller grades, or no one.
         """
         self.workers_per_engine = workers_per_engine
         self._timeout_s = timeout_s
         self._pool = pool
         self._mailbox = Mailbox(grade=grade)
-        self._waited_s = 0.0  # since something came last
+        self._waited_s = 0.0  # seconds waited since the last group came
 
     @property
     def engines(self) -> list[Any]:
@@ -50,9 +50,9 @@ class RolloutFleet:
         return list(self._pool.engines.values())
 
     def add(self, engine: int, handle: Any) -> None:
-        """A new engine under a number that is free: await_ready() gives it room, the next publish weights and prompts.
+        """Adds an engine under a free number; it gets weights and prompts from the next publish on.
 
-        So it is with a failed engine's successor, too, once remove() has freed the number.
+        await_ready() asks its capacity. A failed engine's successor takes its number once remove() has freed it.
         """
         self._pool.add(engine, handle)
 
@@ -106,7 +106,7 @@ class RolloutFleet:
         return self.finished()
 
     def finished(self) -> list[FinishedGroup]:
-        """The groups that have finished by now, in completion order as far as Ray tells; waits for nothing.
+        """The groups that have finished by now, in completion order as far as Ray reports it; waits for nothing.
 
         EngineError names an engine that failed, once what the others finished has been given out; an error of `grade`
         is raised as it is.
@@ -131,7 +131,7 @@ class RolloutFleet:
         return bool(mailbox.groups or mailbox.error or self._pool.failures or not self._pool.is_serving)
 
     def start_receive(self, version: int, groups: list[ParameterGroup], *, verify: bool) -> dict[int, Any]:
-        """Tells every engine that a publish comes; the refs of their EngineReceipts by engine."""
+        """Announces a publish to every engine; returns references to their EngineReceipts by engine."""
         self._pool.hand_over()  # what was submitted before starts before
         groups_ref = ray.put(groups)
         receiving = {
@@ -142,7 +142,7 @@ class RolloutFleet:
         return receiving
 
     def start_connect(self, rendezvous: Rendezvous) -> dict[int, Any]:
-        """Tells every engine where to meet; the engine in place i takes ranks from 1 + i * workers_per_engine."""
+        """Sends every engine the rendezvous; the engine in place i takes ranks from 1 + i * workers_per_engine."""
         return {
             engine: handle.connect.remote(rendezvous, 1 + place * self.workers_per_engine)
             for place, (engine, handle) in enumerate(self._pool.engines.items())
@@ -161,7 +161,8 @@ class RolloutFleet:
             engine, error = next(iter(answers.blamed.items()))
             raise _failure(engine, error) from error
         if answers.silent:
-            raise _silence(answers.silent, timeout_s)
+            named = ", ".join(str(engine) for engine in answers.silent)
+            raise EngineError(f"engine {named} did not answer within {timeout_s:g} s")
         return answers.results
 
     def shutdown(self, *, timeout_s: float = 10.0) -> None:
@@ -175,8 +176,3 @@ class RolloutFleet:
 
 def _failure(engine: int, error: ray.exceptions.RayError) -> EngineError:
     return EngineError(f"engine {engine} failed: {reason(error)}")
-
-
-def _silence(engines: Sequence[int], timeout_s: float) -> EngineError:
-    named = ", ".join(str(engine) for engine in engines)
-    return EngineError(f"engine {named} did not answer within {timeout_s:g} s")

@@ -1,20 +1,29 @@
 """The verdict on a completion: one component for each reward that a run is configured with.
 
 In: the `reward` section. Out: a function from (completion text, reference answer) to a RewardVerdict, for the grader
-children. Knows no reward by name, and nothing of processes and time limits.
+children; or one line for each reward of the user's own that cannot be loaded. Knows no reward by name, and nothing of
+processes and time limits.
 """
 
-from collections.abc import Callable
+import importlib
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from numbers import Real
 
 from configs.rewards import RewardConfig
 from rollout.contract import RewardComponent, RewardVerdict
-from rollout.rewards.built_in import BUILT_IN
-from rollout.rewards.own import RewardError, load_own
+from rollout.rewards.built_in import BUILT_IN, Reward
 
 RewardFunction = Callable[[str, str], RewardVerdict]  # (completion text, reference answer)
 # Called before each of the user's own rewards with its name and the verdict in which it and those after it have failed.
 Announce = Callable[[str, RewardVerdict], None]
+
+
+class RewardError(RuntimeError):
+    """A reward raised or gave no finite number; the message names it."""
 
 
 def make_reward(settings: dict[str, object], announce: Announce) -> RewardFunction:
@@ -46,3 +55,51 @@ def zero_verdict(config: RewardConfig) -> RewardVerdict:
             RewardComponent(name=name, value=0.0, weight=weight) for name, weight in config.weights.items()
         )
     )
+
+
+def load_own(name: str, path: str) -> Reward:
+    """The function at the import path `package.module:function`, which raises RewardError where it fails.
+
+    ValueError, one line with the remedy, where there is no such function.
+    """
+    function = _import(name, path)
+
+    def reward(completion_text: str, reference_answer: str) -> float:
+        try:
+            value = function(completion_text, reference_answer)
+        except MemoryError:
+            raise  # a limit, which the child's exit status reports
+        except (Exception, SystemExit) as error:
+            told = " ".join(str(error).split())
+            raise RewardError(f"reward.extra.{name} raised {type(error).__name__}: {told}") from error
+        if not isinstance(value, Real) or not math.isfinite(value):
+            raise RewardError(f"reward.extra.{name} gave {value!r}, not a finite number")
+        return float(value)
+
+    return reward
+
+
+def unusable_rewards(config: RewardConfig) -> Iterator[str]:
+    """One line for each reward of the user's own that cannot be loaded."""
+    for name, path in config.own_functions.items():
+        try:
+            load_own(name, path)
+        except ValueError as error:
+            yield str(error)
+
+
+def _import(name: str, path: str) -> Reward:
+    module_name, _, attribute = path.partition(":")
+    setting = f"reward.extra.{name}.function={path}"
+    if os.getcwd() not in sys.path:  # where one's own modules lie
+        sys.path.append(os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        told = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ValueError(f"{setting}: the module cannot be imported ({told}); correct it or PYTHONPATH") from error
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        told = "is not callable" if hasattr(module, attribute) else f"is not in {module_name}"
+        raise ValueError(f"{setting}: {attribute} {told}; name a function(completion_text, reference_answer) -> float")
+    return found

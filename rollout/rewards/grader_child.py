@@ -7,29 +7,21 @@ closes, and by a kernel timer when one completion takes too long, so it never ou
 """
 
 import argparse
-import importlib
 import json
+import pkgutil
 import resource
 import signal
 from collections.abc import Callable
 from dataclasses import asdict
 from multiprocessing.connection import Connection
 
-from rollout.rewards.functions import Announce, RewardFunction
+from rollout.rewards.functions import Announce, RewardError, RewardFunction
 from rollout.rewards.grading import prepare
-from rollout.rewards.own import RewardError
 
-MEMORY_LIMIT_BYTES = 4 * 2**30  # of address space; a completion that needs more is not an answer
-OUT_OF_MEMORY_STATUS = 77  # exit status that tells a limit from a defect
+MEMORY_LIMIT_BYTES = 4 * 2**30  # limit of address space; a completion that needs more is not an answer
+OUT_OF_MEMORY_STATUS = 77  # exit status after a limit; a defect has another
 READY = b"ready"
 RewardFactory = Callable[[dict[str, object], Announce], RewardFunction]  # (the section `reward`, announce)
-
-
-def import_factory(path: str) -> RewardFactory:
-    """The callable that `package.module:name` names."""
-    module, _, name = path.partition(":")
-    factory: RewardFactory = getattr(importlib.import_module(module), name)
-    return factory
 
 
 def serve(connection: Connection, reward_function: RewardFunction, *, timeout_s: float) -> None:
@@ -69,7 +61,7 @@ def main() -> None:
     parser.add_argument("--settings", type=json.loads, required=True, help="the section `reward`, as JSON")
     arguments = parser.parse_args()
     connection = Connection(arguments.descriptor)
-    make = import_factory(arguments.reward)
+    make: RewardFactory = pkgutil.resolve_name(arguments.reward)
     reward_function = make(
         arguments.settings,
         lambda name, verdict: send(connection, {"running": name, "otherwise": asdict(verdict)}),

@@ -28,7 +28,7 @@ CHILD_START_TIMEOUT_S = 60.0  # an import of numpy on a busy machine, with room
 CLOSE_TIMEOUT_S = 10.0
 KERNEL_TIMER_MARGIN_S = 1.0  # the child's own timer strikes after ours: it is for children whose actor is gone
 SPAN_GAP_S = 0.005  # a grader with a queue pauses for less between two groups
-MAX_RESTARTS = 3  # of one actor, by Ray
+MAX_RESTARTS = 3  # number of restarts of one actor, by Ray
 
 
 class GradingError(RuntimeError):
@@ -92,8 +92,7 @@ class GraderChild:
         """The child's next message; empty where none comes in time."""
         if not self._connection.poll(max(0.0, timeout_s)):
             return {}
-        message: dict[str, Any] = json.loads(self._connection.recv_bytes())
-        return message
+        return json.loads(self._connection.recv_bytes())
 
     def close(self) -> None:
         """Kill the child and wait until it is gone."""

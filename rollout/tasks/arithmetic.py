@@ -92,7 +92,7 @@ def scratchpad_completion(item: Sum, *, carry_remembered: bool = True) -> str:
     return f"<think>{scratchpad}</think><answer>{tens * 10 + units % 10}</answer>"
 
 
-def poor_demonstration(item: Sum, rng: random.Random, *, flaws: DemonstrationFlaws) -> str:
+def poor_demonstration(item: Sum, rng: random.Random, flaws: DemonstrationFlaws) -> str:
     """One demonstration of the warm start, with random flaws and without the end token."""
     if rng.random() < flaws.guess_share:
         error = rng.randint(1, flaws.largest_error) * rng.choice((-1, 1))

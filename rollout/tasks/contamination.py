@@ -21,29 +21,24 @@ def words_of(text: str) -> list[str]:
     return _PUNCTUATION.sub("", text.lower()).split()
 
 
-def ngrams(words: Sequence[str]) -> Iterator[str]:
-    """Every sequence of 13 consecutive words."""
-    for start in range(len(words) - NGRAM_WORDS + 1):
-        yield " ".join(words[start : start + NGRAM_WORDS])
-
-
 def contaminated(train: Sequence[Problem], eval_sets: Mapping[str, Sequence[Problem]]) -> dict[str, list[int]]:
     """Ascending indices of the training problems that share text with each evaluation set."""
     sets_with: dict[str, set[str]] = {}  # names of the sets that have an n-gram, or a whole short problem
     for name, problems in eval_sets.items():
         for problem in problems:
-            for key in _keys(problem.text, words_of(problem.text)):
+            for key in _keys(problem.text):
                 sets_with.setdefault(key, set()).add(name)
     found: dict[str, list[int]] = {name: [] for name in eval_sets}
     for index, problem in enumerate(train):
-        names: set[str] = set()
-        for key in _keys(problem.text, words_of(problem.text)):
-            names |= sets_with.get(key, set())
-        for name in names:
+        for name in set().union(*(sets_with.get(key, ()) for key in _keys(problem.text))):
             found[name].append(index)
     return found
 
 
-def _keys(text: str, words: Sequence[str]) -> Iterator[str]:
-    """Keys that two texts share if they share text; the key of a whole short text is never that of an n-gram."""
-    return ngrams(words) if len(words) >= NGRAM_WORDS else iter((f"whole: {normalised(text)}",))
+def _keys(text: str) -> Iterator[str]:
+    """Every sequence of 13 consecutive words; of a shorter text one key, which is never that of a sequence."""
+    words = words_of(text)
+    if len(words) < NGRAM_WORDS:
+        yield f"whole: {normalised(text)}"
+    for start in range(len(words) - NGRAM_WORDS + 1):
+        yield " ".join(words[start : start + NGRAM_WORDS])

@@ -1,4 +1,4 @@
-"""Reading of one data set, from the hub or from a file, and its rows as problems.
+"""Reading of one data set, from the hub or from a file, and its rows as problems with reference answers.
 
 In: a set's section of the configuration and its key (`task.train.gsm8k`). Out: its problems and how many rows have no
 answer, or a DataSetError of one line that names the setting, what was found and the remedy. The only file that imports
@@ -6,19 +6,23 @@ answer, or a DataSetError of one line that names the setting, what was found and
 """
 
 import os
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from configs.mistakes import shown
 from configs.tasks import EvalSetConfig
 from rollout.tasks import Problem
-from rollout.tasks.extraction import extract_answer
 
+Extraction = Literal["plain", "hashes", "boxed", "boxed_or_plain"]
+
+HASHES = "#### "  # mark in GSM8K between the worked solution and the answer
+BOXED = "\\boxed{"
 OFFLINE = "HF_HUB_OFFLINE"
 HUB_TIMEOUT_S = 4.0  # time-out of the hub's first answer; the library itself would try each set for 23 s
 EXPLANATIONS = {
@@ -111,14 +115,9 @@ def _one_line_errors(setting: str, *, remedy: str) -> Iterator[None]:
         yield
     except (DatasetsError, OSError, ValueError, RuntimeError, TypeError, StopIteration) as error:
         cause = error.__cause__ or error
-        reason = str(cause).strip().partition("\n")[0] or type(cause).__name__
-        raise DataSetError(f"{setting}: cannot be read ({_short(reason)}); {remedy}") from error
-
-
-def _short(reason: str) -> str:
-    """A library's message, shortened to one line."""
-    text = " ".join(reason.split())
-    return text if len(text) <= 160 else f"{text[:157]}..."
+        reason = " ".join(str(cause).strip().partition("\n")[0].split()) or type(cause).__name__
+        shortened = reason if len(reason) <= 160 else f"{reason[:157]}..."
+        raise DataSetError(f"{setting}: cannot be read ({shortened}); {remedy}") from error
 
 
 def _column(rows: Any, wanted: Sequence[str], *, key: str, path: str) -> str:
@@ -137,6 +136,38 @@ def _texts(values: Iterable[Any], *, key: str) -> list[str]:
             raise DataSetError(f"{key}: row {row} holds {shown(value)}; must be text or a number, name another column")
         texts.append("" if value is None else str(value))
     return texts
+
+
+def extract_answer(text: str, extraction: Extraction) -> str | None:
+    """The answer without surrounding white space, or None if it is absent or empty."""
+    match extraction:
+        case "plain":
+            answer: str | None = text
+        case "hashes":
+            _, found, rest = text.rpartition(HASHES)
+            answer = rest if found else None
+        case "boxed":
+            answer = last_boxed(text)
+        case "boxed_or_plain":
+            answer = last_boxed(text) if BOXED in text else text
+    return (answer or "").strip() or None
+
+
+def last_boxed(text: str) -> str | None:
+    r"""The content of the last `\boxed{...}` with balanced braces; `\{` and `\}` do not count as braces.
+
+    Example: `so $x=\boxed{1}$, or \boxed{\frac{1}{2}}` gives `\frac{1}{2}`.
+    """
+    open_braces: list[int | None] = []  # start of the content for a \boxed{, None for any other brace
+    last: tuple[int, int] | None = None
+    for token in re.finditer(r"\\boxed\{|\\.|[{}]", text, re.DOTALL):
+        if token[0] in (BOXED, "{"):
+            open_braces.append(token.end() if token[0] == BOXED else None)
+        elif token[0] == "}" and open_braces:
+            begin = open_braces.pop()
+            if begin is not None and (last is None or begin > last[0]):
+                last = (begin, token.start())
+    return text[last[0] : last[1]] if last else None
 
 
 def prepare_hub() -> None:

@@ -28,7 +28,15 @@ class DataTask:
         loaded = _load_all(config)
         everything = [problem for name in config.train for problem in loaded[f"train.{name}"].problems]
         train = without_duplicates(everything)
-        _refuse_repeated_sets(config, train)
+        sources = {problem.source for problem in train}
+        repeated = [
+            f"task.train.{name}.path={section.path}: all of its problems are in earlier sets too; "
+            f"leave it out: task.train.{name}=null"
+            for name, section in config.train.items()
+            if name not in sources
+        ]
+        if repeated:
+            raise DataSetError("\n".join(repeated))
         return cls(
             train=tuple(train),
             evaluation={name: loaded[f"eval.{name}"].problems for name in config.eval},
@@ -90,18 +98,6 @@ def without_duplicates(problems: Sequence[Problem]) -> list[Problem]:
 def normalised(text: str) -> str:
     """A question for comparison: in lower case, with single spaces."""
     return " ".join(text.split()).casefold()
-
-
-def _refuse_repeated_sets(config: DataTaskConfig, train: Sequence[Problem]) -> None:
-    sources = {problem.source for problem in train}
-    lines = [
-        f"task.train.{name}.path={section.path}: all of its problems are in earlier sets too; "
-        f"leave it out: task.train.{name}=null"
-        for name, section in config.train.items()
-        if name not in sources
-    ]
-    if lines:
-        raise DataSetError("\n".join(lines))
 
 
 def _load_all(config: DataTaskConfig) -> dict[str, LoadedSet]:

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from rollout.tasks.arithmetic import DemonstrationFlaws, Sum, demonstration_sums, poor_demonstration
 
@@ -30,12 +30,8 @@ TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 VOCABULARY = (*CONTROL_TOKENS, *TAGS, *"0123456789", *"+=,")
 IGNORED = -100  # label of a position without loss
 Progress = Callable[[int, int], None]  # function of (steps done, steps in all)
-
-
-class Demonstrate(Protocol):
-    """A function that makes one completion to imitate, without the end token."""
-
-    def __call__(self, item: Sum, rng: random.Random, *, flaws: DemonstrationFlaws) -> str: ...
+# function that makes one completion to imitate, without the end token
+Demonstrate = Callable[[Sum, random.Random, DemonstrationFlaws], str]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,7 +100,10 @@ def ensure_embedded_model(
     cache.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=cache))
     try:
-        build_embedded_model(recipe, folder=building, progress=progress, demonstrate=demonstrate)
+        model = _warm_started(recipe, progress=progress, demonstrate=demonstrate)
+        model.save_pretrained(building)
+        new_tokenizer(recipe).save_pretrained(building)
+        (building / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n", encoding="utf-8")
         building.chmod(0o755)  # mkdtemp's 0700 would not let engines of another user read it
         try:
             building.rename(target)
@@ -116,17 +115,8 @@ def ensure_embedded_model(
     return target
 
 
-def build_embedded_model(
-    recipe: EmbeddedRecipe,
-    *,
-    folder: Path,
-    progress: Progress | None = None,
-    demonstrate: Demonstrate = poor_demonstration,
-) -> None:
-    """Warm-starts the model and writes it with tokenizer and recipe into the folder.
-
-    Uses one thread; afterwards torch's seed and number of threads are as before.
-    """
+def _warm_started(recipe: EmbeddedRecipe, *, progress: Progress | None, demonstrate: Demonstrate) -> "Qwen2ForCausalLM":
+    """The trained model. Uses one thread; afterwards torch's seed and number of threads are as before."""
     import torch
 
     num_threads = torch.get_num_threads()
@@ -136,12 +126,10 @@ def build_embedded_model(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             model = new_model(recipe)
-            warm_start(model, recipe, progress=progress, demonstrate=demonstrate)
+            _train(model, recipe, progress=progress, demonstrate=demonstrate)
     finally:
         torch.set_num_threads(num_threads)
-    model.save_pretrained(folder)
-    new_tokenizer(recipe).save_pretrained(folder)
-    (folder / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n", encoding="utf-8")
+    return model
 
 
 def new_tokenizer(recipe: EmbeddedRecipe) -> "PreTrainedTokenizerFast":
@@ -170,7 +158,7 @@ def new_model(recipe: EmbeddedRecipe) -> "Qwen2ForCausalLM":
     import torch
     from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
-    ids = {word: index for index, word in enumerate(recipe.vocabulary)}
+    end, pad = recipe.vocabulary.index(END), recipe.vocabulary.index(PAD)
     config = Qwen2Config(
         vocab_size=len(recipe.vocabulary),
         hidden_size=recipe.hidden_size,
@@ -181,21 +169,17 @@ def new_model(recipe: EmbeddedRecipe) -> "Qwen2ForCausalLM":
         max_position_embeddings=recipe.max_position_embeddings,
         tie_word_embeddings=recipe.tied_embeddings,
         bos_token_id=None,
-        eos_token_id=ids[END],
-        pad_token_id=ids[PAD],
+        eos_token_id=end,
+        pad_token_id=pad,
         dtype=torch.float32,
     )
     model = Qwen2ForCausalLM(config)
-    model.generation_config = GenerationConfig(eos_token_id=ids[END], pad_token_id=ids[PAD])
+    model.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=pad)
     return model
 
 
-def warm_start(
-    model: "Qwen2ForCausalLM",
-    recipe: EmbeddedRecipe,
-    *,
-    progress: Progress | None = None,
-    demonstrate: Demonstrate = poor_demonstration,
+def _train(
+    model: "Qwen2ForCausalLM", recipe: EmbeddedRecipe, *, progress: Progress | None, demonstrate: Demonstrate
 ) -> None:
     """Trains the model in place on demonstrations; the loss is the mean over completion tokens."""
     import torch
@@ -238,7 +222,7 @@ def draw_demonstrations(
     sums = demonstration_sums()
     chosen = [sums[rng.randrange(len(sums))] for _ in range(batch_size)]
     prompts = tokenizer([item.problem().text for item in chosen])["input_ids"]
-    completions = tokenizer([demonstrate(item, rng, flaws=flaws) + END for item in chosen])["input_ids"]
+    completions = tokenizer([demonstrate(item, rng, flaws) + END for item in chosen])["input_ids"]
     sequences = [(prompt + completion, len(prompt)) for prompt, completion in zip(prompts, completions, strict=True)]
     return sorted(sequences, key=lambda sequence: len(sequence[0]))
 
@@ -251,19 +235,16 @@ def similar_length_rows(
     Padding is on the right, so causal attention needs no mask.
     """
     import torch
+    from torch.nn.utils.rnn import pad_sequence
 
     middle = (len(sequences[0][0]) + len(sequences[-1][0])) / 2
     rows = []
     for part in ([s for s in sequences if len(s[0]) <= middle], [s for s in sequences if len(s[0]) > middle]):
-        if not part:
-            continue
-        width = len(part[-1][0])
-        tokens = torch.full((len(part), width), pad_id)
-        labels = torch.full((len(part), width), IGNORED)
-        for row, (ids, prompt_length) in enumerate(part):
-            tokens[row, : len(ids)] = torch.tensor(ids)
-            labels[row, prompt_length - 1 : len(ids) - 1] = tokens[row, prompt_length : len(ids)]
-        rows.append((tokens, labels))
+        tokens = [torch.tensor(ids) for ids, _ in part]
+        labels = [torch.tensor([*[IGNORED] * (length - 1), *ids[length:], IGNORED]) for ids, length in part]
+        if part:
+            padded = pad_sequence(tokens, batch_first=True, padding_value=pad_id)
+            rows.append((padded, pad_sequence(labels, batch_first=True, padding_value=IGNORED)))
     return rows
 
 

@@ -98,7 +98,7 @@ class CommandRun:
         return read_spans(self.run_dir / "trace.json")
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """Of the final model."""
+        """Weights of the final model."""
         return load_file(self.run_dir / "model/model.safetensors")
 
 
@@ -114,7 +114,7 @@ def await_rows(metrics: Path, count: int, process: "subprocess.Popen[str]") -> N
 
 
 def command_lines() -> dict[int, str]:
-    """Of every living process that descends from this test session, by process id; others may run beside it."""
+    """Command lines, by process id, of the living processes that descend from this test session."""
     found = {}
     for process in psutil.process_iter(["cmdline", "status", "environ"]):
         is_ours = (process.info["environ"] or {}).get(SESSION_VARIABLE) == os.environ[SESSION_VARIABLE]

@@ -48,8 +48,11 @@ def test_two_nodes_hold_engines_and_learner_as_configured() -> None:
 @pytest.mark.parametrize(
     ("overrides", "asked"),
     [
-        (["rollout.num_engines=50"], r"50 engine\(s\) of 0\.5 CPU .* it has \d+ CPU"),
-        (["cluster.device=gpu", "learner.num_workers=8", "rollout.prompts_per_iteration=8"], r"9 GPU.* it has 0 GPU"),
+        (["rollout.num_engines=50"], r"50 engine\(s\) of 0\.5 CPU .* the cluster has \d+ CPU"),
+        (
+            ["cluster.device=gpu", "learner.num_workers=8", "rollout.prompts_per_iteration=8"],
+            r"9 GPU.* the cluster has 0 GPU",
+        ),
     ],
 )
 def test_a_request_beyond_this_machine_fails_in_seconds(
@@ -90,7 +93,7 @@ def test_a_request_beyond_a_running_cluster_fails_in_seconds(
     run = run_command(tmp_path / "run", f"cluster.address={running_ray}", "rollout.num_engines=50")
     assert run.status == 1
     assert "50 engine(s) of 0.5 CPU" in run.output, run.output
-    assert "it has 2 CPU." in run.output, run.output
+    assert "the cluster has 2 CPU." in run.output, run.output
     assert time.monotonic() - started < REFUSAL_S * slowdown()
 
 

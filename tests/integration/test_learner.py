@@ -145,7 +145,7 @@ def test_a_non_finite_step_is_refused_on_all_ranks_with_the_weights_as_they_were
 
 def step_poisoned(join: dict[str, Any], spec: LearnerSpec, batch: TrainBatch, poison: str) -> tuple[str, bool]:
     """In a rank: a good step, then one with nan in an advantage or rank 1's gradient; the error, and if all stayed."""
-    from learner.optimizer_step import NonFiniteError
+    from learner.optimizer import NonFiniteError
     from learner.worker import LearnerWorker
 
     worker = LearnerWorker(spec, **join)

@@ -76,7 +76,7 @@ COMBINATIONS = [(option, case) for option in TOGETHER for case in CASES + ACROSS
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """Of one measured step: weights when its batch arrived and before it, and its gradient before clipping."""
+    """Tensors of one measured step: weights when its batch arrived and before it, and its gradient before clipping."""
 
     at_load: Arrays
     before: Arrays

@@ -24,6 +24,7 @@ import numpy as np, torch, triton.language as tl
 from triton.runtime.interpreter import TensorHandle
 import gates.triton_kernels as kernels
 from gates import get_gate
+from gates.kernels import run_kernel
 from gates.loss import reference_loss
 from gates.power import power_shape
 
@@ -50,7 +51,8 @@ for dtype, rtol in ((torch.float64, 1e-12), (torch.float32, 1e-4), (torch.bfloat
         columns = {name: column.to(dtype) for name, column in columns.items()}
         for gate in gates:
             compute = torch.promote_types(dtype, torch.float32)
-            loss, gradient, found = kernels.sweep(**columns, gate=gate, dtype=compute, with_gradient=True)
+            inputs = tuple(columns.values())
+            loss, gradient, found = run_kernel(kernels.sweep, inputs, gate, dtype=compute, with_gradient=True)
             leaf = columns["logprobs"].to(compute).clone().requires_grad_()
             reference = reference_loss(**columns | {"logprobs": leaf}, gate=gate)
             reference.loss.backward()
@@ -63,7 +65,7 @@ for dtype, rtol in ((torch.float64, 1e-12), (torch.float32, 1e-4), (torch.bfloat
             assert torch.equal(found.largest_log_ratio, expected.largest_log_ratio)
             torch.testing.assert_close(found.slope, expected.slope, **close)
             torch.testing.assert_close(found.totals, expected.totals, rtol=rtol, atol=1e-12)
-            without = kernels.sweep(**columns, gate=gate, dtype=compute, with_gradient=False)
+            without = run_kernel(kernels.sweep, inputs, gate, dtype=compute, with_gradient=False)
             assert without[1] is None and torch.equal(without[0], loss)
 print("all equal")
 """

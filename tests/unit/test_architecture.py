@@ -40,6 +40,7 @@ ALLOWED_OURS = {
         "learner.contract",
         "orchestration.stream.group_metrics",
         "orchestration.terminal",
+        "orchestration.pages",
     ),
     "orchestration/terminal": ("configs",),
 }
@@ -53,7 +54,6 @@ ALLOWED_THIRD_PARTY = {
     "rollout/contract.py": ("numpy",),
     "learner/contract.py": ("numpy",),
     "orchestration/statistics": ("numpy", "scipy"),
-    "orchestration/stream/admission.py": (),
     "orchestration/stream/order.py": (),
     "orchestration/stream/positions.py": (),
     "orchestration/stream/prompt_order.py": (),
@@ -76,7 +76,7 @@ OWNERS = {
     "deepspeed": (
         "learner/engine_start.py",
         "learner/checkpoint.py",
-        "learner/optimizer_step.py",
+        "learner/optimizer.py",
         "learner/model/zero.py",
     ),
     "ray": (

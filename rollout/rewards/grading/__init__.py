@@ -7,7 +7,6 @@ left. Knows nothing of completions, tags or rewards.
 
 import importlib
 import re
-from collections.abc import Callable
 
 MAX_ANSWER_CHARACTERS = 1000  # length beyond which a text is no final answer, so that comparisons stay cheap
 TIME_LIMIT_S = 2.0  # time limit of one comparison; undecided answers are then not equal
@@ -34,8 +33,10 @@ def is_equivalent(candidate: object, reference: object) -> bool:
         return number == other
     if not left or not right:
         return False
+    from rollout.rewards.grading.comparing import same_answer  # loaded when an answer needs it; plain numbers do not
+
     try:
-        return _comparison()(left, right, seconds=TIME_LIMIT_S)
+        return same_answer(left, right, seconds=TIME_LIMIT_S)
     except RecursionError:  # a nested answer, when the caller's stack is nearly full
         return False
 
@@ -49,13 +50,6 @@ def _plain_number(words: str) -> str:
     integer, fraction = integer.lstrip("0") or "0", fraction.rstrip("0")
     magnitude = f"{integer}.{fraction}" if fraction else integer
     return f"-{magnitude}" if sign == "-" and magnitude != "0" else magnitude
-
-
-def _comparison() -> Callable[..., bool]:
-    """The comparison of comparing.py, loaded when an answer first needs it; plain numbers never do."""
-    from rollout.rewards.grading.comparing import same_answer
-
-    return same_answer
 
 
 def prepare(reference: str) -> None:

@@ -126,7 +126,7 @@ def _matrix(text: str, depth: int) -> Form | None:
     if found is None or r"\begin" in found[1]:
         return None
     rows = [row.split("&") for row in found[1].removesuffix(ROW_MARK).split(ROW_MARK)]
-    return _collection(MATRIX, [_collection(ROW, [read_form(cell, depth=depth + 1) for cell in row]) for row in rows])
+    return _collection(MATRIX, [_read_all(ROW, row, depth) for row in rows])
 
 
 def _list(text: str, depth: int) -> Form | None:
@@ -174,13 +174,13 @@ def _interval(sides: list[str], signs: list[str], depth: int) -> Form | None:
     if not upward:
         sides, signs = sides[::-1], [_FLIPPED[sign] for sign in reversed(signs)]
     kind = ("(" if signs[0] == "<" else "[") + (")" if signs[1] == "<" else "]")
-    body = _collection(kind, [read_form(sides[0], depth=depth + 1), read_form(sides[2], depth=depth + 1)])
+    body = _read_all(kind, [sides[0], sides[2]], depth)
     return None if body is None else Named(name=sides[1], body=body)
 
 
 def _union(text: str, depth: int) -> Form | None:
     pieces = _split(text, _UNION)[::2]
-    return _collection(UNION, [read_form(piece, depth=depth + 1) for piece in pieces]) if len(pieces) > 1 else None
+    return _read_all(UNION, pieces, depth) if len(pieces) > 1 else None
 
 
 def _bracketed(text: str, depth: int) -> Form | None:
@@ -196,14 +196,18 @@ def _bracketed(text: str, depth: int) -> Form | None:
                 return _collection(SET, items)
             if len(pieces) == 1 and opening + closing == "()":
                 return read_form(inner, depth=depth + 1)
-            return _collection(opening + closing, [read_form(piece, depth=depth + 1) for piece in pieces])
+            return _read_all(opening + closing, pieces, depth)
     return None
 
 
 def _both_signs(text: str, depth: int) -> Form | None:
     upper = text.replace(r"\pm", "+").replace(r"\mp", "-")
     lower = text.replace(r"\pm", "-").replace(r"\mp", "+")
-    return _collection(LIST, [read_form(signed.removeprefix("+"), depth=depth + 1) for signed in (upper, lower)])
+    return _read_all(LIST, [signed.removeprefix("+") for signed in (upper, lower)], depth)
+
+
+def _read_all(kind: str, texts: Iterable[str], depth: int) -> Collection | None:
+    return _collection(kind, [read_form(text, depth=depth + 1) for text in texts])
 
 
 def _collection(kind: str, items: Iterable[Form | None]) -> Collection | None:
@@ -228,17 +232,11 @@ def _name(text: str) -> str:
 
 def _split(text: str, separator: re.Pattern[str]) -> list[str]:
     """Pieces and separators alternately; separators inside brackets or \\text{} do not count."""
-    pieces, start, depth, position = [], 0, 0, 0
-    while position < len(text):
-        found = separator.match(text, position) if depth == 0 else None
-        if found:
-            pieces += [text[start:position], found[0]]
-            start = position = found.end()
-            continue
-        if text[position] == "\\" and text[position + 1 : position + 2] in ("{", "}"):
-            depth += 1 if text[position + 1] == "{" else -1
-            position += 2
-            continue
-        depth += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(text[position], 0)
-        position += 1
+    pieces, start, depth = [], 0, 0
+    for found in re.finditer(rf"(?P<separator>{separator.pattern})|[()\[\]{{}}]", text):
+        if found["separator"] is None:
+            depth += 1 if found[0] in "([{" else -1
+        elif depth == 0:
+            pieces += [text[start : found.start()], found[0]]
+            start = found.end()
     return [*pieces, text[start:]]

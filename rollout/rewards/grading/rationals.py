@@ -18,10 +18,6 @@ _DIGITS = re.compile(r"[0-9]+\.?[0-9]*|\.[0-9]+")
 _CALCULATION = re.compile(r"\+|\\cdot|\\times|(?<=[0-9a-zA-Z)}\]])-|[0-9)}]\(|\)[0-9]|\\pm|\\mp|\\div|!|\\binom")
 
 
-class _NoNumberError(ValueError):
-    """Error for a text that is not a rational number, or too large a one."""
-
-
 def exact_value(text: str) -> Fraction | None:
     """The exact value of a text that is a rational number and nothing else."""
     if _THOUSANDS.fullmatch(text):
@@ -36,11 +32,9 @@ def exact_value(text: str) -> Fraction | None:
             return Fraction(scientific[1].rstrip(".")) * _power(Fraction(10), Fraction(scientific[2]))
         reader = _Reader(text)
         value = reader.sum(depth=0)
-        if reader.rest():
-            return None
-    except (_NoNumberError, ZeroDivisionError):
+    except (ValueError, ZeroDivisionError):
         return None
-    return value
+    return None if reader.rest else value
 
 
 def is_calculation(text: str) -> bool:
@@ -51,101 +45,74 @@ def is_calculation(text: str) -> bool:
 
 
 def _power(base: Fraction, exponent: Fraction) -> Fraction:
-    if exponent.denominator != 1:
-        raise _NoNumberError
     bits = max(base.numerator.bit_length(), base.denominator.bit_length())
-    if bits * abs(exponent) > MAX_BITS:
-        raise _NoNumberError
+    if exponent.denominator != 1 or bits * abs(exponent) > MAX_BITS:
+        raise ValueError(exponent)
     return _bounded(base ** int(exponent))
 
 
 def _bounded(value: Fraction) -> Fraction:
     if max(value.numerator.bit_length(), value.denominator.bit_length()) > MAX_BITS:
-        raise _NoNumberError
+        raise ValueError("too large")
     return value
 
 
 class _Reader:
-    """Recursive-descent parser of sums of products of signed powers of digits, fractions and brackets."""
+    """Recursive-descent parser of sums of products of signed powers of digits, fractions and brackets.
+
+    Every method reads from the beginning of `rest`; ValueError where it does not find what it reads.
+    """
 
     def __init__(self, text: str) -> None:
-        self._text = text
-        self._position = 0
-
-    def rest(self) -> str:
-        return self._text[self._position :]
+        self.rest = text
 
     def sum(self, *, depth: int) -> Fraction:
         if depth > MAX_DEPTH:
-            raise _NoNumberError
+            raise ValueError(depth)
         value = self._product(depth=depth)
-        while True:
-            if self._take("+"):
-                value = _bounded(value + self._product(depth=depth))
-            elif self._take("-"):
-                value = _bounded(value - self._product(depth=depth))
-            else:
-                return value
+        while operator := self._take("+", "-"):
+            term = self._product(depth=depth)
+            value = _bounded(value + term if operator == "+" else value - term)
+        return value
 
     def _product(self, *, depth: int) -> Fraction:
         sign = -1 if self._take("-") else 1
         self._take("+")
-        value = self._mixed(depth=depth)
-        while True:
-            if self._take(r"\cdot") or self._take(r"\times"):
-                value = _bounded(value * self._signed(depth=depth))
-            elif self._take("/") or self._take(r"\div"):
-                value = _bounded(value / self._signed(depth=depth))
-            elif self.rest().startswith("("):
-                value = _bounded(value * self._factor(depth=depth))
-            else:
-                return sign * value
-
-    def _signed(self, *, depth: int) -> Fraction:
-        sign = -1 if self._take("-") else 1
-        return sign * self._factor(depth=depth)
-
-    def _mixed(self, *, depth: int) -> Fraction:
-        """A factor, or a mixed number: digits with a fraction directly behind them."""
-        begins_with_integer = re.match(r"[0-9]+\\frac", self.rest())
+        is_mixed = re.match(r"[0-9]+\\frac", self.rest)  # digits with a fraction directly behind them
         value = self._factor(depth=depth)
-        return value + self._factor(depth=depth) if begins_with_integer else value
+        if is_mixed:
+            value += self._factor(depth=depth)
+        while (operator := self._take(r"\cdot", r"\times", "/", r"\div")) or self.rest.startswith("("):
+            factor_sign = -1 if operator and self._take("-") else 1
+            factor = factor_sign * self._factor(depth=depth)
+            value = _bounded(value / factor if operator in ("/", r"\div") else value * factor)
+        return sign * value
 
     def _factor(self, *, depth: int) -> Fraction:
         value = self._atom(depth=depth)
-        return _power(value, self._exponent(depth=depth)) if self._take("^") else value
-
-    def _exponent(self, *, depth: int) -> Fraction:
-        if self.rest().startswith(("{", "(")):
-            return self._atom(depth=depth)
-        digit = self.rest()[:1]
-        if digit not in tuple("0123456789"):
-            raise _NoNumberError
-        self._position += 1
-        return Fraction(digit)
+        if not self._take("^"):
+            return value
+        is_bracketed = self.rest.startswith(("{", "("))
+        return _power(value, self._atom(depth=depth) if is_bracketed else Fraction(self._take(*"0123456789")))
 
     def _atom(self, *, depth: int) -> Fraction:
-        digits = _DIGITS.match(self._text, self._position)
-        if digits:
-            self._position = digits.end()
+        if digits := _DIGITS.match(self.rest):
+            self.rest = self.rest[digits.end() :]
             return Fraction(digits[0].rstrip("."))
         if self._take(r"\frac"):
-            numerator = self._bracketed("{", "}", depth=depth)
-            return _bounded(numerator / self._bracketed("{", "}", depth=depth))
-        closing = {"(": ")", "{": "}"}.get(self.rest()[:1])
-        if closing is None:
-            raise _NoNumberError
-        return self._bracketed(self.rest()[0], closing, depth=depth)
+            numerator = self._bracketed("{", depth=depth)
+            return _bounded(numerator / self._bracketed("{", depth=depth))
+        return self._bracketed("({", depth=depth)
 
-    def _bracketed(self, opening: str, closing: str, *, depth: int) -> Fraction:
-        if not self._take(opening):
-            raise _NoNumberError
-        value = self.sum(depth=depth + 1)
+    def _bracketed(self, openings: str, *, depth: int) -> Fraction:
+        closing = {"(": ")", "{": "}", "": ""}[self._take(*openings)]
+        value = self.sum(depth=depth + 1) if closing else Fraction()
         if not self._take(closing):
-            raise _NoNumberError
+            raise ValueError(self.rest)
         return value
 
-    def _take(self, token: str) -> bool:
-        taken = self._text.startswith(token, self._position)
-        self._position += len(token) if taken else 0
-        return taken
+    def _take(self, *tokens: str) -> str:
+        """The first of the tokens with which the rest begins, taken from it; "" if there is none."""
+        token = next(filter(self.rest.startswith, tokens), "")
+        self.rest = self.rest[len(token) :]
+        return token

@@ -80,8 +80,7 @@ def _synonym(found: re.Match[str]) -> str:
 def _delimited(text: str) -> str:
     """The text without delimiters of mathematics. A single `$` before a number is money and stays, as does `\\$`."""
     text = re.sub(r"\\[()\[\]]", "", text)
-    bare = re.findall(r"(?<!\\)\$", text)
-    if len(bare) % 2 == 0:
+    if len(re.findall(r"(?<!\\)\$", text)) % 2 == 0:
         text = re.sub(r"(?<!\\)\$+", " ", text)
     return text.strip()
 
@@ -94,7 +93,7 @@ def _boxed(text: str) -> str:
     for found in re.finditer(r"\\f?boxed\s*\{|\\fbox\s*\{", text):
         if found.start() < position:
             continue  # a box inside a box
-        end = closing_brace(text, found.end() - 1)
+        end = _closing(text, found.end() - 1)
         if end < 0:
             return text
         between.append(text[position : found.start()])
@@ -106,12 +105,12 @@ def _boxed(text: str) -> str:
     return ", ".join(contents) if are_list else contents[-1]
 
 
-def closing_brace(text: str, start: int) -> int:
-    """Index of the brace that closes the brace at start; -1 if there is none."""
+def _closing(text: str, start: int, *, brackets: str = "{}") -> int:
+    """Index of the bracket that closes the one at start; -1 if there is none. An escaped brace does not count."""
     depth = 0
     for index in range(start, len(text)):
-        if text[index] in "{}" and (index == 0 or text[index - 1] != "\\"):
-            depth += 1 if text[index] == "{" else -1
+        if text[index] in brackets and (brackets == "()" or text[index - 1 : index] != "\\"):
+            depth += 1 if text[index] == brackets[0] else -1
             if depth == 0:
                 return index
     return -1
@@ -134,27 +133,17 @@ def _with_braces(text: str) -> str:
 
 def _argument(text: str, position: int, *, root: bool) -> tuple[int, str]:
     """The next argument as `{...}` and the index of its end; an empty text if there is none."""
-    while position < len(text) and text[position] == " ":
-        position += 1
+    position += len(text[position:]) - len(text[position:].lstrip(" "))
     if position == len(text):
         return position, ""
     if text[position] == "{" or (root and text[position] == "("):
-        end = closing_brace(text, position) if text[position] == "{" else _closing_parenthesis(text, position)
+        end = _closing(text, position, brackets="{}" if text[position] == "{" else "()")
         return (end + 1, "{" + _with_braces(text[position + 1 : end]) + "}") if end >= 0 else (position, "")
     command = _COMMAND.match(text, position)
     if command:
         return (command.end(), f"{{{command[0]}}}") if command[1] not in ("frac", "sqrt", "text") else (position, "")
     if root:  # plain text may say sqrt 12, where LaTeX takes one character
-        digits = re.compile(r"[0-9]+").match(text, position)
-        if digits and text[position - 1] == " ":
+        digits = re.compile(r"(?<= )[0-9]+").match(text, position)
+        if digits:
             return digits.end(), f"{{{digits[0]}}}"
     return (position + 1, f"{{{text[position]}}}") if text[position].isalnum() else (position, "")
-
-
-def _closing_parenthesis(text: str, start: int) -> int:
-    depth = 0
-    for index in range(start, len(text)):
-        depth += {"(": 1, ")": -1}.get(text[index], 0)
-        if depth == 0:
-            return index
-    return -1

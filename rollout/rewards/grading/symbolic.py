@@ -6,7 +6,7 @@ comparison decides. Texts that could be expensive (limits.py) are not equal.
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -66,15 +66,10 @@ def same_relation(left: tuple[str, str], right: tuple[str, str], sign: str, *, l
 
 
 def _same_values(left: str, right: str) -> bool:
-    first, second = _parsed(left), _parsed(right)
-    names = _variables([first, second])
+    trees = _parsed(left), _parsed(right)
+    names = _variables(trees)
     decided = 0
-    for point in _points(names):
-        context = _context()
-        try:
-            values = [_value(tree, point, context) for tree in (first, second)]
-        except (_UndecidedError, ZeroDivisionError, OverflowError):
-            continue
+    for values in _values(trees, names):
         real = [abs(value.imag) <= REAL * abs(value) for value in values]
         if names and real[0] != real[1]:
             continue  # outside the domain of one of them, as log(x^2) and 2 log(x) at -1
@@ -83,22 +78,15 @@ def _same_values(left: str, right: str) -> bool:
         decided += 1
     if decided >= (MIN_POINTS if names else 1):
         return True
-    if first.has(*_NO_VALUES) or second.has(*_NO_VALUES) or not (may_simplify(left) and may_simplify(right)):
+    if any(tree.has(*_NO_VALUES) for tree in trees) or not (may_simplify(left) and may_simplify(right)):
         return False
-    return bool(verify(second, first, timeout_seconds=None, float_rounding=DIGITS))
+    return bool(verify(trees[1], trees[0], timeout_seconds=None, float_rounding=DIGITS))
 
 
 def _same_relation(left: tuple[str, str], right: tuple[str, str], sign: str) -> bool:
-    sides = [_parsed(text) for text in (*left, *right)]
-    names = _variables(sides)
-    ratios = []
-    for point in _points(names):
-        context = _context()
-        try:
-            values = [_value(tree, point, context) for tree in sides]
-            ratios.append((values[0] - values[1]) / (values[2] - values[3]))
-        except (_UndecidedError, ZeroDivisionError, OverflowError):
-            continue
+    trees = [_parsed(text) for text in (*left, *right)]
+    differences = [(one - two, three - four) for one, two, three, four in _values(trees, _variables(trees))]
+    ratios = [ours / theirs for ours, theirs in differences if theirs != 0]
     if len(ratios) < MIN_POINTS or not all(_close(ratio, ratios[0]) for ratio in ratios) or not abs(ratios[0]) > CLOSE:
         return False
     is_positive = ratios[0].real > 0 and abs(ratios[0].imag) <= REAL * abs(ratios[0])
@@ -114,18 +102,19 @@ def _variables(trees: Iterable[Any]) -> list[str]:
     return sorted({symbol.name for tree in trees for symbol in tree.free_symbols} - {"i", "e"})
 
 
-def _points(names: list[str]) -> list[dict[str, float]]:
+def _values(trees: Sequence[Any], names: list[str]) -> Iterator[list[Any]]:
+    """The values of all trees at each point at which they can be computed; one point if there are no variables."""
     if len(names) > len(POINTS[0]):
-        return []
-    points = [dict(zip(names, values, strict=False)) for values in POINTS]
-    return points if names else points[:1]
-
-
-def _context() -> Any:
-    """A new mpmath context: threads share mpmath's own, and an interrupted function leaves it changed."""
-    context = MPContext()
-    context.dps = DIGITS
-    return context
+        return
+    for values in POINTS if names else POINTS[:1]:
+        context = MPContext()  # a new one: threads share mpmath's own, and an interrupted function leaves it changed
+        context.dps = DIGITS
+        point = dict(zip(names, values, strict=False))
+        try:
+            found = [_value(tree, point, context) for tree in trees]
+        except (_UndecidedError, ZeroDivisionError, OverflowError):
+            continue
+        yield found
 
 
 def _close(left: Any, right: Any) -> bool:
@@ -144,7 +133,7 @@ def _value(tree: Any, point: dict[str, float], context: Any) -> Any:
         return _value(node, point, context)
 
     if isinstance(tree, sympy.Symbol):
-        return _named(tree.name, point, context)
+        return context.mpc({"i": context.j, "e": context.e}.get(tree.name) or point[tree.name])
     if isinstance(tree, sympy.Float):
         return context.mpc(context.mpf(str(tree)))  # 0.1 as it was written, not its nearest binary number
     if isinstance(tree, sympy.Rational):
@@ -172,12 +161,6 @@ def _value(tree: Any, point: dict[str, float], context: Any) -> Any:
             raise _UndecidedError
         return context.mpc(function(argument))
     raise _UndecidedError
-
-
-def _named(name: str, point: dict[str, float], context: Any) -> Any:
-    if name in ("i", "e"):
-        return context.mpc(context.j if name == "i" else context.e)
-    return context.mpc(point[name])
 
 
 def _sum(terms: Iterable[Any], context: Any) -> Any:

@@ -5,7 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.peers import COOL_DOWN, WARMUP_ITERATIONS, Contest, Iteration, peer_job, rate, run_settings
+from benchmarks.peers import (
+    COOL_DOWN,
+    PEER_THREADS,
+    WARMUP_ITERATIONS,
+    Contest,
+    Iteration,
+    peer_job,
+    rate,
+    run_settings,
+)
 from configs.loading import load_config
 from rollout.prompts import PromptStream, load_tokenizer, prompt_encoder
 from rollout.tasks import build_task
@@ -29,7 +38,6 @@ def contest(tmp_path: Path) -> Contest:
         settings=("rollout.prompts_per_iteration=4",),
         num_iterations=9,
         peer_iterations=3,
-        num_threads=2,
         micro_batch=16,
         target=1.2,
     )
@@ -42,6 +50,7 @@ def test_trl_is_given_the_prompts_and_settings_of_our_run(contest: Contest) -> N
     stream = PromptStream(build_task(config.task).train_problems(), encode, seed=config.seed)
     assert [row["prompt"] for row in job["prompts"]] == [stream.prompt_at(index).text for index in range(12)]
     assert (job["num_iterations"], job["prompts_per_iteration"], job["lr"]) == (3, 4, config.learner.lr)
+    assert job["num_threads"] == PEER_THREADS
     assert config.num_iterations == 9
     longer = replace(contest, peer_iterations=4)
     assert len(peer_job(longer, config, folder="", out=Path("x"))["prompts"]) == 16

@@ -167,7 +167,7 @@ def test_arrays_and_rows_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     cut = [{name: arrays[name][1:]} for name in ("token_ids", "completion_mask", "rollout_logprobs", "prompt_lengths")]
     for damage in (fewer, *cut):
         np.savez(path, **{**arrays, **damage})
-        with pytest.raises(RecordingError, match="record anew"):
+        with pytest.raises(RecordingError, match="record again"):
             read_iteration(tmp_path, 0)
 
 
@@ -195,7 +195,7 @@ def test_a_manifest_of_another_program_is_refused(tmp_path: Path, content: str, 
     (tmp_path / "manifest.json").write_text(content)
     with pytest.raises(RecordingError, match=words) as caught:
         read_manifest(tmp_path)
-    assert "record anew" in str(caught.value)
+    assert "record again" in str(caught.value)
 
 
 def test_the_digest_of_a_vocabulary_knows_tokens_and_ids_but_no_order() -> None:

@@ -7,7 +7,7 @@ import pytest
 from sampled import one_turn, several_turns
 
 from learner.contract import TrainBatch, TrainSample
-from learner.model.logprob_cache import LogprobCache
+from learner.model.scoring import LogprobCache
 
 
 class Learner:

@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from orchestration.evaluate.compare import compare_folders
+from orchestration.evaluate.compare import compare_folders, comparison_table
 from orchestration.evaluate.records import EvalFolder, EvalRecordError
-from orchestration.evaluate.summary import summarize
-from orchestration.evaluate.tables import comparison_table, summary_table
+from orchestration.evaluate.summary import summarize, summary_table
 from orchestration.journal.eval_rows import EvalSample, write_samples
 from rollout.tasks import Problem
 

@@ -10,9 +10,9 @@ from orchestration.evaluate.command import EvaluateRequest, evaluate_help_text, 
 
 
 def request_of(*arguments: str) -> EvaluateRequest:
-    command = read_evaluate_command(arguments)
-    assert command.request is not None
-    return command.request
+    request = read_evaluate_command(arguments)
+    assert isinstance(request, EvaluateRequest)
+    return request
 
 
 def lines_of(*arguments: str) -> tuple[str, ...]:
@@ -66,8 +66,8 @@ def test_sets_and_folder() -> None:
 
 
 def test_compare_and_help_stand_alone() -> None:
-    assert read_evaluate_command(["compare=[evals/a-1.2,/tmp/b]"]).compare == ("evals/a-1.2", "/tmp/b")
-    assert read_evaluate_command(["compare=[a]", "--help"]).wants_help
+    assert read_evaluate_command(["compare=[evals/a-1.2,/tmp/b]"]) == ("evals/a-1.2", "/tmp/b")
+    assert read_evaluate_command(["compare=[a]", "--help"]) is None
     text = evaluate_help_text()
     for line in ("samples=1", "temperature=0.0", "num_prompts=all", "max_new_tokens=auto", "Exit status"):
         assert line in text

@@ -17,7 +17,7 @@ from step_reports import step
 from verdicts import verdict_of
 
 from configs.schema import JournalConfig
-from orchestration.journal.curves import curve_panels
+from orchestration.journal.curves import PANELS, curve_panels
 from orchestration.journal.entry import JournalError
 from orchestration.journal.eval_rows import EvalSample, Evaluation
 from orchestration.journal.journal import Journal
@@ -179,7 +179,7 @@ def test_iterations_come_in_order(tmp_path: Path) -> None:
 
 def test_a_resumed_run_leaves_the_files_of_an_undisturbed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "orchestration.journal.curves.draw_curves", lambda *_, **__: None
+        "orchestration.pages.figures.save_panels", lambda *_, **__: None
     )  # slow, and not the point here
     undisturbed, resumed = tmp_path / "undisturbed", tmp_path / "resumed"
     for folder, parts in ((undisturbed, [range(4)]), (resumed, [range(3), range(2, 4)])):
@@ -326,8 +326,8 @@ def test_a_reward_of_ones_own_is_in_the_line_and_in_the_picture(tmp_path: Path) 
     with open_journal(tmp_path, console=Console(file=out)) as journal, journal.iteration(0) as entry:
         entry.record({"reward/mean": 1.58, "reward/format": 1.0, "reward/answer": 0.5, "reward/short": 0.8})
     assert "  reward 1.58 points  answer 0.50  format 1.00  short 0.80  " in out.getvalue()
-    (_, _, curves), *_ = curve_panels(rows(tmp_path / "metrics.jsonl"))
-    assert [name for _, name in curves] == ["sum", "answer", "format", "short"]
+    panel, *_ = curve_panels(rows(tmp_path / "metrics.jsonl"))
+    assert [line.name for line in panel.lines] == ["sum", "answer", "format", "short"]
 
 
 def terminal(out: io.StringIO) -> Console:
@@ -381,7 +381,7 @@ def test_every_name_the_journal_writes_or_draws_is_documented(tmp_path: Path) ->
         run_iteration(journal, 0)
     (row,) = rows(tmp_path / "metrics.jsonl")
     written = {re.sub(r"@\d+$", "@<k>", name) for name in row}
-    drawn = {metric for _, _, curves in curve_panels([row]) for metric, _ in curves}
+    drawn = {"reward/mean", *(metric for *_, curves in PANELS for metric, _ in curves)}
     assert written | drawn <= documented
 
 

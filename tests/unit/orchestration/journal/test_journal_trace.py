@@ -28,7 +28,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 @pytest.fixture(autouse=True)
 def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "orchestration.journal.curves.draw_curves", lambda *_, **__: None
+        "orchestration.pages.figures.save_panels", lambda *_, **__: None
     )  # slow, and not the point here
 
 

@@ -85,7 +85,7 @@ def test_activations_are_those_that_autograd_keeps(dtype: str, checkpointing: bo
 
 
 def kept_bytes(model: PreTrainedModel) -> int:
-    """Of distinct storages that a forward pass of the layers saves, weights aside."""
+    """Bytes of distinct storages that a forward pass of the layers saves, weights aside."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, torch.Tensor] = {}
 

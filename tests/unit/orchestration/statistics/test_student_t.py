@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from orchestration.statistics.student_t import (
+from orchestration.statistics.seeds import (
     power_of_paired_test,
     two_sided_p,
     two_sided_quantile,

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from sampled import one_turn, several_turns, versions
 from verdicts import verdict_of
 
-from orchestration.stream.admission import Admission
 from orchestration.stream.group_metrics import group_metrics
+from orchestration.stream.order import Admission
 from orchestration.stream.prompt_order import GroupBuffer
 from rollout.contract import Completion, GradedGroup, GroupSummary, Prompt, PromptGroup, SampledTokens
 

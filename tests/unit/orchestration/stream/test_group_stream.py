@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestration.checkpoint import RunState
-from orchestration.stream.admission import Admission
 from orchestration.stream.finished_order import LOOKAHEAD, FinishedBuffer
 from orchestration.stream.group_metrics import group_metrics
 from orchestration.stream.group_stream import ArrivedGroup, GroupStream, Resampling
+from orchestration.stream.order import Admission
 from orchestration.stream.prompt_order import GroupBuffer
 from rollout.contract import GradedGroup, SamplingSpec
 

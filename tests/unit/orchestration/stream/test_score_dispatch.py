@@ -9,9 +9,9 @@ from fake_rollout import FakeRollout, Lengths
 
 import orchestration.stream.score_dispatch as module
 from learner.contract import TrainBatch
-from orchestration.stream.admission import Admission
 from orchestration.stream.finished_order import LOOKAHEAD, FinishedBuffer
 from orchestration.stream.group_stream import ArrivedGroup, GroupStream, Resampling
+from orchestration.stream.order import Admission
 from orchestration.stream.positions import FRESH
 from orchestration.stream.prompt_order import GroupBuffer
 from orchestration.stream.score_dispatch import ScoreDispatcher, dispatcher_for

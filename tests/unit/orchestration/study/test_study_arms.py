@@ -21,10 +21,9 @@ from orchestration.checkpoint import CheckpointStore, RunState
 from orchestration.journal.run_files import last_lines
 from orchestration.stream.positions import FRESH
 from orchestration.study.arms import arm_status, clear_the_way, refuse_other_settings, run_arguments
-from orchestration.study.help import help_text
 from orchestration.study.launch import LaunchError, LocalLauncher
 from orchestration.study.schedule import Failure, RowCounter, run_arms
-from orchestration.study.settings import Arm, plan_arms, split_settings
+from orchestration.study.settings import Arm, help_text, plan_arms, split_settings
 
 ROOT = Path(__file__).resolve().parents[4]
 SHORT = ("experiment=separate_gates", "num_iterations=12")

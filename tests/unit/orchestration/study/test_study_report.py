@@ -12,8 +12,7 @@ from study_folders import HOSTILE, write_run, write_study
 
 from orchestration.journal.run_record import read_run
 from orchestration.pages.figures import Line, Panel, panel_svg
-from orchestration.pages.markdown import markdown_page
-from orchestration.pages.page import Table, Verbatim, html_page
+from orchestration.pages.page import Table, Verbatim, html_page, markdown_page
 from orchestration.report import __main__ as report_command
 from orchestration.report.run_report import eval_table, final_table, write_run_report
 from orchestration.study.report import ReportError, write_study_report

@@ -11,8 +11,8 @@ from orchestration.journal.run_record import RecordError, read_run
 from orchestration.pages.page import Bullets, Figures
 from orchestration.study.claims import first_iteration_at, measure_claims, stayed_at_one
 from orchestration.study.page import study_blocks
-from orchestration.study.report import PANELS, panels, read_arms
-from orchestration.study.result import KINDS, StudyArm, StudyResult, summarize
+from orchestration.study.report import panels, read_arms
+from orchestration.study.result import KINDS, PANELS, StudyArm, StudyResult, summarize
 
 
 def arms_in(study_dir: Path) -> list[StudyArm]:

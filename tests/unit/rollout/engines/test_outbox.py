@@ -28,7 +28,7 @@ async def settled(task: "asyncio.Task[Any]") -> bool:
 
 
 def test_a_full_chunk_goes_at_once_and_the_rest_with_the_next_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outbox, "COMPANY_S", 3600.0)
+    monkeypatch.setattr(outbox, "GATHER_S", 3600.0)
 
     async def scenario() -> None:
         box = Outbox()
@@ -45,7 +45,7 @@ def test_a_full_chunk_goes_at_once_and_the_rest_with_the_next_call(monkeypatch: 
 
 
 def test_the_last_groups_wait_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outbox, "COMPANY_S", 3600.0)
+    monkeypatch.setattr(outbox, "GATHER_S", 3600.0)
 
     async def scenario() -> None:
         box = Outbox()
@@ -58,7 +58,7 @@ def test_the_last_groups_wait_for_nobody(monkeypatch: pytest.MonkeyPatch) -> Non
     asyncio.run(scenario())
 
 
-def test_a_lone_group_goes_when_it_has_waited_and_hurry_answers_with_nothing() -> None:
+def test_a_lone_group_goes_when_it_has_waited_and_answer_now_answers_with_nothing() -> None:
     async def scenario() -> None:
         box = Outbox()
         box.expect(2)
@@ -66,14 +66,14 @@ def test_a_lone_group_goes_when_it_has_waited_and_hurry_answers_with_nothing() -
         assert tickets(await box.take(8)) == [0]
         taking = asyncio.create_task(box.take(8))
         assert not await settled(taking)
-        box.hurry()
+        box.answer_now()
         assert await taking == []
 
     asyncio.run(scenario())
 
 
 def test_a_group_that_left_with_a_full_chunk_makes_no_later_call_answer_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outbox, "COMPANY_S", 0.0)
+    monkeypatch.setattr(outbox, "GATHER_S", 0.0)
 
     async def scenario() -> None:
         box = Outbox()

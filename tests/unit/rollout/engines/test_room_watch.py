@@ -10,7 +10,7 @@ def told(watch: RoomWatch, running: int, waiting: int = 0, *, entered: int = 8) 
     """Takes a step; a load that is to be told is told."""
     wants = watch.stepped(EngineLoad(num_running=running, num_waiting=waiting, kv_usage=0.0), entered)
     if wants:
-        watch.told()
+        watch.reported()
     return wants
 
 
@@ -34,7 +34,7 @@ def test_what_groups_told_is_no_news() -> None:
     watch.is_wanted = True
     told(watch, 64)
     watch.load = EngineLoad(num_running=40, num_waiting=0, kv_usage=0.0)
-    watch.told()
+    watch.reported()
     assert [told(watch, running) for running in (40, 37, 36)] == [False, False, True]
 
 

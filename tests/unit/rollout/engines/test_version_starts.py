@@ -7,7 +7,7 @@ import pytest
 from sampled import versions
 
 from rollout.contract import Prompt
-from rollout.engines.completions import completions_of, version_starts
+from rollout.engines.sampling import completions_of, version_starts
 
 Spans = list[tuple[str, int]]
 

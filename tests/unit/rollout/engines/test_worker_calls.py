@@ -4,7 +4,7 @@ import asyncio
 import json
 from typing import Any
 
-from rollout.engines.worker_calls import connect_workers, group_from, rendezvous_from, update_workers
+from rollout.engines.worker_calls import connect_workers, group_from, update_workers
 from transfer.transport import Rendezvous
 from transfer.wire import ParameterGroup, ParameterMeta
 
@@ -37,7 +37,7 @@ def test_workers_hear_where_to_meet() -> None:
     asyncio.run(connect_workers(workers, meeting, rank_offset=1))
     ((method, arguments),) = workers.calls
     assert (method, arguments["init_info"]["rank_offset"]) == ("init_weight_transfer_engine", 1)
-    assert rendezvous_from(arguments["init_info"]["rendezvous"]) == meeting
+    assert Rendezvous(**arguments["init_info"]["rendezvous"]) == meeting
 
 
 def test_workers_hear_what_comes_and_answer_with_digests() -> None:

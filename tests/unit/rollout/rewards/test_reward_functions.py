@@ -13,8 +13,7 @@ from orchestration import run
 from orchestration.study import __main__ as study
 from orchestration.terminal.exit_status import MISCONFIGURED
 from rollout.contract import RewardVerdict
-from rollout.rewards.functions import make_reward
-from rollout.rewards.own import RewardError, unusable_rewards
+from rollout.rewards.functions import RewardError, make_reward, unusable_rewards
 
 ROOT = Path(__file__).resolve().parents[4]
 RIGHT, WRONG = "<think>a</think><answer>42</answer>", "<think>a</think><answer>41</answer>"

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from rollout.tasks.extraction import Extraction, extract_answer, last_boxed
+from rollout.tasks.data_sets import Extraction, extract_answer, last_boxed
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from orchestration.statistics.pass_at_k import pass_at_k
+from orchestration.evaluate.summary import pass_at_k
 
 
 @pytest.mark.parametrize("num_samples", range(1, 9))

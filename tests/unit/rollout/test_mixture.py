@@ -5,9 +5,8 @@ from collections import Counter
 import pytest
 
 from rollout.contract import Prompt
-from rollout.prompts import PromptStream
+from rollout.prompts import Interleave, PromptStream
 from rollout.tasks import Problem
-from rollout.tasks.mixture import Interleave
 
 WEIGHTS = [[1.0], [1.0, 1.0], [3.0, 1.0], [0.7, 0.2, 0.1], [1.0, 2.5, 0.3, 4.0], [1.0] * 7, [0.001, 1.0]]
 
