@@ -70,7 +70,8 @@ class Told:
 
 
 @pytest.fixture
-def launcher(tmp_path: Path) -> Iterator[LocalLauncher]:
+def launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalLauncher]:
+    monkeypatch.setattr("orchestration.study.schedule.POLL_S", 0.02)
     script = tmp_path / "played.py"
     script.write_text(PLAYED.format(tests=str(ROOT / "tests"), root=str(ROOT)))
     with (tmp_path / "lock").open("w") as lock:
