@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,22 @@ class TestableEngine(RolloutEngine):
     async def pretend_published(self) -> None:
         await self._set_version(0)
 
+    async def hold(self) -> None:
+        """Stops at the first step from now on that leaves a completion under way, until receive_nothing goes on."""
+        self._is_held, self._goes_on = threading.Event(), threading.Event()
+        note = self._llm._after_step
+
+        def stop(load: Any) -> None:
+            note(load)
+            if any(state.detokenizer.num_output_tokens() for state in self._states()):
+                self._llm._after_step = note
+                self._is_held.set()
+                self._goes_on.wait()
+
+        self._llm._after_step = stop
+
     async def receive_nothing(self, version: int, *, inflight: bool) -> EngineReceipt:
-        """A publish without bytes, once a completion is under way."""
+        """A publish without bytes, once the engine is held."""
 
         async def nothing(method: str, **_: Any) -> list[dict[str, str]]:
             await asyncio.sleep(0.0 if method == "publish_digests" else 0.05)
@@ -44,30 +59,35 @@ class TestableEngine(RolloutEngine):
 
         self._publishes_inflight = inflight
         self._llm.collective_rpc = nothing
-        while not any(state.detokenizer.num_output_tokens() for state in self._states()):
-            await asyncio.sleep(0.001)
-        return await self.receive(version, [], verify=False)
+        await asyncio.to_thread(self._is_held.wait)
+        receiving = asyncio.create_task(self.receive(version, [], verify=False))
+        await asyncio.sleep(0)  # now the pause waits for the end of the step
+        self._goes_on.set()
+        return await receiving
 
     def _states(self) -> list[Any]:
         return list(self._llm._engine.output_processor.request_states.values())
 
+    async def freeze(self) -> None:
+        await self._llm.pause()
+
     async def pretend_version(self, version: int) -> None:
         await self._set_version(version)
 
-    async def num_cached_tokens(self, prompt: Prompt, sampling: SamplingSpec) -> int:
-        """Prompt tokens that the last completion of the group found in the cache, by vLLM's account."""
-        finals = []
-        generate = self._llm.generate
+    async def num_cached_tokens(self, prompt: Prompt, sampling: SamplingSpec) -> list[int]:
+        """Prompt tokens that each completion of the group found in the cache, by vLLM's account, in rising order."""
+        found = []
+        processor = self._llm._engine.output_processor
+        process = processor.process_outputs
 
-        async def watched(*arguments: Any) -> Any:
-            finals.append(await generate(*arguments))
-            return finals[-1]
+        def watched(outputs: list[Any], *arguments: Any, **more: Any) -> Any:
+            found.extend(output.prefill_stats.num_cached_tokens for output in outputs if output.prefill_stats)
+            return process(outputs, *arguments, **more)
 
-        self._llm.generate = watched
+        processor.process_outputs = watched
         await self.generate(prompt, sampling)
-        self._llm.generate = generate
-        num_cached: int = finals[-1].num_cached_tokens
-        return num_cached
+        processor.process_outputs = process
+        return sorted(found)
 
     async def watch_steps(self) -> None:
         self.seen: list[tuple[int, int]] = []
@@ -219,6 +239,7 @@ def test_a_completion_tells_which_version_made_which_tokens(engine: Any) -> None
     undisturbed, _ = ray.get(engine.generate.remote(prompt_of(4), sampling))
     assert starts_of(undisturbed) == {versions((0, 0))}
 
+    ray.get(engine.hold.remote())
     frozen = engine.generate.remote(prompt_of(4), sampling)
     receipt = ray.get(engine.receive_nothing.remote(1, inflight=True))
     group, _ = ray.get(frozen)
@@ -233,6 +254,7 @@ def test_a_completion_tells_which_version_made_which_tokens(engine: Any) -> None
         # The weights are the same.
         np.testing.assert_array_equal(completion.tokens.token_ids, expected.tokens.token_ids)
 
+    ray.get(engine.hold.remote())
     before = engine.generate.remote(prompt_of(4), sampling)
     publish = engine.receive_nothing.remote(2, inflight=False)
     after = engine.generate.remote(prompt_of(5), sampling)
@@ -249,22 +271,19 @@ def test_a_group_computes_its_prompt_once_and_older_weights_share_nothing(engine
     alone = SamplingSpec(num_completions=1, max_new_tokens=4, temperature=1.0, seed=0)
     long_prompt = prompt_of(BLOCK_TOKENS + 30)
     cached = [ray.get(engine.num_cached_tokens.remote(long_prompt, sampling)) for sampling in (alone, alone)]
-    assert cached == [0, BLOCK_TOKENS]
-
-    # The completion that ends last tells; on a busy machine that may be the one that computed the prompt.
-    shared = []
-    for version in range(1, 6):
+    assert cached == [[0], [BLOCK_TOKENS]]
+    for version in (1, 2):
         ray.get(engine.pretend_version.remote(version))
-        shared.append(ray.get(engine.num_cached_tokens.remote(long_prompt, SAMPLING)))
-    assert max(shared) == BLOCK_TOKENS
-    ray.get(engine.pretend_version.remote(6))
-    assert ray.get(engine.num_cached_tokens.remote(long_prompt, alone)) == 0
+        assert ray.get(engine.num_cached_tokens.remote(long_prompt, SAMPLING)) == [0, BLOCK_TOKENS]
+    ray.get(engine.pretend_version.remote(3))
+    assert ray.get(engine.num_cached_tokens.remote(long_prompt, alone)) == [0]
 
 
 @pytest.mark.usefixtures("spoils_the_engine")
 def test_a_fleet_names_an_engine_that_was_killed(engine: Any) -> None:
     fleet = RolloutFleet(EnginePool([engine]), workers_per_engine=1, timeout_s=240.0)
     fleet.await_ready(timeout_s=240.0)
+    ray.get(engine.freeze.remote())  # none of them ends before the engine does
     for index in range(20):
         fleet.submit(prompt_of(4, index=index), SAMPLING)
     fleet.finished()
