@@ -102,6 +102,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         "--block",
         "--port=0",
         f"--dashboard-port={server.rpartition(':')[2]}",
+        f"--dashboard-agent-listen-port={free_port()}",  # the usual one belongs to the Ray that other tests share
     ]
     log = tmp_path_factory.mktemp("head") / "head.log"
     with log.open("w") as output:
@@ -115,7 +116,10 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     try:
         assert wait_until(lambda: is_listening(server) or process.poll() is not None), log.read_text()
         assert process.poll() is None, log.read_text()
-        yield {**env, "RAY_API_SERVER_ADDRESS": f"http://{server}"}
+        client = {**env, "RAY_API_SERVER_ADDRESS": f"http://{server}"}
+        # the server answers before the agent that starts jobs is there
+        assert wait_until(lambda: takes_jobs(client)), log.read_text()
+        yield client
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(timeout=60)
@@ -126,6 +130,11 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port
+
+
+def takes_jobs(client: dict[str, str]) -> bool:
+    submit = [str(Path(sys.executable).with_name("ray")), "job", "submit", "--no-wait", "--", "true"]
+    return subprocess.run(submit, env=client, capture_output=True).returncode == 0
 
 
 def is_listening(server: str) -> bool:

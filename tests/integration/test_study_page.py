@@ -50,12 +50,12 @@ def test_all_plots_of_a_study_show_something(browser: Browser, study_page: Path)
     names = " ".join(alt for alt, *_ in images)
     for plot in ("pass@1", "Reward", "Format reward", "entropy", "EUR, advantage > 0", "EUR, advantage ≤ 0", "length"):
         assert plot in names
-    for plot in ("Variance of the ratio", "Gradient norm", "Temperature"):
+    for plot in ("Answer reward", "Variance of the ratio", "Gradient norm", "Temperature"):
         assert plot in names
     for alt, width, height, shown in images:
         assert min(width, height) > 50, alt
         assert shown > 200, alt
-    assert len(images) == 11
+    assert len(images) == 12
     assert min(browser.evaluate(INK)) > 0.01, "a plot is blank"
 
 

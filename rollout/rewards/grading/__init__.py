@@ -9,7 +9,7 @@ import importlib
 import re
 
 MAX_ANSWER_CHARACTERS = 1000  # length beyond which a text is no final answer, so that comparisons stay cheap
-TIME_LIMIT_S = 2.0  # time limit of one comparison; undecided answers are then not equal
+TIME_LIMIT_S = 2.0  # of processor time for one comparison; what is not decided by then is not equal
 
 _NUMBER = re.compile(r"([+-]?)([0-9]*)(?:\.([0-9]*))?", re.ASCII)
 

@@ -18,6 +18,7 @@ MAX_EXPONENT = 10_000  # product of all numbers in exponents; with larger ones i
 MAX_BARS = 4  # number of bars, as in |x|; the parser's time doubles with each
 MAX_DIGITS = 15  # digits of one number in an expression; a rational number alone may be longer
 MAX_ALGEBRA_DIGITS = 4  # digits of a number that the algebra system may evaluate and simplify
+BUSY_FACTOR = 10  # seconds of the clock that a second of processor time may take
 STOP_EVERY_S, STOP_ATTEMPTS = 0.05, 3  # interval and number of requests to stop; a library may catch the first
 
 _COMMANDS = frozenset(
@@ -89,17 +90,20 @@ def bracket_depth(text: str) -> int:
 
 
 class TimeLimit:
-    """Time limit shared by the calls of one comparison; it starts with the first call, so imports do not count."""
+    """Limit on the processor time of one comparison, shared by its calls, so that a busy machine changes no verdict.
+
+    It starts with the first call, so imports do not count. The clock ends it after BUSY_FACTOR times as long.
+    """
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._ends_at: float | None = None
+        self._started: tuple[float, float] | None = None  # processor time and clock
 
     def left_s(self) -> float:
         """Seconds left; negative when time is up."""
-        if self._ends_at is None:
-            self._ends_at = time.monotonic() + self._seconds
-        return self._ends_at - time.monotonic()
+        now = time.process_time(), time.monotonic()
+        busy, clock = self._started = self._started or now
+        return self._seconds - max(now[0] - busy, (now[1] - clock) / BUSY_FACTOR)
 
 
 def run_within(limit: TimeLimit, function: Callable[[], bool]) -> bool:
@@ -108,8 +112,7 @@ def run_within(limit: TimeLimit, function: Callable[[], bool]) -> bool:
     The function runs in a thread of its own while the caller waits. This works in any thread and uses no signals, which
     the grader's child needs for its kernel timer. When time is up the thread is asked to stop; Python code does.
     """
-    left_s = limit.left_s()
-    if left_s <= 0:
+    if limit.left_s() <= 0:
         return False
     answers: list[bool] = []
 
@@ -121,7 +124,8 @@ def run_within(limit: TimeLimit, function: Callable[[], bool]) -> bool:
 
     thread = threading.Thread(target=answer, daemon=True)
     thread.start()
-    thread.join(left_s)
+    while thread.is_alive() and (left_s := limit.left_s()) > 0:
+        thread.join(left_s)
     for _ in range(STOP_ATTEMPTS):
         if not thread.is_alive() or thread.ident is None:
             break
