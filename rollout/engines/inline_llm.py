@@ -78,11 +78,15 @@ class InlineLLM(EngineBackend):
 
     async def _run(self, function: Callable[..., ResultT], *arguments: Any) -> ResultT:
         """Runs the function on the engine's thread, in the order of the calls."""
-        if self._failure is not None:
-            raise RuntimeError("vLLM's engine has failed before") from self._failure
+        self._refuse_after_failure()
         return await asyncio.wrap_future(self._thread.submit(function, *arguments))
 
+    def _refuse_after_failure(self) -> None:
+        if self._failure is not None:
+            raise RuntimeError("vLLM's engine has failed before") from self._failure
+
     def _add(self, request_id: str, prompt: Any, sampling: SamplingParams, answer: Future[RequestOutput]) -> None:
+        self._refuse_after_failure()  # again: the step that this waited for may be the one that failed
         self._engine.add_request(request_id, prompt, sampling)
         self._answers[request_id] = answer
         if not self._is_paused and not self._is_stepping:

@@ -3,6 +3,7 @@
 import asyncio
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -103,10 +104,19 @@ class TestableEngine(RolloutEngine):
         return self.seen
 
     async def break_next_step(self) -> None:
+        """The step fails with one more request queued behind it."""
+        loop = asyncio.get_running_loop()
+
         def fail() -> None:
+            self._late = asyncio.run_coroutine_threadsafe(self.generate(prompt_of(5), SAMPLING), loop)
+            while self._llm._thread._work_queue.empty():
+                time.sleep(0.001)
             raise ArithmeticError("step failed on purpose")
 
         self._llm._engine.step = fail
+
+    async def late_request(self) -> None:
+        await asyncio.wrap_future(self._late)
 
 
 class EngineStarter:
@@ -202,8 +212,9 @@ def test_a_failed_request_is_its_own_and_a_failed_step_is_everybodys(new_engine:
     for answer in waiting:
         with pytest.raises((ArithmeticError, RuntimeError), match=r"step failed on purpose|has failed before"):
             ray.get(answer, timeout=240)
-    with pytest.raises(RuntimeError, match="has failed before"):
-        ray.get(new_engine.generate.remote(prompt_of(4), SAMPLING), timeout=240)
+    for answer in (new_engine.late_request.remote(), new_engine.generate.remote(prompt_of(4), SAMPLING)):
+        with pytest.raises(RuntimeError, match="has failed before"):
+            ray.get(answer, timeout=240)
 
 
 def test_a_fleet_keeps_a_small_engine_full_and_changes_no_bit(new_engine: Any) -> None:

@@ -9,19 +9,12 @@ from pathlib import Path
 
 import pytest
 from answer_pairs import EQUAL, EQUAL_TO_REFERENCE, UNEQUAL
-from machine import slowdown
 
-from rollout.rewards import grading
-from rollout.rewards.grading import TIME_LIMIT_S, is_equivalent
+from rollout.rewards.grading import is_equivalent
 
 ROOT = Path(__file__).resolve().parents[5]
 DATA = ROOT.parent / "shared" / "data"
 EXAMPLE = re.compile(r"^(\S.*?)  (=|≠)  (.*?)(?:  #.*)?$", re.MULTILINE)
-
-
-@pytest.fixture(autouse=True)
-def _as_on_an_idle_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grading, "TIME_LIMIT_S", TIME_LIMIT_S * slowdown())
 
 
 def test_table_is_large_enough() -> None:
