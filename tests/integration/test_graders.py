@@ -135,7 +135,7 @@ def parent_of(process_id: int) -> int:
 
 @pytest.mark.timeout(300)
 def test_child_ends_with_its_actor_idle_or_busy_and_the_actor_comes_back(shared_ray: None) -> None:
-    pool = GraderPool(1, 30.0, reward=RewardConfig(), reward_factory=TRAPS)
+    pool = GraderPool(1, 3.0, reward=RewardConfig(), reward_factory=TRAPS)  # a busy child ends at its own limit
     idle = int(ray.get(pool.grade(group("process id")), timeout=240).verdicts[0].value("pid"))
     os.kill(parent_of(idle), signal.SIGKILL)
     assert ends(idle)
