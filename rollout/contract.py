@@ -100,11 +100,6 @@ class SampledTokens:
         return len(self.rollout_logprobs)
 
     @property
-    def sampled_ids(self) -> np.ndarray:
-        """[C] int32."""
-        return self.token_ids[self.completion_mask]
-
-    @property
     def min_policy_version(self) -> int:
         """Lowest version that produced a token of it."""
         return self.version_starts[0].version
@@ -128,7 +123,7 @@ class SampledTokens:
 class Completion:
     """One completion that the policy sampled for a prompt.
 
-    Example: tokens whose sampled_ids are [17, 4, 2], text="42", finished=True where 2 is an end token.
+    Example: tokens of which [17, 4, 2] were sampled, text="42", finished=True where 2 is an end token.
     """
 
     tokens: SampledTokens  # tokens of prompt and completion

@@ -152,7 +152,7 @@ def test_what_was_sampled_in_several_turns_is_what_counts() -> None:
     metrics = group_metrics([graded(0, [turns, completion(1, version=5)], [(0.0, 0.0)] * 2)], policy_version=5)
     assert metrics["completion/length_mean"] == (5 + 1) / 2, "two of its ten tokens are the prompt, three come between"
     assert (metrics["staleness/share@0"], metrics["staleness/share@1"]) == (3 / 6, 3 / 6)
-    assert tokens.sampled_ids.tolist() == tokens.token_ids[[2, 3, 6, 8, 9]].tolist()
+    assert tokens.token_ids[tokens.completion_mask].tolist() == tokens.token_ids[[2, 3, 6, 8, 9]].tolist()
     assert GroupSummary.of(graded(0, [turns], [(0.0, 0.0)]).group).num_tokens == 5
 
 

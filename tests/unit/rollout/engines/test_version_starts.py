@@ -49,5 +49,5 @@ def test_completions_hold_the_whole_sequence_in_sample_order() -> None:
     assert first.tokens.token_ids.dtype == np.int32
     assert first.tokens.completion_mask.tolist() == [False, False, True, True]
     assert first.tokens.rollout_logprobs.tolist() == [-0.75, -0.5]
-    assert second.tokens.sampled_ids.tolist() == [5]
+    assert second.tokens.token_ids[second.tokens.completion_mask].tolist() == [5]
     assert second.tokens.version_starts == versions((6, 0))
