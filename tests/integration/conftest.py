@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import ray
+from processes import leaving_no_process
 from support import (
     ADAPTIVE,
     COMMAND_TIMEOUT_S,
@@ -20,7 +21,6 @@ from support import (
     CommandRun,
     RunCommand,
     await_rows,
-    leaving_no_process,
     save_model,
     share_ray,
     wait_until,

@@ -2,16 +2,13 @@
 
 import json
 import os
-import secrets
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import ray
 import torch
 from safetensors.torch import load_file
@@ -20,12 +17,9 @@ from orchestration.journal.trace import read_spans
 from rollout.tasks.embedded_model import EmbeddedRecipe, new_model, new_tokenizer
 from transfer.spans import Span
 
-SESSION_VARIABLE = "SOFTGATE_TEST_SESSION"  # every process that a test starts inherits it
-os.environ[SESSION_VARIABLE] = secrets.token_hex(8)
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 COMMAND_TIMEOUT_S = 800.0  # of a run that takes 20 s on two idle cores
 EVENT_TIMEOUT_S = 120.0  # of what happens within a second there
-LEAVE_TIMEOUT_S = 30.0  # a process's end after that of the command, on a busy machine
 # Metrics that depend on the clock.
 VARYING = ("time/", "idle/", "throughput/", "/tokens_per_s", "gigabytes_per_s", "memory/", "engine/paused")
 SMALL = (
@@ -111,29 +105,3 @@ def await_rows(metrics: Path, count: int, process: "subprocess.Popen[str]") -> N
         return metrics.exists() and len(metrics.read_text().splitlines()) >= count
 
     assert wait_until(has_rows, timeout_s=COMMAND_TIMEOUT_S), f"{metrics} has not reached {count} rows"
-
-
-def command_lines() -> dict[int, str]:
-    """Command lines, by process id, of the living processes that descend from this test session."""
-    found = {}
-    for process in psutil.process_iter(["cmdline", "status", "environ"]):
-        is_ours = (process.info["environ"] or {}).get(SESSION_VARIABLE) == os.environ[SESSION_VARIABLE]
-        if is_ours and process.info["status"] != psutil.STATUS_ZOMBIE:
-            found[process.pid] = " ".join(process.info["cmdline"] or [])
-    return found
-
-
-def actor_processes() -> set[int]:
-    """Processes of Ray and vLLM among them."""
-    marks = ("raylet", "gcs_server", "ray::", "VLLM::", "rollout.rewards.grader_child")
-    return {pid for pid, line in command_lines().items() if any(mark in line for mark in marks)}
-
-
-@contextmanager
-def leaving_no_process() -> Iterator[None]:
-    """Fails if what is inside leaves a process of Ray or vLLM behind for long."""
-    before = actor_processes()
-    yield
-    wait_until(lambda: not actor_processes() - before, timeout_s=LEAVE_TIMEOUT_S)
-    left = actor_processes() - before
-    assert not left, [psutil.Process(pid).cmdline() for pid in left]

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 from data_files import COPIED_FILES, HAS_COPIES, OWN_FILES, path_settings
-from support import CommandRun, RunCommand, actor_processes
+from processes import actor_processes
+from support import CommandRun, RunCommand
 from tiny_chat_model import save_tiny_chat_model
 
 from configs.loading import read_yaml

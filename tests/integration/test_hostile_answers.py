@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from machine import slowdown
-from support import command_lines, wait_until
+from processes import started_processes
+from support import wait_until
 
 from benchmarks.grading import ungraded_group as group
 from configs.rewards import RewardConfig
@@ -78,7 +79,8 @@ def pool(shared_ray: None) -> Iterator[GraderPool]:
 
 
 def grader_processes() -> list[str]:
-    return [line for line in command_lines().values() if "ray::GraderWorker" in line or "grader_child" in line]
+    commands = [process.command for process in started_processes()]
+    return [command for command in commands if "ray::GraderWorker" in command or "grader_child" in command]
 
 
 def test_thousand_hostile_answers_are_graded_in_time_and_none_is_right(pool: GraderPool) -> None:

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import COMMAND_TIMEOUT_S, PROJECT_ROOT, SMALL, CommandRun, command_lines
+from processes import LEAVE_TIMEOUT_S, actor_processes
+from support import COMMAND_TIMEOUT_S, PROJECT_ROOT, SMALL, CommandRun, wait_until
 
 RAY = str(Path(sys.executable).with_name("ray"))
 
@@ -30,9 +31,11 @@ def test_a_submitted_job_trains_a_tempered_policy_on_two_workers_an_engine(
     assert finished.returncode == 0, finished.stdout + finished.stderr
     rows = CommandRun(status=0, output="", run_dir=run_dir).rows()
     assert [row["mismatch/max"] < 1e-4 for row in rows] == [True] * 3, "engine and learner agree"
-    assert not any("RolloutEngine" in line or "VLLM::" in line for line in command_lines().values()), (
-        "the job ended its processes"
-    )
+
+    def has_engine() -> bool:
+        return any("RolloutEngine" in each.command or "VLLM::" in each.command for each in actor_processes())
+
+    assert wait_until(lambda: not has_engine(), timeout_s=LEAVE_TIMEOUT_S), "the job ended its processes"
 
 
 def test_arms_of_a_study_run_as_jobs(head: dict[str, str], tied_model: Path, tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from support import ADAPTIVE, EIGHT, CommandRun, RunCommand, leaving_no_process
+from processes import leaving_no_process
+from support import ADAPTIVE, EIGHT, CommandRun, RunCommand
 from torch import equal
 
 from rollout.recording import num_recorded
