@@ -5,13 +5,24 @@ never a part. Knows nothing of formats.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Replaces or creates the file, durably once this returns. One process writes a path at a time."""
+    with replacing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """The file's next content, to be written in parts; takes the path, durably, if the block ends without an error."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    with temporary.open("wb") as file:
+        yield file
     sync(temporary)  # before the rename, which could otherwise be durable before the content
     temporary.replace(path)
     sync(path.parent)

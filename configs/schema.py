@@ -11,6 +11,7 @@ from pydantic import Field
 
 from configs.evaluation import EvalConfig
 from configs.gates import GateConfig
+from configs.journal import JournalConfig
 from configs.lora import LoraConfig
 from configs.objective import ObjectiveConfig, correction_mistake
 from configs.rewards import RewardConfig
@@ -141,15 +142,6 @@ class CheckpointConfig(Section):
 
     every: int = Field(default=10, ge=1)  # iterations
     keep: int = Field(default=2, ge=1)  # newest checkpoints kept
-
-
-class JournalConfig(Section):
-    """What a run leaves behind beside metrics.jsonl."""
-
-    rollouts_per_iteration: int = Field(default=2, ge=0)  # groups written in full to rollouts.jsonl
-    tensorboard: bool = True
-    trace: bool = True  # timeline of every actor in trace.json
-    progress: bool = True
 
 
 class RunConfig(Section):

@@ -17,8 +17,8 @@ from orchestration.checkpoint import CheckpointStore, RunState
 from orchestration.cluster import start_cluster
 from orchestration.dry_run import ratio_warning
 from orchestration.interfaces import RunParts
-from orchestration.journal.journal import LOG_FILE, Journal, RunResult
-from orchestration.journal.run_files import CHECKPOINT_FOLDER, CONFIG_FILE, METRICS_FILE
+from orchestration.journal.journal import Journal, RunResult
+from orchestration.journal.run_files import CHECKPOINT_FOLDER, CONFIG_FILE, LOG_FILE, METRICS_FILE
 from orchestration.journal.run_record import RecordError
 from orchestration.run_dir import check_resumable, resolve_run_dir
 from orchestration.stream.recordings import refuse_gaps, refuse_recordings

@@ -5,7 +5,7 @@ lines (docs/metrics.md lists names and units), and the log. The journal knows no
 are computed.
 """
 
-import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -15,12 +15,13 @@ from types import TracebackType
 
 from rich.console import Console
 
-from configs.schema import JournalConfig
+from configs.journal import JournalConfig
 from orchestration.journal.console_lines import AdviceLines, ProgressLines
 from orchestration.journal.curves import CurvesPlot
 from orchestration.journal.entry import IterationEntry, checked
 from orchestration.journal.eval_rows import Evaluation
-from orchestration.journal.json_lines import append_rows, read_rows
+from orchestration.journal.json_lines import append_rows, iterate_rows, read_rows
+from orchestration.journal.log_file import LogFile
 from orchestration.journal.row_files import EvalFiles, MetricsFile, RolloutsFile
 from orchestration.journal.run_files import EVAL_FILE, METRICS_FILE, NOTICES_FILE, TRACE_FILE
 from orchestration.journal.sink import Sink
@@ -29,7 +30,8 @@ from orchestration.journal.trace import TraceFile
 from orchestration.terminal.console import print_line
 from transfer.spans import Span, SpanLog
 
-LOG_FILE = "run.log"
+MIB = 2**20
+AVERAGED = 10  # iterations whose mean reward the result has, of either end
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,14 +76,21 @@ class Journal:
         self._next_iteration = start_iteration
         self._console = console if console is not None else Console()
         self._driver = SpanLog("driver")
+        self._log_file = LogFile(run_dir, limit_bytes=config.log_mib * MIB)
         metrics = MetricsFile(run_dir, start_iteration=start_iteration)
         # They write in this order and close in the reverse one. A new output is one line here.
         sinks: list[Sink | None] = [
             metrics,
-            RolloutsFile(run_dir, start_iteration=start_iteration, limit=config.rollouts_per_iteration),
-            EvalFiles(run_dir, start_iteration=start_iteration),
+            RolloutsFile(
+                run_dir,
+                start_iteration=start_iteration,
+                num_groups=config.rollouts_per_iteration,
+                limit_bytes=config.rollouts_mib * MIB,
+            ),
+            EvalFiles(run_dir, start_iteration=start_iteration, limit_bytes=config.evals_mib * MIB),
             TensorBoardLog(run_dir, start_iteration=start_iteration) if config.tensorboard else None,
-            TraceFile(run_dir / TRACE_FILE) if config.trace else None,
+            TraceFile(run_dir / TRACE_FILE, limit_bytes=config.trace_mib * MIB) if config.trace else None,
+            self._log_file,
             CurvesPlot(self.log, run_dir, gate_name=gate_name, num_iterations=num_iterations),
             ProgressLines(
                 self.log,
@@ -143,8 +152,7 @@ class Journal:
     def log(self, message: str) -> None:
         """One line on the console and, with the time of day, in run.log."""
         print_line(self._console, message)
-        with (self._run_dir / LOG_FILE).open("a", encoding="utf-8") as file:
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
+        self._log_file.write(message)
 
     def notice(self, message: str) -> None:
         """A line of the log that the report repeats: a fact that a reader of the results must know."""
@@ -153,16 +161,22 @@ class Journal:
 
     def result(self) -> RunResult:
         """The results so far, from the files."""
-        rows = read_rows(self._run_dir / METRICS_FILE)
-        rewards = [row["reward/mean"] for row in rows if "reward/mean" in row]
+        first: list[float] = []
+        last: deque[float] = deque(maxlen=AVERAGED)
+        num_rows, final = 0, {}
+        for row in iterate_rows(self._run_dir / METRICS_FILE):
+            num_rows, final = num_rows + 1, row
+            if "reward/mean" in row:
+                last.append(row["reward/mean"])
+                first = first if len(first) == AVERAGED else [*first, row["reward/mean"]]
         evals = read_rows(self._run_dir / EVAL_FILE)
         return RunResult(
             run_dir=self._run_dir,
-            num_iterations=len(rows),
-            reward_first10=sum(rewards[:10]) / len(rewards[:10]) if rewards else None,
-            reward_last10=sum(rewards[-10:]) / len(rewards[-10:]) if rewards else None,
+            num_iterations=num_rows,
+            reward_first10=sum(first) / len(first) if first else None,
+            reward_last10=sum(last) / len(last) if last else None,
             evals=tuple(EvalResult(iteration=row.pop("iteration"), metrics=row) for row in evals),
-            final_metrics=rows[-1] if rows else {},
+            final_metrics=final,
         )
 
 

@@ -6,13 +6,16 @@ keep_rows moves it aside. This module does not know what the rows mean.
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.files import write_atomically
+from configs.files import replacing
 
 Row = dict[str, Any]
+Keep = Callable[[Row], bool]
+DROPPED_LIMIT_BYTES = 64 * 2**20  # size of a file of dropped rows beyond which the next ones replace them
 
 
 def append_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -20,7 +23,7 @@ def append_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
     Raises ValueError for nan or inf, which JSON does not have, before writing.
     """
-    _append(path, text_of(rows))
+    _append(path, [text_of(rows)])
 
 
 def text_of(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -33,40 +36,65 @@ def read_rows(path: Path) -> list[Row]:
 
     Raises ValueError naming the line that is not a row, a cut last line aside.
     """
-    return [row for _, row in _lines(path) if row is not None]
+    return list(iterate_rows(path))
 
 
-def keep_rows(path: Path, keep: Callable[[Row], bool]) -> int:
+def iterate_rows(path: Path) -> Iterator[Row]:
+    """The same, one at a time: for a file of any size."""
+    return (row for row in _rows(path) if row is not None)
+
+
+def keep_rows(path: Path, keep: Keep) -> int:
     """Move rows that `keep` turns down, and a cut last line, to <name>.dropped.jsonl; returns how many.
 
     Kept lines do not change.
     """
-    lines = _lines(path)
-    kept = "".join(text for text, row in lines if row is not None and keep(row))
-    dropped = [text for text, row in lines if row is None or not keep(row)]
-    if dropped:
-        _append(path.with_suffix(".dropped.jsonl"), "".join(text.removesuffix("\n") + "\n" for text in dropped))
-        write_atomically(path, kept)
-    return len(dropped)
+    is_kept = _judge(path, keep)
+    if not all(is_kept):
+        aside = path.with_suffix(".dropped.jsonl")
+        if aside.exists() and aside.stat().st_size > DROPPED_LIMIT_BYTES:
+            aside.unlink()
+        dropped = (text for text, kept in zip(_texts(path), is_kept, strict=True) if not kept)
+        _append(aside, (text.removesuffix("\n") + "\n" for text in dropped))
+    return _rewrite(path, is_kept)
 
 
-def _append(path: Path, text: str) -> None:
+def discard_rows(path: Path, keep: Keep) -> int:
+    """Delete rows that `keep` turns down, and a cut last line; returns how many."""
+    return _rewrite(path, _judge(path, keep))
+
+
+def _judge(path: Path, keep: Keep) -> list[bool]:
+    return [row is not None and keep(row) for row in _rows(path)]
+
+
+def _rewrite(path: Path, is_kept: Sequence[bool]) -> int:
+    """Replaces the file by its kept lines, if there are others; returns the number of these."""
+    if not all(is_kept):
+        with replacing(path) as file:
+            file.writelines(text.encode() for text, kept in zip(_texts(path), is_kept, strict=True) if kept)
+    return is_kept.count(False)
+
+
+def _append(path: Path, texts: Iterable[str]) -> None:
     with path.open("a", encoding="utf-8") as file:
-        file.write(text)
+        file.writelines(texts)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _lines(path: Path) -> list[tuple[str, Row | None]]:
-    """Each line with its end, and its row; None for a last line without end, which a crash has cut."""
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
-        texts = list(file)
-    lines: list[tuple[str, Row | None]] = []
-    for number, text in enumerate(texts, start=1):
+def _texts(path: Path) -> Iterator[str]:
+    """Each line with its end; none where there is no file."""
+    if path.exists():
+        with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+            yield from file
+
+
+def _rows(path: Path) -> Iterator[Row | None]:
+    """The row of each line; None for a last line without end, which a crash has cut."""
+    for number, text in enumerate(_texts(path), start=1):
         if not text.endswith("\n"):
-            lines.append((text, None))
+            yield None
             continue
         try:
             row = json.loads(text)
@@ -74,5 +102,4 @@ def _lines(path: Path) -> list[tuple[str, Row | None]]:
             raise ValueError(f"{path}, line {number}: is not JSON ({error}); repair or remove the line") from error
         if not isinstance(row, dict):
             raise ValueError(f"{path}, line {number}: is not a JSON object; repair or remove the line")
-        lines.append((text, row))
-    return lines
+        yield {sys.intern(name): value for name, value in row.items()}  # rows share their names in memory

@@ -9,9 +9,15 @@ ROLLOUTS_FILE = "rollouts.jsonl"
 EVAL_FILE = "eval.jsonl"
 NOTICES_FILE = "notices.jsonl"
 TRACE_FILE = "trace.json"
+LOG_FILE = "run.log"
 CHECKPOINT_FOLDER = "checkpoints"
 LOG_FOLDER = "logs"  # folder of a study with one log for each arm
 SUM_STATISTICS = ("reward/mean", "reward/std")  # metrics of the weighted sum of all rewards
+
+
+def previous_part(path: Path) -> Path:
+    """The file with what a file held before it reached its limit."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
 def reward_metrics(metrics: Iterable[str]) -> dict[str, str]:

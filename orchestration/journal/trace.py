@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from configs.files import write_atomically
+from orchestration.journal.run_files import previous_part
 from orchestration.journal.sink import Sink
 from transfer.spans import Kind, Span
 
@@ -23,14 +24,22 @@ READ_LIMIT_BYTES = 4 * 2**20  # length of the end that is read: hundreds of iter
 
 
 class TraceFile(Sink):
-    """trace.json, appended to where it exists. A kill between two writes leaves valid JSON."""
+    """trace.json, appended to where it exists. A kill between two writes leaves valid JSON.
 
-    def __init__(self, path: Path) -> None:
+    With half of limit_bytes it becomes trace.previous.json, in place of an older one, and a new one begins.
+    """
+
+    def __init__(self, path: Path, *, limit_bytes: int) -> None:
+        self._path = path
+        self._limit_bytes = limit_bytes
         if path.exists():
             _repair(path)
-        else:
-            path.write_text(_document(_process_names()), encoding="utf-8")
-        self._file = path.open("r+b", buffering=0)
+        self._open()
+
+    def _open(self) -> None:
+        if not self._path.exists():
+            self._path.write_text(_document(_process_names()), encoding="utf-8")
+        self._file = self._path.open("r+b", buffering=0)
         self._named: set[tuple[int, int]] = set()
 
     def write_spans(self, spans: Sequence[Span]) -> None:
@@ -40,6 +49,10 @@ class TraceFile(Sink):
         events = [*self._new_names(spans), *map(_event, spans)]
         self._file.seek(-len(TAIL), 2)
         self._file.write((SEPARATOR + _joined(events) + TAIL).encode())
+        if self._file.tell() > self._limit_bytes // 2:
+            self._file.close()
+            self._path.replace(previous_part(self._path))
+            self._open()
 
     def close(self, *, failed: bool) -> None:
         self._file.close()
@@ -55,11 +68,14 @@ class TraceFile(Sink):
 
 def read_spans(path: Path, *, limit_bytes: int = READ_LIMIT_BYTES) -> list[Span]:
     """The spans in the last limit_bytes of a trace, without a line that was cut; none where there is no file."""
-    if not path.exists():
-        return []
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - limit_bytes))
-        lines = file.read().decode("utf-8", errors="replace").split("\n")
+    content = b""
+    for part in (path, previous_part(path)):  # the newer part first
+        missing = limit_bytes - len(content)
+        if missing > 0 and part.exists():
+            with part.open("rb") as file:
+                file.seek(max(0, part.stat().st_size - missing))
+                content = file.read() + content
+    lines = content.decode("utf-8", errors="replace").split("\n")
     return [_span(event) for event in _events(lines) if event["ph"] == SPAN_PHASE]
 
 

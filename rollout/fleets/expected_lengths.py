@@ -8,11 +8,12 @@ from rollout.contract import Prompt
 
 SOURCE_WEIGHT = 0.1  # weight of a new group in its source's moving mean: lengths drift while the policy learns
 PROBLEM_WEIGHT = 0.5  # weight of the latest pass in a problem's mean
+MOST_PROBLEMS = 2**16  # problems remembered, the latest ones: some 8 MiB
 UNKNOWN_SHARE = 0.5  # share of max_new_tokens that is expected before anything of the source is finished
 
 
 class ExpectedLengths:
-    """Moving means of completion lengths, a number for each problem and for each source seen so far."""
+    """Moving means of completion lengths, a number for each source and for each of the problems seen last."""
 
     def __init__(self) -> None:
         self._of_source: dict[str, float] = {}
@@ -25,7 +26,9 @@ class ExpectedLengths:
         length = num_tokens / num_completions
         problem, source = _problem(prompt), prompt.source
         self._of_source[source] = _moved(self._of_source.get(source), length, weight=SOURCE_WEIGHT)
-        self._of_problem[problem] = _moved(self._of_problem.get(problem), length, weight=PROBLEM_WEIGHT)
+        self._of_problem[problem] = _moved(self._of_problem.pop(problem, None), length, weight=PROBLEM_WEIGHT)
+        if len(self._of_problem) > MOST_PROBLEMS:
+            del self._of_problem[next(iter(self._of_problem))]  # a dictionary is in the order of insertion
 
     def expected(self, prompt: Prompt, *, max_new_tokens: int) -> float:
         """Tokens a completion of the prompt, at most max_new_tokens."""

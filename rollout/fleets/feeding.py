@@ -15,6 +15,7 @@ from itertools import count
 
 from rollout.contract import EngineLoad, EngineRoom
 
+STALE_ENTRIES = 64  # entries of the heap, beyond one an engine, after which the old ones among them are removed
 BACKLOG_SHARE = 8  # an eighth of an engine's sequences may wait inside vLLM
 
 
@@ -105,7 +106,7 @@ class Feeder:
     def __init__(self, num_engines: int) -> None:
         self._accounts: dict[int, _Account] = {}
         self._waiting: list[tuple[int, float, int, WaitingGroup]] = []  # heap
-        self._by_work: list[tuple[float, int, int]] = []  # heap of open engines, with stamps; old entries stay
+        self._by_work: list[tuple[float, int, int]] = []  # heap of open engines, with stamps; old entries stay a while
         self._stamps = count(1)
         for engine in range(num_engines):
             self.add(engine)
@@ -165,11 +166,11 @@ class Feeder:
         might wait for ever.
         """
         while self._waiting and self._by_work:
-            _, engine, stamp = self._by_work[0]
-            account = self._accounts.get(engine)
-            if account is None or stamp != account.stamp:
+            if not self._is_valid(self._by_work[0]):
                 heapq.heappop(self._by_work)
                 continue
+            _, engine, _ = self._by_work[0]
+            account = self._accounts[engine]
             group = self._waiting[0][-1]
             if not account.fits(group):
                 heapq.heappop(self._by_work)
@@ -185,3 +186,11 @@ class Feeder:
         if account.is_open:
             account.stamp = next(self._stamps)
             heapq.heappush(self._by_work, (account.work, engine, account.stamp))
+        if len(self._by_work) > len(self._accounts) + STALE_ENTRIES:
+            self._by_work = [entry for entry in self._by_work if self._is_valid(entry)]
+            heapq.heapify(self._by_work)
+
+    def _is_valid(self, entry: tuple[float, int, int]) -> bool:
+        _, engine, stamp = entry
+        account = self._accounts.get(engine)
+        return account is not None and stamp == account.stamp

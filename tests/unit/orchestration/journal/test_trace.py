@@ -27,7 +27,7 @@ SECOND = (span("step", "learner", 0, 2.0, 3.0), span("grade", "grader", 2, 2.5, 
 
 def append(path: Path, *batches: Sequence[Span]) -> None:
     """Opens the trace, writes the batches and closes it."""
-    trace = TraceFile(path)
+    trace = TraceFile(path, limit_bytes=2**30)
     for batch in batches:
         trace.write_spans(batch)
     trace.close(failed=False)
@@ -40,7 +40,7 @@ def written(path: Path) -> list[dict[str, Any]]:
 
 def test_the_file_is_valid_after_every_append(tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
-    trace = TraceFile(path)
+    trace = TraceFile(path, limit_bytes=2**30)
     for batch in ((), FIRST, SECOND):
         trace.write_spans(batch)
         written(path)

@@ -58,7 +58,7 @@ def test_an_unknown_stage_is_drawn_too() -> None:
 def test_a_report_has_the_picture_where_the_run_kept_a_trace(tmp_path: Path) -> None:
     record = read_run(write_run(tmp_path / "run"))
     assert time_blocks(record) == []
-    trace = TraceFile(record.folder / "trace.json")
+    trace = TraceFile(record.folder / "trace.json", limit_bytes=2**30)
     trace.write_spans(run_of(4))
     trace.close(failed=False)
     _, figures = time_blocks(record)

@@ -33,3 +33,15 @@ def test_expectations_follow_a_policy_whose_completions_grow() -> None:
     known = lengths.expected(prompt_of(0), max_new_tokens=64)
     assert 19.0 < known < 20.0
     assert 10.0 < lengths.expected(prompt_of(1), max_new_tokens=64) < known
+
+
+def test_of_more_problems_than_fit_the_latest_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rollout.fleets.expected_lengths.MOST_PROBLEMS", 3)
+    lengths = ExpectedLengths()
+    for index, length in enumerate((10, 20, 30)):
+        lengths.observe(prompt_of(index, text=str(length)), num_tokens=2 * length, num_completions=2)
+    lengths.observe(prompt_of(3, text="10"), num_tokens=20, num_completions=2)  # seen again
+    lengths.observe(prompt_of(4, text="40"), num_tokens=80, num_completions=2)
+    of_source = lengths.expected(prompt_of(5, text="new"), max_new_tokens=64)
+    expected = [lengths.expected(prompt_of(6, text=text), max_new_tokens=64) for text in ("10", "20", "30", "40")]
+    assert expected == [10.0, of_source, 30.0, 40.0]

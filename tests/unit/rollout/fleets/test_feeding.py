@@ -134,3 +134,15 @@ def test_a_new_engine_is_handed_groups_once_it_is_open_and_as_many_as_it_has_roo
 def test_an_engine_asks_for_more_when_half_of_its_backlog_is_gone(waiting: int, expected: bool) -> None:
     room = EngineRoom(num_sequences=64, kv_tokens=1000)
     assert wants_more(load(running=64, waiting=waiting), room) is expected
+
+
+def test_what_is_kept_of_engines_does_not_grow_with_their_reports() -> None:
+    feeder = feeder_of(WIDE, WIDE, groups=[])
+    for ticket in range(1000):
+        feeder.hold(group(ticket))
+        ((engine, _),) = feeder.assign()
+        feeder.report(1 - engine, finished=(), load=load(running=0), num_entered=ticket)
+        feeder.report(engine, finished=(ticket,), load=load(running=0), num_entered=ticket)
+    assert len(feeder._by_work) < 100
+    feeder.hold(group(1000))
+    assert [ticket for _, ticket in feeder.assign()] == [1000], "and it still feeds"
