@@ -1,7 +1,7 @@
 """A long run of the driver: the real loop, stream, fleet and journal, with parts that answer at once."""
 
 import gc
-import io
+import os
 import tracemalloc
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -160,24 +160,26 @@ def test_the_memory_of_the_driver_does_not_grow(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(module, "ray", SimpleNamespace(get=list))
     monkeypatch.setattr(module, "await_verdicts", lambda references, timeout_s: list(references))
     monkeypatch.setattr("os.fsync", lambda descriptor: None)  # the disk's time is not the point
-    settings = [f"num_iterations={NUM_ITERATIONS}", "checkpoint.every=500", "max_staleness=1", "eval.every=1"]
+    monkeypatch.setattr("orchestration.pages.figures.save_panels", lambda *_, **__: None)
+    settings = [f"num_iterations={NUM_ITERATIONS}", "checkpoint.every=500", "max_staleness=1", "eval.every=10"]
     config = load_config([*settings, f"rollout.prompts_per_iteration={PROMPTS}", "rollout.completions_per_prompt=2"])
     parts = LongRun()
-    with Journal(
-        tmp_path,
-        config=config.journal,
-        num_iterations=NUM_ITERATIONS,
-        max_staleness=1,
-        gate_name="softsign",
-        console=Console(file=io.StringIO()),
-    ) as journal:
+    with (
+        open(os.devnull, "w") as nowhere,
+        Journal(
+            tmp_path,
+            config=config.journal,
+            num_iterations=NUM_ITERATIONS,
+            max_staleness=1,
+            gate_name="softsign",
+            console=Console(file=nowhere),
+        ) as journal,
+    ):
         iterate(config, parts, journal, CheckpointStore(tmp_path / "checkpoints", keep=2), RunState.fresh(seed=0))  # type: ignore[arg-type]
         gc.collect()
         held = tracemalloc.take_snapshot()
         tracemalloc.stop()
-        monkeypatch.setattr("orchestration.pages.figures.save_panels", lambda *_, **__: None)
     parts.pool.stop()
     grown = sum(trace.size for trace in held.traces) / (NUM_ITERATIONS - WARM_UP)
     largest = "\n".join(str(one) for one in held.statistics("lineno")[:15])
-    print(grown, largest)
     assert grown < MOST_BYTES, f"{grown:.0f} bytes an iteration; the largest:\n{largest}"
