@@ -5,6 +5,7 @@ limit on to every descendant: over setsid, the death of a parent and a new envir
 their titles overwrite the environment that /proc shows.
 """
 
+import os
 import resource
 import secrets
 import time
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 import psutil
 
 MARKED_LIMIT = resource.RLIMIT_MSGQUEUE  # bytes of POSIX message queues
+MARK_VARIABLE = "SOFTGATE_TEST_MARK"  # variable with the mark and the process that it belongs to
 USUAL_LIMIT = 819_200  # Linux's own, where a machine has none
 ACTOR_NAMES = ("raylet", "gcs_server", "ray::", "VLLM::", "rollout.rewards.grader_child")
 LEAVE_TIMEOUT_S = 30.0  # a process's end after that of the command, on a busy machine
@@ -30,10 +32,14 @@ class StartedProcess:
 
 
 def mark_descendants() -> int:
-    """Marks this process and all that it will start, and returns the mark."""
+    """Marks this process and all that it will start, once, and returns the mark."""
+    owner, _, known = os.environ.get(MARK_VARIABLE, "").partition(":")
+    if owner == str(os.getpid()):  # this module has two names: `processes` in tests, `tests.processes` in chaos
+        return int(known)
     _, most = resource.getrlimit(MARKED_LIMIT)
     mark = secrets.randbelow(USUAL_LIMIT if most == resource.RLIM_INFINITY else most)
     resource.setrlimit(MARKED_LIMIT, (mark, most))
+    os.environ[MARK_VARIABLE] = f"{os.getpid()}:{mark}"
     return mark
 
 

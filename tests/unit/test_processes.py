@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
-from processes import MARKED_LIMIT, actor_processes, leaving_no_process, started_processes
+from processes import MARK, MARKED_LIMIT, actor_processes, leaving_no_process, started_processes
 
 SLEEP = "import sys, time; print(flush=True); sys.stdin.read()"
 HIDDEN = "import ctypes; ctypes.CDLL(None).prctl(4, 0); " + SLEEP  # its environment cannot be read
@@ -97,3 +97,9 @@ def test_the_check_fails_for_a_process_that_is_left_and_not_for_that_of_another_
     assert len(actor_processes(mark)) == 1
     with leaving_no_process(mark, timeout_s=0.0):
         """What was there before is not left behind by what is inside."""
+
+
+def test_this_process_is_marked_once_under_either_name_of_the_module() -> None:
+    from tests.processes import MARK as OTHER_MARK
+
+    assert OTHER_MARK == MARK == resource.getrlimit(MARKED_LIMIT)[0]
