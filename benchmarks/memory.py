@@ -1,10 +1,12 @@
 """`python -m benchmarks.memory`: memory of every kind of process over a long run.
 
 A run of the public command goes on while this process reads, after every few iterations, how much memory each process
-has for itself (USS: what its end would free) and in all (RSS). A line through the values after the first iterations
-says how much an iteration adds. Other work on the machine changes the duration, not the figures.
+has taken (anonymous memory: heaps, stacks, buffers) and how much is resident in all (RSS, with libraries and files). A
+line through the values after the first iterations says how much an iteration adds. Other work on the machine changes
+the duration, not the figures.
 """
 
+import signal
 import subprocess
 import sys
 import time
@@ -45,7 +47,7 @@ class Sample:
     """Memory of the processes of one kind together."""
 
     iteration: int
-    uss_bytes: int
+    taken_bytes: int  # anonymous memory
     rss_bytes: int
 
 
@@ -54,9 +56,9 @@ class Growth:
     """The straight line through the samples of one kind after WARM_UP iterations."""
 
     kind: str
-    first_mib: float  # USS at WARM_UP
-    last_mib: float  # USS at the end
-    kib_per_iteration: float  # slope of USS
+    first_mib: float  # taken at WARM_UP
+    last_mib: float  # taken at the end
+    kib_per_iteration: float  # slope of what is taken
     error_kib: float  # standard error of the slope
     second_half_kib: float  # slope over the second half
     rss_kib_per_iteration: float
@@ -103,25 +105,27 @@ def sample_run(settings: Sequence[str], *, every: int) -> dict[str, list[Sample]
     with TemporaryDirectory() as folder:
         run_dir = Path(folder) / "run"
         command = [sys.executable, "orchestration/run.py", *settings, f"run_dir={run_dir}"]
-        run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        output = Path(folder) / "output.txt"  # a pipe that nobody reads would stop the run
+        with output.open("w") as file:
+            run = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
         rows, due = RowCounter(run_dir / METRICS_FILE), every
         try:
             while run.poll() is None:
                 if (iteration := rows.count()) >= due:
                     due = iteration + every
-                    for kind, (uss, rss) in memory_by_kind(psutil.Process(run.pid)).items():
-                        samples[kind].append(Sample(iteration=iteration, uss_bytes=uss, rss_bytes=rss))
+                    for kind, (taken, rss) in memory_by_kind(psutil.Process(run.pid)).items():
+                        samples[kind].append(Sample(iteration=iteration, taken_bytes=taken, rss_bytes=rss))
                 time.sleep(POLL_S)
         finally:
-            run.terminate()
-            output, _ = run.communicate()
+            run.send_signal(signal.SIGINT)  # does nothing where it has ended
+            run.wait()
         if run.returncode != 0:
-            raise RuntimeError(f"{' '.join(command)} failed: {' '.join(output.split()[-80:])}")
+            raise RuntimeError(f"{' '.join(command)} failed: {' '.join(output.read_text().split()[-80:])}")
     return {kind: samples[kind] for kind in KINDS if kind in samples}
 
 
 def memory_by_kind(driver: psutil.Process) -> dict[str, tuple[int, int]]:
-    """USS and RSS in bytes, summed over the processes of each kind that descend from the driver, itself included."""
+    """Anonymous memory and RSS in bytes, summed over the processes of each kind: the driver and its descendants."""
     found: dict[str, tuple[int, int]] = {}
     for process in _family(driver):
         try:
@@ -132,8 +136,8 @@ def memory_by_kind(driver: psutil.Process) -> dict[str, tuple[int, int]]:
             continue
         kind = next((kind for kind, mark in KINDS.items() if mark in command), None)
         if kind is not None:
-            uss, rss = found.get(kind, (0, 0))
-            found[kind] = (uss + sums["Private_Clean"] + sums["Private_Dirty"], rss + sums["Rss"])
+            taken, rss = found.get(kind, (0, 0))
+            found[kind] = (taken + sums["Anonymous"], rss + sums["Rss"])
     return found
 
 
@@ -155,14 +159,14 @@ def growth(kind: str, samples: Sequence[Sample]) -> Growth:
     settled = [sample for sample in samples if sample.iteration >= WARM_UP]
     if len(settled) < 4:
         raise ValueError(f"{kind}: {len(settled)} samples after {WARM_UP} iterations; sample more often or run longer")
-    slope, error = _slope(settled, "uss_bytes")
+    slope, error = _slope(settled, "taken_bytes")
     return Growth(
         kind=kind,
-        first_mib=settled[0].uss_bytes / MIB,
-        last_mib=settled[-1].uss_bytes / MIB,
+        first_mib=settled[0].taken_bytes / MIB,
+        last_mib=settled[-1].taken_bytes / MIB,
         kib_per_iteration=slope,
         error_kib=error,
-        second_half_kib=_slope(settled[len(settled) // 2 :], "uss_bytes")[0],
+        second_half_kib=_slope(settled[len(settled) // 2 :], "taken_bytes")[0],
         rss_kib_per_iteration=_slope(settled, "rss_bytes")[0],
     )
 
@@ -182,10 +186,10 @@ def draw(samples: Mapping[str, Sequence[Sample]], path: Path) -> None:
     lines = []
     for place, (kind, of_kind) in enumerate(samples.items()):
         x = np.array([sample.iteration for sample in of_kind])
-        y = np.array([sample.uss_bytes for sample in of_kind]) / MIB
+        y = np.array([sample.taken_bytes for sample in of_kind]) / MIB
         y = y - y[np.searchsorted(x, WARM_UP)]
         lines.append(Line(name=kind, style=place // 4, x=x, y=y, low=y, high=y))
-    panel = Panel(title="Memory of its own", unit=f"MiB, against iteration {WARM_UP}", log=False, lines=tuple(lines))
+    panel = Panel(title="Memory taken", unit=f"MiB, against iteration {WARM_UP}", log=False, lines=tuple(lines))
     save_panels([panel], path, title="Memory of a run's processes", columns=1, shares_legend=False)
 
 

@@ -17,6 +17,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from configs.schema import ClusterConfig, LearnerConfig, RolloutConfig
+from orchestration.level_memory import keep_memory_level
 from orchestration.placement import Placement, PlacementError, plan_placement
 
 LOCAL = "local"  # Ray's name for a cluster of its own on this machine, ended with the run
@@ -127,6 +128,7 @@ def local_resources() -> dict[str, float]:
 
 @contextmanager
 def _ray_session(cluster: ClusterConfig, address: str) -> Iterator[None]:
+    keep_memory_level()
     if address == LOCAL:
         _start_local_ray()
     else:

@@ -135,8 +135,8 @@ def time_blocks(record: RunRecord) -> list[Block]:
                     svg=svg,
                     alt="What driver, engines, learner ranks and graders did in the last iterations",
                     caption=f"The last {NUM_ITERATIONS} iterations, or as many as there are; dotted lines are where "
-                    f"they begin. {TRACE_FILE} has the spans of all iterations, or of the newest ones of a long run, for "
-                    f"ui.perfetto.dev or chrome://tracing.",
+                    f"they begin. {TRACE_FILE} has the spans of all iterations, or of the newest ones of a long run; "
+                    f"ui.perfetto.dev and chrome://tracing show it.",
                 ),
             )
         ),

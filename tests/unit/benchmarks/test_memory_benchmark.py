@@ -19,7 +19,7 @@ def samples(*, start: int, kib_per_iteration: float) -> list[Sample]:
         warm_up = min(iteration, 100) / 100 * 50 * MIB
         grown = max(0, iteration - 100) * kib_per_iteration * KIB
         size = int(start + warm_up + grown + (iteration % 4) * KIB)
-        found.append(Sample(iteration=iteration, uss_bytes=size, rss_bytes=2 * size))
+        found.append(Sample(iteration=iteration, taken_bytes=size, rss_bytes=2 * size))
     return found
 
 
