@@ -9,6 +9,7 @@ from pathlib import Path
 from configs.differences import differences, typed
 from configs.loading import ConfigError, validate
 from configs.schema import RunConfig
+from orchestration.startup.folders import is_empty
 from rollout.recording import REMEDY, Manifest, RecordingError, num_recorded, read_manifest
 
 # Settings that shaped the groups and matter when they are trained on: they must not change. Those of engines, graders
@@ -27,7 +28,7 @@ def refuse_recordings(config: RunConfig) -> None:
     """ConfigError if this run cannot write to rollout.record or cannot train on rollout.replay."""
     if config.rollout.record is not None and not config.resume:
         folder = Path(config.rollout.record)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.exists() and (not folder.is_dir() or not is_empty(folder)):
             raise ConfigError(
                 [f"rollout.record={folder}: exists and is not an empty folder; name a new one, or resume its run"]
             )
