@@ -1,5 +1,6 @@
 """Which folder a run takes, what it is refused for, and that a refused run leaves nothing."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import pytest
 
 from configs.loading import ConfigError
 from configs.schema import RunConfig
+from orchestration.startup.folders import refusing_unwritable
+from orchestration.startup.ownership import own
 from orchestration.startup.run_dir import own_run_dir
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -142,6 +145,21 @@ def test_a_folder_that_cannot_be_written_is_refused_in_one_line(tmp_path: Path, 
     assert [path.name for path in tmp_path.iterdir()] == ["file"], "what was created on the way is gone again"
 
 
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (errno.EROFS, "the file system is read-only"),
+        (errno.ENOSPC, "no room is left there"),
+        (errno.EDQUOT, "no room is left there"),
+        (errno.EIO, "Input/output error"),
+    ],
+)
+def test_what_the_kernel_says_of_a_folder_is_told(number: int, reason: str) -> None:
+    with pytest.raises(ConfigError, match=f"run_dir=x: cannot be written, because {reason}; name another one"):
+        with refusing_unwritable("run_dir=x"):
+            raise OSError(number, os.strerror(number))
+
+
 def test_a_folder_of_another_user_is_refused(tmp_path: Path) -> None:
     """As another user, because root may write everywhere."""
     program = (
@@ -161,16 +179,34 @@ def test_a_folder_of_another_user_is_refused(tmp_path: Path) -> None:
     ), ended.stderr
 
 
-@pytest.mark.parametrize("command", ["run", "study", "evaluate"])
-def test_each_command_refuses_its_folder_with_status_2_before_anything_starts(tmp_path: Path, command: str) -> None:
-    (tmp_path / "file").touch()
-    folder = tmp_path / "file" / "here"
+def refused_command(folder: Path, command: str, *more: str) -> str:
+    """The one line with which the command refuses the folder, without its setting."""
     words, setting = {
-        "run": ([str(RUN), f"run_dir={folder}"], "run_dir"),
-        "study": (["-m", "orchestration.study", f"study_dir={folder}", "gates=[clip]", "seeds=[0]"], "study_dir"),
-        "evaluate": (["-m", "orchestration.evaluate", "model=embedded", f"out={folder}"], "out"),
+        "run": ([str(RUN)], "run_dir"),
+        "study": (["-m", "orchestration.study", "gates=[clip]", "seeds=[0]"], "study_dir"),
+        "evaluate": (["-m", "orchestration.evaluate", "model=embedded"], "out"),
     }[command]
-    ended = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    whole = [sys.executable, *words, f"{setting}={folder}", *more]
+    ended = subprocess.run(whole, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert (ended.returncode, ended.stdout) == (2, ""), ended.stderr
     (line,) = ended.stderr.splitlines()
-    assert line.startswith(f"{setting}={folder}: cannot be written, because it is, or lies below, a file")
+    assert line.startswith(f"{setting}={folder}: ")
+    return line.removeprefix(f"{setting}={folder}: ")
+
+
+@pytest.mark.parametrize("command", ["run", "study", "evaluate"])
+def test_each_command_refuses_a_folder_that_cannot_be_written(tmp_path: Path, command: str) -> None:
+    (tmp_path / "file").touch()
+    line = refused_command(tmp_path / "file" / "here", command)
+    assert line == "cannot be written, because it is, or lies below, a file; name another one"
+
+
+@pytest.mark.parametrize(("command", "more"), [("run", "resume=true"), ("evaluate", "num_prompts=2")])
+def test_each_command_refuses_the_folder_of_a_living_one_and_changes_nothing(
+    tmp_path: Path, command: str, more: str
+) -> None:
+    hold_run(tmp_path / "mine")
+    with own(tmp_path / "mine", setting="run_dir"):
+        before = sorted(path.name for path in (tmp_path / "mine").iterdir())
+        assert refused_command(tmp_path / "mine", command, more).startswith(f"is in use by process {os.getpid()} on ")
+        assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == before

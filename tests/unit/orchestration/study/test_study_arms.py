@@ -146,9 +146,10 @@ def test_a_finished_folder_must_fit_the_report(tmp_path: Path, setting: str, tol
 
 
 def test_a_longer_study_does_not_stretch_the_schedule_of_a_trained_arm(tmp_path: Path) -> None:
-    write_run(tmp_path / "clip-seed0", "gate=clip", "seed=0")
+    falling = "learner.lr_schedule=linear"
+    write_run(tmp_path / "clip-seed0", "gate=clip", "seed=0", falling)
     checkpoint(tmp_path / "clip-seed0", 12)
-    (arm,) = arms_of(tmp_path, "gates=[clip]", "seeds=[0]", "num_iterations=15")
+    (arm,) = arms_of(tmp_path, "gates=[clip]", "seeds=[0]", "num_iterations=15", falling)
     with pytest.raises(ConfigError, match=r"num_iterations=12, now num_iterations=15, which moves its learning rate"):
         refuse_other_settings([arm_status(arm, tmp_path)])
 
