@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from configs.loading import ConfigError
+from configs.loading import ConfigError, dump_yaml, load_config
 from configs.schema import RunConfig
 from orchestration.startup.folders import refusing_unwritable
 from orchestration.startup.ownership import own
@@ -155,9 +155,9 @@ def test_a_folder_that_cannot_be_written_is_refused_in_one_line(tmp_path: Path, 
     ],
 )
 def test_what_the_kernel_says_of_a_folder_is_told(number: int, reason: str) -> None:
-    with pytest.raises(ConfigError, match=f"run_dir=x: cannot be written, because {reason}; name another one"):
-        with refusing_unwritable("run_dir=x"):
-            raise OSError(number, os.strerror(number))
+    told = f"run_dir=x: cannot be written, because {reason}; name another one"
+    with pytest.raises(ConfigError, match=told), refusing_unwritable("run_dir=x"):
+        raise OSError(number, os.strerror(number))
 
 
 def test_a_folder_of_another_user_is_refused(tmp_path: Path) -> None:
@@ -177,6 +177,23 @@ def test_a_folder_of_another_user_is_refused(tmp_path: Path) -> None:
     assert ended.stderr.splitlines()[-1].endswith(
         "run_dir=x: cannot be written, because this user may not write there; name another one"
     ), ended.stderr
+
+
+def test_a_check_after_the_folder_was_chosen_leaves_no_new_folder_and_the_settings_of_an_old_one(
+    tmp_path: Path,
+) -> None:
+    settings = ("task=custom", f"task.train.mine.path={tmp_path}/missing.jsonl", "task.max_prompt_tokens=32")
+    old = tmp_path / "old"
+    hold_run(old)
+    (old / "config.yaml").write_text(dump_yaml(load_config(settings)))
+    before = (old / "config.yaml").read_bytes()
+    for words in (("run_dir=" + str(tmp_path / "new"),), (f"run_dir={old}", "resume=true", "rollout.num_engines=2")):
+        whole = [sys.executable, str(RUN), *settings, *words]
+        ended = subprocess.run(whole, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        assert ended.returncode == 2, ended.stderr
+        assert "missing.jsonl: no such file" in ended.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    assert (old / "config.yaml").read_bytes() == before
 
 
 def refused_command(folder: Path, command: str, *more: str) -> str:

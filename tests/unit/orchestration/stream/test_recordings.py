@@ -184,6 +184,14 @@ def test_a_resume_needs_every_iteration_before_it(tmp_path: Path) -> None:
     refuse_gaps(config_of(), iteration=3)
 
 
+@pytest.mark.parametrize("setting", ["rollout.record", "rollout.replay"])
+def test_a_folder_that_the_kernel_refuses_is_refused_in_one_line(tmp_path: Path, setting: str) -> None:
+    with pytest.raises(ConfigError, match=r"name.* too long|longer than the file system allows") as caught:
+        refuse_recordings(config_of(f"{setting}={tmp_path}/{'x' * 300}"))
+    assert len(caught.value.lines) == 1
+    assert caught.value.lines[0].startswith(setting)
+
+
 def test_one_run_either_records_or_replays() -> None:
     with pytest.raises(ConfigError, match=r"rollout\.record=a: cannot be combined with rollout\.replay=b"):
         config_of("rollout.record=a", "rollout.replay=b")
