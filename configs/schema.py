@@ -173,6 +173,7 @@ class RunConfig(Section):
     seed: int = Field(default=0, ge=0, lt=2**31)
     run_dir: str = Field(default="auto", min_length=1)  # auto: runs/<task>-<gate>-seed<seed>, next free number
     resume: bool = False
+    resume_force: bool = False  # with resume=true: go on although settings say that it is another experiment
     dry_run: bool = False
 
     @property
@@ -205,6 +206,8 @@ class RunConfig(Section):
                 f"learner.max_tokens_per_micro_batch={learner.max_tokens_per_micro_batch}: must be at least "
                 f"model.max_model_len={max_model_len}, the longest sequence"
             )
+        if self.resume_force and not self.resume:
+            yield "resume_force=true: has an effect with resume=true only; add that or leave it out"
         yield from self._misfits_of_task()
         yield from self._misfits_of_gpus()
         yield from self._misfits_of_order()

@@ -11,16 +11,18 @@ from pathlib import Path
 
 from rich.console import Console
 
+from configs.files import write_atomically
 from configs.loading import dump_yaml
 from configs.schema import RunConfig
 from orchestration.checkpoint import CheckpointStore, RunState
 from orchestration.cluster import start_cluster
 from orchestration.dry_run import ratio_warning
 from orchestration.interfaces import RunParts
-from orchestration.journal.journal import LOG_FILE, Journal, RunResult
-from orchestration.journal.run_files import CHECKPOINT_FOLDER, CONFIG_FILE, METRICS_FILE
+from orchestration.journal.journal import Journal, RunResult
+from orchestration.journal.run_files import CHECKPOINT_FOLDER, CONFIG_FILE, LOG_FILE, METRICS_FILE
 from orchestration.journal.run_record import RecordError
-from orchestration.run_dir import check_resumable, resolve_run_dir
+from orchestration.startup.resume import adopted, check_length, check_resumable, stored_settings
+from orchestration.startup.run_dir import OwnedRun, own_run_dir
 from orchestration.stream.recordings import refuse_gaps, refuse_recordings
 from orchestration.task_loading import load_task, locate_model
 from orchestration.terminal.console import print_line, redirect_output
@@ -31,23 +33,24 @@ MODEL_FOLDER = "model"
 def train(config: RunConfig) -> RunResult:
     """Trains a new run or from a run's newest checkpoint; ends every process it started, also after a failure."""
     refuse_recordings(config)
-    run_dir = resolve_run_dir(config)
-    store = CheckpointStore(run_dir / CHECKPOINT_FOLDER, keep=config.checkpoint.keep)
-    checkpoint, state = None, RunState.fresh(seed=config.seed)
-    if config.resume:
-        check_resumable(config, run_dir)
-        checkpoint, state = store.latest() or (checkpoint, state)
-        state.check(seed=config.seed, prompts_per_iteration=config.rollout.prompts_per_iteration)
-        refuse_gaps(config, iteration=state.iteration)
-    (run_dir / CONFIG_FILE).write_text(dump_yaml(config), encoding="utf-8")
+    with own_run_dir(config) as owned:
+        return _train(config, owned)
 
+
+def _train(config: RunConfig, owned: OwnedRun) -> RunResult:
+    run_dir = owned.folder
+    store = CheckpointStore(run_dir / CHECKPOINT_FOLDER, keep=config.checkpoint.keep)
+    checkpoint, state, changes = _begin(config, run_dir, store)
     with redirect_output(run_dir / LOG_FILE) as console:
         print_line(console, f"run folder {run_dir}; what libraries print goes to {LOG_FILE} there")
+        for line in owned.notices:
+            print_line(console, line)
         # A replay needs no task: its recorded groups include their prompts.
         has_engines = config.rollout.has_engines
         loaded = load_task(config, lambda: locate_model(config.model, console)) if has_engines else None
         with start_cluster(config.cluster, config.rollout, config.learner) as cluster:
             print_line(console, f"on {cluster.device}: {cluster.placement.describe()}")
+            write_atomically(run_dir / CONFIG_FILE, dump_yaml(config))  # no check can refuse the run any more
             model_path = locate_model(config.model, console)
             print_line(console, "starting engines and learner ..." if has_engines else "starting learner ...")
             # Imported here because they import torch, which takes seconds: a refusal should not wait for it.
@@ -75,7 +78,7 @@ def train(config: RunConfig) -> RunResult:
             ):
                 of_gate = gate_notices(config.gate, device=cluster.placement.device)
                 of_task = loaded.notices if loaded is not None else ()
-                for notice in filter(None, (*store.skipped, ratio_warning(config), *of_gate, *of_task)):
+                for notice in filter(None, (*changes, *store.skipped, ratio_warning(config), *of_gate, *of_task)):
                     journal.notice(notice)
                 if checkpoint is not None:
                     parts.learner.restore(str(checkpoint))
@@ -86,6 +89,19 @@ def train(config: RunConfig) -> RunResult:
                 parts.learner.save_pretrained(str(model_folder))
                 journal.log(f"final model in {model_folder}")
                 return journal.result()
+
+
+def _begin(config: RunConfig, run_dir: Path, store: CheckpointStore) -> tuple[Path | None, RunState, tuple[str, ...]]:
+    """Checkpoint and state that the run continues from, and lines about changed settings; refuses what does not fit."""
+    checkpoint, state = None, RunState.fresh(seed=config.seed)
+    if not config.resume:
+        return checkpoint, state, ()
+    stored = stored_settings(run_dir)
+    changes = check_resumable(stored, config, run_dir)
+    checkpoint, state = store.latest() or (checkpoint, state)
+    changes += check_length(stored, config, iteration=state.iteration)
+    refuse_gaps(config, iteration=state.iteration)
+    return checkpoint, adopted(state, config), changes
 
 
 @contextmanager

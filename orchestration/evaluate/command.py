@@ -18,7 +18,7 @@ from configs.schema import RunConfig
 SHORT_NAMES = ("samples", "temperature", "top_p", "max_new_tokens", "num_prompts", "seed")  # names of settings of eval
 OWN_WORDS = ("sets", "out", "compare")
 # Settings of a run that would mislead if they were accepted; an evaluation counts the rewards format and answer.
-OF_A_RUN = ("run_dir", "resume", "dry_run", "rollout.record", "rollout.replay", "reward")
+OF_A_RUN = ("run_dir", "resume", "resume_force", "dry_run", "rollout.record", "rollout.replay", "reward")
 AUTO_OUT = "auto"
 # Defaults of an evaluation; settings on the command line override them. Nothing is trained, so the length of the
 # learner's rows must not limit the context.

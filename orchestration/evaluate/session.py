@@ -22,6 +22,7 @@ from orchestration.evaluate.prompts import chosen_problems, eval_prompts, eval_s
 from orchestration.evaluate.records import EvalFolder
 from orchestration.evaluate.summary import summarize, summary_table
 from orchestration.journal.eval_rows import EvalSample
+from orchestration.startup.ownership import own
 from orchestration.task_loading import locate_model, model_tokenizer
 from orchestration.terminal.console import print_line, progress_of, redirect_output
 from rollout.contract import Prompt
@@ -45,12 +46,21 @@ def evaluate_model(request: EvaluateRequest) -> dict[str, float]:
         raise ConfigError(str(error).splitlines()) from error
     problems = {name: chosen_problems(sets[name], config.eval) for name in request.sets}
     settings = settings_of(config)
-    records = EvalFolder(default_folder(settings) if request.out == AUTO_OUT else Path(request.out), settings)
+    folder = default_folder(settings) if request.out == AUTO_OUT else Path(request.out)
+    with own(folder, setting="out") as notices:
+        return _evaluate(config, problems, EvalFolder(folder, settings), notices)
+
+
+def _evaluate(
+    config: RunConfig, problems: Mapping[str, Sequence[Problem]], records: EvalFolder, notices: Sequence[str]
+) -> dict[str, float]:
     num_samples = config.eval.samples
     present = {name: records.begin(name, of_set, num_samples=num_samples) for name, of_set in problems.items()}
 
     with redirect_output(records.folder / LOG_FILE) as console:
         print_line(console, f"evaluation in {records.folder}; what libraries print goes to {LOG_FILE} there")
+        for line in notices:
+            print_line(console, line)
         missing = {name: len(of_set) * num_samples - len(present[name]) for name, of_set in problems.items()}
         if num_present := sum(map(len, present.values())):
             print_line(

@@ -22,14 +22,12 @@ from orchestration.journal.entry import IterationEntry, checked
 from orchestration.journal.eval_rows import Evaluation
 from orchestration.journal.json_lines import append_rows, read_rows
 from orchestration.journal.row_files import EvalFiles, MetricsFile, RolloutsFile
-from orchestration.journal.run_files import EVAL_FILE, METRICS_FILE, NOTICES_FILE, TRACE_FILE
+from orchestration.journal.run_files import EVAL_FILE, LOG_FILE, METRICS_FILE, NOTICES_FILE, TRACE_FILE
 from orchestration.journal.sink import Sink
 from orchestration.journal.tensorboard import TensorBoardLog
 from orchestration.journal.trace import TraceFile
 from orchestration.terminal.console import print_line
 from transfer.spans import Span, SpanLog
-
-LOG_FILE = "run.log"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 METRICS_FILE = "metrics.jsonl"
 CONFIG_FILE = "config.yaml"
+LOG_FILE = "run.log"
 ROLLOUTS_FILE = "rollouts.jsonl"
 EVAL_FILE = "eval.jsonl"
 NOTICES_FILE = "notices.jsonl"

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configs.command import wants_help
+from configs.loading import ConfigError
 from orchestration.journal.run_record import RecordError
+from orchestration.startup.folders import refusing_unwritable
 from orchestration.terminal.exit_status import exit_status, print_answer
 
 USAGE = """\
@@ -18,7 +20,7 @@ usage: python -m orchestration.report FOLDER [FOLDER ...]
 
 FOLDER is a run's folder (curves, final numbers, settings, sample completions) or a study's (docs/study.md).
 
-Exit status: 0 done, 1 a folder holds nothing to report.\
+Exit status: 0 done, 1 a folder holds nothing to report, 2 it cannot be written.\
 """
 
 
@@ -36,9 +38,10 @@ def main(arguments: Sequence[str]) -> int:
             from orchestration.report.run_report import write_run_report
             from orchestration.study.report import is_study, write_study_report
 
-            for path in write_study_report(folder) if is_study(folder) else [write_run_report(folder)]:
-                print_answer(str(path))
-    except RuntimeError as error:
+            with refusing_unwritable(str(folder)):
+                paths = write_study_report(folder) if is_study(folder) else [write_run_report(folder)]
+            print_answer("\n".join(map(str, paths)))
+    except (ConfigError, RuntimeError) as error:
         return exit_status(error)
     return 0
 

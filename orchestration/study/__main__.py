@@ -14,9 +14,10 @@ from rich.console import Console
 
 from configs.command import wants_help
 from configs.loading import ConfigError
-from orchestration.run_dir import next_free
-from orchestration.study.arms import arm_status, refuse_other_settings
-from orchestration.study.launch import JobLauncher, Launcher, LocalLauncher, hold_study
+from orchestration.startup.folders import next_free, refusing_unwritable
+from orchestration.startup.ownership import own
+from orchestration.study.arms import arm_status, refuse_living_runs, refuse_other_settings
+from orchestration.study.launch import JobLauncher, Launcher, LocalLauncher
 from orchestration.study.progress import StudyProgress
 from orchestration.study.schedule import run_arms
 from orchestration.study.settings import Arm, StudyConfig, help_text, plan_arms, split_settings
@@ -46,7 +47,8 @@ def main(arguments: Sequence[str]) -> int:
             return 0
         if study.launcher == "local":  # a cluster's nodes may see other files
             _refuse_unreadable_data(arms, named)
-        study_dir = next_free(ROOT_FOLDER, STEM) if auto else Path(study.study_dir).resolve()
+        with refusing_unwritable(f"study_dir={named}"):
+            study_dir = next_free(ROOT_FOLDER, STEM)[0] if auto else named.resolve()
         return run_study(study, plan_arms(study, settings, study_dir=study_dir), study_dir, arguments=arguments)
     except (ValueError, RuntimeError, KeyboardInterrupt) as error:
         return exit_status(error)
@@ -55,13 +57,14 @@ def main(arguments: Sequence[str]) -> int:
 def run_study(study: StudyConfig, arms: Sequence[Arm], study_dir: Path, *, arguments: Sequence[str]) -> int:
     """Runs the arms that are not finished, then writes the report; exit status 1 where an arm failed."""
     console = Console()
-    study_dir.mkdir(parents=True, exist_ok=True)
-    with hold_study(study_dir) as lock:
+    with own(study_dir, setting="study_dir") as notices:
         statuses = [arm_status(arm, study_dir) for arm in arms]
         refuse_other_settings(statuses)
-        print_line(console, f"study folder {study_dir}: {len(arms)} arms")
+        refuse_living_runs(statuses)
+        for line in (f"study folder {study_dir}: {len(arms)} arms", *notices):
+            print_line(console, line)
         jobs = study.launcher == "jobs"
-        launcher: Launcher = JobLauncher(address=study.jobs_address) if jobs else LocalLauncher(inherited_fd=lock)
+        launcher: Launcher = JobLauncher(address=study.jobs_address) if jobs else LocalLauncher()
         try:
             with StudyProgress(statuses, console) as progress:
                 failures = run_arms(statuses, study_dir, launcher=launcher, parallel=study.parallel, observer=progress)

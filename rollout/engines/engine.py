@@ -29,6 +29,7 @@ from rollout.engines.orphans import own_children
 from rollout.engines.outbox import Delivery, Outbox
 from rollout.engines.room_watch import RoomWatch
 from rollout.engines.sampling import completions_of, sampling_params, scoring_params
+from rollout.engines.scratch import remove_own_temporary_folder
 from rollout.engines.starting import start_backend
 from rollout.engines.worker_calls import connect_workers, update_workers
 from rollout.prompts import load_tokenizer
@@ -204,5 +205,6 @@ class RolloutEngine:
         return np.asarray(chosen, dtype=np.float32)
 
     async def shutdown(self) -> None:
-        """Ends vLLM's processes."""
+        """Ends vLLM's processes and removes what they leave in the temporary folder."""
         await asyncio.to_thread(self._llm.shutdown, timeout_s=SHUTDOWN_GRACE_S)
+        remove_own_temporary_folder()

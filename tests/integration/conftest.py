@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -39,12 +39,21 @@ def untied_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def run_command(tied_model: Path) -> RunCommand:
-    """Runs the command on the tied model with SMALL settings; overrides win. interrupt_after: rows, then Ctrl-C."""
+    """Runs the command on the tied model with SMALL settings; overrides win.
 
-    def run(run_dir: Path, *overrides: str, interrupt_after: int | None = None) -> CommandRun:
+    interrupt_after: rows, then Ctrl-C. meanwhile: called once the run owns its folder, with the whole command.
+    """
+
+    def run(
+        run_dir: Path,
+        *overrides: str,
+        interrupt_after: int | None = None,
+        meanwhile: Callable[[list[str], int], None] | None = None,
+    ) -> CommandRun:
         command = [sys.executable, "orchestration/run.py", f"run_dir={run_dir}", f"model.path={tied_model}"]
+        command += [*SMALL, *overrides]
         process = subprocess.Popen(
-            [*command, *SMALL, *overrides],
+            command,
             cwd=PROJECT_ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -52,6 +61,9 @@ def run_command(tied_model: Path) -> RunCommand:
             env={**os.environ, "COLUMNS": "200"},
             start_new_session=True,  # a terminal sends Ctrl-C to the whole group, Ray's processes included
         )
+        if meanwhile is not None:
+            assert wait_until(lambda: list(run_dir.glob(".owner-*")) or process.poll() is not None)
+            meanwhile(command, process.pid)
         if interrupt_after is not None:
             await_rows(run_dir / "metrics.jsonl", interrupt_after, process)
             os.killpg(process.pid, signal.SIGINT)

@@ -23,6 +23,7 @@ from orchestration.rollout_parts import start_rollout
 from orchestration.stream.batches import to_train_batch
 from orchestration.weight_channel import PublishError
 from rollout.contract import SamplingSpec
+from rollout.engines.scratch import PREFIX
 from rollout.fleets.fleet import RolloutFleet
 from rollout.rewards.graders import GraderPool
 from rollout.tasks import build_task
@@ -57,6 +58,7 @@ class RolloutSide:
     model: Path
     cluster: Cluster
     started: tuple[RolloutFleet, GraderPool]
+    temporary: list[Path]  # folders of engines that must be gone at the end
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +69,16 @@ def rollout_side(request: pytest.FixtureRequest, no_shared_ray: None) -> Iterato
     config = load_config(settings)
     with start_cluster(config.cluster, config.rollout, config.learner) as cluster, ExitStack() as undo:
         started = start_rollout(config, cluster, model, undo)
-        yield RolloutSide(settings=settings, model=model, cluster=cluster, started=started)
+        temporary: list[Path] = []
+        yield RolloutSide(settings=settings, model=model, cluster=cluster, started=started, temporary=temporary)
+    assert not any(folder.exists() for folder in temporary), "what vLLM left there goes with its engine"
+
+
+def temporary_folder(engine: int) -> Path:
+    """The temporary folder of an engine, by its process id: it keeps it open."""
+    opened = [link.readlink() for link in Path(f"/proc/{engine}/fd").iterdir() if link.is_symlink()]
+    (folder,) = {path for path in opened if path.name.startswith(PREFIX)}
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -201,8 +212,11 @@ def nudge_weights(worker: Any) -> None:
 
 
 @with_parts((TIED_INLINE, LORA), (UNTIED_ASYNC, WHOLE))
-def test_an_engine_that_is_killed_takes_its_children_along(parts: Parts) -> None:
-    actor = parts.fleet.call("ready", timeout_s=240.0)[1]
+def test_an_engine_that_is_killed_takes_its_children_along(rollout_side: RolloutSide, parts: Parts) -> None:
+    survivor, actor = parts.fleet.call("ready", timeout_s=240.0).values()
+    for engine in (survivor, actor):
+        assert list(temporary_folder(engine).glob("vllm_dist_*")), "vLLM's rendezvous, which it would leave in /tmp"
+    rollout_side.temporary.append(temporary_folder(survivor))
     children = psutil.Process(actor).children(recursive=True)
     has_engine_process = any("VLLM" in " ".join(child.cmdline()) for child in children)
     assert has_engine_process == (parts.config.rollout.frontend == "async")

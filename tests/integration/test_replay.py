@@ -4,11 +4,20 @@ One recording serves all: a run on one engine inside its actor, by which the int
 """
 
 import re
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from support import ADAPTIVE, EIGHT, CommandRun, RunCommand, leaving_no_process
+from support import (
+    ADAPTIVE,
+    COMMAND_TIMEOUT_S,
+    EIGHT,
+    PROJECT_ROOT,
+    CommandRun,
+    RunCommand,
+    leaving_no_process,
+)
 from torch import equal
 
 from rollout.recording import num_recorded
@@ -56,6 +65,14 @@ class Interrupted:
     resumed: CommandRun
 
 
+def refused_a_second_time(command: list[str], process: int) -> None:
+    """The same resume while it lives; it would move the living run's rows away and delete its checkpoints."""
+    second = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S)
+    assert (second.returncode, second.stdout) == (2, ""), second.stderr
+    (line,) = second.stderr.splitlines()
+    assert f": is in use by process {process} on " in line
+
+
 def interrupt_and_resume(
     run_command: RunCommand, run_dir: Path, *settings: str, after: int, also: tuple[str, ...] = ()
 ) -> Interrupted:
@@ -64,7 +81,7 @@ def interrupt_and_resume(
         stopped = run_command(run_dir, *settings, interrupt_after=after)
         assert stopped.status == 130, stopped.output
         num_rows = len(stopped.rows())
-        resumed = run_command(run_dir, *settings, *also, "resume=true")
+        resumed = run_command(run_dir, *settings, *also, "resume=true", meanwhile=refused_a_second_time)
         assert resumed.status == 0, resumed.output
     return Interrupted(stopped=stopped, num_rows=num_rows, resumed=resumed)
 

@@ -1,0 +1,1 @@
+"""What comes before a run: its folder and the settings that it continues."""
