@@ -13,7 +13,9 @@ from rich.console import Console
 
 from configs.loading import dump_yaml
 from configs.schema import RunConfig
-from orchestration.checkpoint import CheckpointStore, RunState
+from orchestration.checkpoints.saver import CheckpointSaver
+from orchestration.checkpoints.state import RunState
+from orchestration.checkpoints.store import CheckpointStore
 from orchestration.cluster import start_cluster
 from orchestration.dry_run import ratio_warning
 from orchestration.interfaces import RunParts
@@ -32,7 +34,8 @@ def train(config: RunConfig) -> RunResult:
     """Trains a new run or from a run's newest checkpoint; ends every process it started, also after a failure."""
     refuse_recordings(config)
     run_dir = resolve_run_dir(config)
-    store = CheckpointStore(run_dir / CHECKPOINT_FOLDER, keep=config.checkpoint.keep)
+    saving = config.checkpoint
+    store = CheckpointStore(run_dir / CHECKPOINT_FOLDER, keep_last=saving.keep_last, keep_best=saving.keep_best)
     checkpoint, state = None, RunState.fresh(seed=config.seed)
     if config.resume:
         check_resumable(config, run_dir)
@@ -72,6 +75,7 @@ def train(config: RunConfig) -> RunResult:
                     start_iteration=state.iteration,
                     console=console,
                 ) as journal,
+                CheckpointSaver(store, parts.learner, pretrained=saving.pretrained, log=journal.log) as saver,
             ):
                 of_gate = gate_notices(config.gate, device=cluster.placement.device)
                 of_task = loaded.notices if loaded is not None else ()
@@ -80,7 +84,7 @@ def train(config: RunConfig) -> RunResult:
                 if checkpoint is not None:
                     parts.learner.restore(str(checkpoint))
                     journal.log(f"resumed after iteration {state.iteration} from {checkpoint}")
-                iterate(config, parts, journal, store, state)
+                iterate(config, parts, journal, saver, state)
                 model_folder = run_dir / MODEL_FOLDER  # must lie where learner rank 0 can reach it too
                 model_folder.mkdir(exist_ok=True)
                 parts.learner.save_pretrained(str(model_folder))
