@@ -12,8 +12,6 @@ from typing import Any
 
 import xxhash
 
-from configs.files import sync
-
 BLOCK_BYTES = 8 * 2**20  # bytes that are hashed while they are in the processor's cache, and written next
 
 
@@ -63,14 +61,6 @@ def fingerprint_of(path: Path) -> Fingerprint:
 def size_of(path: Path) -> int | None:
     """Bytes of the file; None where there is none."""
     return path.stat().st_size if path.is_file() else None
-
-
-def seal(folder: Path) -> dict[str, Fingerprint]:
-    """Puts files that others wrote on the disk; their fingerprints by path below the folder."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    for path in (*paths, *(each for each in folder.rglob("*") if each.is_dir()), folder):
-        sync(path)
-    return {path.relative_to(folder).as_posix(): fingerprint_of(path) for path in paths}
 
 
 def _small(content: Iterable[bytes | memoryview]) -> Iterator[memoryview]:

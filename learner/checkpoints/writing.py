@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from configs.files import sync
 from learner.checkpoints.pretrained import ModelCopy, save_tokenizer, write_model
 from learner.checkpoints.training_state import StateCopy, write_state
 from learner.model.policy import Policy
 from learner.spec import LearnerSpec
-from transfer.fingerprints import Fingerprint, seal
+from transfer.fingerprints import Fingerprint, fingerprint_of
 
 PRETRAINED_FOLDER = "pretrained"
 
@@ -58,3 +59,11 @@ class ShareWriter:
             save_tokenizer(self._spec, target)
             files |= {f"{PRETRAINED_FOLDER}/{name}": written for name, written in seal(target).items()}
         return files
+
+
+def seal(folder: Path) -> dict[str, Fingerprint]:
+    """Puts files that others wrote on the disk; their fingerprints by path below the folder."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    for path in (*paths, *(each for each in folder.rglob("*") if each.is_dir()), folder):
+        sync(path)
+    return {path.relative_to(folder).as_posix(): fingerprint_of(path) for path in paths}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import xxhash
 
-from transfer.fingerprints import BLOCK_BYTES, Fingerprint, fingerprint_of, seal, size_of, write_hashed
+from transfer.fingerprints import BLOCK_BYTES, Fingerprint, fingerprint_of, size_of, write_hashed
 
 
 @pytest.mark.parametrize("size", [0, 1, BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 1])
@@ -24,12 +24,6 @@ def test_a_write_that_fails_names_the_file() -> None:
         write_hashed(Path("/dev/full"), [b"x"])
 
 
-def test_sealed_files_are_listed_by_their_path_below_the_folder(tmp_path: Path) -> None:
-    (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / "b").write_bytes(b"bb")
+def test_a_size_is_that_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"a")
-    sealed = seal(tmp_path)
-    assert {name: file.num_bytes for name, file in sealed.items()} == {"a": 1, "sub/b": 2}
-    assert sealed["sub/b"] == fingerprint_of(tmp_path / "sub" / "b")
-    assert size_of(tmp_path / "a") == 1
-    assert size_of(tmp_path / "sub") is None
+    assert [size_of(path) for path in (tmp_path / "a", tmp_path / "b", tmp_path)] == [1, None, None]
