@@ -32,8 +32,8 @@ class CheckpointConfig(Section):
             return f"{told}: {allowed}"
         if evaluation.every == 0 or evaluation.every % self.every:
             return (
-                f"{told}: needs a checkpoint at every evaluation; set eval.every={evaluation.every} to a multiple of "
-                f"checkpoint.every={self.every}"
+                f"{told}: eval.every={evaluation.every} must be above 0 and a multiple of checkpoint.every="
+                f"{self.every}, so that every evaluation has its checkpoint"
             )
         return None
 

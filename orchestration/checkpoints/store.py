@@ -5,7 +5,6 @@ complete by construction, and after a restart the newest that is as it was writt
 deleted. Of the ranks' files this module knows fingerprints only.
 """
 
-import logging
 import re
 import shutil
 from collections.abc import Mapping
@@ -22,8 +21,6 @@ STATE_FILE = "state.json"
 TEMPORARY_PREFIX = "tmp-"
 DAMAGED_SUFFIX = ".damaged"
 OTHER_REMEDY = "nothing was deleted; bring one back from a copy, or start a new run in another folder"
-
-logger = logging.getLogger(__name__)
 
 
 class CheckpointError(RuntimeError):
@@ -105,7 +102,7 @@ class CheckpointStore:
     def latest(self) -> tuple[Path, RunState] | None:
         """The newest checkpoint that is as it was written, every byte of it read; None where there was never one.
 
-        Newer damaged ones are logged and listed in `skipped`. ResumeError where all that were written are gone or
+        Newer damaged ones are listed in `skipped`. ResumeError where all that were written are gone or
         damaged, or another version of the program wrote them.
         """
         skipped, found, self._damaged = [], None, []
@@ -117,7 +114,6 @@ class CheckpointStore:
             except DamageError as error:
                 self._damaged.append(folder)
                 skipped.append(f"checkpoint {folder} is skipped: {error}")
-                logger.warning(skipped[-1])
             except ResumeError:
                 raise
             except ValueError as error:

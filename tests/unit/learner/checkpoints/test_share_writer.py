@@ -32,7 +32,7 @@ def test_shares_are_written_one_after_the_other(tmp_path: Path) -> None:
 def test_what_kept_it_from_writing_is_raised_where_it_is_waited_for(tmp_path: Path) -> None:
     writer = ShareWriter(None, softsign_spec())  # type: ignore[arg-type]
     writer.start(share_of(a=torch.randn(5)), tmp_path / "absent")
-    with pytest.raises(OSError, match="absent/learner-0001-0000.safetensors"):
+    with pytest.raises(OSError, match=r"absent/learner-0001-0000\.safetensors"):
         writer.await_written()
 
 
