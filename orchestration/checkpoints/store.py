@@ -109,16 +109,12 @@ class CheckpointStore:
         for folder in _newest_first(self._root):
             try:
                 Manifest.read(folder).check(folder)
-                found = folder, RunState.from_json((folder / STATE_FILE).read_text(encoding="utf-8"))
-                break
             except DamageError as error:
                 self._damaged.append(folder)
                 skipped.append(f"checkpoint {folder} is skipped: {error}")
-            except ResumeError:
-                raise
-            except ValueError as error:
-                # The digest is right, so another version of the program wrote it, and the older checkpoints too.
-                raise ResumeError(f"{folder / STATE_FILE}: {error}; {REMEDY}") from error
+            else:
+                found = folder, _state_in(folder)
+                break
         if found is None and (skipped or self._log.exists()):
             raise ResumeError(self._nothing_usable(skipped))
         self.skipped = tuple(skipped)
@@ -159,6 +155,15 @@ class CheckpointStore:
 def _newest_first(root: Path) -> list[Path]:
     folders = [path for path in root.glob("iteration-*") if re.fullmatch(r"iteration-\d{6,}", path.name)]
     return sorted(folders, key=lambda folder: int(folder.name.removeprefix("iteration-")), reverse=True)
+
+
+def _state_in(folder: Path) -> RunState:
+    """The state in a folder that is as it was written; what cannot be read there has another program written."""
+    path = folder / STATE_FILE
+    try:
+        return RunState.from_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ResumeError(f"{path}: {error}; {REMEDY}") from error
 
 
 def _folder_name(iteration: int) -> str:

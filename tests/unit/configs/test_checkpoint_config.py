@@ -1,4 +1,4 @@
-"""Settings of checkpoints: a metric that no evaluation has, or that has no checkpoint, is refused before anything starts."""
+"""Settings of checkpoints: a metric without evaluation or checkpoint is refused before anything starts."""
 
 import pytest
 

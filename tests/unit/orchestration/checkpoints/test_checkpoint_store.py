@@ -1,7 +1,6 @@
 """Checkpoints on the disk: complete or absent, damage recognised, what is kept and what is never deleted."""
 
 import json
-import logging
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -85,20 +84,18 @@ DAMAGES: list[tuple[Callable[[Path], object], str]] = [
 
 
 @pytest.mark.parametrize(("damage", "reason"), DAMAGES)
-def test_a_damaged_checkpoint_is_skipped_with_a_warning_and_put_aside(
-    root: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], object], reason: str
+def test_a_damaged_checkpoint_is_skipped_with_the_reason_and_put_aside(
+    root: Path, damage: Callable[[Path], object], reason: str
 ) -> None:
     store = CheckpointStore(root, keep_last=1)
     good = save(store, 1)
     store = CheckpointStore(root, keep_last=2)
     broken = save(store, 2)
     damage(broken)
-    with caplog.at_level(logging.WARNING):
-        assert store.latest() == (good, state_at(1))
+    assert store.latest() == (good, state_at(1))
     assert len(store.skipped) == 1
     assert str(broken) in store.skipped[0]
     assert reason in store.skipped[0]
-    assert store.skipped[0] in caplog.text
     left = {path.name for path in broken.iterdir()}
 
     again = save(store, 2)
