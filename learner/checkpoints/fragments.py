@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from learner.model.zero import num_elements, whole_shape
 
 if TYPE_CHECKING:  # seconds that reading the module need not wait for
     from deepspeed import DeepSpeedEngine
@@ -50,7 +52,7 @@ class OptimizerState:
 
     def shapes(self) -> dict[str, list[int]]:
         """Shape of every trained parameter, whole, by its name."""
-        return {name: list(getattr(parameter, "ds_shape", parameter.shape)) for name, parameter in self._trained}
+        return {name: list(whole_shape(parameter)) for name, parameter in self._trained}
 
     def fragments(self) -> list[Fragment]:
         """All that this rank holds; at stage 0 every parameter as a whole."""
@@ -80,8 +82,7 @@ class OptimizerState:
 
     def start_moments(self, num_steps: int) -> None:
         """Gives an optimizer that has not stepped the step count, and moments of 0 to be filled."""
-        for fragment in self.fragments():
-            master = fragment.master
+        for master in self._masters():
             self._adamw.state[master] = {
                 "step": torch.full((), num_steps, dtype=torch.float32, device=master.device),
                 **{kind: torch.zeros_like(master.detach()) for kind in MOMENTS},
@@ -94,16 +95,28 @@ class OptimizerState:
             optimizer.update_lp_params()
         elif self._zero_stage == 3:
             optimizer.checkpoint_event_prologue()
-            for index in range(len(optimizer.fp32_partitioned_groups_flat)):
+            for index in range(len(self._masters())):
                 optimizer._reassign_or_swap_out_partitioned_parameters(index)
             optimizer.checkpoint_event_epilogue()
+
+    def _masters(self) -> list[Tensor]:
+        """The optimizer's float32 tensors; one of them may hold nothing but what fills it up."""
+        if self._zero_stage == 0:
+            return [parameter for _, parameter in self._trained]
+        optimizer = self._engine.optimizer
+        found: list[Tensor] = (
+            optimizer.fp32_partitioned_groups_flat
+            if self._zero_stage == 3
+            else optimizer.single_partition_of_fp32_groups
+        )
+        return found
 
     def _whole(self) -> Iterator[Fragment]:
         for name, parameter in self._trained:
             yield Fragment(name=name, start=0, size=parameter.numel(), master=parameter, offset=0)
 
     def _of_stages_1_and_2(self) -> Iterator[Fragment]:
-        masters = self._engine.optimizer.single_partition_of_fp32_groups
+        masters = self._masters()
         for name, parameter in self._trained:
             mapping = parameter._hp_mapping  # type: ignore[attr-defined]
             if mapping is not None:  # None: all of it is in other ranks' partitions
@@ -112,17 +125,12 @@ class OptimizerState:
                 yield Fragment(name=name, start=here.start, size=here.numel, master=master, offset=there.start)
 
     def _of_stage_3(self) -> Iterator[Fragment]:
-        optimizer = self._engine.optimizer
+        optimizer, masters = self._engine.optimizer, self._masters()
         for name, parameter in self._trained:
             group, offset, length = optimizer.grad_position[optimizer.get_param_id(parameter)]
             start = length * self._rank
-            size = min(length, _whole_size(parameter) - start)  # a last partition is filled up
-            master = optimizer.fp32_partitioned_groups_flat[group]
-            yield Fragment(name=name, start=start, size=size, master=master, offset=offset)
-
-
-def _whole_size(parameter: nn.Parameter) -> int:
-    return int(parameter.ds_numel)  # type: ignore[attr-defined]
+            size = min(length, num_elements(parameter) - start)  # a last partition is filled up
+            yield Fragment(name=name, start=start, size=size, master=masters[group], offset=offset)
 
 
 def _share(fragment: Fragment, rank: int, num_ranks: int) -> Fragment:
