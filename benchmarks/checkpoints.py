@@ -42,9 +42,9 @@ def benchmark_checkpoints(*, repeats: int) -> dict[str, float]:
                     found = store.latest()
                     seconds["checked in"].append(time.perf_counter() - started)
                     assert found is not None, "the checkpoint just written is gone"
+                    gigabytes = Manifest.read(found[0]).num_bytes / 1e9
                     started = time.perf_counter()
                     learner.restore(str(found[0]))
                     seconds["restored in"].append(time.perf_counter() - started)
-                gigabytes = Manifest.read(found[0]).num_bytes / 1e9
     medians = {f"{name}, s": median(values) for name, values in seconds.items()}
     return {"size, GB": gigabytes, **medians, "checked, GB/s": gigabytes / medians["checked in, s"]}

@@ -6,7 +6,7 @@ this module knows how DeepSpeed lays out its flat tensors. Knows nothing of file
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,8 +16,7 @@ from learner.model.zero import num_elements, whole_shape
 if TYPE_CHECKING:  # seconds that reading the module need not wait for
     from deepspeed import DeepSpeedEngine
 
-Kind = Literal["weight", "exp_avg", "exp_avg_sq"]
-MOMENTS: tuple[Kind, ...] = ("exp_avg", "exp_avg_sq")
+MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's names
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,8 +71,8 @@ class OptimizerState:
         assert len(counts) <= 1, f"parameters have taken different numbers of steps: {counts}"
         return counts.pop() if counts else 0
 
-    def tensors(self, fragment: Fragment) -> dict[Kind, Tensor]:
-        """Views of the fragment's weights and, once there are any, moments."""
+    def tensors(self, fragment: Fragment) -> dict[str, Tensor]:
+        """Views of the fragment's `weight` and, once there are any, moments, by name."""
         # at stage 0 a parameter that no loss depends on has no moments
         state = self._adamw.state.get(fragment.master, {})
         return {"weight": fragment.of(fragment.master)} | {
@@ -118,7 +117,7 @@ class OptimizerState:
     def _of_stages_1_and_2(self) -> Iterator[Fragment]:
         masters = self._masters()
         for name, parameter in self._trained:
-            mapping = parameter._hp_mapping  # type: ignore[attr-defined]
+            mapping = parameter._hp_mapping
             if mapping is not None:  # None: all of it is in other ranks' partitions
                 here, there = mapping.lp_fragment_address, mapping.hp_fragment_address
                 master = masters[mapping.param_group_index]

@@ -57,7 +57,7 @@ def _content(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
     text += b" " * (-len(text) % ALIGNMENT)
     yield len(text).to_bytes(8, "little") + text
     for tensor in tensors.values():
-        yield memoryview(tensor.numpy()).cast("B")
+        yield tensor.numpy().data.cast("B")
 
 
 class TensorFiles:
