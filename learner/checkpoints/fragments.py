@@ -99,16 +99,10 @@ class OptimizerState:
             optimizer.checkpoint_event_epilogue()
 
     def _masters(self) -> list[Tensor]:
-        """The optimizer's float32 tensors; one of them may hold nothing but what fills it up."""
-        if self._zero_stage == 0:
-            return [parameter for _, parameter in self._trained]
-        optimizer = self._engine.optimizer
-        found: list[Tensor] = (
-            optimizer.fp32_partitioned_groups_flat
-            if self._zero_stage == 3
-            else optimizer.single_partition_of_fp32_groups
-        )
-        return found
+        """The optimizer's float32 tensors, in its order; one may hold nothing but what fills it up."""
+        if self._zero_stage == 3:  # where DeepSpeed empties AdamW's groups between steps
+            return list(self._engine.optimizer.fp32_partitioned_groups_flat)
+        return [master for group in self._adamw.param_groups for master in group["params"]]
 
     def _whole(self) -> Iterator[Fragment]:
         for name, parameter in self._trained:
