@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from configs.checkpoint import CheckpointConfig
 from configs.evaluation import EvalConfig
 from configs.gates import GateConfig
 from configs.lora import LoraConfig
@@ -136,13 +137,6 @@ class ClusterConfig(Section):
         return self.gpus_per_engine < 1.0 or self.gpus_per_learner < 1.0
 
 
-class CheckpointConfig(Section):
-    """When the whole run is saved; a final model is always written."""
-
-    every: int = Field(default=10, ge=1)  # iterations
-    keep: int = Field(default=2, ge=1)  # newest checkpoints kept
-
-
 class JournalConfig(Section):
     """What a run leaves behind beside metrics.jsonl."""
 
@@ -217,6 +211,9 @@ class RunConfig(Section):
                 f"that could evaluate; evaluate the final model afterwards"
             )
         yield from self._misfits_of_evaluation()
+        set_names = self.task.eval_set_names if rollout.has_engines else ()
+        if unkept := self.checkpoint.misfit(self.eval, set_names=set_names):
+            yield unkept
         if self.objective.overlong_buffer > rollout.max_new_tokens:
             yield (
                 f"objective.overlong_buffer={self.objective.overlong_buffer}: must be at most "

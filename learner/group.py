@@ -17,10 +17,11 @@ from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from learner.checkpoints.shared_folder import SHARED_FOLDER_REMEDY
 from learner.contract import StepReport, TrainBatch
-from learner.shards import SHARED_FOLDER_REMEDY, missing_shards
 from learner.spec import LearnerSpec
 from transfer.answers import await_answers, reason
+from transfer.fingerprints import Fingerprint, size_of
 from transfer.spans import Span, SpanLog
 from transfer.wire import ParameterGroup
 
@@ -93,6 +94,7 @@ class LearnerGroup:
         """Starts one rank a bundle and loads the model. LearnerError where a rank fails or start_timeout_s passes."""
         self.spec = spec
         self.num_ranks = len(bundle_indices)
+        self._saving_to = Path()  # folder of the last save()
         self._scoring: list[dict[int, ray.ObjectRef]] = []  # score_ahead calls since the last batch
         self._actors = [
             ray.remote(RankProcess)
@@ -145,20 +147,40 @@ class LearnerGroup:
         """Logprobs [C] float32 of a sequence's completion tokens ([P + C] ids) under the current weights."""
         return self.call("score", token_ids, prompt_length)[0]
 
-    def save(self, path: str) -> None:
-        """Writes all ranks' weights, optimizer state and random state into an existing folder that every rank reaches.
+    def save(self, path: str, *, pretrained: bool = False) -> None:
+        """Copies all ranks' state; they go on to write it into an existing folder that every rank reaches.
 
-        LearnerError where a rank does not see the folder, or wrote into another one than the driver sees.
+        pretrained: with the weights as a Hugging Face folder. await_saved() must follow before the next save(), after
+        any number of other calls. LearnerError where a rank does not see the folder.
         """
-        self.call("save", path)
-        missing = missing_shards(Path(path), num_ranks=self.num_ranks)
-        if missing:
-            self._fail(f"save: learner rank {_listed(missing)} wrote to another {path}; {SHARED_FOLDER_REMEDY}")
+        self.call("save", path, pretrained)
+        self._saving_to = Path(path)
+
+    @property
+    def is_saving(self) -> bool:
+        """Whether a rank still writes what save() copied."""
+        return any(self.call("is_saving"))
+
+    def await_saved(self) -> dict[str, Fingerprint]:
+        """Waits for what save() began; what the ranks wrote, by path below the folder.
+
+        LearnerError where a rank could not write, or wrote into another folder than the driver sees.
+        """
+        by_rank: list[dict[str, Fingerprint]] = self.call("await_saved")
+        folder = self._saving_to
+        strangers = [
+            rank
+            for rank, files in enumerate(by_rank)
+            if any(size_of(folder / name) != file.num_bytes for name, file in files.items())
+        ]
+        if strangers:
+            self._fail(f"save: learner rank {_listed(strangers)} wrote to another {folder}; {SHARED_FOLDER_REMEDY}")
+        return {name: file for files in by_rank for name, file in files.items()}
 
     def restore(self, path: str) -> None:
-        """Continues from a folder that save() wrote; to be called before the first step.
+        """Continues from a folder that save() wrote, with any number of ranks and ZeRO stage; before the first step.
 
-        LearnerError where number of ranks, ZeRO stage or dtype differ; it names the settings.
+        LearnerError where another model or adapter was trained there.
         """
         self.call("restore", path)
 

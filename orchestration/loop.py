@@ -5,14 +5,17 @@ calls the parts through interfaces.py: session.py prepares the run, parts.py or 
 stream/group_stream.py turns prompts into graded batches, journal/journal.py measures and writes.
 """
 
+from collections.abc import Mapping
+
 from configs.schema import RunConfig
-from orchestration.checkpoint import CheckpointStore, RunState
+from orchestration.checkpoints.saver import CheckpointSaver
+from orchestration.checkpoints.state import RunState
 from orchestration.interfaces import RunParts
 from orchestration.journal.journal import Journal
 from orchestration.stream.batches import to_train_batch
 
 
-def iterate(config: RunConfig, parts: RunParts, journal: Journal, store: CheckpointStore, state: RunState) -> None:
+def iterate(config: RunConfig, parts: RunParts, journal: Journal, saver: CheckpointSaver, state: RunState) -> None:
     """Runs the remaining iterations, from `state` to the last."""
     with journal.span("publish"):
         parts.channel.publish(state.policy_version)  # a broken path fails here, not after the first update
@@ -44,18 +47,21 @@ def iterate(config: RunConfig, parts: RunParts, journal: Journal, store: Checkpo
             entry.record_spans(status.spans)
 
         is_last = state.iteration == config.num_iterations
+        evaluated: Mapping[str, float] = {}
         if is_last or (config.eval.every and state.iteration % config.eval.every == 0):
-            evaluate(parts, journal, state.iteration)
+            evaluated = evaluate(parts, journal, state.iteration)
+        saver.poll()
         if is_last or state.iteration % config.checkpoint.every == 0:
             with journal.span("checkpoint"):
-                folder = store.begin(state.iteration)
-                parts.learner.save(str(folder))
-                store.commit(folder, state)
+                saver.start(state, evaluation=evaluated)  # copied now, written while the next iterations run
+                if is_last:
+                    saver.finish()
     journal.record_spans(parts.last_spans())
 
 
-def evaluate(parts: RunParts, journal: Journal, iteration: int) -> None:
-    """Evaluates the weights published last, `iteration` iterations after the start."""
+def evaluate(parts: RunParts, journal: Journal, iteration: int) -> Mapping[str, float]:
+    """Evaluates the weights published last, `iteration` iterations after the start; returns the metrics."""
     with journal.span("evaluate"):
         evaluation = parts.evaluate()
     journal.record_eval(iteration, evaluation)
+    return evaluation.metrics

@@ -14,7 +14,9 @@ from rich.console import Console
 from configs.files import write_atomically
 from configs.loading import dump_yaml
 from configs.schema import RunConfig
-from orchestration.checkpoint import CheckpointStore, RunState
+from orchestration.checkpoints.saver import CheckpointSaver
+from orchestration.checkpoints.state import RunState
+from orchestration.checkpoints.store import CheckpointStore
 from orchestration.cluster import start_cluster
 from orchestration.dry_run import ratio_warning
 from orchestration.interfaces import RunParts
@@ -39,7 +41,8 @@ def train(config: RunConfig) -> RunResult:
 
 def _train(config: RunConfig, owned: OwnedRun) -> RunResult:
     run_dir = owned.folder
-    store = CheckpointStore(run_dir / CHECKPOINT_FOLDER, keep=config.checkpoint.keep)
+    saving = config.checkpoint
+    store = CheckpointStore(run_dir / CHECKPOINT_FOLDER, keep_last=saving.keep_last, keep_best=saving.keep_best)
     checkpoint, state, changes = _begin(config, run_dir, store)
     with redirect_output(run_dir / LOG_FILE) as console:
         print_line(console, f"run folder {run_dir}; what libraries print goes to {LOG_FILE} there")
@@ -75,6 +78,7 @@ def _train(config: RunConfig, owned: OwnedRun) -> RunResult:
                     start_iteration=state.iteration,
                     console=console,
                 ) as journal,
+                CheckpointSaver(store, parts.learner, pretrained=saving.pretrained, log=journal.log) as saver,
             ):
                 of_gate = gate_notices(config.gate, device=cluster.placement.device)
                 of_task = loaded.notices if loaded is not None else ()
@@ -83,7 +87,7 @@ def _train(config: RunConfig, owned: OwnedRun) -> RunResult:
                 if checkpoint is not None:
                     parts.learner.restore(str(checkpoint))
                     journal.log(f"resumed after iteration {state.iteration} from {checkpoint}")
-                iterate(config, parts, journal, store, state)
+                iterate(config, parts, journal, saver, state)
                 model_folder = run_dir / MODEL_FOLDER  # must lie where learner rank 0 can reach it too
                 model_folder.mkdir(exist_ok=True)
                 parts.learner.save_pretrained(str(model_folder))

@@ -11,7 +11,7 @@ from configs.differences import differences, typed
 from configs.loading import ConfigError, read_yaml
 from configs.schema import RunConfig
 from learner.lr_schedule import lr_at
-from orchestration.checkpoint import RunState
+from orchestration.checkpoints.state import RunState
 from orchestration.journal.run_files import CONFIG_FILE
 
 # A setting or a whole section each. Hardware, time-outs, outputs and memory do not affect what is computed.
@@ -109,7 +109,7 @@ def check_length(stored: RunConfig, config: RunConfig, *, iteration: int) -> tup
 
 
 def adopted(state: RunState, config: RunConfig) -> RunState:
-    """The state that the run continues from; CheckpointError where it does not fit config, unless resume_force."""
+    """The state that the run continues from; ResumeError where it does not fit config, unless resume_force."""
     prompts = config.rollout.prompts_per_iteration
     if config.resume_force:  # later resumes must find it fitting
         return replace(state, seed=config.seed, prompt_position=state.iteration * prompts)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from configs.loading import ConfigError
-from orchestration.checkpoint import CheckpointStore
+from orchestration.checkpoints.store import has_checkpoints
 from orchestration.journal.json_lines import read_rows
 from orchestration.journal.run_files import CHECKPOINT_FOLDER, EVAL_FILE, METRICS_FILE
 from orchestration.journal.run_record import is_complete
@@ -43,7 +43,7 @@ def arm_status(arm: Arm, study_dir: Path) -> ArmStatus:
         state = "new"
     elif is_complete(arm.config, num_iterations=num_iterations, evals=evals):
         state = "finished"
-    elif CheckpointStore(folder / CHECKPOINT_FOLDER, keep=1).latest() is not None:
+    elif has_checkpoints(folder / CHECKPOINT_FOLDER):
         state = "stopped"
     return ArmStatus(arm=arm, folder=folder, state=state, num_iterations=num_iterations)
 

@@ -3,8 +3,10 @@
 One recording serves all: a run on one engine inside its actor, by which the interrupted ones are judged.
 """
 
+import os
 import re
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,13 +76,19 @@ def refused_a_second_time(command: list[str], process: int) -> None:
 
 
 def interrupt_and_resume(
-    run_command: RunCommand, run_dir: Path, *settings: str, after: int, also: tuple[str, ...] = ()
+    run_command: RunCommand,
+    run_dir: Path,
+    *settings: str,
+    after: int,
+    also: tuple[str, ...] = (),
+    between: Callable[[Path], None] = lambda run_dir: None,
 ) -> Interrupted:
-    """Ctrl-C `after` rows of metrics; `also`: settings of the resume."""
+    """Ctrl-C `after` rows of metrics; `also`: settings of the resume; `between`: what happens before it."""
     with leaving_no_process():
         stopped = run_command(run_dir, *settings, interrupt_after=after)
         assert stopped.status == 130, stopped.output
         num_rows = len(stopped.rows())
+        between(run_dir)
         resumed = run_command(run_dir, *settings, *also, "resume=true", meanwhile=refused_a_second_time)
         assert resumed.status == 0, resumed.output
     return Interrupted(stopped=stopped, num_rows=num_rows, resumed=resumed)
@@ -94,12 +102,22 @@ def interrupted(run_command: RunCommand, tmp_path_factory: pytest.TempPathFactor
     return interrupt_and_resume(run_command, folder / "run", *settings, after=4, also=(TWO_ENGINES,))
 
 
+def flip_a_bit(run_dir: Path) -> None:
+    """In the middle of the newest checkpoint's tensors."""
+    (path,) = (run_dir / "checkpoints/iteration-000006").glob("*.safetensors")
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        (byte,) = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 16]))
+
+
 @pytest.fixture(scope="module")
 def replayed(interrupted: Interrupted, run_command: RunCommand) -> CommandRun:
-    """A replay of what that one has recorded, with an end in the middle too."""
+    """A replay of what that one has recorded, with an end in the middle too, and one bit flipped on the disk."""
     folder = interrupted.resumed.run_dir.parent
     replay = (*SETTINGS, *OWN_GATE, f"rollout.replay={folder / 'groups'}")
-    return interrupt_and_resume(run_command, folder / "replayed", *replay, after=2).resumed
+    return interrupt_and_resume(run_command, folder / "replayed", *replay, after=6, between=flip_a_bit).resumed
 
 
 def test_another_gate_and_objective_start_from_the_same_completions(recorded: CommandRun, main_run: CommandRun) -> None:
@@ -144,6 +162,10 @@ def test_a_replay_with_an_end_in_the_middle_repeats_the_run_bit_for_bit(
     assert {"loss", "grad_norm", "gate/eur", "reward/mean", "staleness/max"} <= expected[0].keys()
     assert replayed.texts(7) == recorded.texts(7)
     assert_equal_weights(replayed, recorded)
+    skipped = "iteration-000006 is skipped: learner-0000-0000.safetensors differs from what was written"
+    assert skipped in " ".join(replayed.output.split())
+    names = [path.name for path in (replayed.run_dir / "checkpoints").iterdir()]
+    assert sorted(names) == ["iteration-000006", "iteration-000006.damaged-1", "iteration-000008"]
 
 
 def test_a_replay_starts_no_engine_and_measures_nothing_of_one(recorded: CommandRun, replayed: CommandRun) -> None:

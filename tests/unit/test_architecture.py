@@ -75,7 +75,7 @@ OWNERS = {
     "peft": ("learner/model/lora.py",),
     "deepspeed": (
         "learner/engine_start.py",
-        "learner/checkpoint.py",
+        "learner/checkpoints/fragments.py",
         "learner/optimizer.py",
         "learner/model/zero.py",
     ),

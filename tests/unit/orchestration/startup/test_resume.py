@@ -6,7 +6,7 @@ import pytest
 
 from configs.loading import ConfigError, dump_yaml, load_config
 from configs.schema import RunConfig
-from orchestration.checkpoint import CheckpointError, RunState
+from orchestration.checkpoints.state import ResumeError, RunState
 from orchestration.journal.run_files import CONFIG_FILE
 from orchestration.startup.resume import (
     FREE,
@@ -153,7 +153,7 @@ def test_fewer_iterations_than_are_trained_are_refused() -> None:
 def test_a_forced_state_is_that_of_the_new_settings() -> None:
     state = RunState(iteration=2, policy_version=2, prompt_position=8, seed=0, positions=FRESH)
     settings = ("rollout.prompts_per_iteration=5", "seed=1", "resume=true")
-    with pytest.raises(CheckpointError, match="seed=0, now seed=1"):
+    with pytest.raises(ResumeError, match="seed=0, now seed=1"):
         adopted(state, load_config(settings))
     forced = adopted(state, load_config([*settings, "resume_force=true"]))
     assert (forced.seed, forced.prompt_position, forced.iteration) == (1, 10, 2)

@@ -8,7 +8,7 @@ from fake_rollout import FakeRollout, Lengths, Rewards
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestration.checkpoint import RunState
+from orchestration.checkpoints.state import RunState
 from orchestration.stream.finished_order import LOOKAHEAD, FinishedBuffer
 from orchestration.stream.group_metrics import group_metrics
 from orchestration.stream.group_stream import ArrivedGroup, GroupStream, Resampling

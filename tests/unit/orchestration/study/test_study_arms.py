@@ -15,7 +15,8 @@ import pytest
 from study_folders import write_run
 
 from configs.loading import ConfigError
-from orchestration.checkpoint import CheckpointStore, RunState
+from orchestration.checkpoints.state import RunState
+from orchestration.checkpoints.store import CheckpointStore
 from orchestration.journal.run_files import last_lines
 from orchestration.startup.ownership import own
 from orchestration.stream.positions import FRESH
@@ -89,11 +90,11 @@ def schedule(study_dir: Path, launcher: LocalLauncher, *arguments: str) -> tuple
 
 
 def checkpoint(folder: Path, iteration: int) -> None:
-    store = CheckpointStore(folder / "checkpoints", keep=1)
+    store = CheckpointStore(folder / "checkpoints", keep_last=1)
     state = RunState(
         iteration=iteration, policy_version=iteration, prompt_position=16 * iteration, seed=0, positions=FRESH
     )
-    store.commit(store.begin(iteration), state)
+    store.commit(store.begin(iteration), state, {})
 
 
 def test_what_a_folder_holds(tmp_path: Path) -> None:
