@@ -42,6 +42,8 @@ def iterate(config: RunConfig, parts: RunParts, journal: Journal, store: Checkpo
             status = parts.status()
             entry.record(parts.groups.summary() | published.metrics() | status.metrics)
             entry.record_spans(status.spans)
+            for fault in status.faults:
+                journal.log(fault)
 
         is_last = state.iteration == config.num_iterations
         if is_last or (config.eval.every and state.iteration % config.eval.every == 0):
