@@ -33,19 +33,26 @@ class GradingError(RuntimeError):
     """A reward or the graders failed, or did not answer in time; the message names which."""
 
 
+LossKind = Literal["timeout", "limit", "exit", "signal"]  # limit: of memory or processes
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Loss:
     """How a child was lost before it had given all verdicts."""
 
-    kind: Literal["limit", "exit", "signal"]  # kind of its end
+    kind: LossKind
     how: str  # words for it, after the name of what was at work
     stage: Literal["starting", "preparing", "grading"]
     running: dict[str, Any] | None  # the child's message before the user's own reward that was at work
 
     @property
     def would_recur(self) -> bool:
-        """Whether a second try is lost too; a signal may come from outside, or a thread end the process at any time."""
-        return self.kind == "limit" or (self.kind == "exit" and self.running is not None)
+        """Whether a second try would be lost too, for what was at work did it.
+
+        A signal may come from outside; the threads and processes of an earlier reward may do the rest at any time.
+        """
+        is_its_doing = self.kind == "timeout" or (self.kind != "signal" and self.running is not None)
+        return self.stage == "grading" and is_its_doing
 
 
 class GraderChild:
@@ -118,7 +125,7 @@ class GraderChild:
         except TimeoutError:
             setting = "graders.timeout_s=" if stage == "grading" else ""
             how = f"met its limit of {setting}{limit_s:g} s"
-            return Loss(kind="limit", how=how, stage=stage, running=running)
+            return Loss(kind="timeout", how=how, stage=stage, running=running)
         except (EOFError, ConnectionError):
             kind, how = self._end()
             return Loss(kind=kind, how=how, stage=stage, running=running)
@@ -139,7 +146,7 @@ class GraderChild:
         self.progress += 1
         return message
 
-    def _end(self) -> tuple[Literal["limit", "exit", "signal"], str]:
+    def _end(self) -> tuple[LossKind, str]:
         """How the child has ended, by the exit status of its supervisor."""
         try:
             status = self._process.wait(CLOSE_TIMEOUT_S)
@@ -162,7 +169,7 @@ class GraderChild:
         if loss.running is not None:
             line = f"reward.extra.{loss.running['running']} {loss.how}"
             if self._reward.on_error == "raise":
-                remedy = "make it cheaper, raise the limit" if loss.kind == "limit" else "correct it"
+                remedy = "correct it" if loss.kind in ("exit", "signal") else "make it cheaper, raise the limit"
                 raise GradingError(f"{line}; {remedy} or set reward.on_error=zero")
             self._output.note(f"{line}; it counts as 0")
             return RewardVerdict.from_plain(loss.running["otherwise"])

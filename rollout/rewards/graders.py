@@ -16,7 +16,7 @@ from itertools import count
 from typing import Any
 
 import ray
-from ray.exceptions import ObjectLostError, RayError, RayTaskError
+from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
 
 from configs.graders import GradersConfig
 from configs.rewards import RewardConfig
@@ -111,14 +111,15 @@ class GraderPool:
         """What graders did, as far as they have answered earlier calls; asks for the rest. Waits for nothing."""
         spans: tuple[Span, ...] = ()
         with self._lock:
-            for grader in self._graders:
+            for grader in list(self._graders):
                 if grader.spans_ref is not None:
                     if not ray.wait([grader.spans_ref], timeout=0)[0]:
                         continue
                     try:
                         spans += ray.get(grader.spans_ref)
-                    except RayError as error:  # it is replaced when a group meets its end
-                        logging.getLogger(__name__).warning("grader %d has no spans: %s", grader.index, error)
+                    except RayError as error:
+                        self._replace(grader, "died", cause=error)
+                        continue
                 grader.spans_ref = grader.handle.drain_spans.remote()
         return spans
 
@@ -185,14 +186,16 @@ class GraderPool:
     def _take(self, answer: _Answer) -> None:
         """Hands out what a grader answers; replaces it where it has died."""
         grader, error = answer.grader, answer.result.exception()
-        if grader not in self._graders:
-            return  # it was replaced, and what it had is with others
+        if grader not in self._graders or self._error is not None:
+            return  # it was replaced, and what it had is with others; or nothing is graded any more
         if answer.number is None:
             grader.is_asked = False
             if error is None:
                 grader.watch.heard(answer.result.result())
                 return
-        if isinstance(error, RayError) and not isinstance(error, RayTaskError | ObjectLostError):
+        if isinstance(error, RayActorError) and error.actor_init_failed:
+            self._fail(_grading_error(grader.index, error))  # its successors would fail too
+        elif isinstance(error, RayError) and not isinstance(error, RayTaskError | ObjectLostError):
             self._replace(grader, "died", cause=error)
         elif answer.number is not None:
             grader.watch.finished()
@@ -242,6 +245,8 @@ def _grading_error(index: int, error: BaseException) -> GradingError:
     if isinstance(cause, GradingError):
         return GradingError(str(cause))
     logging.getLogger(__name__).error("grader %d: %s", index, error)
+    if isinstance(cause, RayActorError):
+        return GradingError(f"grader {index} cannot start; the cause is in the run's log")
     if isinstance(cause, RayError):
         return GradingError("a group was lost with the process or machine that held it; see the run's log")
     return GradingError(f"grader {index} failed: {type(cause).__name__}: {' '.join(str(cause).split())}")

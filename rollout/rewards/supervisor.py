@@ -21,7 +21,7 @@ from typing import NoReturn
 OUT_OF_MEMORY_STATUS, TOO_MANY_PROCESSES_STATUS = 77, 78  # exit statuses after a limit
 SIGNAL_STATUS = 128  # exit status after a signal, less the signal's number
 LIFELINE = 0  # file descriptor
-WATCH_S = 0.1  # time between two looks at the limits
+WATCH_S = 0.05  # time between two looks at the limits
 KILL_PAUSE_S = 0.002
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # of <sys/prctl.h>
 

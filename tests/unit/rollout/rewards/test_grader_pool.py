@@ -156,6 +156,22 @@ def test_a_busy_grader_that_answers_is_left_alone(played: Played, monkeypatch: p
     assert played.graders == [busy]
 
 
+def test_the_time_in_which_the_driver_was_stopped_counts_against_nobody(
+    played: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = played.pool(timeout_s=30.0)
+    (grader,) = played.graders
+    grader.progress.asked[0][1].set_result(0)
+    graded = pool.grade("a")
+    wait_until(lambda: len(grader.progress.asked) == 2)  # the pool has looked
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + 1000.0))
+    grader.progress.asked[1][1].set_result(1)
+    wait_until(lambda: len(grader.progress.asked) == 3)
+    answer(grader)
+    assert await_verdicts([graded]) == [VERDICTS]
+    assert played.graders == [grader]
+
+
 @pytest.mark.parametrize(("hours", "is_too_often"), [(0.5, True), (1.5, False)])
 def test_more_replacements_than_allowed_within_an_hour_are_an_error(
     played: Played, monkeypatch: pytest.MonkeyPatch, hours: float, is_too_often: bool
@@ -196,6 +212,15 @@ def test_an_error_of_a_group_is_told_in_one_line_and_not_tried_again(
     graded = pool.grade("a")
     played.graders[0].grade.asked[0][1].set_exception(error)
     with pytest.raises(GradingError, match=message):
+        await_verdicts([graded])
+    assert len(played.graders) == 1
+
+
+def test_graders_that_cannot_start_are_not_started_again_and_again(played: Played) -> None:
+    pool = played.pool()
+    graded = pool.grade("a")
+    played.graders[0].grade.asked[0][1].set_exception(ActorDiedError(RayTaskError("__init__", "prose", OSError(12))))
+    with pytest.raises(GradingError, match=r"^grader 0 cannot start; the cause is in the run's log$"):
         await_verdicts([graded])
     assert len(played.graders) == 1
 
