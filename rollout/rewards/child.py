@@ -98,7 +98,7 @@ class GraderChild:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        if self._process.returncode < 0:  # the supervisor itself was killed
+        if self._process.returncode != 0:  # the supervisor may have been killed before it could do so
             end_marked(self._marker)
         self._connection.close()
         self._pump.join(CLOSE_TIMEOUT_S)

@@ -9,7 +9,6 @@ import ctypes
 import os
 import select
 import signal
-import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -94,7 +93,6 @@ def _work_below(supervisor: int, work: Callable[[], None]) -> NoReturn:
     except BaseException:  # noqa: BLE001  whatever it is, this copy of the process ends here
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
         os._exit(status)
 
 
@@ -140,8 +138,8 @@ def _status_of(child: int) -> int | None:
         while (found := os.waitpid(-1, os.WNOHANG | os.WUNTRACED)) != (0, 0):
             process_id, code = found
             if process_id == child:
-                status = os.WSTOPSIG(code) if os.WIFSTOPPED(code) else -os.waitstatus_to_exitcode(code)
-                return SIGNAL_STATUS + status if status > 0 else -status
+                number = os.WSTOPSIG(code) if os.WIFSTOPPED(code) else -os.waitstatus_to_exitcode(code)
+                return SIGNAL_STATUS + number if number > 0 else -number
     return None
 
 
@@ -163,7 +161,7 @@ def _proportional_bytes(process_id: int) -> int:
     """Memory of a process, with what it shares counted in proportion; that of other users' processes reads as 0."""
     with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
         rows = Path(f"/proc/{process_id}/smaps_rollup").read_text().splitlines()
-        return next(int(row.split()[1]) * 1024 for row in rows if row.startswith("Pss:"))
+        return next((int(row.split()[1]) * 1024 for row in rows if row.startswith("Pss:")), 0)
     return 0
 
 
