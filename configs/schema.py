@@ -12,6 +12,7 @@ from pydantic import Field
 from configs.checkpoint import CheckpointConfig
 from configs.evaluation import EvalConfig
 from configs.gates import GateConfig
+from configs.graders import GradersConfig
 from configs.lora import LoraConfig
 from configs.objective import ObjectiveConfig, correction_mistake
 from configs.rewards import RewardConfig
@@ -73,13 +74,6 @@ class RolloutConfig(Section):
                 f"rollout.record={self.record}: cannot be combined with rollout.replay={self.replay}, which has these "
                 f"groups already; set one of them to null"
             )
-
-
-class GradersConfig(Section):
-    """Processes that grade completions; each can be killed."""
-
-    num_workers: int = Field(default=1, ge=1)
-    timeout_s: float = Field(default=10.0, gt=0.0)  # limit for one completion
 
 
 class LearnerConfig(Section):

@@ -45,6 +45,8 @@ def iterate(config: RunConfig, parts: RunParts, journal: Journal, saver: Checkpo
             status = parts.status()
             entry.record(parts.groups.summary() | published.metrics() | status.metrics)
             entry.record_spans(status.spans)
+            for fault in status.faults:
+                journal.log(fault)
 
         is_last = state.iteration == config.num_iterations
         evaluated: Mapping[str, float] = {}

@@ -63,8 +63,10 @@ class Parts:
 
     def status(self) -> ActorStatus:
         """Waits for learner ranks only: engines reported with the publish, spans of graders follow when they arrive."""
-        status = learner_status(self.learner)
-        return replace(status, spans=(*status.spans, *self.channel.drain_engine_spans(), *self.graders.drain_spans()))
+        status, faults = learner_status(self.learner), self.graders.drain_faults()
+        counted = {"faults/graders": float(len(faults))} if faults else {}
+        spans = (*status.spans, *self.channel.drain_engine_spans(), *self.graders.drain_spans())
+        return replace(status, metrics=status.metrics | counted, spans=spans, faults=faults)
 
     def last_spans(self) -> tuple[Span, ...]:
         """Spans of engines and graders that answer at once: missing ones must not fail a run that has ended well."""
@@ -153,7 +155,6 @@ def _group_stream(
         start_iteration=start_iteration,
         start_positions=start_positions,
         num_iterations=config.num_iterations,
-        grading_timeout_s=config.graders.timeout_s * config.rollout.completions_per_iteration,
         counts_failures=config.reward.counts_failures,
     )
 

@@ -29,7 +29,7 @@ def start_rollout(
         timeout_s=config.rollout.timeout_s,
     )
     undo.callback(fleet.shutdown)
-    graders = GraderPool(config.graders.num_workers, config.graders.timeout_s, reward=config.reward)
+    graders = GraderPool(config.graders, reward=config.reward)
     undo.callback(graders.close)
     return fleet, graders
 

@@ -99,14 +99,13 @@ def _draw(
             fleet, graders = start_rollout(config, cluster, model_path, undo)
             fleet.await_ready(timeout_s=config.cluster.start_timeout_s)
             fleet.call("serve_loaded_weights", timeout_s=config.rollout.timeout_s)
-            timeout_s = config.rollout.timeout_s
             for name, of_set in prompts.items():
                 done = {sample.problem for sample in present[name]}
                 left = [prompt for prompt in of_set if prompt.position not in done]
                 sampling = eval_sampling(config.eval, config.rollout, name=name)
                 with progress_of(console, name) as progress:
                     progress(len(of_set) - len(left), len(of_set))
-                    for samples in graded_samples(fleet, graders, left, sampling, name=name, timeout_s=timeout_s):
+                    for samples in graded_samples(fleet, graders, left, sampling, name=name):
                         records.append(name, samples)
                         present[name].extend(samples)
                         progress(len(present[name]) // config.eval.samples, len(of_set))

@@ -52,7 +52,6 @@ NUM_ITERATIONS = 10  # counted iterations of a run
 SIZES = ((0.5, 1.0, 3.0), (1.0, 1.0, 3.0), *product((0.25, 1.0, 2.0), (0.25, 0.5, 1.0), (1.0,)))
 RUNS = ((0.5, 0), (2.0, 0), (1.0, 1))  # factor of rollout.prompts_per_iteration, and max_staleness, of each run
 WARMUP_ITERATIONS = 3
-GRADING_TIMEOUT_S = 600.0
 LONG_ENOUGH_S = 20.0  # seconds of a measurement after which it is not repeated
 ResultT = TypeVar("ResultT")
 
@@ -198,7 +197,7 @@ def grade_groups(parts: Parts, group_refs: Sequence[object]) -> tuple[float, lis
     """Seconds of grading a completion in one process, and the graded groups."""
     groups = ray.get(list(group_refs))
     started = time.perf_counter()
-    verdicts = await_verdicts([parts.graders.grade(ref) for ref in group_refs], timeout_s=GRADING_TIMEOUT_S)
+    verdicts = await_verdicts([parts.graders.grade(ref) for ref in group_refs])
     seconds = time.perf_counter() - started
     graded = [GradedGroup(group=group, verdicts=each.verdicts) for group, each in zip(groups, verdicts, strict=True)]
     return seconds * parts.config.graders.num_workers / sum(len(group.completions) for group in groups), graded

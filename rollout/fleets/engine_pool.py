@@ -33,7 +33,7 @@ class FinishedGroup:
     """
 
     group_ref: Any  # ObjectRef of a PromptGroup
-    verdicts_ref: Any  # reference that the fleet's `grade` gave for it; None for a fleet without
+    verdicts_ref: Any  # future that the fleet's `grade` gave for it; None for a fleet without
     summary: GroupSummary
     finished_at: float  # time.perf_counter(), when the driver's process received the notice
 

@@ -36,7 +36,7 @@ class RolloutFleet:
         grade: Callable[[Any], Any] | None = None,
     ) -> None:
         """grade: takes the reference of every group the moment it has finished, in a thread of the pool's, and
-        returns that of its verdicts at once (GraderPool.grade). None where the caller grades, or no one.
+        returns the future of its verdicts at once (GraderPool.grade). None where the caller grades, or no one.
         """
         self.workers_per_engine = workers_per_engine
         self._timeout_s = timeout_s

@@ -89,7 +89,11 @@ def test_lists_and_interpolations() -> None:
         ),
         ("~gate.name", "~gate.name: a value cannot be deleted; leave it out for its default"),
         ("gate.name=null", "gate.name=null: must be one of sigmoid, erf, arctan, softsign, power, clip, custom"),
-        ("graders=5", "graders=5: is a section and takes no value; set graders.num_workers, graders.timeout_s"),
+        (
+            "graders=5",
+            "graders=5: is a section and takes no value; set graders.num_workers, graders.timeout_s, "
+            "graders.memory_gib, graders.max_processes, graders.max_restarts",
+        ),
         ("seed.x=1", "seed.x=1: must be a valid integer"),
         ("gate.tau_pos=-1", "gate.tau_pos=-1: must be greater than 0"),
         ("gate.tau_pos=nan", "gate.tau_pos=nan: must be a finite number"),

@@ -57,7 +57,6 @@ def stream_of(
         start_iteration=state.iteration,
         start_positions=state.positions,
         num_iterations=ITERATIONS,
-        grading_timeout_s=1.0,
         counts_failures=False,
     )
 
