@@ -46,7 +46,8 @@ def train(config: RunConfig) -> RunResult:
         # A replay needs no task: its recorded groups include their prompts.
         has_engines = config.rollout.has_engines
         loaded = load_task(config, lambda: locate_model(config.model, console)) if has_engines else None
-        with start_cluster(config.cluster, config.rollout, config.learner) as cluster:
+        notice = partial(print_line, console)
+        with start_cluster(config.cluster, config.rollout, config.learner, notice=notice) as cluster:
             print_line(console, f"on {cluster.device}: {cluster.placement.describe()}")
             model_path = locate_model(config.model, console)
             print_line(console, "starting engines and learner ..." if has_engines else "starting learner ...")
