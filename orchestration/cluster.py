@@ -90,19 +90,22 @@ class Cluster:
         ranks = table(self._learner_group)["bundles_to_node_id"] if self._learner_group is not None else {}
         return {"engines": engines, "learner": [ranks[rank] for rank in sorted(ranks)]}
 
-    def living_nodes(self) -> dict[str, Node]:
-        """The nodes that Ray counts on, by the address of their raylet."""
+    def living_nodes(self) -> list[Node]:
+        """The nodes that Ray counts on, with the engines and ranks that it has placed there."""
         placed, own = self.nodes(), ray.get_runtime_context().get_node_id()
         residents: dict[str, list[str]] = defaultdict(list)
         for title, nodes in (("engine", placed["engines"]), ("learner rank", placed["learner"])):
             for index, node_id in enumerate(nodes):
                 residents[node_id].append(f"{title} {index}")
-        return {
-            address: Node(address=address, is_own=node["NodeID"] == own, residents=tuple(residents[node["NodeID"]]))
+        return [
+            Node(
+                address=f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}",
+                is_own=node["NodeID"] == own,
+                residents=tuple(residents[node["NodeID"]]),
+            )
             for node in ray.nodes()
             if node["Alive"]
-            for address in [f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}"]
-        }
+        ]
 
     def release(self) -> None:
         """Returns the bundles; Ray ends the actors that still run in them."""

@@ -19,11 +19,12 @@ WIDTH = 120
 
 def licence(package: metadata.Distribution) -> str:
     """The licence that a package states: an SPDX expression, else its classifiers, else the first line of its text."""
-    if expression := package.metadata.get("License-Expression"):
-        return str(expression)
+    stated = {name: package.metadata[name] for name in ("License-Expression", "License") if name in package.metadata}
+    if expression := stated.get("License-Expression"):
+        return expression
     classifiers = [name for name in package.metadata.get_all("Classifier") or () if name.startswith(CLASSIFIER)]
     named = sorted({name.rpartition(" :: ")[2] for name in classifiers} - {"OSI Approved"})
-    text = str(package.metadata.get("License") or "").strip().partition("\n")[0]
+    text = stated.get("License", "").strip().partition("\n")[0]
     return ", ".join(named) or text[:60] or "not stated"
 
 

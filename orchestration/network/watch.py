@@ -4,7 +4,7 @@ In: the addresses of the GCS (Ray's control process) and of every node's raylet,
 errors and lines that name the process, its node and the remedy. Asks nobody; watching.py does.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from orchestration.network.probes import host_of
@@ -44,7 +44,7 @@ class RayWatch:
     logs: str  # folder of Ray's logs on this machine
     fail: Callable[[Exception], None]  # raises an error in the main thread
     notice: Callable[[str], None]  # prints a line
-    nodes: Mapping[str, Node] = field(default_factory=dict)  # by address
+    nodes: dict[str, Node] = field(default_factory=dict)  # by address
     error: RayLostError | None = None
     _silent_s: dict[str, float] = field(default_factory=dict)  # by address
     _told: set[str] = field(default_factory=set)  # silent addresses that the person knows of
@@ -56,9 +56,10 @@ class RayWatch:
         """Other nodes that do not answer any more, with what ran there."""
         return tuple(node for address, node in self.nodes.items() if address in self._told)
 
-    def update(self, listed: Mapping[str, Node]) -> None:
+    def update(self, listed: Iterable[Node]) -> None:
         """Takes the nodes that Ray lists; one that it has dropped stays if a part of the run was there."""
-        self.nodes = {address: node for address, node in self.nodes.items() if node.residents} | listed
+        kept = {address: node for address, node in self.nodes.items() if node.residents}
+        self.nodes = kept | {node.address: node for node in listed}
 
     def note(self, answers: Mapping[str, bool], *, passed_s: float) -> None:
         """Takes what the probes found, passed_s after those before; fails the run, or tells what has changed."""

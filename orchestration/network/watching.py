@@ -8,7 +8,7 @@ import asyncio
 import signal
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
@@ -23,7 +23,7 @@ LOST_SIGNAL = signal.SIGUSR2  # interrupts whatever the main thread waits for
 
 
 @contextmanager
-def watching(watch: RayWatch, list_nodes: Callable[[], Mapping[str, Node]]) -> Iterator[None]:
+def watching(watch: RayWatch, list_nodes: Callable[[], Iterable[Node]]) -> Iterator[None]:
     """Watches Ray while the block runs."""
     watch.update(list_nodes())
     ended = threading.Event()
@@ -72,7 +72,7 @@ def _probe_until(ended: threading.Event, watch: RayWatch) -> None:
         last = now
 
 
-def _list_until(ended: threading.Event, watch: RayWatch, list_nodes: Callable[[], Mapping[str, Node]]) -> None:
+def _list_until(ended: threading.Event, watch: RayWatch, list_nodes: Callable[[], Iterable[Node]]) -> None:
     while not ended.wait(LIST_EVERY_S):
         with suppress(RayError):  # the GCS is gone, which the probes find, or the run ends at this moment
             watch.update(list_nodes())

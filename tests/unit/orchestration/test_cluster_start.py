@@ -40,8 +40,8 @@ class FakeRay:
             raise Exception(TIMED_OUT)
         return SimpleNamespace(address_info={"session_dir": str(self._folder)})
 
-    def living_nodes(self) -> dict[str, object]:
-        return {}
+    def living_nodes(self) -> list[object]:
+        return []
 
     def release(self) -> None:
         self.events.append("release")

@@ -21,7 +21,7 @@ class Told:
         self.watch = RayWatch(
             gcs_address=GCS, is_local=is_local, logs="/tmp/logs", fail=self.errors.append, notice=self.lines.append
         )
-        self.watch.update(NODES)
+        self.watch.update(NODES.values())
 
     def pass_s(self, seconds: float, *, silent: set[str] = frozenset()) -> None:  # type: ignore[assignment]
         for _ in range(round(seconds)):
@@ -67,7 +67,7 @@ def test_another_node_is_told_with_what_ran_there_and_ends_nothing() -> None:
     title = "node 10.0.0.2 (engine 0, learner rank 1 there)"
     assert told.lines == [f"{title} does not answer any more; start Ray there again, or on another node"]
     assert told.watch.lost_nodes() == (NODES[OTHER],)
-    told.watch.update({OWN: NODES[OWN]})  # Ray has noticed too
+    told.watch.update([NODES[OWN]])  # Ray has noticed too
     assert told.watch.lost_nodes() == (NODES[OTHER],)
     told.pass_s(1.0)
     assert told.lines[1:] == [f"{title} answers again"]

@@ -52,7 +52,7 @@ def watch_of(server: Server, fail: object) -> RayWatch:
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_lost_process_interrupts_whatever_the_main_thread_waits_for(server: Server, end: signal.Signals) -> None:
     def wait(watch: RayWatch) -> None:
-        with watching(watch, dict):
+        with watching(watch, list):
             time.sleep(2.0)
             assert watch.error is None, "it answers"
             server.process.send_signal(end)
@@ -67,7 +67,7 @@ def test_a_failure_because_of_a_lost_process_names_it_at_once(server: Server) ->
     watch = watch_of(server, lambda error: None)
 
     def work() -> None:
-        with watching(watch, lambda: {server.address: node}):
+        with watching(watch, lambda: [node]):
             os.kill(server.process.pid, signal.SIGKILL)
             server.process.wait()
             raise RuntimeError("engine 0 died")
@@ -80,6 +80,6 @@ def test_a_failure_because_of_a_lost_process_names_it_at_once(server: Server) ->
 
 def test_a_failure_of_the_run_itself_stays_as_it_is(server: Server) -> None:
     watch = watch_of(server, lambda error: None)
-    with pytest.raises(RuntimeError, match="its own fault"), watching(watch, dict):
+    with pytest.raises(RuntimeError, match="its own fault"), watching(watch, list):
         raise RuntimeError("its own fault")
     assert watch.error is None
