@@ -4,7 +4,6 @@ In: a LearnerSpec and reserved bundles of a Ray placement group, one a rank. Out
 that names the rank. Refuses to know what a call computes; DeepSpeed lives in the ranks' processes only.
 """
 
-import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from learner.contract import StepReport, TrainBatch
 from learner.spec import LearnerSpec
 from transfer.answers import await_answers, reason
 from transfer.fingerprints import Fingerprint, size_of
+from transfer.ports import reserve_port
 from transfer.spans import Span, SpanLog
 from transfer.wire import ParameterGroup
 
@@ -47,11 +47,9 @@ class RankProcess:
     """The Ray actor of one rank: a process with its threads set, in which start() builds the worker."""
 
     def address_and_free_port(self) -> tuple[str, int]:
-        """This node's address and a port that was free a moment ago; the other ranks connect to rank 0's."""
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            port: int = probe.getsockname()[1]
-        return ray.util.get_node_ip_address(), port
+        """This node's address and a port reserved there, to which peers of this rank connect."""
+        address: str = ray.util.get_node_ip_address()
+        return address, reserve_port(address)
 
     def start(self, spec: LearnerSpec, rank: int, world_size: int, master_address: str, master_port: int) -> None:
         from learner.worker import LearnerWorker  # imports torch and DeepSpeed: in this process only

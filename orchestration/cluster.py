@@ -7,8 +7,10 @@ nothing of what they do, and imports no torch, so that a run that does not fit i
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -17,6 +19,11 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from configs.schema import ClusterConfig, LearnerConfig, RolloutConfig
+from orchestration.network.abandoning import abandon_ray
+from orchestration.network.loopback import loopback_only
+from orchestration.network.session_folders import session_folder
+from orchestration.network.watch import Node, RayLostError, RayWatch
+from orchestration.network.watching import raising_in_main_thread, watching
 from orchestration.placement import Placement, PlacementError, plan_placement
 
 LOCAL = "local"  # Ray's name for a cluster of its own on this machine, ended with the run
@@ -83,6 +90,23 @@ class Cluster:
         ranks = table(self._learner_group)["bundles_to_node_id"] if self._learner_group is not None else {}
         return {"engines": engines, "learner": [ranks[rank] for rank in sorted(ranks)]}
 
+    def living_nodes(self) -> list[Node]:
+        """The nodes that Ray counts on, with the engines and ranks that it has placed there."""
+        placed, own = self.nodes(), ray.get_runtime_context().get_node_id()
+        residents: dict[str, list[str]] = defaultdict(list)
+        for title, nodes in (("engine", placed["engines"]), ("learner rank", placed["learner"])):
+            for index, node_id in enumerate(nodes):
+                residents[node_id].append(f"{title} {index}")
+        return [
+            Node(
+                address=f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}",
+                is_own=node["NodeID"] == own,
+                residents=tuple(residents[node["NodeID"]]),
+            )
+            for node in ray.nodes()
+            if node["Alive"]
+        ]
+
     def release(self) -> None:
         """Returns the bundles; Ray ends the actors that still run in them."""
         for group in self._groups:
@@ -99,24 +123,35 @@ def _learner_strategy(bundles: Sequence[Mapping[str, float]]) -> str:
 
 
 @contextmanager
-def start_cluster(cluster: ClusterConfig, rollout: RolloutConfig, learner: LearnerConfig | None) -> Iterator[Cluster]:
+def start_cluster(
+    cluster: ClusterConfig,
+    rollout: RolloutConfig,
+    learner: LearnerConfig | None,
+    *,
+    notice: Callable[[str], None] = print,
+) -> Iterator[Cluster]:
     """Joins or starts Ray and reserves the bundles; at the end undoes both, also after a failure.
 
     learner=None: for engines alone. PlacementError within seconds if the cluster has no room for the run, or if there
-    is none to join; also where Ray does not start on this machine.
+    is none to join; also where Ray does not start on this machine. RayLostError or NodeLostError where the run ends
+    because a process of Ray has; a node that is lost meanwhile is told by `notice`.
     """
     address = cluster.address
     if address == "auto":  # `ray job submit` names its cluster in RAY_ADDRESS
         address = os.environ.get("RAY_ADDRESS", LOCAL)
     if address == LOCAL:  # a refusal should not take the 5 to 15 s of starting and stopping Ray
         plan_placement(cluster, rollout, learner, resources=local_resources())
-    with _ray_session(cluster, address):
+    with _ray_session(cluster, address) as logs, raising_in_main_thread() as fail:
         placement = plan_placement(cluster, rollout, learner, resources=ray.cluster_resources())
+        gcs_address = ray.get_runtime_context().gcs_address
+        watch = RayWatch(gcs_address=gcs_address, is_local=address == LOCAL, logs=logs, fail=fail, notice=notice)
         reserved = Cluster(placement, timeout_s=cluster.placement_timeout_s)
         try:
-            yield reserved
+            with watching(watch, reserved.living_nodes):
+                yield reserved
         finally:
-            reserved.release()
+            if watch.error is None:  # else Ray takes no bundles back
+                reserved.release()
 
 
 def local_resources() -> dict[str, float]:
@@ -126,31 +161,45 @@ def local_resources() -> dict[str, float]:
 
 
 @contextmanager
-def _ray_session(cluster: ClusterConfig, address: str) -> Iterator[None]:
-    if address == LOCAL:
-        _start_local_ray()
-    else:
+def _ray_session(cluster: ClusterConfig, address: str) -> Iterator[str]:
+    """A connection to Ray; gives the folder of Ray's logs on this machine."""
+    with ExitStack() as undo:
+        if address == LOCAL:
+            folder = _start_local_ray()
+            undo.enter_context(session_folder(folder))
+        else:
+            folder = _join_ray(cluster, address)
+        end = ray.shutdown
         try:
-            ray.init(address=address, log_to_driver=True, logging_level="warning")
-        except ConnectionError as error:
-            reason = " ".join(str(error).split())
-            raise PlacementError(
-                f"cluster.address={cluster.address}: no Ray cluster answers at {address} ({reason})"
-            ) from error
+            yield str(folder / "logs")
+        except RayLostError:
+            end = abandon_ray
+            raise
+        finally:
+            end()
+
+
+def _join_ray(cluster: ClusterConfig, address: str) -> Path:
+    """Joins a cluster and returns its folder on this machine; PlacementError if none answers."""
     try:
-        yield
-    finally:
-        ray.shutdown()
+        joined = ray.init(address=address, log_to_driver=True, logging_level="warning")
+    except ConnectionError as error:
+        reason = " ".join(str(error).split())
+        raise PlacementError(
+            f"cluster.address={cluster.address}: no Ray cluster answers at {address} ({reason})"
+        ) from error
+    return Path(joined.address_info["session_dir"])
 
 
-def _start_local_ray() -> None:
-    """Starts a Ray of this process's own, once more where the first start fails; PlacementError where that fails too.
+def _start_local_ray() -> Path:
+    """Starts a Ray of this process's own, on loopback, and returns its folder; PlacementError where two attempts fail.
 
     What a failed start leaves running ends with this process.
     """
     for start in range(1, NUM_LOCAL_STARTS + 1):
         try:
-            ray.init(address=LOCAL, include_dashboard=False, log_to_driver=True, logging_level="warning")
+            with loopback_only():
+                started = ray.init(address=LOCAL, include_dashboard=False, log_to_driver=True, logging_level="warning")
         except Exception as error:  # Ray raises this very class when its start times out
             ray.shutdown()
             if start == NUM_LOCAL_STARTS:
@@ -160,4 +209,5 @@ def _start_local_ray() -> None:
                     f"/tmp/ray/session_latest/logs"
                 ) from error
         else:
-            return
+            return Path(started.address_info["session_dir"])
+    raise AssertionError("the last attempt returns or raises")

@@ -51,7 +51,8 @@ def _train(config: RunConfig, owned: OwnedRun) -> RunResult:
         # A replay needs no task: its recorded groups include their prompts.
         has_engines = config.rollout.has_engines
         loaded = load_task(config, lambda: locate_model(config.model, console)) if has_engines else None
-        with start_cluster(config.cluster, config.rollout, config.learner) as cluster:
+        notice = partial(print_line, console)
+        with start_cluster(config.cluster, config.rollout, config.learner, notice=notice) as cluster:
             print_line(console, f"on {cluster.device}: {cluster.placement.describe()}")
             write_atomically(run_dir / CONFIG_FILE, dump_yaml(config))  # no check can refuse the run any more
             model_path = locate_model(config.model, console)

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def _draw(
     console: Console,
 ) -> None:
     """Samples what is missing; each problem's samples go to the folder and to `present` as soon as they are graded."""
-    with start_cluster(config.cluster, config.rollout, None) as cluster:
+    with start_cluster(config.cluster, config.rollout, None, notice=partial(print_line, console)) as cluster:
         print_line(console, f"on {cluster.device}: {cluster.placement.describe()}")
         model_path = locate_model(config.model, console)
         prompts = _prompts(config, model_path, problems)

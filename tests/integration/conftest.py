@@ -68,7 +68,9 @@ def run_command(tied_model: Path) -> RunCommand:
             await_rows(run_dir / "metrics.jsonl", interrupt_after, process)
             os.killpg(process.pid, signal.SIGINT)
         output, _ = process.communicate(timeout=COMMAND_TIMEOUT_S)
-        return CommandRun(status=process.returncode, output=output, run_dir=run_dir)
+        finished = CommandRun(status=process.returncode, output=output, run_dir=run_dir)
+        assert finished.told_secrets() == {}, "whatever a run writes or fails with, secrets stay out"
+        return finished
 
     return run
 

@@ -22,6 +22,9 @@ from transfer.spans import Span
 
 SESSION_VARIABLE = "SOFTGATE_TEST_SESSION"  # every process that a test starts inherits it
 os.environ[SESSION_VARIABLE] = secrets.token_hex(8)
+# Secrets of the environment, which every process inherits and no file of a run may hold.
+SECRETS = {name: f"secret_{secrets.token_hex(16)}" for name in ("HF_TOKEN", "WANDB_API_KEY", "RAY_AUTH_TOKEN")}
+os.environ.update(SECRETS)
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 COMMAND_TIMEOUT_S = 800.0  # of a run that takes 20 s on two idle cores
 EVENT_TIMEOUT_S = 120.0  # of what happens within a second there
@@ -88,6 +91,13 @@ class CommandRun:
     def fixed_metrics(self) -> list[dict[str, float]]:
         """The rows without what depends on the clock."""
         return [{k: v for k, v in row.items() if not any(part in k for part in VARYING)} for row in self.rows()]
+
+    def told_secrets(self) -> dict[str, list[str]]:
+        """Where the command has written a secret of its environment, by the variable's name."""
+        texts = {str(path): path.read_bytes() for path in self.run_dir.rglob("*") if path.is_file()}
+        texts["its output"] = self.output.encode()
+        places = {name: [at for at, text in texts.items() if key.encode() in text] for name, key in SECRETS.items()}
+        return {name: found for name, found in places.items() if found}
 
     def texts(self, iteration: int) -> list[str]:
         rows = [row for row in self.rows("rollouts.jsonl") if row["iteration"] == iteration]
