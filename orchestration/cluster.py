@@ -5,7 +5,6 @@ nothing of what they do, and imports no torch, so that a run that does not fit i
 """
 
 import math
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,10 +15,12 @@ from ray._private.resource_and_label_spec import ResourceAndLabelSpec
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from configs.loading import ConfigError
 from configs.schema import ClusterConfig, LearnerConfig, RolloutConfig
 from orchestration.placement import Placement, PlacementError, plan_placement
+from orchestration.startup.checks.cluster_address import LOCAL, check_address, cluster_address
+from orchestration.startup.checks.folders import ray_temp_root
 
-LOCAL = "local"  # Ray's name for a cluster of its own on this machine, ended with the run
 NUM_LOCAL_STARTS = 2  # Ray gives its own start 30 s, which a busy machine may exceed once
 
 
@@ -102,12 +103,12 @@ def _learner_strategy(bundles: Sequence[Mapping[str, float]]) -> str:
 def start_cluster(cluster: ClusterConfig, rollout: RolloutConfig, learner: LearnerConfig | None) -> Iterator[Cluster]:
     """Joins or starts Ray and reserves the bundles; at the end undoes both, also after a failure.
 
-    learner=None: for engines alone. PlacementError within seconds if the cluster has no room for the run, or if there
-    is none to join; also where Ray does not start on this machine.
+    learner=None: for engines alone. Within seconds, PlacementError if the cluster has no room for the run and
+    ConfigError if there is none to join; ConfigError also where Ray does not start on this machine.
     """
-    address = cluster.address
-    if address == "auto":  # `ray job submit` names its cluster in RAY_ADDRESS
-        address = os.environ.get("RAY_ADDRESS", LOCAL)
+    if mistakes := check_address(cluster.address).mistakes:
+        raise ConfigError(mistakes)
+    address = cluster_address(cluster.address)
     if address == LOCAL:  # a refusal should not take the 5 to 15 s of starting and stopping Ray
         plan_placement(cluster, rollout, learner, resources=local_resources())
     with _ray_session(cluster, address):
@@ -132,11 +133,8 @@ def _ray_session(cluster: ClusterConfig, address: str) -> Iterator[None]:
     else:
         try:
             ray.init(address=address, log_to_driver=True, logging_level="warning")
-        except ConnectionError as error:
-            reason = " ".join(str(error).split())
-            raise PlacementError(
-                f"cluster.address={cluster.address}: no Ray cluster answers at {address} ({reason})"
-            ) from error
+        except (ConnectionError, RuntimeError, ValueError) as error:  # RuntimeError: another version of Ray or Python
+            raise ConfigError([f"cluster.address={cluster.address}: cannot be joined ({_one_line(error)})"]) from error
     try:
         yield
     finally:
@@ -144,7 +142,7 @@ def _ray_session(cluster: ClusterConfig, address: str) -> Iterator[None]:
 
 
 def _start_local_ray() -> None:
-    """Starts a Ray of this process's own, once more where the first start fails; PlacementError where that fails too.
+    """Starts a Ray of this process's own, once more where the first start fails; ConfigError where that fails too.
 
     What a failed start leaves running ends with this process.
     """
@@ -154,10 +152,16 @@ def _start_local_ray() -> None:
         except Exception as error:  # Ray raises this very class when its start times out
             ray.shutdown()
             if start == NUM_LOCAL_STARTS:
-                raise PlacementError(
-                    f"Ray did not start on this machine in {NUM_LOCAL_STARTS} attempts "
-                    f"({' '.join(str(error).split())}); is it busy or out of memory? Ray's logs are in "
-                    f"/tmp/ray/session_latest/logs"
+                logs = ray_temp_root()[1] / "ray" / "session_latest" / "logs"
+                raise ConfigError(
+                    [
+                        f"Ray did not start on this machine in {NUM_LOCAL_STARTS} attempts ({_one_line(error)}); is it "
+                        f"busy or out of memory? Ray's logs are in {logs}"
+                    ]
                 ) from error
         else:
             return
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

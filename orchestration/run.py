@@ -11,8 +11,8 @@ if not __package__:  # run as a script: sys.path[0] is orchestration/, where our
 
 from configs.command import help_text, read_command
 from orchestration.dry_run import describe
+from orchestration.startup.preflight import notices_of, preflight, refuse
 from orchestration.terminal.exit_status import exit_status, print_answer
-from orchestration.user_code import refuse_unusable_code
 
 
 def main(arguments: list[str]) -> int:
@@ -21,14 +21,16 @@ def main(arguments: list[str]) -> int:
         if configs is None:
             print_answer(help_text())
             return 0
-        refuse_unusable_code(configs)
-        for config in configs:
+        checks = preflight(configs)
+        for config, of_run in zip(configs, checks, strict=True):
             if config.dry_run:
-                print_answer(describe(config))
-            else:
+                print_answer(describe(config, of_run))
+        refuse(checks)
+        for config, of_run in zip(configs, checks, strict=True):
+            if not config.dry_run:
                 from orchestration.session import train
 
-                train(config)
+                train(config, notices=notices_of(of_run))
     except (ValueError, RuntimeError, KeyboardInterrupt) as error:
         return exit_status(error)
     return 0

@@ -4,7 +4,7 @@ In: a RunConfig. Out: a RunResult and the run's folder. Every check that can ref
 modules that need it are imported only when the cluster has room for the run.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -28,8 +28,11 @@ from orchestration.terminal.console import print_line, redirect_output
 MODEL_FOLDER = "model"
 
 
-def train(config: RunConfig) -> RunResult:
-    """Trains a new run or from a run's newest checkpoint; ends every process it started, also after a failure."""
+def train(config: RunConfig, *, notices: Sequence[str] = ()) -> RunResult:
+    """Trains a new run or from a run's newest checkpoint; ends every process it started, also after a failure.
+
+    notices: lines for the log and the report, of what was found before the start.
+    """
     refuse_recordings(config)
     run_dir = resolve_run_dir(config)
     store = CheckpointStore(run_dir / CHECKPOINT_FOLDER, keep=config.checkpoint.keep)
@@ -75,7 +78,7 @@ def train(config: RunConfig) -> RunResult:
             ):
                 of_gate = gate_notices(config.gate, device=cluster.placement.device)
                 of_task = loaded.notices if loaded is not None else ()
-                for notice in filter(None, (*store.skipped, ratio_warning(config), *of_gate, *of_task)):
+                for notice in filter(None, (*notices, *store.skipped, ratio_warning(config), *of_gate, *of_task)):
                     journal.notice(notice)
                 if checkpoint is not None:
                     parts.learner.restore(str(checkpoint))
