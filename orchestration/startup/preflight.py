@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from configs.command import AUTO_RUN_DIR
 from configs.loading import ConfigError
-from configs.schema import RunConfig
+from configs.schema import ModelConfig, RunConfig
 from configs.tasks import DataTaskConfig
 from orchestration.startup.checks.cluster_address import LOCAL, check_address, cluster_address
 from orchestration.startup.checks.folders import Folder, check_folder, other_folders, run_folder
@@ -36,15 +36,17 @@ def preflight(configs: Sequence[RunConfig]) -> list[tuple[Check, ...]]:
     """The checks of each run, in order; `refuse` raises what they found."""
     once = _Once()
     code = _as_check("your own code", "can be used", lambda: refuse_unusable_code(configs))
-    return [(code, *_checks(config, _run_folder(config), once, trains=True)) for config in configs]
+    return [(code, *_checks(config, _run_folder(config), once), _recordings(config)) for config in configs]
 
 
-def preflight_evaluation(config: RunConfig, folder: Path) -> tuple[Check, ...]:
-    """The checks of an evaluation into the folder."""
-    out = Folder(
-        name=f"out={folder}", path=folder, purpose="the results", remedy="name a folder elsewhere or make room"
-    )
-    return tuple(_checks(config, lambda model: check_folder(out), _Once(), trains=False))
+def preflight_into(folder: Path, configs: Sequence[RunConfig], *, key: str, trains: bool = True) -> list[list[Check]]:
+    """The checks of runs that another command starts, with their results in one folder; key: its setting.
+
+    trains=False: engines alone. Recordings are left out, because the runs of a study make them for each other.
+    """
+    once, remedy = _Once(), "name a folder elsewhere or make room"
+    results = Folder(name=f"{key}={folder}", path=folder, purpose="results", remedy=remedy)
+    return [list(_checks(config, lambda model: check_folder(results), once, trains=trains)) for config in configs]
 
 
 def refuse(checks: Iterable[Sequence[Check]]) -> None:
@@ -72,7 +74,9 @@ class _Once:
         return answer
 
 
-def _checks(config: RunConfig, folder: Callable[[FoundModel], Check], once: _Once, *, trains: bool) -> Iterator[Check]:
+def _checks(
+    config: RunConfig, folder: Callable[[FoundModel], Check], once: _Once, *, trains: bool = True
+) -> Iterator[Check]:
     """folder: the check of the folder that the results go to."""
     is_local = cluster_address(config.cluster.address) == LOCAL
     model = once(find_model, config.model)
@@ -88,8 +92,11 @@ def _checks(config: RunConfig, folder: Callable[[FoundModel], Check], once: _Onc
     if isinstance(config.task, DataTaskConfig):
         yield from once(_data_checks, config.task)
         if model.folder is not None and not model.mistakes:
-            yield once(_prompt_check, config, model.folder)
-    yield _as_check("recordings", "none, or as the run needs them", lambda: refuse_recordings(config))
+            yield once(_prompt_check, config.task, config.model, model.folder)
+
+
+def _recordings(config: RunConfig) -> Check:
+    return _as_check("recordings", "none, or as the run needs them", lambda: refuse_recordings(config))
 
 
 def _run_folder(config: RunConfig) -> Callable[[FoundModel], Check]:
@@ -105,23 +112,19 @@ def _run_folder(config: RunConfig) -> Callable[[FoundModel], Check]:
 
 def _data_checks(task: DataTaskConfig) -> list[Check]:
     """One Check for each data set that is a file; sets on the hub are read when the run starts."""
+    files = {f"task.{part}.{name}": section for part, name, section in task.sets() if section.is_file}
     return [
-        _as_check(
-            f"task.{part}.{name}",
-            f"{section.path} has the columns",
-            partial(refuse_file, section, key=f"task.{part}.{name}"),
-        )
-        for part, name, section in task.sets()
-        if section.is_file
+        _as_check(key, f"{section.path} has the columns", partial(refuse_file, section, key=key))
+        for key, section in files.items()
     ]
 
 
-def _prompt_check(config: RunConfig, folder: Path) -> Check:
+def _prompt_check(task: DataTaskConfig, model: ModelConfig, folder: Path) -> Check:
     """Whether the chat template makes a prompt of a question; a plain style needs none."""
 
     def render() -> None:
-        if config.task.prompt is not None and config.task.prompt.style == "chat":
-            prompt_renderer(config.task, model_tokenizer(config, folder))
+        if task.prompt.style == "chat":
+            prompt_renderer(task, model_tokenizer(model, folder))
 
     return _as_check("prompts", "can be made", render)
 

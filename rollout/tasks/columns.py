@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 BEGINNING_BYTES = 10 * 2**20  # the part by which the library decides about columns
 
@@ -13,16 +14,15 @@ def columns_of(path: Path) -> tuple[str, ...] | None:
     try:
         with path.open("rb") as file:
             lines = file.readlines(BEGINNING_BYTES)
-        rows = _rows(lines) if not lines[0].lstrip().startswith(b"[") else json.loads(path.read_bytes())
+        is_list = lines[0].lstrip().startswith(b"[")
+        rows: list[Any] = (
+            json.loads(path.read_bytes()) if is_list else [json.loads(line) for line in lines if line.strip()]
+        )
     except (OSError, ValueError, IndexError):
         return None
     if not rows or not all(isinstance(row, dict) for row in rows):
         return None
     return tuple(dict.fromkeys(name for row in rows for name in row))
-
-
-def _rows(lines: list[bytes]) -> list[object]:
-    return [json.loads(line) for line in lines if line.strip()]
 
 
 def _of_parquet(path: Path) -> tuple[str, ...] | None:

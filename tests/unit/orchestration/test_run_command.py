@@ -39,7 +39,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
     """Configurations that reach a session that only writes them down; it fails where seed is 13."""
     reached: list[RunConfig] = []
 
-    def train(config: RunConfig) -> None:
+    def train(config: RunConfig, *, notices: tuple[str, ...]) -> None:
         reached.append(config)
         if config.seed == 13:
             raise PlacementError("asked for 3 engines,\n there are 2")
