@@ -10,7 +10,7 @@ if not __package__:  # run as a script: sys.path[0] is orchestration/, where our
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from configs.command import help_text, read_command
-from orchestration.dry_run import describe
+from orchestration.dry_run import print_dry_runs
 from orchestration.startup.preflight import notices_of, preflight, refuse
 from orchestration.terminal.exit_status import exit_status, print_answer
 
@@ -22,9 +22,7 @@ def main(arguments: list[str]) -> int:
             print_answer(help_text())
             return 0
         checks = preflight(configs)
-        for config, of_run in zip(configs, checks, strict=True):
-            if config.dry_run:
-                print_answer(describe(config, of_run))
+        print_dry_runs(configs, checks)
         refuse(checks)
         for config, of_run in zip(configs, checks, strict=True):
             if not config.dry_run:

@@ -38,8 +38,11 @@ FREE_SETTINGS = (
 )
 
 
-class RunDirError(RuntimeError):
+class RunDirError(ConfigError):
     """The run cannot use its folder; the message is one line and says what to change."""
+
+    def __init__(self, line: str) -> None:
+        super().__init__([line])
 
 
 def resolve_run_dir(config: RunConfig, *, root: Path = Path("runs")) -> Path:

@@ -44,7 +44,7 @@ def preflight_into(folder: Path, configs: Sequence[RunConfig], *, key: str, trai
 
     trains=False: engines alone. Recordings are left out, because the runs of a study make them for each other.
     """
-    once, remedy = _Once(), "name a folder elsewhere or make room"
+    once, remedy = _Once(), "name another one"
     results = Folder(name=f"{key}={folder}", path=folder, purpose="results", remedy=remedy)
     return [list(_checks(config, lambda model: check_folder(results), once, trains=trains)) for config in configs]
 

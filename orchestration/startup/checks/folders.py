@@ -4,6 +4,7 @@ In: the configuration, the sizes of a checkpoint and of the model, the environme
 without a name is written for a moment into the nearest folder that exists; no folder is made.
 """
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -14,9 +15,11 @@ from shutil import disk_usage
 
 from rich.filesize import decimal
 
+from configs.mistakes import shown
 from configs.schema import RunConfig
 from orchestration.journal.run_files import CHECKPOINT_FOLDER
 from orchestration.startup.checks.result import Check, reason_of
+from orchestration.startup.folders import REASONS
 from rollout.tasks.embedded_model import EmbeddedRecipe, default_cache_dir
 
 PROBE_BYTES = 4096  # bytes written to find out whether they may be and have room
@@ -48,8 +51,8 @@ def run_folder(config: RunConfig, path: Path, *, checkpoint_bytes: float, model_
         Folder(
             name=f"run_dir={config.run_dir}",
             path=path,
-            purpose=f"{number} checkpoint(s) and model",
-            remedy="name a folder elsewhere or make room",
+            purpose=f"{number} checkpoint(s) and the model",
+            remedy="name another one",
             needed_bytes=number * checkpoint_bytes + model_bytes + LITTLE_BYTES,
         )
     )
@@ -97,8 +100,10 @@ def check_folder(folder: Folder) -> Check:
     try:
         free = _free_bytes(path)
     except OSError as error:
-        line = f"{folder.name}: {path} cannot be written ({reason_of(error)}), where {folder.purpose} would be"
-        return Check(name=folder.purpose, found=reason_of(error), mistakes=(f"{line}; {folder.remedy}",))
+        reason = REASONS.get(error.errno or 0) or reason_of(error)
+        where = "" if folder.name.endswith(f"={folder.path}") else f" {folder.path}"
+        line = f"{shown(folder.name)}:{where} cannot be written, because {reason}; {folder.remedy}"
+        return Check(name=folder.purpose, found=reason, mistakes=(line,))
     mistakes = []
     if folder.socket and len(os.fsencode(path / folder.socket)) > MAX_SOCKET_BYTES:
         longest = MAX_SOCKET_BYTES - len(f"/{folder.socket}")
@@ -108,7 +113,7 @@ def check_folder(folder: Folder) -> Check:
         )
     room = f"{decimal(free)} free in {path}, {decimal(int(folder.needed_bytes))} needed"
     if free < folder.needed_bytes:
-        mistakes.append(f"{folder.name}: {room} for {folder.purpose}; {folder.remedy}")
+        mistakes.append(f"{folder.name}: {room} for {folder.purpose}; make room, or {folder.remedy}")
     return Check(name=folder.purpose, found=room, mistakes=tuple(mistakes))
 
 
@@ -118,12 +123,10 @@ def _free_bytes(path: Path) -> int:
     while not os.path.lexists(existing):
         existing = existing.parent
     if not existing.is_dir():
-        raise OSError(f"{existing} is not a folder")
-    limits = {"name": os.pathconf(existing, "PC_NAME_MAX"), "path": os.pathconf(existing, "PC_PATH_MAX")}
-    sizes = {"name": max(len(os.fsencode(part)) for part in path.parts), "path": len(os.fsencode(path))}
-    for what, limit in limits.items():
-        if sizes[what] > limit:
-            raise OSError(f"a {what} of {sizes[what]} bytes is longer than {limit}")
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    longest = max(len(os.fsencode(part)) for part in path.parts)
+    if longest > os.pathconf(existing, "PC_NAME_MAX") or len(os.fsencode(path)) > os.pathconf(existing, "PC_PATH_MAX"):
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
     with tempfile.TemporaryFile(dir=existing, buffering=0) as file:
         file.write(b"\0" * PROBE_BYTES)
     return disk_usage(existing).free

@@ -86,7 +86,9 @@ def _in_folder(model: ModelConfig, folder: Path, *, key: str) -> FoundModel:
     except FileNotFoundError:
         return FoundModel(found="none", mistakes=(f"{key}: has no config.json; name the folder of a model",))
     except (OSError, ValueError) as error:
-        return FoundModel(found="none", mistakes=(f"{key}: its config.json is not readable ({reason_of(error)})",))
+        return FoundModel(
+            found="none", mistakes=(f"{key}: its config.json is not readable ({reason_of(error)}); correct it",)
+        )
     weights = read_weights(folder)
     rows = weights.embedding_rows or _size(config, "vocab_size")
     mistakes = [f"{key}: {mistake}" for mistake in (*weights.mistakes, *_tokenizer_mistakes(folder, rows=rows))]
@@ -131,7 +133,7 @@ def _tokenizer_mistakes(folder: Path, *, rows: int | None) -> Iterator[str]:
     try:
         largest = max(_token_ids(_tree(path), template=_template(folder)), default=0)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        yield f"its tokenizer.json is not readable ({reason_of(error)})"
+        yield f"its tokenizer.json is not readable ({reason_of(error)}); download it again"
         return
     if largest >= rows:
         yield f"its tokenizer has token ids up to {largest}, its embedding {rows} rows; name a tokenizer of this model"

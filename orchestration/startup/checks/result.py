@@ -16,5 +16,5 @@ class Check:
 def reason_of(error: BaseException) -> str:
     """The error in a few words on one line: `Read-only file system`."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    words = " ".join(str(text).split())
+    words = " ".join(str(text).split()).removesuffix(".")
     return words if len(words) <= 160 else f"{words[:157]}..."

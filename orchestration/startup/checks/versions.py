@@ -3,6 +3,7 @@
 from importlib.metadata import PackageNotFoundError, requires, version
 
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from orchestration.startup.checks.result import Check
 
@@ -19,17 +20,17 @@ def check_versions() -> Check:
     except PackageNotFoundError:
         return Check(name=NAME, found=f"not compared: {PROJECT} runs from a folder and is not installed")
     extra = "cpu" if installed(CPU_ENGINE) else "gpu"
-    requirements = [Requirement(text) for text in named]
-    wanted = [
-        each
-        for each in requirements
-        if each.name in CHECKED and (each.marker is None or each.marker.evaluate({"extra": extra}))
-    ]
-    found = {each.name: installed(each.name) for each in wanted}
+    supported: dict[str, SpecifierSet] = {}
+    for text in named:
+        each = Requirement(text)
+        if each.name in CHECKED and (each.marker is None or each.marker.evaluate({"extra": extra})):
+            supported[each.name] = supported.get(each.name, SpecifierSet()) & each.specifier
+    found = {name: installed(name) for name in supported}
     mistakes = [
-        f"{each.name}: {_state(found[each.name])}, supported is {_range(each)}; run `make setup`"
-        for each in wanted
-        if (present := found[each.name]) is None or not each.specifier.contains(present, prereleases=True)
+        f"{name}: {_state(found[name])}, supported is {','.join(sorted(map(str, allowed), reverse=True))}; run "
+        f"`make setup`"
+        for name, allowed in supported.items()
+        if (present := found[name]) is None or not allowed.contains(present, prereleases=True)
     ]
     return Check(
         name=NAME,
@@ -48,7 +49,3 @@ def installed(name: str) -> str | None:
 
 def _state(present: str | None) -> str:
     return "is not installed" if present is None else f"version {present} is installed"
-
-
-def _range(requirement: Requirement) -> str:
-    return ",".join(sorted(map(str, requirement.specifier), reverse=True))

@@ -36,18 +36,19 @@ def read_weights(folder: Path) -> Weights:
     try:
         named = _named_files(folder)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return Weights(num_parameters=None, embedding_rows=None, mistakes=(f"{INDEX_FILE}: {reason_of(error)}",))
+        mistake = f"{INDEX_FILE}: is not readable ({reason_of(error)}); download it again"
+        return Weights(num_parameters=None, embedding_rows=None, mistakes=(mistake,))
     for name, expected in named.items():
         try:
             found = _tensors(folder / name)
         except (OSError, ValueError) as error:
-            mistakes.append(f"{name}: {reason_of(error)}")
+            mistakes.append(f"{name}: {reason_of(error)}; download it again")
             continue
         tensors |= found
         if absent := sorted(expected - found.keys()):
-            mistakes.append(f"{name}: does not hold {absent[0]}, one of {len(absent)} tensors that {INDEX_FILE} names")
+            mistakes.append(f"{name}: has not the tensor {absent[0]}, which {INDEX_FILE} names; download both again")
     if not named and not any(folder.glob("*.bin")):
-        mistakes.append("has no weights, neither model.safetensors nor an index of several files")
+        mistakes.append("has no weights (model.safetensors, or several files with an index); download the whole model")
     embeddings = {shape[0] for name, shape in tensors.items() if name.endswith(EMBEDDINGS) and shape}
     return Weights(
         num_parameters=sum(prod(shape) for shape in tensors.values()) if tensors and not mistakes else None,
@@ -73,16 +74,16 @@ def _tensors(path: Path) -> dict[str, tuple[int, ...]]:
         start = file.read(LENGTH_BYTES)
         length = struct.unpack("<Q", start)[0] if len(start) == LENGTH_BYTES else 0
         if not 2 <= length <= min(MAX_HEADER_BYTES, size - LENGTH_BYTES):
-            raise ValueError(f"is no safetensors file or cut short ({size:,} bytes); download it again")
+            raise ValueError(f"is no safetensors file or cut short ({size:,} bytes)")
         header = file.read(length)
     try:
         entries = json.loads(header)
         tensors = dict(_shapes(entries))
         end = LENGTH_BYTES + length + max((entries[name]["data_offsets"][1] for name in tensors), default=0)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ValueError(f"its header is not readable ({reason_of(error)}); download it again") from error
+        raise ValueError(f"its header is not readable ({reason_of(error)})") from error
     if size != end:
-        raise ValueError(f"has {size:,} bytes, its header says {end:,}; download it again")
+        raise ValueError(f"has {size:,} bytes, its header says {end:,}")
     return tensors
 
 
