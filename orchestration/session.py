@@ -29,10 +29,7 @@ MODEL_FOLDER = "model"
 
 
 def train(config: RunConfig, *, notices: Sequence[str] = ()) -> RunResult:
-    """Trains a new run or from a run's newest checkpoint; ends every process it started, also after a failure.
-
-    notices: lines for the log and the report, of what was found before the start.
-    """
+    """Trains a new run or from a run's newest checkpoint; ends every process it started, also after a failure."""
     refuse_recordings(config)
     run_dir = resolve_run_dir(config)
     store = CheckpointStore(run_dir / CHECKPOINT_FOLDER, keep=config.checkpoint.keep)

@@ -102,7 +102,8 @@ def check_folder(folder: Folder) -> Check:
     except OSError as error:
         reason = REASONS.get(error.errno or 0) or reason_of(error)
         where = "" if folder.name.endswith(f"={folder.path}") else f" {folder.path}"
-        line = f"{shown(folder.name)}:{where} cannot be written, because {reason}; {folder.remedy}"
+        name = shown(folder.name) if error.errno == errno.ENAMETOOLONG else folder.name
+        line = f"{name}:{where} cannot be written, because {reason}; {folder.remedy}"
         return Check(name=folder.purpose, found=reason, mistakes=(line,))
     mistakes = []
     if folder.socket and len(os.fsencode(path / folder.socket)) > MAX_SOCKET_BYTES:

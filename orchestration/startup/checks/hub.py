@@ -6,7 +6,9 @@ The library itself asks five times, which takes half a minute where there is no 
 import os
 import urllib.error
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 
 from orchestration.startup.checks.deadline import within
 from orchestration.startup.checks.result import reason_of
@@ -18,6 +20,16 @@ REFUSALS = {
     403: "the hub does not let you read it",
     404: "the hub has no config.json of this name",
 }
+
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """Follows no redirection: it would take the token to another host, and says already that there is something."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+OPENER = urllib.request.build_opener(_Stay)
 
 
 class HubError(ValueError):
@@ -50,12 +62,14 @@ def require_on_hub(name: str) -> None:
         method="HEAD",
     )
     try:
-        within(ANSWER_TIMEOUT_S, lambda: urllib.request.urlopen(request, timeout=ANSWER_TIMEOUT_S).close())
+        within(ANSWER_TIMEOUT_S, lambda: OPENER.open(request, timeout=ANSWER_TIMEOUT_S).close())
     except urllib.error.HTTPError as error:
+        if error.code < 400:
+            return
         if error.code in REFUSALS:
             hint = "; set HF_TOKEN to a token that may" if error.code != 404 else ""
             raise HubError(f"{REFUSALS[error.code]}{hint}") from error
         raise HubError(f"the hub answers {error.code} {error.reason}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise HubError(f"the hub cannot be reached: {reason_of(reason)}") from error

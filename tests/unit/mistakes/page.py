@@ -17,12 +17,12 @@ HEAD = f"""\
 
 A command looks at everything before it starts any process: the settings, your own code, data files, the model's files,
 folders and their room, the cluster, memory, ports, versions. It prints one line for each mistake, all at once, and ends
-with exit status 2. `dry_run=true` looks at the same things and prints what it found; it too ends with status 2 if there is
-a mistake.
+with exit status 2. `dry_run=true` looks at the same things and prints what it found; where there is a mistake it ends
+with status 2 too.
 
-These are commands that the tests give ([tests/unit/mistakes](../tests/unit/mistakes)), with every line that they print. A
-line that begins with `#` says what is so when the command is given. `{ANYTHING}` stands for text that differs between
-machines, `{HERE}` for the folder in which the command is given.
+These are commands that the tests give ([tests/unit/mistakes](../tests/unit/mistakes)), with every line that they
+print. A line that begins with `#` says what is so when the command is given. `{ANYTHING}` stands for text that differs
+between machines, `{HERE}` for the folder in which the command is given.
 """
 
 
