@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -158,9 +157,16 @@ def test_a_hub_that_cannot_be_reached_is_given_up(online: type[Hub], monkeypatch
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:1")
     (line,) = model(NAME).mistakes
     assert "and the hub cannot be reached: Connection refused; correct it" in line
+    released = threading.Event()
+
+    def never_answers(*_: object, **__: object) -> None:
+        released.wait(60)
+        raise OSError("too late")
+
     monkeypatch.setattr(hub, "ANSWER_TIMEOUT_S", 0.2)
-    monkeypatch.setattr(hub.OPENER, "open", lambda *_, **__: time.sleep(5))
+    monkeypatch.setattr(hub.OPENER, "open", never_answers)
     (line,) = model(NAME).mistakes
+    released.set()
     assert "and the hub cannot be reached: no answer within 0.2 s" in line
 
 
