@@ -19,7 +19,7 @@ from configs.loading import ConfigError
 from configs.schema import ClusterConfig, LearnerConfig, RolloutConfig
 from orchestration.placement import Placement, PlacementError, plan_placement
 from orchestration.startup.checks.cluster_address import LOCAL, check_address, cluster_address
-from orchestration.startup.checks.folders import ray_temp_root
+from orchestration.startup.ray_errors import not_joined, not_started
 
 NUM_LOCAL_STARTS = 2  # Ray gives its own start 30 s, which a busy machine may exceed once
 
@@ -133,8 +133,8 @@ def _ray_session(cluster: ClusterConfig, address: str) -> Iterator[None]:
     else:
         try:
             ray.init(address=address, log_to_driver=True, logging_level="warning")
-        except (ConnectionError, RuntimeError, ValueError) as error:  # RuntimeError: another version of Ray or Python
-            raise ConfigError([f"cluster.address={cluster.address}: cannot be joined ({_one_line(error)})"]) from error
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise not_joined(cluster.address, error) from error
     try:
         yield
     finally:
@@ -152,16 +152,6 @@ def _start_local_ray() -> None:
         except Exception as error:  # Ray raises this very class when its start times out
             ray.shutdown()
             if start == NUM_LOCAL_STARTS:
-                logs = ray_temp_root()[1] / "ray" / "session_latest" / "logs"
-                raise ConfigError(
-                    [
-                        f"Ray did not start on this machine in {NUM_LOCAL_STARTS} attempts ({_one_line(error)}); is it "
-                        f"busy or out of memory? Ray's logs are in {logs}"
-                    ]
-                ) from error
+                raise not_started(error, attempts=NUM_LOCAL_STARTS) from error
         else:
             return
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
