@@ -41,15 +41,20 @@ class FoundModel:
     folder: Path | None = None  # folder of its files; None for a model that is built or downloaded later
     is_downloaded_later: bool = False
     num_parameters: int | None = None  # None where it is not known yet
-    mistakes: tuple[str, ...] = ()
+    defects: tuple[str, ...] = ()  # one line for each thing that is wrong with its files
+    misfits: tuple[str, ...] = ()  # one line for each setting that it does not fit
+
+    @property
+    def mistakes(self) -> tuple[str, ...]:
+        return (*self.defects, *self.misfits)
 
 
 def find_model(model: ModelConfig) -> FoundModel:
     """Looks the model up: a folder, a name in the hub's cache, or a name on the hub."""
     path = Path(model.path)
     if model.path == "embedded":
-        mistakes = tuple(_lengths(model, embedded_config()))
-        return FoundModel(found="the embedded model", num_parameters=_counted(model.path), mistakes=mistakes)
+        misfits = tuple(_lengths(model, embedded_config()))
+        return FoundModel(found="the embedded model", num_parameters=_counted(model.path), misfits=misfits)
     if path.is_dir():
         return _in_folder(model, path, key=f"model.path={model.path}")
     if path.exists():
@@ -65,38 +70,40 @@ def _on_hub(model: ModelConfig) -> FoundModel:
     try:
         if (folder := downloaded_folder(model.path)) is not None:
             here = _in_folder(model, folder, key=f"model.path={model.path}: {folder}")
-            if not here.mistakes:
+            if not here.defects:
                 return here
         require_on_hub(model.path)
     except HubError as error:
         if here is not None:
-            return replace(here, mistakes=tuple(f"{line}, and {error}" for line in here.mistakes))
+            return replace(here, defects=tuple(f"{line}, and {error}" for line in here.defects))
         return _unusable(model, f"no such folder, and {error}; correct it, or name a folder that holds the model")
     found = f"{model.path} on the hub, to be downloaded"
-    return FoundModel(found=found, is_downloaded_later=True, num_parameters=_counted(model.path))
+    misfits = here.misfits if here is not None else ()
+    return FoundModel(found=found, is_downloaded_later=True, num_parameters=_counted(model.path), misfits=misfits)
 
 
 def _unusable(model: ModelConfig, reason: str) -> FoundModel:
-    return FoundModel(found="none", mistakes=(f"model.path={model.path}: {reason}",))
+    return FoundModel(found="none", defects=(f"model.path={model.path}: {reason}",))
 
 
 def _in_folder(model: ModelConfig, folder: Path, *, key: str) -> FoundModel:
     try:
         config = _tree(folder / "config.json")
     except FileNotFoundError:
-        return FoundModel(found="none", mistakes=(f"{key}: has no config.json; name the folder of a model",))
+        return FoundModel(found="none", defects=(f"{key}: has no config.json; name the folder of a model",))
     except (OSError, ValueError) as error:
         return FoundModel(
-            found="none", mistakes=(f"{key}: its config.json is not readable ({reason_of(error)}); correct it",)
+            found="none", defects=(f"{key}: its config.json is not readable ({reason_of(error)}); correct it",)
         )
     weights = read_weights(folder)
     rows = weights.embedding_rows or _size(config, "vocab_size")
-    mistakes = [f"{key}: {mistake}" for mistake in (*weights.mistakes, *_tokenizer_mistakes(folder, rows=rows))]
+    defects = (*weights.mistakes, *_tokenizer_mistakes(folder, rows=rows))
     return FoundModel(
         found=f"{folder}: {weights.num_parameters:,} parameters" if weights.num_parameters else f"{folder}",
         folder=folder,
         num_parameters=weights.num_parameters or _counted(str(folder)),
-        mistakes=(*mistakes, *_lengths(model, config)),
+        defects=tuple(f"{key}: {defect}" for defect in defects),
+        misfits=tuple(_lengths(model, config)),
     )
 
 
@@ -112,14 +119,21 @@ def _lengths(model: ModelConfig, config: Mapping[str, Any]) -> Iterator[str]:
     longest = _size(config, "max_position_embeddings")
     if longest is None or os.environ.get(LONGER_ALLOWED) == "1":
         return
-    rope = _inner(config).get("rope_parameters") or _inner(config).get("rope_scaling") or {}
-    if isinstance(rope, dict) and (rope.get("rope_type") or rope.get("type")) not in COUNTED_IN:
-        longest = int(longest * float(rope.get("factor") or 1.0))
+    longest = int(longest * max(_stretches(_inner(config)), default=1.0))
     if model.max_model_len > longest:
         yield (
             f"model.max_model_len={model.max_model_len}: must be at most {longest}, the positions that "
             f"model.path={model.path} knows (max_position_embeddings)"
         )
+
+
+def _stretches(config: Mapping[str, Any]) -> Iterator[float]:
+    """Factors by which positions are stretched, for all layers or for each kind of layer."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    for kind in (rope, *rope.values()) if isinstance(rope, dict) else ():
+        if isinstance(kind, dict) and (kind.get("rope_type") or kind.get("type")) not in COUNTED_IN:
+            factor = kind.get("factor")
+            yield float(factor) if isinstance(factor, int | float) else 1.0
 
 
 def _tokenizer_mistakes(folder: Path, *, rows: int | None) -> Iterator[str]:

@@ -52,6 +52,7 @@ def test_the_embedded_model_is_known_before_it_is_built() -> None:
         ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}, 64),
         ({"rope_scaling": {"type": "dynamic", "factor": 4}}, 256),
         ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, 64),
+        ({"rope_parameters": {"full": {"rope_type": "linear", "factor": 2}, "sliding": {"rope_type": "default"}}}, 128),
         ({"text_config": {"max_position_embeddings": 100}}, 100),
     ],
 )
@@ -184,6 +185,12 @@ def test_a_downloaded_model_needs_no_hub(online: type[Hub], tmp_path: Path, monk
     found = model(NAME)
     assert (found.folder, found.mistakes, online.asked) == (folder, (), [])
     (folder / "model.safetensors").unlink()
-    (line,) = model(NAME).mistakes
+    line, misfit = model(NAME, 65).mistakes
     assert line.startswith(f"model.path={NAME}: {folder}: has no weights")
     assert line.endswith(", and HF_HUB_OFFLINE is set")
+    assert misfit.startswith("model.max_model_len=65: must be at most 64")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    place = folder.parents[1]
+    place.rename(place.with_name("models--someone--gives-200"))
+    found = model("someone/gives-200", 65)
+    assert (found.is_downloaded_later, found.mistakes) == (True, (misfit.replace(NAME, "someone/gives-200"),))
