@@ -65,7 +65,7 @@ def other_folders(config: RunConfig, *, is_local: bool, downloaded_bytes: float 
     """
     if config.rollout.record is not None:
         name, path = f"rollout.record={config.rollout.record}", Path(config.rollout.record)
-        yield check_folder(Folder(name=name, path=path, purpose="recorded groups", remedy="name another folder"))
+        yield check_folder(Folder(name=name, path=path, purpose="recorded groups", remedy="name another one"))
     if config.model.path == "embedded":
         yield _embedded_cache()
     if downloaded_bytes is not None:

@@ -163,14 +163,14 @@ OF_MACHINE: dict[str, tuple[Mistake, ...]] = {
         ),
         mistake(
             ("run_dir=run", "rollout.record=notes/groups"),
-            "rollout.record=notes/groups: cannot be written, because it is, or lies below, a file; name another folder",
+            "rollout.record=notes/groups: cannot be written, because it is, or lies below, a file; name another one",
             given=file("notes"),
         ),
     ),
     "New runs and resumed runs": (
         mistake(
             "run_dir=runs/a",
-            "run_dir=runs/a: holds a run already; set resume=true to continue it or name another folder",
+            "run_dir=…runs/a: holds a run already; set resume=true to continue it or name another folder",
             given=run_folder("runs/a"),
         ),
         mistake(
