@@ -5,7 +5,6 @@ nothing of what they do, and imports no torch, so that a run that does not fit i
 """
 
 import math
-import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from ray._private.resource_and_label_spec import ResourceAndLabelSpec
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from configs.loading import ConfigError
 from configs.schema import ClusterConfig, LearnerConfig, RolloutConfig
 from orchestration.network.abandoning import abandon_ray
 from orchestration.network.loopback import loopback_only
@@ -25,8 +25,9 @@ from orchestration.network.session_folders import session_folder
 from orchestration.network.watch import Node, RayLostError, RayWatch
 from orchestration.network.watching import raising_in_main_thread, watching
 from orchestration.placement import Placement, PlacementError, plan_placement
+from orchestration.startup.checks.cluster_address import LOCAL, check_address, cluster_address
+from orchestration.startup.ray_errors import not_joined, not_started
 
-LOCAL = "local"  # Ray's name for a cluster of its own on this machine, ended with the run
 NUM_LOCAL_STARTS = 2  # Ray gives its own start 30 s, which a busy machine may exceed once
 
 
@@ -132,13 +133,13 @@ def start_cluster(
 ) -> Iterator[Cluster]:
     """Joins or starts Ray and reserves the bundles; at the end undoes both, also after a failure.
 
-    learner=None: for engines alone. PlacementError within seconds if the cluster has no room for the run, or if there
-    is none to join; also where Ray does not start on this machine. RayLostError or NodeLostError where the run ends
-    because a process of Ray has; a node that is lost meanwhile is told by `notice`.
+    learner=None: for engines alone. Within seconds, PlacementError if the cluster has no room for the run and
+    ConfigError if there is none to join; ConfigError also where Ray does not start on this machine. RayLostError or
+    NodeLostError where the run ends because a process of Ray has; a node that is lost meanwhile is told by `notice`.
     """
-    address = cluster.address
-    if address == "auto":  # `ray job submit` names its cluster in RAY_ADDRESS
-        address = os.environ.get("RAY_ADDRESS", LOCAL)
+    if mistakes := check_address(cluster.address).mistakes:
+        raise ConfigError(mistakes)
+    address = cluster_address(cluster.address)
     if address == LOCAL:  # a refusal should not take the 5 to 15 s of starting and stopping Ray
         plan_placement(cluster, rollout, learner, resources=local_resources())
     with _ray_session(cluster, address) as logs, raising_in_main_thread() as fail:
@@ -180,19 +181,16 @@ def _ray_session(cluster: ClusterConfig, address: str) -> Iterator[str]:
 
 
 def _join_ray(cluster: ClusterConfig, address: str) -> Path:
-    """Joins a cluster and returns its folder on this machine; PlacementError if none answers."""
+    """Joins a cluster and returns its folder on this machine; ConfigError if none answers."""
     try:
         joined = ray.init(address=address, log_to_driver=True, logging_level="warning")
-    except ConnectionError as error:
-        reason = " ".join(str(error).split())
-        raise PlacementError(
-            f"cluster.address={cluster.address}: no Ray cluster answers at {address} ({reason})"
-        ) from error
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise not_joined(cluster.address, error) from error
     return Path(joined.address_info["session_dir"])
 
 
 def _start_local_ray() -> Path:
-    """Starts a Ray of this process's own, on loopback, and returns its folder; PlacementError where two attempts fail.
+    """Starts a Ray of this process's own, on loopback, and returns its folder; ConfigError where two attempts fail.
 
     What a failed start leaves running ends with this process.
     """
@@ -203,11 +201,7 @@ def _start_local_ray() -> Path:
         except Exception as error:  # Ray raises this very class when its start times out
             ray.shutdown()
             if start == NUM_LOCAL_STARTS:
-                raise PlacementError(
-                    f"Ray did not start on this machine in {NUM_LOCAL_STARTS} attempts "
-                    f"({' '.join(str(error).split())}); is it busy or out of memory? Ray's logs are in "
-                    f"/tmp/ray/session_latest/logs"
-                ) from error
+                raise not_started(error, attempts=NUM_LOCAL_STARTS) from error
         else:
             return Path(started.address_info["session_dir"])
     raise AssertionError("the last attempt returns or raises")

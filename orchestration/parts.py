@@ -28,10 +28,11 @@ from orchestration.stream.recorded_groups import RecordingStream
 from orchestration.stream.recordings import manifest_of
 from orchestration.stream.score_dispatch import dispatcher_for
 from orchestration.stream.source import GroupSource
+from orchestration.task_loading import model_tokenizer
 from orchestration.weight_channel import Probe, WeightChannel
 from rollout.contract import Prompt, SamplingSpec
 from rollout.fleets.fleet import RolloutFleet
-from rollout.prompts import PromptStream, load_tokenizer, prompt_encoder, prompt_renderer
+from rollout.prompts import PromptStream, prompt_encoder, prompt_renderer
 from rollout.recording import vocabulary_digest
 from rollout.rewards.graders import GraderPool
 from rollout.tasks import Task
@@ -105,7 +106,7 @@ def build_parts(
             fleet.await_ready(timeout_s=config.cluster.start_timeout_s)
         learner = start_learner(spec, cluster, timeout_s=config.cluster.start_timeout_s)
         undo.callback(learner.shutdown)
-        tokenizer = load_tokenizer(str(model_path), trust_remote_code=config.model.trust_remote_code)
+        tokenizer = model_tokenizer(config.model, model_path)
         encode, render = prompt_encoder(tokenizer), prompt_renderer(config.task, tokenizer)
         prompts = PromptStream(task.train_problems(), encode, seed=config.seed, weights=task.weights(), render=render)
         fleet.await_ready(timeout_s=config.cluster.start_timeout_s)

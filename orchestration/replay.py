@@ -17,7 +17,7 @@ from orchestration.journal.eval_rows import Evaluation
 from orchestration.parts import learner_spec, learner_status, start_learner
 from orchestration.stream.recorded_groups import ReplayStream
 from orchestration.stream.recordings import refuse_other_vocabulary
-from rollout.prompts import load_tokenizer
+from orchestration.task_loading import model_tokenizer
 from rollout.recording import vocabulary_digest
 from transfer.spans import Span
 
@@ -57,7 +57,7 @@ def build_replay_parts(config: RunConfig, cluster: Cluster, model_path: Path | s
     """Starts the learner after a check that the recording's token ids are the model's; ends it on the way out."""
     assert config.rollout.replay is not None, "a replay needs a recording"
     folder = Path(config.rollout.replay)
-    tokenizer = load_tokenizer(str(model_path), trust_remote_code=config.model.trust_remote_code)
+    tokenizer = model_tokenizer(config.model, model_path)
     refuse_other_vocabulary(folder, vocabulary=vocabulary_digest(tokenizer.get_vocab()))
     groups = ReplayStream(
         folder,

@@ -10,9 +10,9 @@ if not __package__:  # run as a script: sys.path[0] is orchestration/, where our
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from configs.command import help_text, read_command
-from orchestration.dry_run import describe
+from orchestration.dry_run import print_dry_runs
+from orchestration.startup.preflight import notices_of, preflight, refuse
 from orchestration.terminal.exit_status import exit_status, print_answer
-from orchestration.user_code import refuse_unusable_code
 
 
 def main(arguments: list[str]) -> int:
@@ -21,14 +21,14 @@ def main(arguments: list[str]) -> int:
         if configs is None:
             print_answer(help_text())
             return 0
-        refuse_unusable_code(configs)
-        for config in configs:
-            if config.dry_run:
-                print_answer(describe(config))
-            else:
+        checks = preflight(configs)
+        print_dry_runs(configs, checks)
+        refuse(checks)
+        for config, of_run in zip(configs, checks, strict=True):
+            if not config.dry_run:
                 from orchestration.session import train
 
-                train(config)
+                train(config, notices=notices_of(of_run))
     except (ValueError, RuntimeError, KeyboardInterrupt) as error:
         return exit_status(error)
     return 0

@@ -4,7 +4,7 @@ In: a RunConfig. Out: a RunResult and the run's folder. Every check that can ref
 modules that need it are imported only when the cluster has room for the run.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -32,14 +32,14 @@ from orchestration.terminal.console import print_line, redirect_output
 MODEL_FOLDER = "model"
 
 
-def train(config: RunConfig) -> RunResult:
+def train(config: RunConfig, *, notices: Sequence[str] = ()) -> RunResult:
     """Trains a new run or from a run's newest checkpoint; ends every process it started, also after a failure."""
     refuse_recordings(config)
     with own_run_dir(config) as owned:
-        return _train(config, owned)
+        return _train(config, owned, notices)
 
 
-def _train(config: RunConfig, owned: OwnedRun) -> RunResult:
+def _train(config: RunConfig, owned: OwnedRun, notices: Sequence[str]) -> RunResult:
     run_dir = owned.folder
     saving = config.checkpoint
     store = CheckpointStore(run_dir / CHECKPOINT_FOLDER, keep_last=saving.keep_last, keep_best=saving.keep_best)
@@ -83,7 +83,8 @@ def _train(config: RunConfig, owned: OwnedRun) -> RunResult:
             ):
                 of_gate = gate_notices(config.gate, device=cluster.placement.device)
                 of_task = loaded.notices if loaded is not None else ()
-                for notice in filter(None, (*changes, *store.skipped, ratio_warning(config), *of_gate, *of_task)):
+                of_start = (*notices, *changes, *store.skipped, ratio_warning(config))
+                for notice in filter(None, (*of_start, *of_gate, *of_task)):
                     journal.notice(notice)
                 if checkpoint is not None:
                     parts.learner.restore(str(checkpoint))

@@ -24,6 +24,7 @@ from orchestration.evaluate.records import EvalFolder
 from orchestration.evaluate.summary import summarize, summary_table
 from orchestration.journal.eval_rows import EvalSample
 from orchestration.startup.ownership import own
+from orchestration.startup.preflight import preflight_into, refuse
 from orchestration.task_loading import locate_model, model_tokenizer
 from orchestration.terminal.console import print_line, progress_of, redirect_output
 from rollout.contract import Prompt
@@ -48,6 +49,7 @@ def evaluate_model(request: EvaluateRequest) -> dict[str, float]:
     problems = {name: chosen_problems(sets[name], config.eval) for name in request.sets}
     settings = settings_of(config)
     folder = default_folder(settings) if request.out == AUTO_OUT else Path(request.out)
+    refuse(preflight_into(folder, [config], key="out", trains=False))
     with own(folder, setting="out") as notices:
         return _evaluate(config, problems, EvalFolder(folder, settings), notices)
 
@@ -116,7 +118,7 @@ def _prompts(
     config: RunConfig, model_path: Path | str, problems: Mapping[str, Sequence[Problem]]
 ) -> dict[str, tuple[Prompt, ...]]:
     """Prompts of each set; ConfigError if the tokenizer does not fit the prompt style, or a prompt is too long."""
-    tokenizer = model_tokenizer(config, model_path)
+    tokenizer = model_tokenizer(config.model, model_path)
     try:
         render = prompt_renderer(config.task, tokenizer)
     except PromptStyleError as error:

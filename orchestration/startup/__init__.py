@@ -1,1 +1,1 @@
-"""What comes before a run: its folder and the settings that it continues."""
+"""The start of a run: its folder, who owns it, and the checks before any process starts."""

@@ -16,6 +16,7 @@ from configs.command import wants_help
 from configs.loading import ConfigError
 from orchestration.startup.folders import next_free, refusing_unwritable
 from orchestration.startup.ownership import own
+from orchestration.startup.preflight import preflight_into, refuse
 from orchestration.study.arms import arm_status, refuse_living_runs, refuse_other_settings
 from orchestration.study.launch import JobLauncher, Launcher, LocalLauncher
 from orchestration.study.progress import StudyProgress
@@ -44,9 +45,13 @@ def main(arguments: Sequence[str]) -> int:
             raise ConfigError(["cluster.address=local: would start a Ray of its own in each job; leave it out"])
         if study.dry_run:
             print_answer(_described(study, arms, named))
-            return 0
+        unfinished = [arm for arm in arms if arm_status(arm, named).state != "finished"]
         if study.launcher == "local":  # a cluster's nodes may see other files
-            _refuse_unreadable_data(arms, named)
+            refuse(preflight_into(named, [arm.config for arm in unfinished], key="study_dir"))
+        if study.dry_run:
+            return 0
+        if study.launcher == "local":
+            _refuse_unreadable_data(unfinished)
         with refusing_unwritable(f"study_dir={named}"):
             study_dir = next_free(ROOT_FOLDER, STEM)[0] if auto else named.resolve()
         return run_study(study, plan_arms(study, settings, study_dir=study_dir), study_dir, arguments=arguments)
@@ -82,11 +87,10 @@ def run_study(study: StudyConfig, arms: Sequence[Arm], study_dir: Path, *, argum
     return FAILED if failures else 0
 
 
-def _refuse_unreadable_data(arms: Sequence[Arm], study_dir: Path) -> None:
+def _refuse_unreadable_data(arms: Sequence[Arm]) -> None:
     """Reads the data sets that all arms share, so that a mistake in them is reported once, before any arm starts."""
-    task = arms[0].config.task
-    # A replay takes its prompts from the recording.
-    if task.reads_data and any(arm.kind == "live" and arm_status(arm, study_dir).state != "finished" for arm in arms):
+    live = [arm for arm in arms if arm.kind == "live"]  # a replay takes its prompts from the recording
+    if live and (task := live[0].config.task).reads_data:
         from rollout.tasks import build_task
         from rollout.tasks.data_sets import DataSetError
 
