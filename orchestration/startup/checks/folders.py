@@ -44,7 +44,9 @@ class Folder:
 
 def run_folder(config: RunConfig, path: Path, *, checkpoint_bytes: float, model_bytes: float) -> Check:
     """Check of a run's own folder, with room for the checkpoints that exist at a time and for the final model."""
-    most = min(config.checkpoint.keep + 1, ceil(config.num_iterations / config.checkpoint.every))
+    saving = config.checkpoint
+    kept = saving.keep_last + (saving.keep_best is not None)
+    most = min(kept + 1, ceil(config.num_iterations / saving.every))
     present = len(list((path / CHECKPOINT_FOLDER).glob("iteration-*"))) if config.resume else 0
     number = max(most - present, 1)  # a checkpoint is written before an older one is deleted
     return check_folder(
@@ -53,7 +55,7 @@ def run_folder(config: RunConfig, path: Path, *, checkpoint_bytes: float, model_
             path=path,
             purpose=f"{number} checkpoint(s) and the model",
             remedy="name another one",
-            needed_bytes=number * checkpoint_bytes + model_bytes + LITTLE_BYTES,
+            needed_bytes=number * (checkpoint_bytes + saving.pretrained * model_bytes) + model_bytes + LITTLE_BYTES,
         )
     )
 

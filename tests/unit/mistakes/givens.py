@@ -1,6 +1,7 @@
 """What is so when a mistaken command is given: files, folders, variables and versions that are not as usual."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -46,6 +47,7 @@ def module(name: str, text: str) -> Given:
     def prepare(patch: pytest.MonkeyPatch) -> None:
         write(name, text)
         patch.syspath_prepend(str(Path.cwd()))
+        patch.delitem(sys.modules, Path(name).stem, raising=False)  # another test's module of that name
 
     return Given(words=f"{name} holds `{text.strip()}`", prepare=prepare)
 

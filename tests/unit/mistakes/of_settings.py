@@ -23,7 +23,8 @@ OF_SETTINGS: dict[str, tuple[Mistake, ...]] = {
         ),
         mistake(
             "graders=5",
-            "graders=5: is a section and takes no value; set graders.num_workers, graders.timeout_s",
+            "graders=5: is a section and takes no value; set graders.num_workers, graders.timeout_s, "
+            "graders.memory_gib, graders.max_processes, graders.max_restarts",
         ),
     ),
     "Groups and choices": (

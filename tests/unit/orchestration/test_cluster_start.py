@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import ray
 
-from configs.loading import load_config
+from configs.loading import ConfigError, load_config
 from orchestration import cluster
 from orchestration.cluster import start_cluster
 from orchestration.terminal.exit_status import MISCONFIGURED, exit_status

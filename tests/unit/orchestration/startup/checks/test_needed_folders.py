@@ -32,7 +32,7 @@ def free(patch: pytest.MonkeyPatch, num_bytes: float) -> None:
         (["checkpoint.every=10", "num_iterations=60"], 3),  # two are kept, and a third is written before one goes
         (["checkpoint.every=10", "num_iterations=20"], 2),
         (["checkpoint.every=10", "num_iterations=5"], 1),
-        (["checkpoint.every=1", "num_iterations=60", "checkpoint.keep=5"], 6),
+        (["checkpoint.every=1", "num_iterations=60", "checkpoint.keep_last=5"], 6),
     ],
 )
 def test_room_for_the_checkpoints_that_exist_at_a_time(
