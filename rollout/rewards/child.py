@@ -14,6 +14,7 @@ import sys
 import threading
 from dataclasses import dataclass
 from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from typing import Any, Literal
 
 from configs.graders import GradersConfig
@@ -179,9 +180,10 @@ class GraderChild:
 
     def _start(self) -> None:
         """Starts a child, and does not wait for it."""
-        self._is_ready = False
+        self._is_ready: bool = False
         self._marker = f"{MARKER}={secrets.token_hex(8)}"
-        self._connection, child_end = Pipe()
+        ours, child_end = Pipe()
+        self._connection: Connection = ours
         command = [sys.executable, "-m", "rollout.rewards.grader_child"]
         command += ["--descriptor", str(child_end.fileno()), "--reward", self._reward_factory]
         command += ["--settings", self._reward.model_dump_json()]

@@ -144,7 +144,7 @@ def _status_of(child: int) -> int | None:
 
 
 def _children(process_id: int) -> list[int]:
-    found = []
+    found: list[int] = []
     with suppress(FileNotFoundError, ProcessLookupError):
         for thread in os.listdir(f"/proc/{process_id}/task"):
             found += map(int, Path(f"/proc/{process_id}/task/{thread}/children").read_text().split())
