@@ -6,7 +6,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,14 @@ from support import (
     COMMAND_TIMEOUT_S,
     EIGHT,
     PROJECT_ROOT,
+    RAY_FOLDER,
     SMALL,
     CommandRun,
     RunCommand,
     await_rows,
     leaving_no_process,
+    press_ctrl_c,
+    reachable_ports,
     save_model,
     share_ray,
     wait_until,
@@ -39,9 +43,14 @@ def untied_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def run_command(tied_model: Path) -> RunCommand:
-    """Runs the command on the tied model with SMALL settings; overrides win. interrupt_after: rows, then Ctrl-C."""
+    """Runs the command on the tied model with SMALL settings; overrides win. `interrupt` ends it after some rows."""
 
-    def run(run_dir: Path, *overrides: str, interrupt_after: int | None = None) -> CommandRun:
+    def run(
+        run_dir: Path,
+        *overrides: str,
+        interrupt_after: int | None = None,
+        interrupt: Callable[[int], None] = press_ctrl_c,
+    ) -> CommandRun:
         command = [sys.executable, "orchestration/run.py", f"run_dir={run_dir}", f"model.path={tied_model}"]
         process = subprocess.Popen(
             [*command, *SMALL, *overrides],
@@ -50,13 +59,21 @@ def run_command(tied_model: Path) -> RunCommand:
             stderr=subprocess.STDOUT,
             text=True,
             env={**os.environ, "COLUMNS": "200"},
-            start_new_session=True,  # a terminal sends Ctrl-C to the whole group, Ray's processes included
+            start_new_session=True,
         )
+        interrupted_at = None
         if interrupt_after is not None:
             await_rows(run_dir / "metrics.jsonl", interrupt_after, process)
-            os.killpg(process.pid, signal.SIGINT)
+            assert reachable_ports(process.pid) == [], "a local run listens on loopback only"
+            interrupted_at = time.monotonic()
+            interrupt(process.pid)
         output, _ = process.communicate(timeout=COMMAND_TIMEOUT_S)
-        finished = CommandRun(status=process.returncode, output=output, run_dir=run_dir)
+        ending_s = None if interrupted_at is None else time.monotonic() - interrupted_at
+        finished = CommandRun(status=process.returncode, output=output, run_dir=run_dir, ending_s=ending_s)
+        if finished.status in (0, 130):
+            assert not list(RAY_FOLDER.glob(f"session_*_{process.pid}")), (
+                "only failed runs leave Ray's folder, for a day"
+            )
         assert finished.told_secrets() == {}, "whatever a run writes or fails with, secrets stay out"
         return finished
 

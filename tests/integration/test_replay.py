@@ -1,14 +1,26 @@
-"""Record once, train many, and go on after Ctrl-C, on real parts and with several options of the objective at once.
+"""Record once, train many, and go on after Ctrl-C or a killed raylet; with several options of the objective at once.
 
-One recording serves all: a run on one engine inside its actor, by which the interrupted ones are judged.
+Real parts. One recording serves all: a run on one engine inside its actor, by which the interrupted ones are judged.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
-from support import ADAPTIVE, EIGHT, CommandRun, RunCommand, leaving_no_process
+from machine import slowdown
+from support import (
+    ADAPTIVE,
+    EIGHT,
+    NAMED_WITHIN_S,
+    CommandRun,
+    RunCommand,
+    kill_ray_process,
+    leaving_no_process,
+    press_ctrl_c,
+)
 from torch import equal
 
 from rollout.recording import num_recorded
@@ -57,12 +69,18 @@ class Interrupted:
 
 
 def interrupt_and_resume(
-    run_command: RunCommand, run_dir: Path, *settings: str, after: int, also: tuple[str, ...] = ()
+    run_command: RunCommand,
+    run_dir: Path,
+    *settings: str,
+    after: int,
+    also: tuple[str, ...] = (),
+    interrupt: Callable[[int], None] = press_ctrl_c,
+    status: int = 130,
 ) -> Interrupted:
-    """Ctrl-C `after` rows of metrics; `also`: settings of the resume."""
+    """Ctrl-C or another end `after` rows of metrics; `also`: settings of the resume."""
     with leaving_no_process():
-        stopped = run_command(run_dir, *settings, interrupt_after=after)
-        assert stopped.status == 130, stopped.output
+        stopped = run_command(run_dir, *settings, interrupt_after=after, interrupt=interrupt)
+        assert stopped.status == status, stopped.output
         num_rows = len(stopped.rows())
         resumed = run_command(run_dir, *settings, *also, "resume=true")
         assert resumed.status == 0, resumed.output
@@ -78,11 +96,17 @@ def interrupted(run_command: RunCommand, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(scope="module")
-def replayed(interrupted: Interrupted, run_command: RunCommand) -> CommandRun:
-    """A replay of what that one has recorded, with an end in the middle too."""
+def killed_replay(interrupted: Interrupted, run_command: RunCommand) -> Interrupted:
+    """A replay of what that one has recorded, whose raylet is killed in the middle."""
     folder = interrupted.resumed.run_dir.parent
     replay = (*SETTINGS, *OWN_GATE, f"rollout.replay={folder / 'groups'}")
-    return interrupt_and_resume(run_command, folder / "replayed", *replay, after=2).resumed
+    kill = partial(kill_ray_process, name="raylet")
+    return interrupt_and_resume(run_command, folder / "replayed", *replay, after=2, interrupt=kill, status=1)
+
+
+@pytest.fixture(scope="module")
+def replayed(killed_replay: Interrupted) -> CommandRun:
+    return killed_replay.resumed
 
 
 def test_another_gate_and_objective_start_from_the_same_completions(recorded: CommandRun, main_run: CommandRun) -> None:
@@ -127,6 +151,15 @@ def test_a_replay_with_an_end_in_the_middle_repeats_the_run_bit_for_bit(
     assert {"loss", "grad_norm", "gate/eur", "reward/mean", "staleness/max"} <= expected[0].keys()
     assert replayed.texts(7) == recorded.texts(7)
     assert_equal_weights(replayed, recorded)
+
+
+def test_a_killed_raylet_is_named_in_time_with_what_to_do(killed_replay: Interrupted) -> None:
+    stopped = killed_replay.stopped
+    (line,) = [line for line in stopped.output.splitlines() if line.startswith("softgate: ")]
+    assert line.startswith("softgate: Ray's raylet on node 127.0.0.1 does not answer any more")
+    assert "resume=true" in line
+    assert stopped.ending_s is not None
+    assert stopped.ending_s < NAMED_WITHIN_S * slowdown()
 
 
 def test_a_replay_starts_no_engine_and_measures_nothing_of_one(recorded: CommandRun, replayed: CommandRun) -> None:
