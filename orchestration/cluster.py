@@ -19,9 +19,9 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from configs.loading import ConfigError
 from configs.schema import ClusterConfig, LearnerConfig, RolloutConfig
-from orchestration.network.abandoning import abandon_ray
-from orchestration.network.loopback import loopback_only
+from orchestration.network.abandon import abandon_ray
 from orchestration.network.session_folders import session_folder
+from orchestration.network.starting import starting_ray
 from orchestration.network.watch import Node, RayLostError, RayWatch
 from orchestration.network.watching import raising_in_main_thread, watching
 from orchestration.placement import Placement, PlacementError, plan_placement
@@ -34,8 +34,9 @@ NUM_LOCAL_STARTS = 2  # Ray gives its own start 30 s, which a busy machine may e
 class Cluster:
     """The bundles reserved for one run."""
 
-    def __init__(self, placement: Placement, *, timeout_s: float) -> None:
+    def __init__(self, placement: Placement, *, timeout_s: float, watch: RayWatch) -> None:
         self.placement = placement
+        self._watch = watch
         bundles = placement.learner_bundles
         # The learner first: its ranks communicate at every step, engines do not.
         self._learner_group = placement_group(list(bundles), strategy=_learner_strategy(bundles)) if bundles else None
@@ -90,6 +91,10 @@ class Cluster:
         engines = [table(group)["bundles_to_node_id"][0] for group in self._engine_groups]
         ranks = table(self._learner_group)["bundles_to_node_id"] if self._learner_group is not None else {}
         return {"engines": engines, "learner": [ranks[rank] for rank in sorted(ranks)]}
+
+    def lost_nodes(self) -> tuple[Node, ...]:
+        """Nodes that do not answer any more, with the engines and ranks that were there."""
+        return self._watch.lost_nodes()
 
     def living_nodes(self) -> list[Node]:
         """The nodes that Ray counts on, with the engines and ranks that it has placed there."""
@@ -146,7 +151,7 @@ def start_cluster(
         placement = plan_placement(cluster, rollout, learner, resources=ray.cluster_resources())
         gcs_address = ray.get_runtime_context().gcs_address
         watch = RayWatch(gcs_address=gcs_address, is_local=address == LOCAL, logs=logs, fail=fail, notice=notice)
-        reserved = Cluster(placement, timeout_s=cluster.placement_timeout_s)
+        reserved = Cluster(placement, timeout_s=cluster.placement_timeout_s, watch=watch)
         try:
             with watching(watch, reserved.living_nodes):
                 yield reserved
@@ -183,7 +188,8 @@ def _ray_session(cluster: ClusterConfig, address: str) -> Iterator[str]:
 def _join_ray(cluster: ClusterConfig, address: str) -> Path:
     """Joins a cluster and returns its folder on this machine; ConfigError if none answers."""
     try:
-        joined = ray.init(address=address, log_to_driver=True, logging_level="warning")
+        with starting_ray(is_local=False):
+            joined = ray.init(address=address, log_to_driver=True, logging_level="warning")
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise not_joined(cluster.address, error) from error
     return Path(joined.address_info["session_dir"])
@@ -196,7 +202,7 @@ def _start_local_ray() -> Path:
     """
     for start in range(1, NUM_LOCAL_STARTS + 1):
         try:
-            with loopback_only():
+            with starting_ray(is_local=True):
                 started = ray.init(address=LOCAL, include_dashboard=False, log_to_driver=True, logging_level="warning")
         except Exception as error:  # Ray raises this very class when its start times out
             ray.shutdown()

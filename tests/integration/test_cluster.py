@@ -9,7 +9,7 @@ import pytest
 import ray
 from machine import slowdown
 from ray.cluster_utils import Cluster as RayCluster
-from support import SMALL, RunCommand
+from support import NAMED_WITHIN_S, SMALL, RunCommand, wait_until
 
 from configs.loading import load_config
 from orchestration.cluster import local_resources, start_cluster
@@ -19,10 +19,10 @@ REFUSAL_S = 10.0  # the promise, on an idle machine, for the whole command where
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900), pytest.mark.usefixtures("no_shared_ray")]
 
 
-def test_two_nodes_hold_engines_and_learner_as_configured() -> None:
+def test_two_nodes_hold_engines_and_learner_as_configured_and_one_that_dies_is_named() -> None:
     nodes = RayCluster(initialize_head=True, head_node_args={"num_cpus": 2})
     try:
-        nodes.add_node(num_cpus=3)
+        added = nodes.add_node(num_cpus=3)
         config = load_config(
             [
                 *SMALL,
@@ -33,8 +33,20 @@ def test_two_nodes_hold_engines_and_learner_as_configured() -> None:
                 "learner.num_workers=3",
             ]
         )
-        with start_cluster(config.cluster, config.rollout, config.learner) as cluster:
+        told: list[str] = []
+        with start_cluster(config.cluster, config.rollout, config.learner, notice=told.append) as cluster:
             placed = cluster.nodes()
+            nodes.remove_node(added, allow_graceful=False)
+            removed_at = time.monotonic()
+            assert wait_until(lambda: bool(told))
+            assert time.monotonic() - removed_at < NAMED_WITHIN_S * slowdown()
+            (line,) = told
+            host = re.escape(ray.util.get_node_ip_address())
+            ranks = "learner rank 0, learner rank 1, learner rank 2"
+            assert re.match(rf"node {host} \({ranks} there\) does not answer any more; start Ray there again", line), (
+                line
+            )
+            assert [node.residents for node in cluster.lost_nodes()] == [tuple(ranks.split(", "))]
         assert len(set(placed["engines"] + placed["learner"])) == 2, placed
         assert len(set(placed["learner"])) == 1, (
             f"three ranks fit the node of three CPUs, so they lie together: {placed}"

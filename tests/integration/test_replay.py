@@ -1,6 +1,6 @@
-"""Record once, train many, and go on after Ctrl-C, on real parts and with several options of the objective at once.
+"""Record once, train many, and go on after Ctrl-C or a killed raylet; with several options of the objective at once.
 
-One recording serves all: a run on one engine inside its actor, by which the interrupted ones are judged.
+Real parts. One recording serves all: a run on one engine inside its actor, by which the interrupted ones are judged.
 """
 
 import os
@@ -8,17 +8,22 @@ import re
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
+from machine import slowdown
 from support import (
     ADAPTIVE,
     COMMAND_TIMEOUT_S,
     EIGHT,
+    NAMED_WITHIN_S,
     PROJECT_ROOT,
     CommandRun,
     RunCommand,
+    kill_ray_process,
     leaving_no_process,
+    press_ctrl_c,
 )
 from torch import equal
 
@@ -82,11 +87,13 @@ def interrupt_and_resume(
     after: int,
     also: tuple[str, ...] = (),
     between: Callable[[Path], None] = lambda run_dir: None,
+    interrupt: Callable[[int], None] = press_ctrl_c,
+    status: int = 130,
 ) -> Interrupted:
-    """Ctrl-C `after` rows of metrics; `also`: settings of the resume; `between`: what happens before it."""
+    """Ctrl-C or another end `after` rows; `also`: settings of the resume; `between`: what happens before it."""
     with leaving_no_process():
-        stopped = run_command(run_dir, *settings, interrupt_after=after)
-        assert stopped.status == 130, stopped.output
+        stopped = run_command(run_dir, *settings, interrupt_after=after, interrupt=interrupt)
+        assert stopped.status == status, stopped.output
         num_rows = len(stopped.rows())
         between(run_dir)
         resumed = run_command(run_dir, *settings, *also, "resume=true", meanwhile=refused_a_second_time)
@@ -113,11 +120,19 @@ def flip_a_bit(run_dir: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def replayed(interrupted: Interrupted, run_command: RunCommand) -> CommandRun:
-    """A replay of what that one has recorded, with an end in the middle too, and one bit flipped on the disk."""
+def killed_replay(interrupted: Interrupted, run_command: RunCommand) -> Interrupted:
+    """A replay of what that one has recorded, whose raylet is killed in the middle, and one bit flipped on the disk."""
     folder = interrupted.resumed.run_dir.parent
     replay = (*SETTINGS, *OWN_GATE, f"rollout.replay={folder / 'groups'}")
-    return interrupt_and_resume(run_command, folder / "replayed", *replay, after=6, between=flip_a_bit).resumed
+    kill = partial(kill_ray_process, name="raylet")
+    return interrupt_and_resume(
+        run_command, folder / "replayed", *replay, after=6, interrupt=kill, status=1, between=flip_a_bit
+    )
+
+
+@pytest.fixture(scope="module")
+def replayed(killed_replay: Interrupted) -> CommandRun:
+    return killed_replay.resumed
 
 
 def test_another_gate_and_objective_start_from_the_same_completions(recorded: CommandRun, main_run: CommandRun) -> None:
@@ -166,6 +181,15 @@ def test_a_replay_with_an_end_in_the_middle_repeats_the_run_bit_for_bit(
     assert skipped in " ".join(replayed.output.split())
     names = [path.name for path in (replayed.run_dir / "checkpoints").iterdir()]
     assert sorted(names) == ["iteration-000006", "iteration-000006.damaged-1", "iteration-000008"]
+
+
+def test_a_killed_raylet_is_named_in_time_with_what_to_do(killed_replay: Interrupted) -> None:
+    stopped = killed_replay.stopped
+    (line,) = [line for line in stopped.output.splitlines() if line.startswith("softgate: ")]
+    assert line.startswith("softgate: Ray's raylet on node 127.0.0.1 does not answer any more")
+    assert "resume=true" in line
+    assert stopped.ending_s is not None
+    assert stopped.ending_s < NAMED_WITHIN_S * slowdown()
 
 
 def test_a_replay_starts_no_engine_and_measures_nothing_of_one(recorded: CommandRun, replayed: CommandRun) -> None:

@@ -43,6 +43,7 @@ ALLOWED_OURS = {
         "orchestration.pages",
     ),
     "orchestration/terminal": ("configs",),
+    "orchestration/network": (),
 }
 # Packages, folders and files that may import nothing from outside but this (and the standard library).
 ALLOWED_THIRD_PARTY = {
