@@ -7,7 +7,17 @@ import ray
 from mistakes.page import MISTAKES, PAGE, page
 from mistakes.rows import Mistake, is_told
 
-CHANGED_VARIABLES = ("RAY_ADDRESS", "RAY_TMPDIR", "TMPDIR", "SOFTGATE_CACHE", "VLLM_CACHE_ROOT", "GLOO_SOCKET_IFNAME")
+CHANGED_VARIABLES = (
+    "RAY_AUTH_MODE",
+    "RAY_AUTH_TOKEN",
+    "RAY_AUTH_TOKEN_PATH",
+    "GLOO_SOCKET_IFNAME",
+    "RAY_ADDRESS",
+    "RAY_TMPDIR",
+    "TMPDIR",
+    "SOFTGATE_CACHE",
+    "VLLM_CACHE_ROOT",
+)
 
 
 @pytest.fixture

@@ -84,8 +84,26 @@ def other_folders(config: RunConfig, *, is_local: bool, downloaded_bytes: float 
                 socket=RAY_SOCKET,
             )
         )
+        yield from _ray_token()
     if is_local and config.rollout.has_engines and not config.rollout.enforce_eager:
         yield _home_folder("VLLM_CACHE_ROOT", ".cache/vllm", purpose="what vLLM compiles")
+
+
+def _ray_token() -> Iterator[Check]:
+    """Check of the folder in which Ray makes a token for its own processes, where it has none yet."""
+    given = any(os.environ.get(variable) for variable in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    if given or os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
+        return
+    purpose = "Ray's token"
+    try:
+        path = Path.home() / ".ray"
+    except RuntimeError as error:
+        yield _homeless("RAY_AUTH_TOKEN", purpose, error)
+        return
+    if not (path / "auth_token").is_file():
+        remedy = "set HOME to a folder that can be written, or RAY_AUTH_TOKEN to a token"
+        folder = Folder(name=f"HOME={path.parent}", path=path, purpose=purpose, remedy=remedy, needed_bytes=PROBE_BYTES)
+        yield check_folder(folder)
 
 
 def ray_temp_root() -> tuple[str, Path]:

@@ -132,6 +132,8 @@ OF_MACHINE: dict[str, tuple[Mistake, ...]] = {
             "run_dir=run",
             "HOME=/home/you/project/notes/home: /home/you/project/notes/home/.cache/softgate/models cannot be "
             "written, because it is, or lies below, a file; set SOFTGATE_CACHE to a folder that can be written",
+            "HOME=/home/you/project/notes/home: /home/you/project/notes/home/.ray cannot be written, because it is, "
+            "or lies below, a file; set HOME to a folder that can be written, or RAY_AUTH_TOKEN to a token",
             given=variable("HOME", "notes/home", blocked_by="notes"),
         ),
         mistake(
@@ -144,6 +146,8 @@ OF_MACHINE: dict[str, tuple[Mistake, ...]] = {
             ("run_dir=run", "rollout.enforce_eager=false"),
             "HOME=/home/you/project/notes/home: /home/you/project/notes/home/.cache/softgate/models cannot be "
             "written, because it is, or lies below, a file; set SOFTGATE_CACHE to a folder that can be written",
+            "HOME=/home/you/project/notes/home: /home/you/project/notes/home/.ray cannot be written, because it is, "
+            "or lies below, a file; set HOME to a folder that can be written, or RAY_AUTH_TOKEN to a token",
             "HOME=/home/you/project/notes/home: /home/you/project/notes/home/.cache/vllm cannot be written, "
             "because it is, or lies below, a file; set VLLM_CACHE_ROOT to a folder that can be written",
             given=variable("HOME", "notes/home", blocked_by="notes"),

@@ -12,13 +12,14 @@ from orchestration.startup.checks.folders import LITTLE_BYTES, Folder, check_fol
 from orchestration.startup.checks.result import Check
 from rollout.tasks.embedded_model import EmbeddedRecipe
 
+AUTHENTICATION = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 SIZES = {"checkpoint_bytes": 10e9, "model_bytes": 1e9}
 
 
 @pytest.fixture(autouse=True)
 def _usual_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    for name in ("TMPDIR", "RAY_TMPDIR", "SOFTGATE_CACHE", "VLLM_CACHE_ROOT", "HF_HOME"):
+    for name in ("TMPDIR", "RAY_TMPDIR", "SOFTGATE_CACHE", "VLLM_CACHE_ROOT", "HF_HOME", *AUTHENTICATION):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -88,10 +89,28 @@ def test_only_folders_that_the_run_needs_are_looked_at(tmp_path: Path) -> None:
         "the embedded model",
         "temporary files",
         "Ray's logs and sockets",
+        "Ray's token",
         "what vLLM compiles",
     ]
     assert list(found(compiles, is_local=False)) == ["the embedded model", "temporary files"]
-    assert list(found(load_config(["model.path=/m"]))) == ["temporary files", "Ray's logs and sockets"]
+    assert list(found(load_config(["model.path=/m"]))) == ["temporary files", "Ray's logs and sockets", "Ray's token"]
+
+
+@pytest.mark.parametrize("setting", ["RAY_AUTH_MODE=disabled", "RAY_AUTH_TOKEN=abc", "RAY_AUTH_TOKEN_PATH=/t"])
+def test_ray_makes_a_token_only_where_it_needs_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    (tmp_path / "file").touch()
+    (line,) = found(load_config(["model.path=/m"]))["Ray's token"].mistakes
+    assert line.endswith("; set HOME to a folder that can be written, or RAY_AUTH_TOKEN to a token")
+    monkeypatch.setenv(*setting.split("=", 1))
+    assert "Ray's token" not in found(load_config(["model.path=/m"]))
+    monkeypatch.delenv(setting.partition("=")[0])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("abc")
+    assert "Ray's token" not in found(load_config(["model.path=/m"]))
 
 
 def test_a_model_that_is_built_already_needs_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
