@@ -49,6 +49,7 @@ ALLOWED_THIRD_PARTY = {
     "configs": ("pydantic", "pydantic_core", "hydra", "omegaconf", "yaml"),
     "gates": ("torch", "triton", "numpy", "rich", "matplotlib"),
     "transfer/answers.py": ("ray",),
+    "transfer/patience.py": (),
     "transfer/spans.py": (),
     "transfer/wire.py": ("torch", "numpy"),
     "rollout/contract.py": ("numpy",),
