@@ -13,40 +13,70 @@ from typing import Any
 
 import ray
 from ray._private.resource_and_label_spec import ResourceAndLabelSpec
-from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from configs.schema import ClusterConfig, LearnerConfig, RolloutConfig
 from orchestration.placement import Placement, PlacementError, plan_placement
+from transfer.patience import Patience
 
 LOCAL = "local"  # Ray's name for a cluster of its own on this machine, ended with the run
+POLL_S = 0.05  # pause between two looks at what Ray has placed
 NUM_LOCAL_STARTS = 2  # Ray gives its own start 30 s, which a busy machine may exceed once
 
 
 class Cluster:
     """The bundles reserved for one run."""
 
-    def __init__(self, placement: Placement, *, timeout_s: float) -> None:
+    def __init__(self, placement: Placement, *, engines_at_start: int, timeout_s: float) -> None:
+        """Waits for the learner's bundles and those of the engines; engines_at_start of these are enough in the end.
+
+        Ray goes on to look for places for the others. PlacementError names what is missing.
+        """
         self.placement = placement
+        self._timeout_s = timeout_s
         bundles = placement.learner_bundles
         # The learner first: its ranks communicate at every step, engines do not.
         self._learner_group = placement_group(list(bundles), strategy=_learner_strategy(bundles)) if bundles else None
         self._engine_groups = [placement_group([each], strategy="STRICT_PACK") for each in placement.engine_bundles]
-        self._groups = [group for group in (self._learner_group, *self._engine_groups) if group is not None]
-        self._await_groups(timeout_s)
-
-    def _await_groups(self, timeout_s: float) -> None:
-        """Waits for Ray to reserve every bundle; PlacementError names what is missing and what is free."""
-        deadline = time.monotonic() + timeout_s
-        waiting = [group for group in self._groups if not group.wait(max(0.0, deadline - time.monotonic()))]
-        if waiting:
-            missing = [bundle for group in waiting for bundle in group.bundle_specs]
-            free = {name: amount for name, amount in ray.available_resources().items() if name in ("CPU", "GPU")}
+        learner = [self._learner_group] if self._learner_group is not None else []
+        self._groups = [*learner, *self._engine_groups]
+        waiting = self._await(self._groups)
+        if self._learner_group in waiting or len(self.placed_engines()) < engines_at_start:
+            shortage = self.shortage()
             self.release()
             raise PlacementError(
                 f"not placed within cluster.placement_timeout_s={timeout_s:g} s: the run needs "
-                f"{self.placement.describe()}; still missing {len(missing)} bundle(s), the first {missing[0]}; "
-                f"free now {free}. Each bundle must fit on one node; does another run use the cluster?"
+                f"{self.placement.describe()}; {shortage}. Each bundle must fit on one node; does another run use the "
+                f"cluster?"
+            )
+
+    def _await(self, groups: Sequence[PlacementGroup]) -> list[PlacementGroup]:
+        """Waits for Ray to reserve the bundles of all groups; those that are missing when the time is up."""
+        waiting = list(groups)
+        for slice_s in Patience(self._timeout_s):
+            waiting = [group for group in groups if not _is_placed(group)]
+            if not waiting:
+                break
+            time.sleep(min(slice_s, POLL_S))
+        return waiting
+
+    def shortage(self) -> str:
+        """What Ray has not placed, and what is free."""
+        missing = [bundle for group in self._groups if not _is_placed(group) for bundle in group.bundle_specs]
+        free = {name: amount for name, amount in ray.available_resources().items() if name in ("CPU", "GPU")}
+        return f"still missing {len(missing)} bundle(s), the first {missing[:1]}; free now {free}"
+
+    def placed_engines(self) -> list[int]:
+        """Engines that have a place now: after the end of its node, an engine has none before Ray finds another."""
+        return [engine for engine, group in enumerate(self._engine_groups) if _is_placed(group)]
+
+    def await_learner(self) -> None:
+        """Waits until the learner has its bundles, whose node may be gone; PlacementError names what is missing."""
+        if self._learner_group is not None and self._await([self._learner_group]):
+            raise PlacementError(
+                f"the learner has no place any more within cluster.placement_timeout_s={self._timeout_s:g} s; "
+                f"{self.shortage()}. Add a node, then continue the run with resume=true"
             )
 
     @property
@@ -90,6 +120,10 @@ class Cluster:
         self._groups = []
 
 
+def _is_placed(group: PlacementGroup) -> bool:
+    return bool(ray.util.placement_group_table(group).get("state") == "CREATED")
+
+
 def _learner_strategy(bundles: Sequence[Mapping[str, float]]) -> str:
     """Strategy that puts all ranks on one node if one has room for them, else on as few as possible."""
     wanted = {name: len(bundles) * amount for name, amount in bundles[0].items()}
@@ -112,7 +146,11 @@ def start_cluster(cluster: ClusterConfig, rollout: RolloutConfig, learner: Learn
         plan_placement(cluster, rollout, learner, resources=local_resources())
     with _ray_session(cluster, address):
         placement = plan_placement(cluster, rollout, learner, resources=ray.cluster_resources())
-        reserved = Cluster(placement, timeout_s=cluster.placement_timeout_s)
+        reserved = Cluster(
+            placement,
+            engines_at_start=rollout.engines_at_start if rollout.has_engines else 0,
+            timeout_s=cluster.placement_timeout_s,
+        )
         try:
             yield reserved
         finally:

@@ -14,7 +14,7 @@ from configs.schema import RunConfig
 from orchestration.journal.run_files import CHECKPOINT_FOLDER, CONFIG_FILE, METRICS_FILE
 
 # Settings that a resume may change: hardware, time-outs, outputs and memory do not affect what is computed.
-FREE_SECTIONS = ("graders", "publish", "checkpoint", "eval", "journal")
+FREE_SECTIONS = ("graders", "publish", "recovery", "checkpoint", "eval", "journal")
 FREE_SETTINGS = (
     "run_dir",
     "resume",
@@ -27,6 +27,7 @@ FREE_SETTINGS = (
     "cluster.placement_timeout_s",
     "cluster.start_timeout_s",
     "rollout.num_engines",
+    "rollout.min_engines",
     "rollout.tensor_parallel_size",
     "rollout.gpu_memory_utilization",
     "rollout.kv_cache_gib",
