@@ -7,14 +7,14 @@ nothing of what they do, and imports no torch, so that a run that does not fit i
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import ray
 from ray._private.resource_and_label_spec import ResourceAndLabelSpec
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from configs.schema import ClusterConfig, LearnerConfig, RolloutConfig
 from orchestration.placement import Placement, PlacementError, plan_placement
@@ -95,6 +95,13 @@ class Cluster:
             # More threads than cores compete for them: 15 times slower on two cores.
             "runtime_env": {"env_vars": {"OMP_NUM_THREADS": threads}},
         }
+
+    def run_beside(self, engine: int, function: Callable[..., Any], *arguments: Any) -> None:
+        """Calls the function on the engine's node, unless it is gone; waits for nothing."""
+        table = ray.util.placement_group_table(self._engine_groups[engine])
+        if node := table.get("bundles_to_node_id", {}).get(0):
+            there = NodeAffinitySchedulingStrategy(node, soft=False)
+            ray.remote(function).options(num_cpus=0, scheduling_strategy=there).remote(*arguments)
 
     def learner_options(self) -> dict[str, Any]:
         """Keywords of LearnerGroup that put its ranks into their bundles."""

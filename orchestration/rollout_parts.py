@@ -18,9 +18,11 @@ from orchestration.cluster import Cluster
 from orchestration.recovery.engine_keeper import EngineKeeper, EnginePlaces
 from orchestration.recovery.faults import Faults
 from rollout.engines.engine import RolloutEngine
+from rollout.engines.orphans import end_children_of
 from rollout.fleets.engine_pool import EnginePool
 from rollout.fleets.fleet import RolloutFleet
 from rollout.rewards.graders import GraderPool
+from transfer.answers import await_answers
 from transfer.heartbeats import Heartbeats
 
 
@@ -47,11 +49,12 @@ def open_rollout_side(
     config: RunConfig, cluster: Cluster, model_path: Path | str, faults: Faults
 ) -> Iterator[RolloutSide]:
     """Starts engines and graders, which load in the background; on the way out ends them and their successors."""
+    places = ClusterPlaces(config, cluster, model_path)
     with ExitStack() as undo:
-        fleet, graders = start_rollout(config, cluster, model_path, undo)
+        fleet, graders = _start(config, places, undo)
         keeper = EngineKeeper(
             fleet,
-            ClusterPlaces(config, cluster, model_path),
+            places,
             faults,
             rollout=config.rollout,
             cluster=config.cluster,
@@ -71,7 +74,11 @@ def start_rollout(
     config: RunConfig, cluster: Cluster, model_path: Path | str, undo: ExitStack
 ) -> tuple[RolloutFleet, GraderPool]:
     """Starts engines and graders and returns at once; `fleet.await_ready` waits until the engines have loaded."""
-    places, recovery = ClusterPlaces(config, cluster, model_path), config.recovery
+    return _start(config, ClusterPlaces(config, cluster, model_path), undo)
+
+
+def _start(config: RunConfig, places: "ClusterPlaces", undo: ExitStack) -> tuple[RolloutFleet, GraderPool]:
+    recovery = config.recovery
     fleet = RolloutFleet(
         EnginePool(
             {engine: places.start(engine) for engine in places.placed()},
@@ -93,6 +100,7 @@ class ClusterPlaces(EnginePlaces):
         self._config = config
         self._cluster = cluster
         self._model_path = str(model_path)
+        self._processes: dict[int, Any] = {}  # references of the process ids of the engines started last
 
     def placed(self) -> list[int]:
         return self._cluster.placed_engines()
@@ -100,7 +108,7 @@ class ClusterPlaces(EnginePlaces):
     def start(self, engine: int) -> Any:
         config, cluster = self._config, self._cluster
         actor = ray.remote(RolloutEngine).options(**cluster.engine_options(engine), max_concurrency=10_000)
-        return actor.remote(
+        handle = actor.remote(
             engine,
             model=config.model,
             model_path=self._model_path,
@@ -109,9 +117,14 @@ class ClusterPlaces(EnginePlaces):
             dtype=engine_dtype(config, cluster),
             publishes_inflight=config.publish.inflight,
         )
+        self._processes[engine] = handle.ready.remote()
+        return handle
 
     def end(self, engine: int, handle: Any) -> None:
+        process = await_answers({engine: self._processes.pop(engine)}, timeout_s=0.0).results.get(engine)
         ray.kill(handle)
+        if process is not None:  # it has been up, so that it may have children
+            self._cluster.run_beside(engine, end_children_of, process)
 
     def shortage(self) -> str:
         return self._cluster.shortage()

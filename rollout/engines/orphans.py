@@ -1,13 +1,15 @@
-"""Watches that end vLLM's processes with the actor that owns the engine, however that actor ended.
+"""The end of vLLM's processes with the actor that owns the engine, however that actor ended.
 
 An actor that is killed by the kernel cannot notify its children. Each worker therefore watches the actor's process id,
-which the actor leaves in the environment, and ends itself and vLLM's engine core between them. Knows nothing of vLLM.
+which the actor leaves in the environment, and ends itself and vLLM's engine core between them. One that is stopped
+cannot, so that others end it. Knows nothing of vLLM.
 """
 
 import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 OWNER_VARIABLE = "SOFTGATE_ENGINE_OWNER"
 CHECK_EVERY_S = 1.0
@@ -38,3 +40,14 @@ def _is_alive(process: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def end_children_of(owner: int) -> None:
+    """Kills every process on this machine that an actor with this process id has owned."""
+    mark = f"{OWNER_VARIABLE}={owner}".encode()
+    for environment in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if mark in environment.read_bytes().split(b"\0"):
+                os.kill(int(environment.parent.name), signal.SIGKILL)
+        except OSError:  # it has ended meanwhile, or belongs to somebody else
+            continue

@@ -242,8 +242,8 @@ class RolloutFleet:
     def shutdown(self, *, timeout_s: float = 10.0) -> None:
         """Asks every engine to end its processes, then ends the actors."""
         self._pool.stop()
-        refs = [handle.shutdown.remote() for handle in self.engines]
-        ray.wait(refs, num_returns=len(refs), timeout=timeout_s)
+        if refs := [handle.shutdown.remote() for handle in self.engines]:
+            ray.wait(refs, num_returns=len(refs), timeout=timeout_s)
         for handle in self.engines:
             ray.kill(handle)
 
