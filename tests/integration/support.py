@@ -26,8 +26,8 @@ PROJECT_ROOT = Path(__file__).resolve().parents[2]
 COMMAND_TIMEOUT_S = 800.0  # of a run that takes 20 s on two idle cores
 EVENT_TIMEOUT_S = 120.0  # of what happens within a second there
 LEAVE_TIMEOUT_S = 30.0  # a process's end after that of the command, on a busy machine
-# Metrics that depend on the clock.
-VARYING = ("time/", "idle/", "throughput/", "/tokens_per_s", "gigabytes_per_s", "memory/", "engine/paused")
+# Metrics that depend on the clock, or on what was done to the run.
+VARYING = ("faults/", "time/", "idle/", "throughput/", "/tokens_per_s", "gigabytes_per_s", "memory/", "engine/paused")
 SMALL = (
     "experiment=smoke",
     "rollout.prompts_per_iteration=4",
