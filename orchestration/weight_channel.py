@@ -157,8 +157,12 @@ class WeightChannel:
         self._raise_lost(answers.dead or self._unwell())
         for (kind, number), error in answers.failures.items():
             raise PublishError(f"{kind} {number} failed during the publish: {reason(error)}") from error
+        late = f"no answer within publish.timeout_s={self._config.timeout_s:g} s"
+        silent_engines = {peer: PeerStuck(late) for peer in answers.silent if peer[0] == "engine"}
+        if len(silent_engines) == len(answers.silent) < len(engine_refs):  # all others have had what they needed
+            self._raise_lost(silent_engines)
         silent = ", ".join(f"{kind} {number}" for kind, number in answers.silent)
-        raise PublishError(f"no answer within publish.timeout_s={self._config.timeout_s:g} s from {silent}")
+        raise PublishError(f"{late} from {silent}")
 
     def _await_unfinished(self) -> None:
         """Waits for what a broken publish has left: the peers fail in it once the lost ones are ended."""

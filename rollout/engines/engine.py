@@ -26,7 +26,7 @@ from rollout.contract import (
     PromptGroup,
     SamplingSpec,
 )
-from rollout.engines.orphans import own_children
+from rollout.engines.orphans import own_children, stopped_child
 from rollout.engines.outbox import Delivery, Outbox
 from rollout.engines.room_watch import RoomWatch
 from rollout.engines.sampling import completions_of, sampling_params, scoring_params
@@ -63,6 +63,7 @@ class RolloutEngine:
         self._version = -1  # version of the weights; -1: nothing published yet, generate() refuses
         self._settled = asyncio.Event()  # event that is clear while a publish is under way
         self._settled.set()
+        self._is_updating = False  # True while weights are loaded, and after that has failed: vLLM samples nothing
         self._num_generating = 0  # requests inside vLLM
         self._idle = asyncio.Event()  # event that is set while there are none
         self._idle.set()
@@ -84,9 +85,11 @@ class RolloutEngine:
 
     async def health(self) -> EngineHealth:
         """Answers at once, whatever the engine does; raises RuntimeError where vLLM has failed for good."""
-        if self._llm.failure is not None:
-            raise RuntimeError(f"vLLM has failed: {self._llm.failure}")
-        is_busy = self._num_generating > 0 and self._settled.is_set()
+        stopped = await asyncio.to_thread(stopped_child)
+        failure = f"its process {stopped} is stopped" if stopped is not None else self._llm.failure
+        if failure is not None:
+            raise RuntimeError(f"vLLM has failed: {failure}")
+        is_busy = self._num_generating > 0 and not self._is_updating
         return EngineHealth(process=os.getpid(), num_steps=self._num_steps, is_busy=is_busy)
 
     async def serve_loaded_weights(self) -> None:
@@ -189,10 +192,12 @@ class RolloutEngine:
         is_busy = self._num_generating > 0
         if is_busy:
             await self._llm.pause()
+        self._is_updating = True
         digests = await update_workers(self._llm, groups, verify=verify)
         await self._set_version(version)
         if is_busy:
             await self._llm.resume()
+        self._is_updating = False
         self._settled.set()
         self._spans.add("publish", started_s)
         return EngineReceipt(

@@ -158,6 +158,11 @@ def test_a_silent_engine_ends_the_wait_and_is_named() -> None:
         channel([receipt(0, 1), receipt(1, 1)], delay_s=4.0, timeout_s=1.0).publish(1)
 
 
+def test_an_engine_that_is_silent_where_all_others_have_answered_is_lost() -> None:
+    with pytest.raises(EngineLost, match=r"engine 1 failed: no answer within publish.timeout_s=30 s"):
+        channel([CONFIRMS, Answer(None, 1e6)]).publish(1)
+
+
 def test_equal_bytes_with_other_logprobs_fail_the_probe() -> None:
     with pytest.raises(PublishError, match=r"engine 0 computes other logprobs than the learner at version 0.*0.2 nats"):
         channel([receipt(0, 0)], probe_error=0.2).publish(0)
