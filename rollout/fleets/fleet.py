@@ -101,8 +101,7 @@ class RolloutFleet:
         """Takes the capacity of engines that are up, and watches from now on whether they are well."""
         self._pool.set_rooms(rooms)
         for engine in rooms:
-            handle = self._pool.engines[engine]
-            self._pool.heartbeats.watch(engine, lambda handle=handle: handle.health.remote(), _progress)
+            self._pool.heartbeats.watch(engine, self._pool.engines[engine].health.remote, _progress)
 
     def lost(self) -> dict[int, RayActorError]:
         """Engines that died or are stuck, as far as is known by now; other processes can take their places."""
