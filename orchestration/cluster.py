@@ -71,6 +71,11 @@ class Cluster:
         """Engines that have a place now: after the end of its node, an engine has none before Ray finds another."""
         return [engine for engine, group in enumerate(self._engine_groups) if _is_placed(group)]
 
+    @property
+    def has_learner(self) -> bool:
+        """Whether all ranks of the learner have a place now."""
+        return self._learner_group is not None and _is_placed(self._learner_group)
+
     def await_learner(self) -> None:
         """Waits until the learner has its bundles, whose node may be gone; PlacementError names what is missing."""
         if self._learner_group is not None and self._await([self._learner_group]):
@@ -114,9 +119,9 @@ class Cluster:
         }
 
     def nodes(self) -> dict[str, list[str]]:
-        """Node id of every engine and of every learner rank, as Ray placed them."""
+        """Node id of every engine and of every learner rank, as Ray placed them; "" where an engine has no place."""
         table = ray.util.placement_group_table
-        engines = [table(group)["bundles_to_node_id"][0] for group in self._engine_groups]
+        engines = [table(group)["bundles_to_node_id"].get(0, "") for group in self._engine_groups]
         ranks = table(self._learner_group)["bundles_to_node_id"] if self._learner_group is not None else {}
         return {"engines": engines, "learner": [ranks[rank] for rank in sorted(ranks)]}
 
