@@ -104,7 +104,7 @@ def _measure(num_engines: int, *, repeats: int) -> list[float]:
     verdicts = tuple(RewardVerdict(components=(answer,)) for answer in answers)
     graded: Future[GroupVerdicts] = Future()  # the same for every group
     graded.set_result(GroupVerdicts(verdicts=verdicts, timed_out=0))
-    pool = EnginePool([_Engine(sampled) for _ in range(num_engines)])
+    pool = EnginePool({engine: _Engine(sampled) for engine in range(num_engines)})
     pool.set_rooms(dict.fromkeys(range(num_engines), EngineRoom(num_sequences=256, kv_tokens=10**6)))
     fleet = RolloutFleet(pool, workers_per_engine=1, timeout_s=60.0, grade=lambda _: graded)
     prompts: Any = SimpleNamespace(prompt_at=_prompt_at)

@@ -15,6 +15,7 @@ from configs.gates import GateConfig
 from configs.graders import GradersConfig
 from configs.lora import LoraConfig
 from configs.objective import ObjectiveConfig, correction_mistake
+from configs.recovery import RecoveryConfig
 from configs.rewards import RewardConfig
 from configs.section import Section
 from configs.tasks import TaskConfig
@@ -35,7 +36,9 @@ Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
 class RolloutConfig(Section):
     """Generation: engines, sampling, and how much of it one iteration takes."""
 
-    num_engines: int = Field(default=1, ge=1)
+    num_engines: int = Field(default=1, ge=1)  # most engines at a time
+    # fewest engines with which a run starts and goes on; null: starts with num_engines and goes on with one
+    min_engines: int | None = Field(default=None, ge=1)
     # async: vLLM's AsyncLLM, engine in a child process; inline: engine in the actor's process; auto: inline on CPU
     frontend: Frontend = "auto"
     tensor_parallel_size: int = Field(default=1, ge=1)
@@ -68,7 +71,22 @@ class RolloutConfig(Section):
         """Whether the run generates; a replay starts neither engines nor graders."""
         return self.replay is None
 
+    @property
+    def engines_at_start(self) -> int:
+        """Engines that a run waits for at its start."""
+        return self.min_engines or self.num_engines
+
+    @property
+    def engines_to_go_on(self) -> int:
+        """Engines without which a run waits for others."""
+        return self.min_engines or 1
+
     def mistakes(self) -> Iterator[str]:
+        if self.min_engines is not None and self.min_engines > self.num_engines:
+            yield (
+                f"rollout.min_engines={self.min_engines}: must be at most rollout.num_engines={self.num_engines}, the "
+                f"most engines"
+            )
         if self.record is not None and self.replay is not None:
             yield (
                 f"rollout.record={self.record}: cannot be combined with rollout.replay={self.replay}, which has these "
@@ -152,6 +170,7 @@ class RunConfig(Section):
     learner: LearnerConfig = LearnerConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     publish: PublishConfig = PublishConfig()
+    recovery: RecoveryConfig = RecoveryConfig()
     cluster: ClusterConfig = ClusterConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     eval: EvalConfig = EvalConfig()

@@ -161,8 +161,9 @@ def _rollout_lines(config: RunConfig) -> list[str]:
     rollout = config.rollout
     if not rollout.has_engines:
         return [f"groups                    recorded ones of {rollout.replay}: no engines, no graders"]
+    fewest = f"{rollout.min_engines} to " if rollout.min_engines not in (None, rollout.num_engines) else ""
     lines = [
-        f"engines                   {rollout.num_engines} x tensor parallel {rollout.tensor_parallel_size}",
+        f"engines                   {fewest}{rollout.num_engines} x tensor parallel {rollout.tensor_parallel_size}",
         f"graders                   {_counted(config.graders.num_workers, 'process', 'es')}",
         f"order                     {_order(config)}",
     ]

@@ -4,10 +4,11 @@ In: a RunConfig. Out: a RunResult and the run's folder. Every check that can ref
 modules that need it are imported only when the cluster has room for the run.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -19,15 +20,19 @@ from orchestration.checkpoints.state import RunState
 from orchestration.checkpoints.store import CheckpointStore
 from orchestration.cluster import start_cluster
 from orchestration.dry_run import ratio_warning
-from orchestration.interfaces import RunParts
 from orchestration.journal.journal import Journal, RunResult
 from orchestration.journal.run_files import CHECKPOINT_FOLDER, CONFIG_FILE, LOG_FILE, METRICS_FILE
 from orchestration.journal.run_record import RecordError
+from orchestration.recovery.faults import Faults
 from orchestration.startup.resume import adopted, check_length, check_resumable, stored_settings
 from orchestration.startup.run_dir import OwnedRun, own_run_dir
 from orchestration.stream.recordings import refuse_gaps, refuse_recordings
 from orchestration.task_loading import load_task, locate_model
 from orchestration.terminal.console import print_line, redirect_output
+
+if TYPE_CHECKING:  # import torch, which takes seconds
+    from orchestration.recovery.part_builder import BuildParts
+    from orchestration.recovery.rewinds import Rewinds, Start
 
 MODEL_FOLDER = "model"
 
@@ -59,42 +64,59 @@ def _train(config: RunConfig, owned: OwnedRun, notices: Sequence[str]) -> RunRes
             print_line(console, "starting engines and learner ..." if has_engines else "starting learner ...")
             # Imported here because they import torch, which takes seconds: a refusal should not wait for it.
             from orchestration.gate_notices import gate_notices
-            from orchestration.loop import iterate
-            from orchestration.parts import build_parts
-            from orchestration.replay import build_replay_parts
+            from orchestration.recovery.part_builder import part_builder
+            from orchestration.recovery.rewinds import Rewinds, Start
 
-            build: Callable[..., AbstractContextManager[RunParts]] = build_replay_parts
-            if loaded is not None:
-                at = state.iteration
-                build = partial(build_parts, task=loaded.task, start_iteration=at, start_positions=state.positions)
-            with (
-                _report_at_end(run_dir, console),
-                build(config, cluster, model_path) as parts,
-                Journal(
-                    run_dir,
-                    config=config.journal,
-                    num_iterations=config.num_iterations,
-                    max_staleness=config.max_staleness,
-                    gate_name=config.gate.name,
-                    start_iteration=state.iteration,
-                    console=console,
-                ) as journal,
-                CheckpointSaver(store, parts.learner, pretrained=saving.pretrained, log=journal.log) as saver,
-            ):
-                of_gate = gate_notices(config.gate, device=cluster.placement.device)
-                of_task = loaded.notices if loaded is not None else ()
-                of_start = (*notices, *changes, *store.skipped, ratio_warning(config))
-                for notice in filter(None, (*of_start, *of_gate, *of_task)):
-                    journal.notice(notice)
-                if checkpoint is not None:
-                    parts.learner.restore(str(checkpoint))
-                    journal.log(f"resumed after iteration {state.iteration} from {checkpoint}")
-                iterate(config, parts, journal, saver, state)
-                model_folder = run_dir / MODEL_FOLDER  # must lie where learner rank 0 can reach it too
-                model_folder.mkdir(exist_ok=True)
-                parts.learner.save_pretrained(str(model_folder))
-                journal.log(f"final model in {model_folder}")
-                return journal.result()
+            of_gate = gate_notices(config.gate, device=cluster.placement.device)
+            of_task = loaded.notices if loaded is not None else ()
+            of_start = (*notices, *changes, *store.skipped, ratio_warning(config))
+            untold = [*filter(None, (*of_start, *of_gate, *of_task))]
+            task = loaded.task if loaded is not None else None
+            faults = Faults(partial(print_line, console), max_restarts=config.recovery.max_restarts)
+            rewinds = Rewinds(store, faults, seed=config.seed)
+            with _report_at_end(run_dir, console), part_builder(config, cluster, model_path, task, faults) as build:
+                attempt = partial(_attempt, config, run_dir, console, store, build, rewinds, untold)
+                return rewinds.run(attempt, Start(checkpoint=checkpoint, state=state))
+
+
+def _attempt(
+    config: RunConfig,
+    run_dir: Path,
+    console: Console,
+    store: CheckpointStore,
+    build: "BuildParts",
+    rewinds: "Rewinds",
+    notices: list[str],
+    start: "Start",
+) -> RunResult:
+    """Runs from `start` to the end, or until the learner is lost. notices: those that the journal does not have yet."""
+    from orchestration.loop import iterate
+
+    with (
+        build(start.state) as parts,
+        Journal(
+            run_dir,
+            config=config.journal,
+            num_iterations=config.num_iterations,
+            max_staleness=config.max_staleness,
+            gate_name=config.gate.name,
+            start_iteration=start.state.iteration,
+            console=console,
+        ) as journal,
+        CheckpointSaver(store, parts.learner, pretrained=config.checkpoint.pretrained, log=journal.log) as saver,
+    ):
+        while notices:
+            journal.notice(notices.pop(0))
+        if start.checkpoint is not None:
+            parts.learner.restore(str(start.checkpoint))
+            journal.log(f"resumed after iteration {start.state.iteration} from {start.checkpoint}")
+        rewinds.begun()
+        iterate(config, parts, journal, saver, start.state)
+        model_folder = run_dir / MODEL_FOLDER  # must lie where learner rank 0 can reach it too
+        model_folder.mkdir(exist_ok=True)
+        parts.learner.save_pretrained(str(model_folder))
+        journal.log(f"final model in {model_folder}")
+        return journal.result()
 
 
 def _begin(config: RunConfig, run_dir: Path, store: CheckpointStore) -> tuple[Path | None, RunState, tuple[str, ...]]:

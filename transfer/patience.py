@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 
 SLICE_S = 0.5  # longest wait between two looks
+ROUNDING_S = 1e-6  # rest of a limit that counts as none
 STOPPED_S = 2.0  # a slice that takes so much longer than asked: the process was stopped, or did something else
 
 
@@ -24,7 +25,7 @@ class Patience:
         self._clock = clock
 
     def __iter__(self) -> Iterator[float]:
-        while self.left_s > 0.0:
+        while self.left_s > ROUNDING_S:
             asked_s = min(SLICE_S, self.left_s)
             begun = self._clock()
             yield asked_s

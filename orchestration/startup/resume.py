@@ -23,6 +23,7 @@ FREE = (
     "num_iterations",  # check_length has its rules
     "graders",
     "publish",
+    "recovery",
     "checkpoint",
     "journal",
     "cluster.address",
@@ -33,6 +34,7 @@ FREE = (
     "cluster.placement_timeout_s",
     "cluster.start_timeout_s",
     "rollout.num_engines",
+    "rollout.min_engines",
     "rollout.gpu_memory_utilization",
     "rollout.kv_cache_gib",
     "rollout.max_num_seqs",

@@ -15,6 +15,7 @@ from sampled import prompt_length
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from configs.lora import LoraConfig
+from configs.recovery import RecoveryConfig
 from learner.batches.packing import split_minibatches
 from learner.contract import TrainBatch, TrainSample
 from learner.group import LearnerError, LearnerGroup
@@ -56,6 +57,7 @@ def start_group(spec: LearnerSpec, bundles: PlacementGroup, start_timeout_s: flo
         cpus_per_rank=1,
         gpus_per_rank=0,
         start_timeout_s=start_timeout_s,
+        recovery=RecoveryConfig(health_every_s=0.5, health_timeout_s=WAITING_S),
     )
 
 

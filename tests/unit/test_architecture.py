@@ -50,6 +50,8 @@ ALLOWED_THIRD_PARTY = {
     "configs": ("pydantic", "pydantic_core", "hydra", "omegaconf", "yaml"),
     "gates": ("torch", "triton", "numpy", "rich", "matplotlib"),
     "transfer/answers.py": ("ray",),
+    "transfer/heartbeats.py": ("ray",),
+    "transfer/patience.py": (),
     "transfer/spans.py": (),
     "transfer/wire.py": ("torch", "numpy"),
     "rollout/contract.py": ("numpy",),
@@ -82,6 +84,7 @@ OWNERS = {
     ),
     "ray": (
         "transfer/answers.py",
+        "transfer/heartbeats.py",
         "rollout/fleets/engine_pool.py",
         "rollout/fleets/fleet.py",
         "rollout/rewards/graders.py",
