@@ -141,6 +141,8 @@ class CheckpointConfig(Section):
 
     every: int = Field(default=10, ge=1)  # iterations
     keep: int = Field(default=2, ge=1)  # newest checkpoints kept
+    # limit, s, for the checkpoint that a run saves when a signal stops it; Slurm and Kubernetes kill after 30 s
+    grace_s: float = Field(default=20.0, gt=0.0)
 
 
 class JournalConfig(Section):

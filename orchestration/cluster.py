@@ -17,7 +17,9 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from configs.schema import ClusterConfig, LearnerConfig, RolloutConfig
+from orchestration.own_sessions import own_sessions
 from orchestration.placement import Placement, PlacementError, plan_placement
+from orchestration.terminal.stopping import protect
 
 LOCAL = "local"  # Ray's name for a cluster of its own on this machine, ended with the run
 NUM_LOCAL_STARTS = 2  # Ray gives its own start 30 s, which a busy machine may exceed once
@@ -110,7 +112,7 @@ def start_cluster(cluster: ClusterConfig, rollout: RolloutConfig, learner: Learn
         address = os.environ.get("RAY_ADDRESS", LOCAL)
     if address == LOCAL:  # a refusal should not take the 5 to 15 s of starting and stopping Ray
         plan_placement(cluster, rollout, learner, resources=local_resources())
-    with _ray_session(cluster, address):
+    with own_sessions(), _ray_session(cluster, address):
         placement = plan_placement(cluster, rollout, learner, resources=ray.cluster_resources())
         reserved = Cluster(placement, timeout_s=cluster.placement_timeout_s)
         try:
@@ -127,20 +129,26 @@ def local_resources() -> dict[str, float]:
 
 @contextmanager
 def _ray_session(cluster: ClusterConfig, address: str) -> Iterator[None]:
-    if address == LOCAL:
-        _start_local_ray()
-    else:
-        try:
-            ray.init(address=address, log_to_driver=True, logging_level="warning")
-        except ConnectionError as error:
-            reason = " ".join(str(error).split())
-            raise PlacementError(
-                f"cluster.address={cluster.address}: no Ray cluster answers at {address} ({reason})"
-            ) from error
     try:
+        if address == LOCAL:
+            with protect():  # half a start would leave processes
+                _start_local_ray()
+        else:
+            _join(cluster, address)
         yield
     finally:
-        ray.shutdown()
+        with protect():
+            ray.shutdown()
+
+
+def _join(cluster: ClusterConfig, address: str) -> None:
+    try:
+        ray.init(address=address, log_to_driver=True, logging_level="warning")
+    except ConnectionError as error:
+        reason = " ".join(str(error).split())
+        raise PlacementError(
+            f"cluster.address={cluster.address}: no Ray cluster answers at {address} ({reason})"
+        ) from error
 
 
 def _start_local_ray() -> None:
@@ -152,12 +160,12 @@ def _start_local_ray() -> None:
         try:
             ray.init(address=LOCAL, include_dashboard=False, log_to_driver=True, logging_level="warning")
         except Exception as error:  # Ray raises this very class when its start times out
-            ray.shutdown()
             if start == NUM_LOCAL_STARTS:
                 raise PlacementError(
                     f"Ray did not start on this machine in {NUM_LOCAL_STARTS} attempts "
                     f"({' '.join(str(error).split())}); is it busy or out of memory? Ray's logs are in "
                     f"/tmp/ray/session_latest/logs"
                 ) from error
+            ray.shutdown()
         else:
             return

@@ -6,18 +6,21 @@ stream/group_stream.py turns prompts into graded batches, journal/journal.py mea
 """
 
 from configs.schema import RunConfig
+from orchestration.boundary import Boundary
 from orchestration.checkpoint import CheckpointStore, RunState
 from orchestration.interfaces import RunParts
 from orchestration.journal.journal import Journal
 from orchestration.stream.batches import to_train_batch
 
 
-def iterate(config: RunConfig, parts: RunParts, journal: Journal, store: CheckpointStore, state: RunState) -> None:
-    """Runs the remaining iterations, from `state` to the last."""
+def iterate(config: RunConfig, parts: RunParts, journal: Journal, store: CheckpointStore, boundary: Boundary) -> None:
+    """Runs the remaining iterations, from the boundary's state to the last."""
+    state = boundary.state
+    assert state is not None, "the learner must have the weights of a state"
     with journal.span("publish"):
         parts.channel.publish(state.policy_version)  # a broken path fails here, not after the first update
-    if state.iteration == 0:
-        evaluate(parts, journal, 0)
+    if (state.iteration == 0 or is_evaluated(config, state.iteration)) and not journal.has_evaluation(state.iteration):
+        evaluate(parts, journal, state.iteration)
 
     for iteration in range(state.iteration, config.num_iterations):
         with journal.iteration(iteration) as entry:
@@ -33,6 +36,7 @@ def iterate(config: RunConfig, parts: RunParts, journal: Journal, store: Checkpo
                     max_new_tokens=config.rollout.max_new_tokens,
                 )
                 parts.learner.load(batch, iteration)
+            boundary.leave()
             with entry.timed("update"):
                 for report in parts.learner.steps():
                     entry.record_step(report)
@@ -43,14 +47,13 @@ def iterate(config: RunConfig, parts: RunParts, journal: Journal, store: Checkpo
             entry.record(parts.groups.summary() | published.metrics() | status.metrics)
             entry.record_spans(status.spans)
 
-        is_last = state.iteration == config.num_iterations
-        if is_last or (config.eval.every and state.iteration % config.eval.every == 0):
+        boundary.reach(state)
+
+        if is_evaluated(config, state.iteration):
             evaluate(parts, journal, state.iteration)
-        if is_last or state.iteration % config.checkpoint.every == 0:
-            with journal.span("checkpoint"):
-                folder = store.begin(state.iteration)
-                parts.learner.save(str(folder))
-                store.commit(folder, state)
+        if state.iteration == config.num_iterations or state.iteration % config.checkpoint.every == 0:
+            with boundary.saving():
+                save(parts, journal, store, state)
     journal.record_spans(parts.last_spans())
 
 
@@ -59,3 +62,17 @@ def evaluate(parts: RunParts, journal: Journal, iteration: int) -> None:
     with journal.span("evaluate"):
         evaluation = parts.evaluate()
     journal.record_eval(iteration, evaluation)
+
+
+def is_evaluated(config: RunConfig, iteration: int) -> bool:
+    """Whether the weights after `iteration` iterations are evaluated."""
+    every = config.eval.every
+    return iteration == config.num_iterations or (every > 0 and iteration % every == 0)
+
+
+def save(parts: RunParts, journal: Journal, store: CheckpointStore, state: RunState) -> None:
+    """Saves the state with the learner that has its weights."""
+    with journal.span("checkpoint"):
+        folder = store.begin(state.iteration)
+        parts.learner.save(str(folder))
+        store.commit(folder, state)
