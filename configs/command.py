@@ -86,7 +86,9 @@ def settings_of_runs(arguments: Sequence[str]) -> list[list[str]]:
 def settings_to_go_on(settings: Sequence[str], *, run_dir: Path, resume: bool) -> list[str]:
     """The settings of a run that continues, or repeats, the run with these settings in its folder."""
     kept = [text for text in settings if text.partition("=")[0] not in ("run_dir", "resume")]
-    folder = str(run_dir) if PLAIN.fullmatch(str(run_dir)) else f"'{run_dir}'"
+    folder = str(run_dir)
+    if not PLAIN.fullmatch(folder):
+        folder = "'" + folder.replace("'", "\\'") + "'"
     return [*kept, f"run_dir={folder}", *(["resume=true"] if resume else [])]
 
 

@@ -1,7 +1,6 @@
 """The command: `python orchestration/run.py key=value ...` checks every setting, then trains one run or a sweep.
 
-In: the arguments. Out: an exit status, as --help lists them. Heavy libraries are imported after all checks of settings.
-"""
+In: the arguments. Out: an exit status (see --help). Heavy libraries are imported after all checks of settings."""
 
 import os
 import sys

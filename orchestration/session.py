@@ -4,8 +4,8 @@ In: a RunConfig. Out: a RunResult and the run's folder. Every check that can ref
 modules that need it are imported only when the cluster has room for the run.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
@@ -19,16 +19,15 @@ from orchestration.cluster import start_cluster
 from orchestration.dry_run import ratio_warning
 from orchestration.going_on import progress_of
 from orchestration.interfaces import RunParts
-from orchestration.journal.curves import draw_curves
 from orchestration.journal.journal import LOG_FILE, Journal, RunResult
-from orchestration.journal.run_files import CHECKPOINT_FOLDER, CONFIG_FILE, METRICS_FILE
-from orchestration.journal.run_record import RecordError
+from orchestration.journal.run_files import CHECKPOINT_FOLDER, CONFIG_FILE
+from orchestration.report.pictures import pictures_at_end
 from orchestration.run_dir import check_resumable, resolve_run_dir
 from orchestration.stream.recordings import refuse_gaps, refuse_recordings
 from orchestration.task_loading import load_task, locate_model
 from orchestration.terminal.console import print_line, redirect_output
 from orchestration.terminal.ending import Ending
-from orchestration.terminal.stopping import Stopping, optional
+from orchestration.terminal.stopping import Stopping
 
 MODEL_FOLDER = "model"
 
@@ -88,7 +87,7 @@ def _train(
             at = state.iteration
             build = partial(build_parts, task=loaded.task, start_iteration=at, start_positions=state.positions)
         with (
-            _pictures_at_end(config, run_dir, console),
+            pictures_at_end(config, run_dir, console),
             build(config, cluster, model_path) as parts,
             ending,
             Journal(
@@ -115,31 +114,3 @@ def _train(
             parts.learner.save_pretrained(str(model_folder))
             journal.log(f"final model in {model_folder}")
             return journal.result()
-
-
-@contextmanager
-def _pictures_at_end(config: RunConfig, folder: Path, console: Console) -> Iterator[None]:
-    """Draws the curves and writes the report when the run inside the `with` block ends, unless a signal ended it."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise
-    except BaseException:
-        with optional():
-            _draw(config, folder, console)
-        raise
-    _draw(config, folder, console)
-
-
-def _draw(config: RunConfig, folder: Path, console: Console) -> None:
-    if not (folder / METRICS_FILE).exists():
-        return
-    from orchestration.report.run_report import write_run_report  # matplotlib takes a second
-
-    curves = draw_curves(folder, gate_name=config.gate.name, num_iterations=config.num_iterations)
-    if curves is not None:
-        print_line(console, f"curves: {curves}")
-    try:
-        print_line(console, f"report: {write_run_report(folder)}")
-    except RecordError as error:
-        print_line(console, f"no report: {error}")

@@ -25,7 +25,7 @@ usage: python -m orchestration.report FOLDER [FOLDER ...]
 
 FOLDER is a run's folder (curves, final numbers, settings, sample completions) or a study's (docs/study.md).
 
-Exit status: 0 done, 1 a folder holds nothing to report.\
+Exit status: 0 done, 1 a folder holds nothing to report; 130, 143, 129 ended by Ctrl-C, SIGTERM, SIGHUP.\
 """
 
 

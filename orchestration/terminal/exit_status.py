@@ -5,8 +5,10 @@ them, and a status. Errors that are not ours keep their traceback, because nothi
 """
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import IO, NoReturn, TypeVar
@@ -14,7 +16,7 @@ from typing import IO, NoReturn, TypeVar
 from configs.loading import ConfigError
 from configs.packages import PACKAGES
 from orchestration.terminal.disk import disk_fault
-from orchestration.terminal.leaving import decide_status, leave_at_once, status_of, words_of
+from orchestration.terminal.leaving import WORDS, decide_status, status_of, words_of
 
 Arguments = TypeVar("Arguments", bound=Sequence[str])
 
@@ -56,7 +58,9 @@ def exit_status(error: BaseException) -> int | None:
         line = describe(error)
         if line is None:
             return None
-        print(line, file=sys.stderr)
+        with suppress(OSError):  # nobody is there to read it
+            print(line, file=sys.stderr, flush=True)
+        decide_status(status_for(error))
     return status_for(error)
 
 
@@ -88,9 +92,9 @@ def mark_told(error: BaseException) -> None:
 
 
 def leave(status: int) -> NoReturn:
-    """Ends the process with the status; a signal meanwhile ends it at once, with the same status and no other word."""
-    decide_status(status)
-    leave_at_once()
+    """Ends the process with the status, whatever signals come meanwhile: Python would give them their defaults back."""
+    for number in WORDS:
+        signal.signal(number, signal.SIG_IGN)
     for stream in filter(None, (sys.stdout, sys.stderr)):
         flush_or_drop(stream)
     sys.exit(status)

@@ -1,6 +1,7 @@
 """The loop with parts that record what happens: order, versions, and what a failure leaves."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,12 +13,14 @@ from verdicts import verdict_of
 
 from configs.loading import load_config
 from learner.contract import StepReport, TrainBatch
+from orchestration.boundary import Boundary
 from orchestration.checkpoint import CheckpointStore, RunState
 from orchestration.interfaces import ActorStatus
 from orchestration.journal.eval_rows import Evaluation
 from orchestration.journal.journal import Journal
-from orchestration.loop import iterate
+from orchestration.loop import iterate, save
 from orchestration.stream.positions import FRESH
+from orchestration.terminal.stopping import Stopping
 from rollout.contract import Completion, GradedGroup, Prompt, PromptGroup
 from transfer.spans import Span
 
@@ -89,20 +92,25 @@ def graded(index: int, version: int) -> GradedGroup:
     return GradedGroup(group=group, verdicts=(verdict_of(format=0.25, answer=1.0),) * 2)
 
 
-def run(parts: RecordedParts, run_dir: Path, *settings: str, resume: bool = False) -> None:
+def run(parts: RecordedParts, run_dir: Path, *settings: str, resume: bool = False, grace_s: float = 60.0) -> None:
     config = load_config([*CONFIG, *settings, "journal.tensorboard=false", "journal.progress=false"])
     store = CheckpointStore(run_dir / "checkpoints", keep=2)
     found = store.latest() if resume else None
     state = found[1] if found else RunState.fresh(seed=0)
-    with Journal(
-        run_dir,
-        config=config.journal,
-        num_iterations=3,
-        max_staleness=0,
-        gate_name="softsign",
-        start_iteration=state.iteration,
-    ) as journal:
-        iterate(config, parts, journal, store, state)  # type: ignore[arg-type]
+    with (
+        Stopping(grace_s=grace_s) as stopping,
+        Journal(
+            run_dir,
+            config=config.journal,
+            num_iterations=3,
+            max_staleness=0,
+            gate_name="softsign",
+            start_iteration=state.iteration,
+        ) as journal,
+    ):
+        boundary = Boundary(stopping, state)
+        with boundary.saved_when_stopped(partial(save, parts, journal, store), journal.log):  # type: ignore[arg-type]
+            iterate(config, parts, journal, store, boundary)  # type: ignore[arg-type]
 
 
 def test_stages_come_in_order_and_versions_rise_by_one(tmp_path: Path) -> None:
