@@ -42,6 +42,7 @@ class Stopping:
         self._grace_s = grace_s
         self._urgency = 0
         self._threshold = ASKED  # urgency from which the main thread is interrupted
+        self._is_ending = False
         self._pressed_at = 0.0
         self._lock = threading.RLock()
         self._handlers: dict[int, Any] = {}  # handlers before this block, empty outside of it
@@ -111,7 +112,7 @@ class Stopping:
 
     def close(self) -> None:
         """Nothing is raised from here on, because the command is ending; a third Ctrl-C still kills."""
-        self._threshold = NEVER
+        self._is_ending, self._threshold = True, NEVER
 
     def settle(self, error: BaseException) -> BaseException:
         """The exception that counts as the command's end: the reason, or else this error. Closes."""
@@ -138,7 +139,7 @@ class Stopping:
 
     def _check(self) -> None:
         if self._urgency >= self._threshold:
-            self._threshold = NEVER
+            self.close()
             raise self.reason if isinstance(self.reason, KeyboardInterrupt) else KeyboardInterrupt
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -153,7 +154,7 @@ class Stopping:
             if self._urgency == 0:
                 self._urgency = ASKED
                 if self._grace_s is not None:
-                    if self._threshold != NEVER:
+                    if not self._is_ending:
                         write_lines([f"stopping within {self._grace_s:g} s; Ctrl-C again stops at once"])
                     self._after(self._grace_s, self._hurry)
                     self._after(self._grace_s + ENDING_LIMIT_S, self._kill)

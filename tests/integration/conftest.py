@@ -39,9 +39,11 @@ def untied_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def run_command(tied_model: Path) -> RunCommand:
-    """Runs the command on the tied model with SMALL settings; overrides win. interrupt_after: rows, then Ctrl-C."""
+    """Runs the command on the tied model with SMALL settings; overrides win. stop_after: rows, then the signal."""
 
-    def run(run_dir: Path, *overrides: str, interrupt_after: int | None = None) -> CommandRun:
+    def run(
+        run_dir: Path, *overrides: str, stop_after: int | None = None, number: signal.Signals = signal.SIGINT
+    ) -> CommandRun:
         command = [sys.executable, "orchestration/run.py", f"run_dir={run_dir}", f"model.path={tied_model}"]
         process = subprocess.Popen(
             [*command, *SMALL, *overrides],
@@ -52,9 +54,9 @@ def run_command(tied_model: Path) -> RunCommand:
             env={**os.environ, "COLUMNS": "200"},
             start_new_session=True,  # a terminal sends Ctrl-C to the whole group, Ray's processes included
         )
-        if interrupt_after is not None:
-            await_rows(run_dir / "metrics.jsonl", interrupt_after, process)
-            os.killpg(process.pid, signal.SIGINT)
+        if stop_after is not None:
+            await_rows(run_dir / "metrics.jsonl", stop_after, process)
+            os.killpg(process.pid, number)
         output, _ = process.communicate(timeout=COMMAND_TIMEOUT_S)
         return CommandRun(status=process.returncode, output=output, run_dir=run_dir)
 

@@ -1,14 +1,17 @@
-"""Record once, train many, and go on after Ctrl-C, on real parts and with several options of the objective at once.
+"""Record once, train many, and go on after a signal, on real parts and with several options of the objective at once.
 
 One recording serves all: a run on one engine inside its actor, by which the interrupted ones are judged.
 """
 
 import re
+import shlex
+import signal
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from support import ADAPTIVE, EIGHT, CommandRun, RunCommand, leaving_no_process
+from support import ADAPTIVE, EIGHT, PROJECT_ROOT, CommandRun, RunCommand, leaving_no_process
 from torch import equal
 
 from rollout.recording import num_recorded
@@ -48,41 +51,49 @@ def groups(recorded: CommandRun) -> Path:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Interrupted:
-    """A run as Ctrl-C left it, and the same run after its resume."""
+class Stopped:
+    """A run as a signal left it, and the same run after its resume by the command that it has printed."""
 
     stopped: CommandRun
     num_rows: int  # of metrics, before the resume
+    files: frozenset[str]  # names in the run's folder, likewise
     resumed: CommandRun
 
 
-def interrupt_and_resume(
-    run_command: RunCommand, run_dir: Path, *settings: str, after: int, also: tuple[str, ...] = ()
-) -> Interrupted:
-    """Ctrl-C `after` rows of metrics; `also`: settings of the resume."""
+def stop_and_resume(
+    run_command: RunCommand,
+    run_dir: Path,
+    *settings: str,
+    after: int,
+    number: signal.Signals,
+    also: tuple[str, ...] = (),
+) -> Stopped:
+    """The signal to the process group `after` rows of metrics; `also`: settings of the resume."""
     with leaving_no_process():
-        stopped = run_command(run_dir, *settings, interrupt_after=after)
-        assert stopped.status == 130, stopped.output
-        num_rows = len(stopped.rows())
-        resumed = run_command(run_dir, *settings, *also, "resume=true")
-        assert resumed.status == 0, resumed.output
-    return Interrupted(stopped=stopped, num_rows=num_rows, resumed=resumed)
+        stopped = run_command(run_dir, *settings, "checkpoint.every=100", stop_after=after, number=number)
+        assert stopped.status == 128 + number, stopped.output
+        num_rows, files = len(stopped.rows()), frozenset(path.name for path in run_dir.iterdir())
+        to_go_on = shlex.split(stopped.output.splitlines()[-1].removeprefix("  to go on: "))
+        resumed = subprocess.run([*to_go_on, *also], cwd=PROJECT_ROOT, capture_output=True, text=True, check=False)
+        assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    ended = CommandRun(status=resumed.returncode, output=resumed.stdout, run_dir=run_dir)
+    return Stopped(stopped=stopped, num_rows=num_rows, files=files, resumed=ended)
 
 
 @pytest.fixture(scope="module")
-def interrupted(run_command: RunCommand, tmp_path_factory: pytest.TempPathFactory) -> Interrupted:
+def stopped(run_command: RunCommand, tmp_path_factory: pytest.TempPathFactory) -> Stopped:
     """The recorded run again, with an end in the middle: first on one engine in a process of its own, then on two."""
-    folder = tmp_path_factory.mktemp("interrupted")
+    folder = tmp_path_factory.mktemp("stopped")
     settings = (*SETTINGS, *OWN_GATE, OWN_PROCESS, f"rollout.record={folder / 'groups'}")
-    return interrupt_and_resume(run_command, folder / "run", *settings, after=4, also=(TWO_ENGINES,))
+    return stop_and_resume(run_command, folder / "run", *settings, after=4, number=signal.SIGTERM, also=(TWO_ENGINES,))
 
 
 @pytest.fixture(scope="module")
-def replayed(interrupted: Interrupted, run_command: RunCommand) -> CommandRun:
+def replayed(stopped: Stopped, run_command: RunCommand) -> CommandRun:
     """A replay of what that one has recorded, with an end in the middle too."""
-    folder = interrupted.resumed.run_dir.parent
+    folder = stopped.resumed.run_dir.parent
     replay = (*SETTINGS, *OWN_GATE, f"rollout.replay={folder / 'groups'}")
-    return interrupt_and_resume(run_command, folder / "replayed", *replay, after=2).resumed
+    return stop_and_resume(run_command, folder / "replayed", *replay, after=2, number=signal.SIGINT).resumed
 
 
 def test_another_gate_and_objective_start_from_the_same_completions(recorded: CommandRun, main_run: CommandRun) -> None:
@@ -100,15 +111,27 @@ def test_the_options_of_the_objective_are_at_work(recorded: CommandRun) -> None:
     assert rows[2]["objective/kl"] > 4 * rows[0]["objective/kl"], "the policy moves away from the initial model"
 
 
-def test_ctrl_c_then_resume_on_two_engines_in_processes_of_their_own_equals_the_undisturbed_run_on_one_inline(
-    recorded: CommandRun, interrupted: Interrupted
+def test_sigterm_to_the_group_saves_the_last_iteration_and_says_how_to_go_on(stopped: Stopped) -> None:
+    run_dir, num_rows = stopped.stopped.run_dir, stopped.num_rows
+    assert 4 <= num_rows < 8
+    *_, saying, what, when, safe, log, _ = stopped.stopped.output.splitlines()
+    assert saying.startswith("stopping within 20 s")
+    assert what == "softgate: terminated (SIGTERM)"
+    assert when.startswith(f"  in iteration {num_rows + 1} of 8, ")
+    folder = run_dir / f"checkpoints/iteration-{num_rows:06d}"
+    assert safe == f"  safe: the state after {num_rows} of {num_rows} iterations, {folder}"
+    assert log == f"  log: {run_dir}/run.log"
+    assert not stopped.files & {"curves.png", "report.html"}, "nothing is drawn after a signal"
+
+
+def test_the_resume_on_two_engines_in_processes_of_their_own_equals_the_undisturbed_run_on_one_inline(
+    recorded: CommandRun, stopped: Stopped
 ) -> None:
-    assert interrupted.num_rows < 8
-    resumed = interrupted.resumed
+    resumed = stopped.resumed
     assert resumed.fixed_metrics() == recorded.fixed_metrics()
     assert resumed.texts(7) == recorded.texts(7)
     iterations = [span.start_s for span in resumed.spans() if span.name == "iteration"]
-    assert len(iterations) >= 8, "those before the interruption are still there"
+    assert len(iterations) >= 8, "those before the signal are still there"
     assert_equal_weights(resumed, recorded)
     assert num_recorded(resumed.run_dir.parent / "groups") == 8, "the recording is completed too"
 

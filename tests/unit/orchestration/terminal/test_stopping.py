@@ -141,7 +141,7 @@ def test_a_signal_in_the_protected_part_comes_at_its_end() -> None:
     command.start()
     command.press()
     command.await_line("ending")
-    assert command.end() == (130, "softgate: interrupted\n"), "nothing was announced that could not be kept"
+    assert command.end() == (130, SAYING + "softgate: interrupted\n")
 
 
 def test_a_terminal_that_is_gone_changes_nothing() -> None:
