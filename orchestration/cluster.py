@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from configs.schema import ClusterConfig, LearnerConfig, RolloutConfig
 from orchestration.own_sessions import own_sessions
 from orchestration.placement import Placement, PlacementError, plan_placement
-from orchestration.terminal.stopping import protect
+from orchestration.terminal.stopping import install, protect
 
 LOCAL = "local"  # Ray's name for a cluster of its own on this machine, ended with the run
 NUM_LOCAL_STARTS = 2  # Ray gives its own start 30 s, which a busy machine may exceed once
@@ -113,6 +113,7 @@ def start_cluster(cluster: ClusterConfig, rollout: RolloutConfig, learner: Learn
     if address == LOCAL:  # a refusal should not take the 5 to 15 s of starting and stopping Ray
         plan_placement(cluster, rollout, learner, resources=local_resources())
     with own_sessions(), _ray_session(cluster, address):
+        install()  # ray.init has taken SIGTERM
         placement = plan_placement(cluster, rollout, learner, resources=ray.cluster_resources())
         reserved = Cluster(placement, timeout_s=cluster.placement_timeout_s)
         try:

@@ -75,6 +75,8 @@ class Stopping:
         """Takes the signals; takes them back from a library that has taken them since."""
         if self._handlers:
             signal.signal(WAKE, self._handle)
+            if self._urgency:
+                signal.alarm(0)  # the library may be about to abort: Ray's C++ side does, 3 s after SIGTERM
         for number, before in self._handlers.items():
             if before is not signal.SIG_IGN:
                 signal.signal(number, self._handle)
@@ -179,6 +181,12 @@ class Stopping:
         """Ends this process and all below it, at once."""
         end_processes(below=os.getpid())
         end_now(self.reason if isinstance(self.reason, KeyboardInterrupt) else KeyboardInterrupt())
+
+
+def install() -> None:
+    """install() of the Stopping of this process, if it has one."""
+    if _active is not None:
+        _active.install()
 
 
 def protect() -> AbstractContextManager[None]:
