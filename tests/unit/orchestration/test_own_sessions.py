@@ -21,6 +21,7 @@ from ray._private import services
 from orchestration.own_sessions import own_sessions
 with own_sessions():
     raylet = services.ConsolePopen(["sh", "-c", "sleep 300 & echo $!; wait"])
+    print("started", flush=True)
     time.sleep(300)
 """
 
@@ -34,7 +35,8 @@ def test_a_signal_to_the_group_does_not_reach_them_and_a_killed_driver_takes_the
         [sys.executable, "-c", DRIVER], cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
     )
     assert driver.stdout is not None
-    agent = psutil.Process(int(driver.stdout.readline()))
+    lines = {driver.stdout.readline().strip() for _ in range(2)}  # in either order
+    agent = psutil.Process(int((lines - {"started"}).pop()))
     raylet = agent.parent()
     assert raylet is not None
     assert os.getsid(agent.pid) == raylet.pid
