@@ -24,9 +24,11 @@ from orchestration.network.session_folders import session_folder
 from orchestration.network.starting import starting_ray
 from orchestration.network.watch import Node, RayLostError, RayWatch
 from orchestration.network.watching import raising_in_main_thread, watching
+from orchestration.own_sessions import own_sessions
 from orchestration.placement import Placement, PlacementError, plan_placement
 from orchestration.startup.checks.cluster_address import LOCAL, check_address, cluster_address
 from orchestration.startup.ray_errors import not_joined, not_started
+from orchestration.terminal.stopping import install, protect
 from transfer.patience import Patience
 
 POLL_S = 0.05  # pause between two looks at what Ray has placed
@@ -193,7 +195,8 @@ def start_cluster(
     address = cluster_address(cluster.address)
     if address == LOCAL:  # a refusal should not take the 5 to 15 s of starting and stopping Ray
         plan_placement(cluster, rollout, learner, resources=local_resources())
-    with _ray_session(cluster, address) as logs, raising_in_main_thread() as fail:
+    with own_sessions(), _ray_session(cluster, address) as logs, raising_in_main_thread() as fail:
+        install()  # ray.init has taken SIGTERM
         placement = plan_placement(cluster, rollout, learner, resources=ray.cluster_resources())
         gcs_address = ray.get_runtime_context().gcs_address
         watch = RayWatch(gcs_address=gcs_address, is_local=address == LOCAL, logs=logs, fail=fail, notice=notice)
@@ -220,20 +223,22 @@ def local_resources() -> dict[str, float]:
 @contextmanager
 def _ray_session(cluster: ClusterConfig, address: str) -> Iterator[str]:
     """A connection to Ray; gives the folder of Ray's logs on this machine."""
+    end = ray.shutdown
     with ExitStack() as undo:
-        if address == LOCAL:
-            folder = _start_local_ray()
-            undo.enter_context(session_folder(folder))
-        else:
-            folder = _join_ray(cluster, address)
-        end = ray.shutdown
         try:
+            if address == LOCAL:
+                with protect():  # half a start would leave processes
+                    folder = _start_local_ray()
+                undo.enter_context(session_folder(folder))
+            else:
+                folder = _join_ray(cluster, address)
             yield str(folder / "logs")
         except RayLostError:
             end = abandon_ray
             raise
         finally:
-            end()
+            with protect():
+                end()
 
 
 def _join_ray(cluster: ClusterConfig, address: str) -> Path:
@@ -256,9 +261,9 @@ def _start_local_ray() -> Path:
             with starting_ray(is_local=True):
                 started = ray.init(address=LOCAL, include_dashboard=False, log_to_driver=True, logging_level="warning")
         except Exception as error:  # Ray raises this very class when its start times out
-            ray.shutdown()
             if start == NUM_LOCAL_STARTS:
                 raise not_started(error, attempts=NUM_LOCAL_STARTS) from error
+            ray.shutdown()
         else:
             return Path(started.address_info["session_dir"])
     raise AssertionError("the last attempt returns or raises")

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from orchestration.checkpoints.state import RunState
 from orchestration.checkpoints.store import CheckpointStore
+from orchestration.terminal.stopping import urgent
 from transfer.fingerprints import Fingerprint
 
 
@@ -89,9 +90,10 @@ class CheckpointSaver:
     ) -> None:
         iteration = self._pending.state.iteration if self._pending is not None else 0
         try:
-            self.finish()
-        except (RuntimeError, OSError) as failure:
+            with urgent():
+                self.finish()
+        except (KeyboardInterrupt, RuntimeError, OSError) as failure:
             if error is None:
                 raise
             # must not hide what ended the run, and often follows from it: a rank has died
-            self._log(f"the checkpoint after {iteration} iterations was not finished: {failure}")
+            self._log(f"the checkpoint after {iteration} iterations was not finished: {failure or 'no time left'}")

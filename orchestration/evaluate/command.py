@@ -45,7 +45,8 @@ Every other setting of a run can be given too, such as task=arithmetic, rollout.
 `python orchestration/run.py --help` lists them. Without task= the command takes task=gsm8k_deepmath with rollout=paper
 and model.max_model_len=2048; for model=embedded it takes task=arithmetic.
 
-Exit status: 0 done, 1 failed, 2 mistakes in the configuration (one line each) and nothing started, 130 interrupted.
+Exit status: 0 done, 1 failed, 2 mistakes in the configuration (one line each) and nothing started; 130, 143, 129 ended
+by Ctrl-C, SIGTERM, SIGHUP.
 
 Examples:
   python -m orchestration.evaluate model=Qwen/Qwen2.5-7B-Instruct sets=[gsm8k,math500] samples=8 temperature=0.7

@@ -4,9 +4,14 @@ In: the arguments. Out: one run folder an arm, the report, and an exit status (l
 before the first starts. A study that stopped continues when its folder is named again.
 """
 
-import shlex
-import signal
 import sys
+
+from orchestration.terminal.leaving import leave_at_once
+
+if __name__ == "__main__":
+    leave_at_once()  # the imports below take most of a second
+
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,40 +28,39 @@ from orchestration.study.progress import StudyProgress
 from orchestration.study.schedule import run_arms
 from orchestration.study.settings import Arm, StudyConfig, help_text, plan_arms, split_settings
 from orchestration.terminal.console import print_line
-from orchestration.terminal.exit_status import FAILED, exit_status, print_answer
+from orchestration.terminal.exit_status import FAILED, command, leave, print_answer
+from orchestration.terminal.stopping import Stopping
 from orchestration.user_code import refuse_unusable_code
 
 ROOT_FOLDER, STEM = Path("runs"), "study"
 
 
+@command
 def main(arguments: Sequence[str]) -> int:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        if wants_help(arguments):
-            print_answer(help_text())
-            return 0
-        study, settings = split_settings(arguments)
-        auto = study.study_dir == "auto"
-        # Arms are checked with a provisional folder name, because nothing is written before all are accepted.
-        named = ROOT_FOLDER / f"{STEM}-NNN" if auto else Path(study.study_dir)
-        arms = plan_arms(study, settings, study_dir=named.resolve())
-        refuse_unusable_code([arm.config for arm in arms])
-        if study.launcher == "jobs" and any(arm.config.cluster.address == "local" for arm in arms):
-            raise ConfigError(["cluster.address=local: would start a Ray of its own in each job; leave it out"])
-        if study.dry_run:
-            print_answer(_described(study, arms, named))
-        unfinished = [arm for arm in arms if arm_status(arm, named).state != "finished"]
-        if study.launcher == "local":  # a cluster's nodes may see other files
-            refuse(preflight_into(named, [arm.config for arm in unfinished], key="study_dir"))
-        if study.dry_run:
-            return 0
-        if study.launcher == "local":
-            _refuse_unreadable_data(unfinished)
-        with refusing_unwritable(f"study_dir={named}"):
-            study_dir = next_free(ROOT_FOLDER, STEM)[0] if auto else named.resolve()
+    if wants_help(arguments):
+        print_answer(help_text())
+        return 0
+    study, settings = split_settings(arguments)
+    auto = study.study_dir == "auto"
+    # Arms are checked with a provisional folder name, because nothing is written before all are accepted.
+    named = ROOT_FOLDER / f"{STEM}-NNN" if auto else Path(study.study_dir)
+    arms = plan_arms(study, settings, study_dir=named.resolve())
+    refuse_unusable_code([arm.config for arm in arms])
+    if study.launcher == "jobs" and any(arm.config.cluster.address == "local" for arm in arms):
+        raise ConfigError(["cluster.address=local: would start a Ray of its own in each job; leave it out"])
+    if study.dry_run:
+        print_answer(_described(study, arms, named))
+    unfinished = [arm for arm in arms if arm_status(arm, named).state != "finished"]
+    if study.launcher == "local":  # a cluster's nodes may see other files
+        refuse(preflight_into(named, [arm.config for arm in unfinished], key="study_dir"))
+    if study.dry_run:
+        return 0
+    if study.launcher == "local":
+        _refuse_unreadable_data(unfinished)
+    with refusing_unwritable(f"study_dir={named}"):
+        study_dir = next_free(ROOT_FOLDER, STEM)[0] if auto else named.resolve()
+    with Stopping():
         return run_study(study, plan_arms(study, settings, study_dir=study_dir), study_dir, arguments=arguments)
-    except (ValueError, RuntimeError, KeyboardInterrupt) as error:
-        return exit_status(error)
 
 
 def run_study(study: StudyConfig, arms: Sequence[Arm], study_dir: Path, *, arguments: Sequence[str]) -> int:
@@ -115,4 +119,4 @@ def _described(study: StudyConfig, arms: Sequence[Arm], folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

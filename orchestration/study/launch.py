@@ -14,6 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from orchestration.terminal.processes import end_processes
+from orchestration.terminal.stopping import is_hurried
+
 ROOT = Path(__file__).resolve().parents[2]
 RUN_SCRIPT = "orchestration/run.py"
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
@@ -59,9 +62,9 @@ class LocalRun(subprocess.Popen[bytes]):
     def await_end(self) -> None:
         """Waits for the end after interrupt(), and kills the run where that takes too long."""
         try:
-            self.wait(timeout=STOP_TIMEOUT_S)
+            self.wait(timeout=0.0 if is_hurried() else STOP_TIMEOUT_S)
         except (subprocess.TimeoutExpired, KeyboardInterrupt) as error:  # a second Ctrl-C: kill at once
-            os.killpg(self.pid, signal.SIGKILL)
+            end_processes(below=self.pid, sessions=[self.pid])  # Ray's are in sessions of their own
             self.wait()
             if isinstance(error, KeyboardInterrupt):
                 raise

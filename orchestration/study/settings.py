@@ -51,8 +51,8 @@ Examples:
 
 study_dir then holds report.html, report.md, curves.png, iterations.csv, pairs.csv and one run folder an arm.
 
-Exit status: 0 done, 1 an arm failed, 2 mistakes in the configuration (one line each) and nothing started,
-130 interrupted.\
+Exit status: 0 done, 1 an arm failed, 2 mistakes in the configuration (one line each) and nothing started;
+130, 143, 129 ended by Ctrl-C, SIGTERM, SIGHUP, each run with a checkpoint.\
 """
 
 

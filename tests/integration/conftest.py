@@ -78,7 +78,7 @@ def run_command(tied_model: Path) -> RunCommand:
         output, _ = process.communicate(timeout=COMMAND_TIMEOUT_S)
         ending_s = None if interrupted_at is None else time.monotonic() - interrupted_at
         finished = CommandRun(status=process.returncode, output=output, run_dir=run_dir, ending_s=ending_s)
-        if finished.status in (0, 130):
+        if finished.status in (0, 130, 143):
             assert not list(RAY_FOLDER.glob(f"session_*_{process.pid}")), (
                 "only failed runs leave Ray's folder, for a day"
             )

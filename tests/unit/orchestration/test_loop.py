@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,14 +14,16 @@ from verdicts import verdict_of
 
 from configs.loading import load_config
 from learner.contract import StepReport, TrainBatch
+from orchestration.boundary import Boundary
 from orchestration.checkpoints.saver import CheckpointSaver
 from orchestration.checkpoints.state import RunState
 from orchestration.checkpoints.store import CheckpointStore
 from orchestration.interfaces import ActorStatus
 from orchestration.journal.eval_rows import Evaluation
 from orchestration.journal.journal import Journal
-from orchestration.loop import iterate
+from orchestration.loop import iterate, save
 from orchestration.stream.positions import FRESH
+from orchestration.terminal.stopping import Stopping
 from rollout.contract import Completion, GradedGroup, Prompt, PromptGroup
 from transfer.fingerprints import Fingerprint, write_hashed
 from transfer.spans import Span
@@ -98,12 +101,13 @@ def graded(index: int, version: int) -> GradedGroup:
     return GradedGroup(group=group, verdicts=(verdict_of(format=0.25, answer=1.0),) * 2)
 
 
-def run(parts: RecordedParts, run_dir: Path, *settings: str, resume: bool = False) -> None:
+def run(parts: RecordedParts, run_dir: Path, *settings: str, resume: bool = False, grace_s: float = 60.0) -> None:
     config = load_config([*CONFIG, *settings, "journal.tensorboard=false", "journal.progress=false"])
     store = CheckpointStore(run_dir / "checkpoints", keep_last=2)
     found = store.latest() if resume else None
     state = found[1] if found else RunState.fresh(seed=0)
     with (
+        Stopping(grace_s=grace_s) as stopping,
         Journal(
             run_dir,
             config=config.journal,
@@ -114,7 +118,9 @@ def run(parts: RecordedParts, run_dir: Path, *settings: str, resume: bool = Fals
         ) as journal,
         CheckpointSaver(store, parts.learner, pretrained=False, log=journal.log) as saver,  # type: ignore[arg-type]
     ):
-        iterate(config, parts, journal, saver, state)  # type: ignore[arg-type]
+        boundary = Boundary(stopping, state)
+        with boundary.saved_when_stopped(partial(save, journal, saver, evaluation={}, waits=True), journal.log):
+            iterate(config, parts, journal, saver, boundary)  # type: ignore[arg-type]
 
 
 def test_stages_come_in_order_and_versions_rise_by_one(tmp_path: Path) -> None:

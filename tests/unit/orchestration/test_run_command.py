@@ -2,11 +2,14 @@
 
 import ast
 import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from unittest.mock import Mock
 
 import pytest
 from machine import slowdown
@@ -19,6 +22,7 @@ from orchestration.startup import preflight
 from orchestration.startup.checks import memory
 from orchestration.startup.checks.model_files import FoundModel
 from orchestration.terminal.exit_status import exit_status
+from orchestration.terminal.leaving import Terminated
 
 ROOT = Path(__file__).resolve().parents[3]
 RUN = ROOT / "orchestration" / "run.py"
@@ -42,7 +46,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
     """Configurations that reach a session that only writes them down; it fails where seed is 13."""
     reached: list[RunConfig] = []
 
-    def train(config: RunConfig, *, notices: tuple[str, ...]) -> None:
+    def train(config: RunConfig, *, notices: tuple[str, ...], settings: Sequence[str]) -> None:
         reached.append(config)
         if config.seed == 13:
             raise PlacementError("asked for 3 engines,\n there are 2")
@@ -219,6 +223,8 @@ def test_runs_of_a_sweep_share_what_they_ask(monkeypatch: pytest.MonkeyPatch, tr
     [
         (ConfigError(["a: b", "c: d"]), 2, "a: b\nc: d\n"),
         (KeyboardInterrupt(), 130, "softgate: interrupted\n"),
+        (Terminated(signal.SIGTERM), 143, "softgate: terminated (SIGTERM)\n"),
+        (Terminated(signal.SIGHUP), 129, "softgate: hung up (SIGHUP)\n"),
         (PlacementError("too small"), 1, "softgate: too small\n"),
     ],
 )
@@ -227,10 +233,14 @@ def test_exit_status(error: BaseException, status: int, told: str, capsys: pytes
     assert capsys.readouterr().err == told
 
 
-def test_errors_that_are_not_ours_keep_their_traceback() -> None:
+def test_errors_that_are_not_ours_keep_their_traceback(
+    trained: list[RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
     error = RuntimeError("CUDA error")
+    assert exit_status(error) is None
+    monkeypatch.setattr(sys.modules["orchestration.session"], "train", Mock(side_effect=error))
     with pytest.raises(RuntimeError) as caught:
-        exit_status(error)
+        orchestration.run.main([])
     assert caught.value is error
 
 

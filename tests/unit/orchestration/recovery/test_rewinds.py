@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from orchestration.checkpoints.state import RunState
-from orchestration.checkpoints.store import CheckpointStore
 
 from learner.group import LearnerError, LearnerLost
+from orchestration.checkpoints.state import RunState
+from orchestration.checkpoints.store import CheckpointStore
 from orchestration.recovery.faults import Faults, TooManyFaults
 from orchestration.recovery.rewinds import Rewinds, Start
 from orchestration.stream.group_stream import GroupsLost
@@ -23,7 +23,7 @@ class Run:
         self.starts: list[Start] = []
         self.faults = Faults(self.lines.append, max_restarts=max_restarts)
         self._failures = list(failures)
-        self._store = CheckpointStore(folder, keep=2)
+        self._store = CheckpointStore(folder, keep_last=2)
         self._rewinds = Rewinds(self._store, self.faults, seed=3)
 
     def run(self, *, begins: bool = True) -> str:
@@ -46,7 +46,7 @@ class Run:
                 seed=3,
                 positions=StreamPositions(unused=4 * iteration, open=()),
             )
-            self._store.commit(self._store.begin(iteration), state)
+            self._store.commit(self._store.begin(iteration), state, {})
         raise error
 
 
