@@ -19,7 +19,8 @@ class CheckpointConfig(Section):
     # metric of an evaluation, eval/<set>/pass@1, whose best checkpoint is kept beside the newest; null: none
     keep_best: str | None = Field(default=None, min_length=1)
     pretrained: bool = False  # save the weights in each checkpoint as a Hugging Face folder too
-    grace_s: float = Field(default=30.0, gt=0.0)  # limit for the checkpoint that a run saves when it is told to end
+    # limit, s, for the checkpoint that a run saves when a signal stops it; Slurm and Kubernetes kill after 30 s
+    grace_s: float = Field(default=20.0, gt=0.0)
 
     def misfit(self, evaluation: EvalConfig, *, set_names: Sequence[str]) -> str | None:
         """What keeps keep_best from having an effect. set_names: sets that the run evaluates."""

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from orchestration.checkpoints.state import RunState
 from orchestration.checkpoints.store import CheckpointStore
-from orchestration.terminal.stopping import urgent
+from orchestration.terminal.stopping import is_hurried, urgent
 from transfer.fingerprints import Fingerprint
 
 
@@ -90,8 +90,11 @@ class CheckpointSaver:
     ) -> None:
         iteration = self._pending.state.iteration if self._pending is not None else 0
         try:
-            with urgent():
-                self.finish()
+            if error is not None and is_hurried():
+                self.poll()
+            else:
+                with urgent():
+                    self.finish()
         except (KeyboardInterrupt, RuntimeError, OSError) as failure:
             if error is None:
                 raise

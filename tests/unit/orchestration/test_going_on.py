@@ -5,11 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from orchestration.checkpoint import RunState
 
 from configs.command import read_command, settings_of_runs, settings_to_go_on
 from configs.loading import load_config
 from orchestration.boundary import Boundary
+from orchestration.checkpoints.state import RunState
 from orchestration.going_on import newest_checkpoint, progress_of
 from orchestration.stream.positions import FRESH
 from orchestration.terminal.ending import Progress

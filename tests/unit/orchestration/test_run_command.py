@@ -205,7 +205,9 @@ def test_a_dry_run_with_a_mistake_is_printed_and_ends_with_status_2(
 def test_a_doubt_reaches_the_run(trained: list[RunConfig], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "memory_bytes", lambda: (2**60, 0))
     noted: list[tuple[str, ...]] = []
-    monkeypatch.setattr(sys.modules["orchestration.session"], "train", lambda _, notices: noted.append(notices))
+    monkeypatch.setattr(
+        sys.modules["orchestration.session"], "train", lambda _, notices, settings: noted.append(notices)
+    )
     assert orchestration.run.main(["cluster.device=cpu"]) == 0
     ((line,),) = noted
     assert line.startswith("model.path=embedded: with 298,880 parameters the run needs at least ")
