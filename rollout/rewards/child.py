@@ -59,6 +59,11 @@ class Loss:
 class GraderChild:
     """One child process at a time and the pipe to it. Not thread-safe, but for `progress`."""
 
+    _process: subprocess.Popen[bytes]  # the supervisor
+    _connection: Connection  # our end of the pipe to the process below it
+    _pump: threading.Thread  # thread that takes what both print
+    _is_ready: bool
+
     def __init__(self, config: GradersConfig, *, reward: RewardConfig, reward_factory: str = REWARD_FACTORY) -> None:
         """reward_factory: import path of what makes the reward from its section."""
         self.progress = 0  # number of steps that children have got on by; for who watches from another thread
@@ -180,10 +185,9 @@ class GraderChild:
 
     def _start(self) -> None:
         """Starts a child, and does not wait for it."""
-        self._is_ready: bool = False
+        self._is_ready = False
         self._marker = f"{MARKER}={secrets.token_hex(8)}"
-        ours, child_end = Pipe()
-        self._connection: Connection = ours
+        self._connection, child_end = Pipe()
         command = [sys.executable, "-m", "rollout.rewards.grader_child"]
         command += ["--descriptor", str(child_end.fileno()), "--reward", self._reward_factory]
         command += ["--settings", self._reward.model_dump_json()]
@@ -206,7 +210,7 @@ class GraderChild:
                 start_new_session=True,
             )
         assert self._process.stdout is not None
-        self._pump: threading.Thread = self._output.follow(os.dup(self._process.stdout.fileno()))
+        self._pump = self._output.follow(os.dup(self._process.stdout.fileno()))
         self._process.stdout.close()
 
     def _replace(self) -> None:
