@@ -168,10 +168,10 @@ class WeightChannel:
         """Waits for what a broken publish has left: the peers fail in it once the lost ones are ended."""
         stuck: dict[Peer, RayActorError] = {}
         for peer, call in self._unfinished.items():
-            if await_answers({peer: call}, timeout_s=self._config.timeout_s).silent:
+            if await_answers({peer: call}, timeout_s=self._config.timeout_s, lost=self._lost).silent:
                 stuck[peer] = PeerStuck(f"hung in a publish for publish.timeout_s={self._config.timeout_s:g} s")
         self._unfinished = {}
-        self._raise_lost(stuck)
+        self._raise_lost(stuck | self._lost())
 
     def _lost(self) -> dict[Peer, RayActorError]:
         return _peers(self._learner.lost(), self._fleet.lost())

@@ -77,15 +77,18 @@ def channel(
     timeout_s: float = 30.0,
     probe_error: float = 0.0,
     unwell: dict[str, dict[int, RayActorError]] | None = None,
+    lost: dict[str, dict[int, RayActorError]] | None = None,
 ) -> WeightChannel:
     """A channel whose engines answer `receipts` and whose probe is off by probe_error nats.
 
-    unwell: "learner" and "fleet", those that do not answer when they are asked whether they are well.
+    unwell: "learner" and "fleet", those that do not answer when they are asked whether they are well. lost: those of
+    which this is known.
     """
     sent = SendReport(digests=SENT, num_bytes=1000, send_s=0.01)
-    found = {"learner": {}, "fleet": {}} | (unwell or {})
+    nobody: dict[str, dict[int, RayActorError]] = {"learner": {}, "fleet": {}}
+    found, known = nobody | (unwell or {}), nobody if lost is None else lost
     learner = SimpleNamespace(
-        lost=dict,
+        lost=lambda: known["learner"],
         unwell=lambda: found["learner"],
         give_up=give_up,
         parameter_groups=lambda: [],
@@ -95,7 +98,7 @@ def channel(
         score=lambda tokens, _: np.zeros(len(tokens) - 1),
     )
     fleet = SimpleNamespace(
-        lost=dict,
+        lost=lambda: known["fleet"],
         unwell=lambda _: found["fleet"],
         numbers=set(range(len(receipts))),
         engines=[f"engine {index}" for index in range(len(receipts))],
@@ -183,7 +186,8 @@ def test_a_broken_publish_is_blamed_on_those_that_are_not_well_and_not_on_those_
 def test_the_next_publish_first_waits_for_what_a_broken_one_has_left() -> None:
     """Engine 0 is inside the broken publish for 10 s, engine 1 dies in it and is replaced by an engine that answers."""
     receipts: list[Any] = [Answer(RuntimeError("connection closed"), 10.0), ActorDiedError()]
-    broken = channel(receipts)
+    found: dict[str, dict[int, RayActorError]] = {"learner": {}, "fleet": {}}
+    broken = channel(receipts, lost=found)
     with pytest.raises(EngineLost, match="engine 1"):
         broken.publish(2)
     receipts[:] = [CONFIRMS, CONFIRMS]
@@ -191,6 +195,14 @@ def test_the_next_publish_first_waits_for_what_a_broken_one_has_left() -> None:
     assert answers.ray.now >= 10.0
 
     receipts[:] = [Answer(None, 1e6), ActorDiedError()]
+    with pytest.raises(EngineLost, match="engine 1"):
+        broken.publish(3)
+    found["fleet"] = {0: PeerStuck("did not answer for 60 s")}
+    with pytest.raises(EngineLost, match="engine 0 failed: did not answer for 60 s"):
+        broken.publish(3)
+    assert answers.ray.now < 30.0, "it waits for nobody who is lost meanwhile"
+
+    found["fleet"] = {}
     with pytest.raises(EngineLost, match="engine 1"):
         broken.publish(3)
     with pytest.raises(EngineLost, match=r"engine 0 failed: hung in a publish for publish.timeout_s=30 s"):
