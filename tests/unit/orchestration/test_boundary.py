@@ -119,9 +119,9 @@ def test_a_step_that_outlasts_the_grace_leaves_the_checkpoint_before(tmp_path: P
         time.sleep(FOREVER_S)
 
     start = time.monotonic()
+    parts = StoppedParts("step 1 of 2", outlast)
+    parts.learner.is_saving = False  # that of two iterations is written meanwhile
     with pytest.raises(Terminated):
-        parts = StoppedParts("step 1 of 2", outlast)
-        parts.learner.is_saving = False  # that of two iterations is written meanwhile
         run(parts, tmp_path, grace_s=0.2)
     assert time.monotonic() - start < FOREVER_S / 10
     assert saved(tmp_path) == (2, "2"), "not the weights in the middle of an iteration"
