@@ -7,7 +7,7 @@ VENV_PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup train test test-fast check study bench bench-gates bench-peers plots clean
+.PHONY: help setup train test test-fast check audit study bench bench-gates bench-peers plots clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -31,6 +31,9 @@ check: setup ## check lint, format and types
 	@$(VENV_PYTHON) -m ruff check
 	@$(VENV_PYTHON) -m ruff format --check
 	@$(VENV_PYTHON) -m mypy
+
+audit: setup ## list licences and known vulnerabilities of the installed packages, as information
+	@$(VENV_PYTHON) scripts/audit.py
 
 bench: setup ## measure each part against its bare counterpart
 	@$(VENV_PYTHON) -m benchmarks.run $(ARGS)

@@ -21,11 +21,23 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """The file's next content, to be written in parts; takes the path, durably, if the block ends without an error."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        yield file
-    sync(temporary)  # before the rename, which could otherwise be durable before the content
+    with naming(path):
+        with temporary.open("wb") as file:
+            yield file
+        sync(temporary)  # before the rename, which could otherwise be durable before the content
     temporary.replace(path)
     sync(path.parent)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Gives an OSError inside the name of the file, which those of write and fsync do not have."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def sync(path: Path) -> None:

@@ -16,6 +16,7 @@ from learner.deepspeed_config import deepspeed_config, reference_config
 from learner.model.policy import Policy, load_policy
 from learner.optimizer import build_adamw
 from learner.spec import LearnerSpec
+from transfer.communicator import open_store
 
 
 def join_process_group(
@@ -25,26 +26,25 @@ def join_process_group(
 
     Ray shows a rank one GPU only, hence LOCAL_RANK 0.
     """
-    os.environ.update(
-        RANK=str(rank),
-        WORLD_SIZE=str(world_size),
-        LOCAL_RANK="0",
-        MASTER_ADDR=master_address,
-        MASTER_PORT=str(master_port),
-    )
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK="0")
+    timeout = timedelta(seconds=spec.learner.timeout_s)
+    device = torch.device(spec.device, 0) if spec.device == "cuda" else torch.device("cpu")
     if spec.device == "cuda":
-        torch.cuda.set_device(0)
+        torch.cuda.set_device(device)
+    backend = "nccl" if spec.device == "cuda" else "gloo"
+    if not torch.distributed.is_initialized():  # before DeepSpeed does it, with a store that listens on every address
+        torch.distributed.init_process_group(
+            backend,
+            store=open_store(master_address, master_port, rank=rank, world_size=world_size, timeout=timeout),
+            rank=rank,
+            world_size=world_size,
+            timeout=timeout,
+            device_id=device if spec.device == "cuda" and world_size > 1 else None,  # as DeepSpeed does
+        )
     # otherwise DeepSpeed compiles a shared-memory all-reduce (a minute, g++, ninja) that only its inference engine uses
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(
-        dist_backend="nccl" if spec.device == "cuda" else "gloo",
-        auto_mpi_discovery=False,
-        verbose=False,
-        timeout=timedelta(seconds=spec.learner.timeout_s),
-        rank=rank,
-        world_size=world_size,
-    )
-    return torch.device(spec.device, 0) if spec.device == "cuda" else torch.device("cpu")
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=timeout)
+    return device
 
 
 def load_initial_model(spec: LearnerSpec, device: torch.device, *, is_trained: bool = True) -> Policy:

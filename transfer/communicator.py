@@ -13,9 +13,19 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from transfer.ports import take_listener
 from transfer.transport import Backend, Rendezvous, Transport
 
 FormGroup = Callable[[dist.Store, int, int, timedelta], Any]  # takes store, rank, world size and time-out
+
+
+def open_store(host: str, port: int, *, rank: int, world_size: int, timeout: timedelta) -> dist.TCPStore:
+    """The store through which the members of a process group meet; rank 0 serves it, on the address `host` only.
+
+    Nobody has to prove who they are to a store, so whoever reaches it can join or disturb the group.
+    """
+    listener = take_listener(host, port).detach() if rank == 0 else None  # torch closes it with the store
+    return dist.TCPStore(host, port, world_size, is_master=rank == 0, timeout=timeout, master_listen_fd=listener)
 
 
 class ProcessGroupTransport(Transport):
@@ -23,8 +33,8 @@ class ProcessGroupTransport(Transport):
 
     def __init__(self, form_group: FormGroup, rendezvous: Rendezvous, *, rank: int, device: torch.device) -> None:
         timeout = timedelta(seconds=rendezvous.timeout_s)
-        self._store: Any = dist.TCPStore(
-            rendezvous.host, rendezvous.port, rendezvous.world_size, is_master=rank == 0, timeout=timeout
+        self._store: Any = open_store(
+            rendezvous.host, rendezvous.port, rank=rank, world_size=rendezvous.world_size, timeout=timeout
         )
         self._group = form_group(self._store, rank, rendezvous.world_size, timeout)
         self.start(torch.zeros(4, dtype=torch.uint8, device=device)).wait()  # the first collective connects the peers

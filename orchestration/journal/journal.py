@@ -17,7 +17,6 @@ from rich.console import Console
 
 from configs.journal import JournalConfig
 from orchestration.journal.console_lines import AdviceLines, ProgressLines
-from orchestration.journal.curves import CurvesPlot
 from orchestration.journal.entry import IterationEntry, checked
 from orchestration.journal.eval_rows import Evaluation
 from orchestration.journal.json_lines import append_rows, iterate_rows, read_rows
@@ -91,7 +90,6 @@ class Journal:
             TensorBoardLog(run_dir, start_iteration=start_iteration) if config.tensorboard else None,
             TraceFile(run_dir / TRACE_FILE, limit_bytes=config.trace_mib * MIB) if config.trace else None,
             self._log_file,
-            CurvesPlot(self.log, run_dir, gate_name=gate_name, num_iterations=num_iterations),
             ProgressLines(
                 self.log,
                 self._console,
@@ -116,7 +114,11 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._closing.__exit__(kind, error, trace)
+        try:
+            self._closing.__exit__(kind, error, trace)
+        except OSError:
+            if kind is None:  # else what ended the run counts, often the same full disk
+                raise
 
     @contextmanager
     def iteration(self, iteration: int) -> Iterator[IterationEntry]:
@@ -148,6 +150,10 @@ class Journal:
         numbers = checked(evaluation.metrics, where=f"evaluation after {iteration} iterations")
         for sink in self._sinks:
             sink.write_evaluation(iteration, replace(evaluation, metrics=numbers))
+
+    def has_evaluation(self, iteration: int) -> bool:
+        """Whether the run has an evaluation after `iteration` iterations, be it from before a resume."""
+        return any(row["iteration"] == iteration for row in read_rows(self._run_dir / EVAL_FILE))
 
     def log(self, message: str) -> None:
         """One line on the console and, with the time of day, in run.log."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.files import replacing
+from configs.files import naming, replacing
 
 Row = dict[str, Any]
 Keep = Callable[[Row], bool]
@@ -77,7 +77,7 @@ def _rewrite(path: Path, is_kept: Sequence[bool]) -> int:
 
 
 def _append(path: Path, texts: Iterable[str]) -> None:
-    with path.open("a", encoding="utf-8") as file:
+    with naming(path), path.open("a", encoding="utf-8") as file:
         file.writelines(texts)
         file.flush()
         os.fsync(file.fileno())

@@ -8,6 +8,7 @@ import shutil
 import time
 from pathlib import Path
 
+from configs.files import naming
 from orchestration.journal.run_files import LOG_FILE, previous_part
 from orchestration.journal.sink import Row, Sink
 
@@ -20,11 +21,12 @@ class LogFile(Sink):
         self._limit_bytes = limit_bytes
 
     def write(self, message: str) -> None:
-        with self._path.open("a", encoding="utf-8") as file:
+        with naming(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
 
     def write_row(self, row: Row) -> None:
         if self._path.exists() and self._path.stat().st_size > self._limit_bytes // 2:
-            with self._path.open("r+b") as log, previous_part(self._path).open("wb") as previous:
-                shutil.copyfileobj(log, previous)
+            previous = previous_part(self._path)
+            with naming(previous), self._path.open("r+b") as log, previous.open("wb") as file:
+                shutil.copyfileobj(log, file)
                 log.truncate(0)  # loses what is written between the copy's end and now: microseconds

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from configs.files import write_atomically
+from configs.files import naming, write_atomically
 from orchestration.journal.run_files import previous_part
 from orchestration.journal.sink import Sink
 from transfer.spans import Kind, Span
@@ -47,8 +47,9 @@ class TraceFile(Sink):
         if not spans:
             return
         events = [*self._new_names(spans), *map(_event, spans)]
-        self._file.seek(-len(TAIL), 2)
-        self._file.write((SEPARATOR + _joined(events) + TAIL).encode())
+        with naming(self._path):
+            self._file.seek(-len(TAIL), 2)
+            self._file.write((SEPARATOR + _joined(events) + TAIL).encode())
         if self._file.tell() > self._limit_bytes // 2:
             self._file.close()
             self._path.replace(previous_part(self._path))

@@ -6,7 +6,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,13 @@ from support import (
     COMMAND_TIMEOUT_S,
     EIGHT,
     PROJECT_ROOT,
+    RAY_FOLDER,
     SMALL,
     CommandRun,
     RunCommand,
     await_rows,
+    press_ctrl_c,
+    reachable_ports,
     save_model,
     share_ray,
     wait_until,
@@ -39,24 +43,47 @@ def untied_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def run_command(tied_model: Path) -> RunCommand:
-    """Runs the command on the tied model with SMALL settings; overrides win. interrupt_after: rows, then Ctrl-C."""
+    """Runs the command on the tied model with SMALL settings; overrides win.
 
-    def run(run_dir: Path, *overrides: str, interrupt_after: int | None = None) -> CommandRun:
+    interrupt_after: rows, then `interrupt` ends it. meanwhile: called once the run owns its folder, with the command.
+    """
+
+    def run(
+        run_dir: Path,
+        *overrides: str,
+        interrupt_after: int | None = None,
+        meanwhile: Callable[[list[str], int], None] | None = None,
+        interrupt: Callable[[int], None] = press_ctrl_c,
+    ) -> CommandRun:
         command = [sys.executable, "orchestration/run.py", f"run_dir={run_dir}", f"model.path={tied_model}"]
+        command += [*SMALL, *overrides]
         process = subprocess.Popen(
-            [*command, *SMALL, *overrides],
+            command,
             cwd=PROJECT_ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             env={**os.environ, "COLUMNS": "200"},
-            start_new_session=True,  # a terminal sends Ctrl-C to the whole group, Ray's processes included
+            start_new_session=True,
         )
+        if meanwhile is not None:
+            assert wait_until(lambda: list(run_dir.glob(".owner-*")) or process.poll() is not None)
+            meanwhile(command, process.pid)
+        interrupted_at = None
         if interrupt_after is not None:
             await_rows(run_dir / "metrics.jsonl", interrupt_after, process)
-            os.killpg(process.pid, signal.SIGINT)
+            assert reachable_ports(process.pid) == [], "a local run listens on loopback only"
+            interrupted_at = time.monotonic()
+            interrupt(process.pid)
         output, _ = process.communicate(timeout=COMMAND_TIMEOUT_S)
-        return CommandRun(status=process.returncode, output=output, run_dir=run_dir)
+        ending_s = None if interrupted_at is None else time.monotonic() - interrupted_at
+        finished = CommandRun(status=process.returncode, output=output, run_dir=run_dir, ending_s=ending_s)
+        if finished.status in (0, 130, 143):
+            assert not list(RAY_FOLDER.glob(f"session_*_{process.pid}")), (
+                "only failed runs leave Ray's folder, for a day"
+            )
+        assert finished.told_secrets() == {}, "whatever a run writes or fails with, secrets stay out"
+        return finished
 
     return run
 

@@ -2,13 +2,18 @@
 
 import json
 import os
+import secrets
+import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 import torch
 from safetensors.torch import load_file
@@ -17,11 +22,16 @@ from orchestration.journal.trace import read_spans
 from rollout.tasks.embedded_model import EmbeddedRecipe, new_model, new_tokenizer
 from transfer.spans import Span
 
+# Secrets of the environment, which every process inherits and no file of a run may hold.
+SECRETS = {name: f"secret_{secrets.token_hex(16)}" for name in ("HF_TOKEN", "WANDB_API_KEY", "RAY_AUTH_TOKEN")}
+os.environ.update(SECRETS)
+RAY_FOLDER = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray"
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 COMMAND_TIMEOUT_S = 800.0  # of a run that takes 20 s on two idle cores
 EVENT_TIMEOUT_S = 120.0  # of what happens within a second there
-# Metrics that depend on the clock.
-VARYING = ("time/", "idle/", "throughput/", "/tokens_per_s", "gigabytes_per_s", "memory/", "engine/paused")
+NAMED_WITHIN_S = 15.0  # the promise, on an idle machine, for a process of Ray or a node that is gone
+# Metrics that depend on the clock, or on what was done to the run.
+VARYING = ("faults/", "time/", "idle/", "throughput/", "/tokens_per_s", "gigabytes_per_s", "memory/", "engine/paused")
 SMALL = (
     "experiment=smoke",
     "rollout.prompts_per_iteration=4",
@@ -75,6 +85,7 @@ class CommandRun:
     status: int
     output: str
     run_dir: Path
+    ending_s: float | None = None  # seconds from its interruption, if there was one
 
     def rows(self, file: str = "metrics.jsonl") -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.run_dir / file).read_text().splitlines()]
@@ -82,6 +93,13 @@ class CommandRun:
     def fixed_metrics(self) -> list[dict[str, float]]:
         """The rows without what depends on the clock."""
         return [{k: v for k, v in row.items() if not any(part in k for part in VARYING)} for row in self.rows()]
+
+    def told_secrets(self) -> dict[str, list[str]]:
+        """Where the command has written a secret of its environment, by the variable's name."""
+        texts = {str(path): path.read_bytes() for path in self.run_dir.rglob("*") if path.is_file()}
+        texts["its output"] = self.output.encode()
+        places = {name: [at for at, text in texts.items() if key.encode() in text] for name, key in SECRETS.items()}
+        return {name: found for name, found in places.items() if found}
 
     def texts(self, iteration: int) -> list[str]:
         rows = [row for row in self.rows("rollouts.jsonl") if row["iteration"] == iteration]
@@ -97,6 +115,29 @@ class CommandRun:
 
 
 RunCommand = Callable[..., CommandRun]
+
+
+def press_ctrl_c(driver: int) -> None:
+    os.killpg(driver, signal.SIGINT)  # a terminal sends it to the whole group, Ray's processes included
+
+
+def kill_ray_process(driver: int, name: str) -> None:
+    """Kills the process of Ray with this name, as the kernel does when memory is out."""
+    (process,) = (child for child in psutil.Process(driver).children() if name in child.name())
+    process.kill()
+
+
+def reachable_ports(driver: int) -> list[str]:
+    """Ports on which the command or what it has started listens, and not on loopback alone."""
+    found = []
+    for process in [psutil.Process(driver), *psutil.Process(driver).children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):
+            for socket in process.net_connections("tcp"):
+                ip = ip_address(socket.laddr.ip)
+                ip = getattr(ip, "ipv4_mapped", None) or ip
+                if socket.status == psutil.CONN_LISTEN and not ip.is_loopback:
+                    found.append(f"{ip}:{socket.laddr.port} of {' '.join(process.cmdline())}")
+    return found
 
 
 def await_rows(metrics: Path, count: int, process: "subprocess.Popen[str]") -> None:

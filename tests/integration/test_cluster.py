@@ -9,37 +9,75 @@ import pytest
 import ray
 from machine import slowdown
 from ray.cluster_utils import Cluster as RayCluster
-from support import SMALL, RunCommand
+from support import NAMED_WITHIN_S, SMALL, RunCommand, wait_until
 
 from configs.loading import load_config
 from orchestration.cluster import local_resources, start_cluster
+from orchestration.placement import PlacementError
 
 REFUSAL_S = 10.0  # the promise, on an idle machine, for the whole command where the cluster cannot hold the run
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900), pytest.mark.usefixtures("no_shared_ray")]
 
 
-def test_two_nodes_hold_engines_and_learner_as_configured() -> None:
-    nodes = RayCluster(initialize_head=True, head_node_args={"num_cpus": 2})
+# A node that is gone is noticed after 15 s otherwise.
+NOTICE_SOON = {
+    "health_check_initial_delay_ms": 0,
+    "health_check_period_ms": 500,
+    "health_check_timeout_ms": 5000,
+    "health_check_failure_threshold": 3,
+}
+
+
+def test_two_nodes_hold_engines_and_learner_as_configured_and_lose_and_get_places_with_nodes() -> None:
+    nodes = RayCluster(initialize_head=True, head_node_args={"num_cpus": 2, "_system_config": NOTICE_SOON})
     try:
-        nodes.add_node(num_cpus=3)
+        second = nodes.add_node(num_cpus=3)
         config = load_config(
             [
                 *SMALL,
                 f"cluster.address={nodes.address}",
                 "cluster.cpus_per_engine=1",
                 "cluster.cpus_per_learner=1",
-                "rollout.num_engines=2",
+                "rollout.num_engines=3",
+                "rollout.min_engines=2",
+                "cluster.placement_timeout_s=2",
                 "learner.num_workers=3",
             ]
         )
-        with start_cluster(config.cluster, config.rollout, config.learner) as cluster:
+        told: list[str] = []
+        with start_cluster(config.cluster, config.rollout, config.learner, notice=told.append) as cluster:
+            places = cluster.placed_engines()
+            assert len(places) == 2, "the run begins with the fewest engines"
             placed = cluster.nodes()
-        assert len(set(placed["engines"] + placed["learner"])) == 2, placed
+            nodes.add_node(num_cpus=1)
+            assert wait_until(lambda: cluster.placed_engines() == [0, 1, 2]), "the third has a place once there is room"
+            cluster.await_learner()
+            nodes.remove_node(second, allow_graceful=False)
+            removed_at = time.monotonic()
+            assert wait_until(lambda: bool(told))
+            assert time.monotonic() - removed_at < NAMED_WITHIN_S * slowdown()
+            (line,) = told
+            host = re.escape(ray.util.get_node_ip_address())
+            ranks = "learner rank 0, learner rank 1, learner rank 2"
+            assert re.match(rf"node {host} \({ranks} there\) does not answer any more; start Ray there again", line), (
+                line
+            )
+            assert [node.residents for node in cluster.lost_nodes()] == [tuple(ranks.split(", "))]
+            assert wait_until(lambda: not cluster.has_learner)
+            with pytest.raises(
+                PlacementError, match=r"the learner has no place any more within .*=2 s; still missing 3"
+            ):
+                cluster.await_learner()
+            nodes.add_node(num_cpus=3)
+            assert wait_until(lambda: cluster.has_learner)
+            cluster.await_learner()
+        engines = {placed["engines"][engine] for engine in places}
+        assert len({*engines, *placed["learner"]}) == 2, placed
         assert len(set(placed["learner"])) == 1, (
             f"three ranks fit the node of three CPUs, so they lie together: {placed}"
         )
-        assert set(placed["engines"]).isdisjoint(placed["learner"]), placed
+        assert engines.isdisjoint(placed["learner"]), placed
     finally:
         ray.shutdown()
         nodes.shutdown()

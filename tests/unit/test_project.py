@@ -14,7 +14,7 @@ import pytest
 from configs.packages import PACKAGES
 
 ROOT = Path(__file__).resolve().parents[2]
-TARGETS = ("setup", "train", "study", "test", "test-fast", "check", "bench", "bench-gates", "plots")
+TARGETS = ("setup", "train", "study", "test", "test-fast", "check", "audit", "bench", "bench-gates", "plots")
 
 
 @pytest.fixture(scope="module")

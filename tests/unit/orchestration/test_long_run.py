@@ -19,7 +19,10 @@ from verdicts import verdict_of
 import orchestration.stream.group_stream as module
 from configs.loading import load_config
 from learner.contract import StepReport, TrainBatch
-from orchestration.checkpoint import CheckpointStore, RunState
+from orchestration.boundary import Boundary
+from orchestration.checkpoints.saver import CheckpointSaver
+from orchestration.checkpoints.state import RunState
+from orchestration.checkpoints.store import CheckpointStore
 from orchestration.interfaces import ActorStatus
 from orchestration.journal.eval_rows import Evaluation
 from orchestration.journal.journal import Journal
@@ -27,6 +30,7 @@ from orchestration.loop import iterate
 from orchestration.stream.group_stream import GroupStream
 from orchestration.stream.order import admission_for, buffer_for
 from orchestration.stream.positions import FRESH
+from orchestration.terminal.stopping import Stopping
 from rollout.contract import (
     Completion,
     EngineLoad,
@@ -44,6 +48,7 @@ from rollout.fleets.engine_pool import EnginePool
 from rollout.fleets.fleet import RolloutFleet
 from rollout.prompts import PromptStream
 from rollout.tasks import Problem
+from transfer.fingerprints import Fingerprint, write_hashed
 from transfer.spans import SpanLog
 
 NUM_ITERATIONS = 2000
@@ -105,7 +110,7 @@ class LongRun:
     """The parts of the run; traces the memory that is allocated after WARM_UP and still held at the end."""
 
     def __init__(self) -> None:
-        pool = EnginePool([PromptEngine(), PromptEngine()])
+        pool = EnginePool({0: PromptEngine(), 1: PromptEngine()})
         pool.set_rooms(dict.fromkeys(pool.engines, EngineRoom(num_sequences=4, kv_tokens=1000)))
         fleet = RolloutFleet(pool, workers_per_engine=1, timeout_s=60.0, grade=verdicts_of)
         problems = [Problem(text=f"{number}+1=", reference_answer="1", source="sums") for number in range(1_000)]
@@ -122,11 +127,12 @@ class LongRun:
             start_iteration=0,
             start_positions=FRESH,
             num_iterations=NUM_ITERATIONS,
-            grading_timeout_s=60.0,
             counts_failures=False,
         )
         self.channel = SimpleNamespace(publish=self._publish)
-        self.learner = SimpleNamespace(load=self._load, steps=self._steps, save=lambda path: None)
+        self.learner = SimpleNamespace(load=self._load, steps=self._steps, save=self._save)
+        self.learner.await_saved = self._await_saved
+        self.learner.is_saving = False
         self._spans = SpanLog("learner")
         self._num_done = 0
 
@@ -151,6 +157,12 @@ class LongRun:
         with self._spans.span("load"):
             assert len(batch.samples) == PROMPTS * 2
 
+    def _save(self, path: str, *, pretrained: bool) -> None:
+        self._saved = {"weights": write_hashed(Path(path) / "weights", [b"weights"])}
+
+    def _await_saved(self) -> dict[str, Fingerprint]:
+        return self._saved
+
     def _steps(self) -> Iterator[StepReport]:
         with self._spans.span("step"):
             yield step(loss=0.0, gate__eur=0.9, policy__entropy=0.5)
@@ -158,14 +170,15 @@ class LongRun:
 
 def test_the_memory_of_the_driver_does_not_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ray", SimpleNamespace(get=list))
-    monkeypatch.setattr(module, "await_verdicts", lambda references, timeout_s: list(references))
+    monkeypatch.setattr(module, "await_verdicts", lambda references: list(references))
     monkeypatch.setattr("os.fsync", lambda descriptor: None)  # the disk's time is not the point
-    monkeypatch.setattr("orchestration.pages.figures.save_panels", lambda *_, **__: None)
     settings = [f"num_iterations={NUM_ITERATIONS}", "checkpoint.every=500", "max_staleness=1", "eval.every=10"]
     config = load_config([*settings, f"rollout.prompts_per_iteration={PROMPTS}", "rollout.completions_per_prompt=2"])
     parts = LongRun()
+    state = RunState.fresh(seed=0)
     with (
         open(os.devnull, "w") as nowhere,
+        Stopping(grace_s=60.0) as stopping,
         Journal(
             tmp_path,
             config=config.journal,
@@ -174,8 +187,11 @@ def test_the_memory_of_the_driver_does_not_grow(tmp_path: Path, monkeypatch: pyt
             gate_name="softsign",
             console=Console(file=nowhere),
         ) as journal,
+        CheckpointSaver(
+            CheckpointStore(tmp_path / "checkpoints", keep_last=2), parts.learner, pretrained=False, log=journal.log
+        ) as saver,
     ):
-        iterate(config, parts, journal, CheckpointStore(tmp_path / "checkpoints", keep=2), RunState.fresh(seed=0))  # type: ignore[arg-type]
+        iterate(config, parts, journal, saver, Boundary(stopping, state))
         gc.collect()
         held = tracemalloc.take_snapshot()
         tracemalloc.stop()

@@ -39,7 +39,6 @@ class PlayedEngines:
         sampling: SamplingSpec,
         *,
         name: str,
-        timeout_s: float,
     ) -> Iterator[list[EvalSample]]:
         for prompt in reversed(prompts):
             if len(self.drawn) == self.limit:
@@ -80,7 +79,7 @@ def engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> PlayedEngines:
             return list(range(len(text)))
 
     monkeypatch.setitem(sys.modules, "orchestration.rollout_parts", parts)
-    monkeypatch.setattr(evaluation_session, "start_cluster", lambda *arguments: nullcontext(cluster))
+    monkeypatch.setattr(evaluation_session, "start_cluster", lambda *_, **__: nullcontext(cluster))
     monkeypatch.setattr(evaluation_session, "locate_model", lambda *arguments: Path("model"))
     monkeypatch.setattr(task_loading, "load_tokenizer", lambda *arguments, **others: Tokenizer())
     drawing = ModuleType("orchestration.evaluate.drawing")
@@ -132,7 +131,7 @@ def test_a_finished_evaluation_is_told_again_without_engines(
     (folder,) = Path("evals").iterdir()
     assert folder.name.startswith("embedded-"), "the same command finds its own folder"
     table = capfd.readouterr().out.splitlines()[-2:]
-    monkeypatch.setattr(evaluation_session, "start_cluster", lambda *arguments: pytest.fail("nothing is missing"))
+    monkeypatch.setattr(evaluation_session, "start_cluster", lambda *_, **__: pytest.fail("nothing is missing"))
     assert evaluate.main([*SUMS]) == 0
     assert capfd.readouterr().out.splitlines()[-2:] == table
 

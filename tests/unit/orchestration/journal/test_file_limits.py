@@ -144,7 +144,6 @@ def num_bytes_read() -> int:
 
 def test_an_iteration_reads_nothing_of_those_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # the disk's time is not the point
-    monkeypatch.setattr("orchestration.pages.figures.save_panels", lambda *_, **__: None)
     config = JournalConfig(tensorboard=True)
     settings: dict[str, Any] = {"num_iterations": 200, "max_staleness": 0, "gate_name": "softsign"}
     read = []

@@ -1,0 +1,55 @@
+"""A GCS that is killed while a command of our own waits; test_replay.py kills a raylet, test_cluster.py a node."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from machine import slowdown
+from support import EVENT_TIMEOUT_S, NAMED_WITHIN_S, PROJECT_ROOT, kill_ray_process, reachable_ports
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+# A command without engines and learner, which take most of a run's start. It waits in Ray, as runs do most of the time.
+COMMAND = """
+import sys
+import ray
+from configs.loading import load_config
+from orchestration.cluster import start_cluster
+from orchestration.terminal.exit_status import exit_status
+
+class Peer:
+    def wait(self):
+        import time
+        print("waiting", flush=True)
+        time.sleep(600)
+
+config = load_config([])
+try:
+    with start_cluster(config.cluster, config.rollout, None):
+        peer = ray.remote(Peer).options(num_cpus=0).remote()
+        ray.get(peer.wait.remote())
+except (ValueError, RuntimeError) as error:
+    sys.exit(exit_status(error))
+"""
+
+
+def test_a_killed_gcs_is_named_in_time_and_nothing_is_left(tmp_path: Path, no_process_left: None) -> None:
+    output = tmp_path / "output"
+    with output.open("w") as log:
+        command = subprocess.Popen(
+            [sys.executable, "-c", COMMAND], cwd=PROJECT_ROOT, stdout=log, stderr=log, start_new_session=True
+        )
+    while "waiting" not in output.read_text():
+        assert command.poll() is None, output.read_text()
+        time.sleep(0.1)
+    assert reachable_ports(command.pid) == []
+    killed_at = time.monotonic()
+    kill_ray_process(command.pid, "gcs_server")
+    assert command.wait(timeout=EVENT_TIMEOUT_S) == 1
+    assert time.monotonic() - killed_at < NAMED_WITHIN_S * slowdown()
+    (line,) = [line for line in output.read_text().splitlines() if line.startswith("softgate: ")]
+    assert line.startswith("softgate: Ray's GCS on node 127.0.0.1 does not answer any more")
+    assert "gcs_server.out" in line
+    assert "run the command again" in line
