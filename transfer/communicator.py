@@ -36,6 +36,7 @@ class ProcessGroupTransport(Transport):
         self._store: Any = open_store(
             rendezvous.host, rendezvous.port, rank=rank, world_size=rendezvous.world_size, timeout=timeout
         )
+        self._started: list[Broadcast] = []  # those that nobody has waited for
         self._group = form_group(self._store, rank, rendezvous.world_size, timeout)
         self.start(torch.zeros(4, dtype=torch.uint8, device=device)).wait()  # the first collective connects the peers
 
@@ -43,21 +44,26 @@ class ProcessGroupTransport(Transport):
         options = dist.BroadcastOptions()
         options.rootRank = 0
         options.rootTensor = 0
-        return Broadcast(work=self._group.broadcast([buffer], options), buffer=buffer)
+        self._started = [each for each in self._started if each.work is not None]
+        self._started.append(Broadcast(work=self._group.broadcast([buffer], options), buffer=buffer))
+        return self._started[-1]
 
     def close(self) -> None:
-        self._group = self._store = None  # torch ends both with their last reference
+        for broadcast in self._started:
+            broadcast.work = None
+        self._group = self._store = None  # torch ends both, and the connections, with the last reference to any
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)
 class Broadcast:
     """A broadcast under way: a Transfer."""
 
-    work: Any  # torch.distributed.Work
+    work: Any  # torch.distributed.Work; None once it was waited for or given up
     buffer: torch.Tensor
 
     def wait(self) -> None:
-        self.work.wait()
+        work, self.work = self.work, None
+        work.wait()
         if self.buffer.is_cuda:
             torch.cuda.current_stream(self.buffer.device).synchronize()
 

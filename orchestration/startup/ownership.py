@@ -9,7 +9,6 @@ import fcntl
 import json
 import os
 import re
-import signal
 import socket
 import sys
 import threading
@@ -21,6 +20,7 @@ from pathlib import Path
 
 from configs.loading import ConfigError
 from orchestration.startup.folders import create, refusing_unwritable, remove_empty
+from orchestration.terminal.stopping import fail
 
 LOCK_FILE = ".lock"
 LEASE = ".owner-"  # a lease's name is this and a number
@@ -64,17 +64,8 @@ def this_process() -> Owner:
     )
 
 
-def interrupt(_: BaseException) -> None:
-    """Interrupts the main thread as Ctrl-C does; own() raises the error in its place."""
-    main = threading.main_thread().ident
-    assert main is not None
-    signal.pthread_kill(main, signal.SIGINT)
-
-
 @contextmanager
-def own(
-    folder: Path, *, setting: str, on_lost: Callable[[BaseException], None] = interrupt
-) -> Iterator[tuple[str, ...]]:
+def own(folder: Path, *, setting: str, on_lost: Callable[[BaseException], None] = fail) -> Iterator[tuple[str, ...]]:
     """Owns the folder inside the block, and creates it where it is missing; at the end removes it if it is empty.
 
     Yields a line for each dead owner that it is taken over from. ConfigError, within HEARTBEAT_S, where another process

@@ -14,7 +14,8 @@ from configs.loading import ConfigError
 from configs.schema import RunConfig
 from orchestration.journal.run_files import CHECKPOINT_FOLDER, CONFIG_FILE, LOG_FILE, METRICS_FILE
 from orchestration.startup.folders import is_empty, next_free, numbered, refusing_unwritable, remove_empty
-from orchestration.startup.ownership import interrupt, own
+from orchestration.startup.ownership import own
+from orchestration.terminal.stopping import fail
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,7 +28,7 @@ class OwnedRun:
 
 @contextmanager
 def own_run_dir(
-    config: RunConfig, *, root: Path = Path("runs"), on_lost: Callable[[BaseException], None] = interrupt
+    config: RunConfig, *, root: Path = Path("runs"), on_lost: Callable[[BaseException], None] = fail
 ) -> Iterator[OwnedRun]:
     """Owns the run's folder, and that of rollout.record, inside the block.
 

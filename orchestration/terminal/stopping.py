@@ -194,6 +194,14 @@ def protect() -> AbstractContextManager[None]:
     return nullcontext() if _active is None else _active.protect()
 
 
+def fail(error: BaseException) -> None:
+    """fail() of the Stopping of this process; without one, interrupts the main thread as Ctrl-C does."""
+    if _active is not None:
+        _active.fail(error)
+    else:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+
 def urgent() -> AbstractContextManager[None]:
     """urgent() of the Stopping of this process, if it has one."""
     return nullcontext() if _active is None else _active.urgent()

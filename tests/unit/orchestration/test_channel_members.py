@@ -36,6 +36,9 @@ class Learner:
         self.events.append("send changing" if only_changing else "send all")
         return [SimpleNamespace(digests={}, num_bytes=1, send_s=1.0)]
 
+    def lost(self) -> dict[int, Any]:
+        return {}
+
     def score(self, token_ids: np.ndarray, _: int) -> np.ndarray:
         return np.zeros(len(token_ids) - 1)
 
@@ -44,6 +47,9 @@ class Fleet:
     """Engines that confirm every version."""
 
     workers_per_engine = 1
+
+    def lost(self) -> dict[int, Any]:
+        return {}
 
     def __init__(self, *engines: str) -> None:
         self.members = dict(enumerate(engines))
