@@ -10,6 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -169,16 +170,15 @@ def local_resources() -> dict[str, float]:
 def _ray_session(cluster: ClusterConfig, address: str) -> Iterator[str]:
     """A connection to Ray; gives the folder of Ray's logs on this machine."""
     with ExitStack() as undo:
-        if address == LOCAL:
-            folder = _start_local_ray()
+        is_local = address == LOCAL
+        folder = _start_local_ray() if is_local else _join_ray(cluster, address)
+        if is_local:
             undo.enter_context(session_folder(folder))
-        else:
-            folder = _join_ray(cluster, address)
-        end = ray.shutdown
+        end: Callable[[], None] = ray.shutdown
         try:
             yield str(folder / "logs")
         except RayLostError:
-            end = abandon_ray
+            end = partial(abandon_ray, folder if is_local else None)
             raise
         finally:
             end()

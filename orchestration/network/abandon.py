@@ -1,7 +1,7 @@
 """The end of a Ray that does not answer, without asking it: Ray's own end waits for its answers, up to a minute.
 
-In: nothing. Out: no process of a Ray that this process has started, vLLM's and the graders' children included. What
-runs on a cluster ends with the cluster's processes.
+In: the folder of a Ray that this process has started. Out: none of its processes, and none of their children. What runs
+on a cluster ends with the cluster's processes.
 """
 
 import atexit
@@ -15,15 +15,16 @@ from pathlib import Path
 
 import ray
 
-from orchestration.network.starting import OWNER, OWNER_VARIABLE
-
 ENDED_AFTER_S = 5.0  # a killed process is gone within milliseconds, if it does not wait for a disk
 
 
-def abandon_ray() -> None:
-    """Kills every process of a Ray of this process's own, and lets this process end without Ray, with status 1."""
+def abandon_ray(folder: Path | None) -> None:
+    """Kills every process that writes into this Ray's folder; this process then ends without Ray, with status 1.
+
+    None: a cluster's Ray, of which no process is this one's.
+    """
     deadline = time.monotonic() + ENDED_AFTER_S
-    while (left := list(_owned_processes())) and time.monotonic() < deadline:
+    while folder is not None and (left := list(_writers(folder))) and time.monotonic() < deadline:
         for process in left:
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
@@ -32,12 +33,12 @@ def abandon_ray() -> None:
     atexit.register(_leave)
 
 
-def _owned_processes() -> Iterator[int]:
-    mark = f"{OWNER_VARIABLE}={OWNER}".encode()
-    for folder in Path("/proc").glob("[0-9]*"):
+def _writers(folder: Path) -> Iterator[int]:
+    """Processes whose output goes there, as that of all of Ray's processes and of their children does."""
+    for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it has ended, or is another user's
-            if mark in (folder / "environ").read_bytes().split(b"\0"):
-                yield int(folder.name)
+            if any((process / "fd" / stream).readlink().is_relative_to(folder.resolve()) for stream in ("1", "2")):
+                yield int(process.name)
 
 
 def _leave() -> None:
