@@ -102,10 +102,11 @@ def _measure(num_engines: int, *, repeats: int) -> list[float]:
     sampled = [_sample(position) for position in range(iterations * PROMPTS)]
     answers = [RewardComponent(name="answer", value=float(place % 2), weight=1.0) for place in range(COMPLETIONS)]
     verdicts = tuple(RewardVerdict(components=(answer,)) for answer in answers)
-    verdicts_ref: Any = ray.put(GroupVerdicts(verdicts=verdicts, timed_out=0))  # the same for every group
-    pool = EnginePool([_Engine(sampled) for _ in range(num_engines)])
+    graded: Future[GroupVerdicts] = Future()  # the same for every group
+    graded.set_result(GroupVerdicts(verdicts=verdicts, timed_out=0))
+    pool = EnginePool({engine: _Engine(sampled) for engine in range(num_engines)})
     pool.set_rooms(dict.fromkeys(range(num_engines), EngineRoom(num_sequences=256, kv_tokens=10**6)))
-    fleet = RolloutFleet(pool, workers_per_engine=1, timeout_s=60.0, grade=lambda _: verdicts_ref)
+    fleet = RolloutFleet(pool, workers_per_engine=1, timeout_s=60.0, grade=lambda _: graded)
     prompts: Any = SimpleNamespace(prompt_at=_prompt_at)
     groups: Any = GroupStream(
         fleet,
@@ -118,7 +119,6 @@ def _measure(num_engines: int, *, repeats: int) -> list[float]:
         start_iteration=0,
         start_positions=FRESH,
         num_iterations=iterations,
-        grading_timeout_s=60.0,
         counts_failures=False,
     )
     rates = []

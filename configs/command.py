@@ -4,8 +4,10 @@ In: the arguments. Out: one checked RunConfig for each run, or a ConfigError bef
 grammar for settings and sweeps, but neither its launcher nor its log and output folders.
 """
 
+import re
 from collections.abc import Sequence
 from itertools import product
+from pathlib import Path
 
 from hydra.core.override_parser.types import Glob
 from pydantic import BaseModel
@@ -18,6 +20,7 @@ HELP_FLAGS = ("-h", "--help")
 SWEEP_FLAGS = ("-m", "--multirun")
 AUTO_RUN_DIR = "auto"
 MUST_BE_GIVEN = "..."
+PLAIN = re.compile(r"[\w./-]+")  # paths that Hydra's grammar reads without quotes
 
 USAGE = """\
 softgate: trains a language model on the gated objective.
@@ -27,7 +30,8 @@ usage: python orchestration/run.py [-m] [key=value ...]
   -m, --multirun  run every combination of settings that have several values, one run after the other
   -h, --help      this text
 
-Exit status: 0 done, 1 failed, 2 mistakes in the configuration (one line each) and nothing started, 130 interrupted.
+Exit status: 0 done, 1 failed, 2 mistakes in the configuration (one line each) and nothing started; ended by a signal:
+130 Ctrl-C, 143 SIGTERM, 129 SIGHUP, each after a checkpoint where checkpoint.grace_s suffices for it.
 """
 
 EXAMPLES = """\
@@ -60,10 +64,9 @@ def read_command(arguments: Sequence[str]) -> tuple[RunConfig, ...] | None:
     """
     if wants_help(arguments):
         return None
-    settings = [argument for argument in arguments if not argument.startswith("-")]
     lines = unknown_flags(arguments, *SWEEP_FLAGS)
     configs = []
-    for combination in expand(settings) if len(settings) < len(arguments) else [settings]:
+    for combination in settings_of_runs(arguments):
         try:
             configs.append(load_config(combination))
         except ConfigError as error:
@@ -72,6 +75,21 @@ def read_command(arguments: Sequence[str]) -> tuple[RunConfig, ...] | None:
         raise ConfigError(lines)
     _refuse_shared_folders(configs)
     return tuple(configs)
+
+
+def settings_of_runs(arguments: Sequence[str]) -> list[list[str]]:
+    """The settings of each run that the arguments ask for, one value each, in the order of read_command()."""
+    settings = [argument for argument in arguments if not argument.startswith("-")]
+    return expand(settings) if len(settings) < len(arguments) else [settings]
+
+
+def settings_to_go_on(settings: Sequence[str], *, run_dir: Path, resume: bool) -> list[str]:
+    """The settings of a run that continues, or repeats, the run with these settings in its folder."""
+    kept = [text for text in settings if text.partition("=")[0] not in ("run_dir", "resume")]
+    folder = str(run_dir)
+    if not PLAIN.fullmatch(folder):
+        folder = "'" + folder.replace("'", "\\'") + "'"
+    return [*kept, f"run_dir={folder}", *(["resume=true"] if resume else [])]
 
 
 def expand(settings: Sequence[str]) -> list[list[str]]:

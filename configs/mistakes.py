@@ -4,6 +4,7 @@ In: a pydantic ValidationError of RunConfig, or a name that is not known. Out: l
 what is allowed and the nearest known key. Knows the schema, and nothing of how a tree is composed.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -166,7 +167,9 @@ def _mistakes_in(details: ErrorDetails, root: type[BaseModel]) -> Iterator[Mista
             for line in str(details["ctx"]["error"]).splitlines():
                 yield Mistake(key=place.key, line=line)
         case _:
-            rule = details["msg"].replace("Input should", "must").replace("String should", "must").replace("'", "")
+            rule = (
+                re.sub(r"^\w+ should", "must", details["msg"]).removesuffix(" after validation, not 0").replace("'", "")
+            )
             given = ", ".join(f"{key}={shown(value)}" for key, value in _leaves(place.key, details["input"]))
             yield Mistake(key=place.key, line=f"{given}: {rule}")
 

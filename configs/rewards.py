@@ -30,7 +30,7 @@ class RewardConfig(Section):
     format_weight: float = 1.0
     answer_weight: float = 1.0
     extra: dict[RewardName, ExtraRewardConfig] = Field(default={})  # reward.extra.<name>.function=package.module:name
-    # handling of an extra reward that raises, is no finite number, or exceeds graders.timeout_s; zero: it counts as 0
+    # handling of an extra reward that raises, is no finite number, exceeds a limit or ends its process; zero: 0 for it
     on_error: Literal["raise", "zero"] = "raise"
 
     @property

@@ -9,10 +9,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from configs.checkpoint import CheckpointConfig
 from configs.evaluation import EvalConfig
 from configs.gates import GateConfig
+from configs.graders import GradersConfig
 from configs.lora import LoraConfig
 from configs.objective import ObjectiveConfig, correction_mistake
+from configs.recovery import RecoveryConfig
 from configs.rewards import RewardConfig
 from configs.section import Section
 from configs.tasks import TaskConfig
@@ -33,7 +36,9 @@ Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
 class RolloutConfig(Section):
     """Generation: engines, sampling, and how much of it one iteration takes."""
 
-    num_engines: int = Field(default=1, ge=1)
+    num_engines: int = Field(default=1, ge=1)  # most engines at a time
+    # fewest engines with which a run starts and goes on; null: starts with num_engines and goes on with one
+    min_engines: int | None = Field(default=None, ge=1)
     # async: vLLM's AsyncLLM, engine in a child process; inline: engine in the actor's process; auto: inline on CPU
     frontend: Frontend = "auto"
     tensor_parallel_size: int = Field(default=1, ge=1)
@@ -66,19 +71,27 @@ class RolloutConfig(Section):
         """Whether the run generates; a replay starts neither engines nor graders."""
         return self.replay is None
 
+    @property
+    def engines_at_start(self) -> int:
+        """Engines that a run waits for at its start."""
+        return self.min_engines or self.num_engines
+
+    @property
+    def engines_to_go_on(self) -> int:
+        """Engines without which a run waits for others."""
+        return self.min_engines or 1
+
     def mistakes(self) -> Iterator[str]:
+        if self.min_engines is not None and self.min_engines > self.num_engines:
+            yield (
+                f"rollout.min_engines={self.min_engines}: must be at most rollout.num_engines={self.num_engines}, the "
+                f"most engines"
+            )
         if self.record is not None and self.replay is not None:
             yield (
                 f"rollout.record={self.record}: cannot be combined with rollout.replay={self.replay}, which has these "
                 f"groups already; set one of them to null"
             )
-
-
-class GradersConfig(Section):
-    """Processes that grade completions; each can be killed."""
-
-    num_workers: int = Field(default=1, ge=1)
-    timeout_s: float = Field(default=10.0, gt=0.0)  # limit for one completion
 
 
 class LearnerConfig(Section):
@@ -136,13 +149,6 @@ class ClusterConfig(Section):
         return self.gpus_per_engine < 1.0 or self.gpus_per_learner < 1.0
 
 
-class CheckpointConfig(Section):
-    """When the whole run is saved; a final model is always written."""
-
-    every: int = Field(default=10, ge=1)  # iterations
-    keep: int = Field(default=2, ge=1)  # newest checkpoints kept
-
-
 class JournalConfig(Section):
     """What a run leaves behind beside metrics.jsonl."""
 
@@ -164,6 +170,7 @@ class RunConfig(Section):
     learner: LearnerConfig = LearnerConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     publish: PublishConfig = PublishConfig()
+    recovery: RecoveryConfig = RecoveryConfig()
     cluster: ClusterConfig = ClusterConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     eval: EvalConfig = EvalConfig()
@@ -173,6 +180,7 @@ class RunConfig(Section):
     seed: int = Field(default=0, ge=0, lt=2**31)
     run_dir: str = Field(default="auto", min_length=1)  # auto: runs/<task>-<gate>-seed<seed>, next free number
     resume: bool = False
+    resume_force: bool = False  # with resume=true: go on although settings say that it is another experiment
     dry_run: bool = False
 
     @property
@@ -205,6 +213,8 @@ class RunConfig(Section):
                 f"learner.max_tokens_per_micro_batch={learner.max_tokens_per_micro_batch}: must be at least "
                 f"model.max_model_len={max_model_len}, the longest sequence"
             )
+        if self.resume_force and not self.resume:
+            yield "resume_force=true: has an effect with resume=true only; add that or leave it out"
         yield from self._misfits_of_task()
         yield from self._misfits_of_gpus()
         yield from self._misfits_of_order()
@@ -214,6 +224,9 @@ class RunConfig(Section):
                 f"that could evaluate; evaluate the final model afterwards"
             )
         yield from self._misfits_of_evaluation()
+        set_names = self.task.eval_set_names if rollout.has_engines else ()
+        if unkept := self.checkpoint.misfit(self.eval, set_names=set_names):
+            yield unkept
         if self.objective.overlong_buffer > rollout.max_new_tokens:
             yield (
                 f"objective.overlong_buffer={self.objective.overlong_buffer}: must be at most "

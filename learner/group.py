@@ -4,33 +4,40 @@ In: a LearnerSpec and reserved bundles of a Ray placement group, one a rank. Out
 that names the rank. Refuses to know what a call computes; DeepSpeed lives in the ranks' processes only.
 """
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from configs.recovery import RecoveryConfig
+from learner.checkpoints.shared_folder import SHARED_FOLDER_REMEDY
 from learner.contract import StepReport, TrainBatch
-from learner.shards import SHARED_FOLDER_REMEDY, missing_shards
 from learner.spec import LearnerSpec
-from transfer.answers import await_answers, reason
+from transfer.answers import PeerStuck, as_death, await_answers, reason
+from transfer.fingerprints import Fingerprint, size_of
+from transfer.heartbeats import Heartbeats
 from transfer.ports import reserve_port
 from transfer.spans import Span, SpanLog
 from transfer.wire import ParameterGroup
 
 # Worker methods that are recorded as spans, with the names of their spans.
 SPAN_NAMES = {"score_ahead": "score", "load": "load", "step": "step", "send_weights": "send"}
+HEALTH = "health"  # threads of a rank that answer while the rank is in a call
 MODEL_CONFIG_FILE = "config.json"  # what every Hugging Face folder has
 
 
 class LearnerError(RuntimeError):
-    """A rank failed, died or did not answer; the message names it. The group is shut down and must be built again."""
+    """A rank failed; the message names it. The group is shut down."""
+
+
+class LearnerLost(LearnerError):
+    """A rank died or is stuck; another group, started in the same bundles, can go on from a checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +56,10 @@ class RankProcess:
         """This node's address and a port reserved there, to which peers of this rank connect."""
         address: str = ray.util.get_node_ip_address()
         return address, reserve_port(address)
+
+    @ray.method(concurrency_group=HEALTH)
+    def alive(self) -> None:
+        """Answers at once, whatever the rank does."""
 
     def start(self, spec: LearnerSpec, rank: int, world_size: int, master_address: str, master_port: int) -> None:
         from learner.worker import LearnerWorker  # imports torch and DeepSpeed: in this process only
@@ -87,13 +98,22 @@ class LearnerGroup:
         cpus_per_rank: float,
         gpus_per_rank: float,
         start_timeout_s: float,
+        recovery: RecoveryConfig,
+        while_waiting: Callable[[], object] = lambda: None,
     ) -> None:
-        """Starts one rank a bundle and loads the model. LearnerError where a rank fails or start_timeout_s passes."""
+        """Starts one rank a bundle and loads the model. LearnerError where a rank fails or start_timeout_s passes.
+
+        while_waiting: called again and again in every wait for the ranks.
+        """
         self.spec = spec
         self.num_ranks = len(bundle_indices)
+        self._saving_to = Path()  # folder of the last save()
         self._scoring: list[dict[int, ray.ObjectRef]] = []  # score_ahead calls since the last batch
+        self._health_timeout_s = recovery.health_timeout_s
+        self._heartbeats = Heartbeats[int](every_s=recovery.health_every_s, timeout_s=recovery.health_timeout_s)
+        self._while_waiting = while_waiting
         self._actors = [
-            ray.remote(RankProcess)
+            ray.remote(concurrency_groups={HEALTH: 1})(RankProcess)
             .options(
                 num_cpus=cpus_per_rank,
                 num_gpus=gpus_per_rank,
@@ -105,13 +125,14 @@ class LearnerGroup:
             .remote()
             for index in bundle_indices
         ]
-        deadline = time.monotonic() + start_timeout_s
         address, port = self._await("start", {0: self._actors[0].address_and_free_port.remote()}, start_timeout_s)[0]
         starting = {
             rank: actor.start.remote(spec, rank, self.num_ranks, address, port)
             for rank, actor in enumerate(self._actors)
         }
-        self._await("start", starting, deadline - time.monotonic())
+        self._await("start", starting, start_timeout_s)
+        for rank, actor in enumerate(self._actors):
+            self._heartbeats.watch(rank, actor.alive.remote)
 
     def score_ahead(self, part: TrainBatch) -> None:
         """Makes every rank compute logprobs of sequences of the next batch before load() needs them; does not wait.
@@ -128,9 +149,8 @@ class LearnerGroup:
 
     def load(self, batch: TrainBatch, iteration: int) -> None:
         """Gives every rank the iteration's batch and fixes the denominator of every ratio in it."""
-        deadline = time.monotonic() + self.spec.learner.timeout_s
         for calls in self._scoring:
-            self._await("score_ahead", calls, deadline - time.monotonic())
+            self._await("score_ahead", calls, self.spec.learner.timeout_s)
         self._scoring = []
         self.call("load", ray.put(batch), iteration)
 
@@ -143,20 +163,40 @@ class LearnerGroup:
         """Logprobs [C] float32 of a sequence's completion tokens ([P + C] ids) under the current weights."""
         return self.call("score", token_ids, prompt_length)[0]
 
-    def save(self, path: str) -> None:
-        """Writes all ranks' weights, optimizer state and random state into an existing folder that every rank reaches.
+    def save(self, path: str, *, pretrained: bool = False) -> None:
+        """Copies all ranks' state; they go on to write it into an existing folder that every rank reaches.
 
-        LearnerError where a rank does not see the folder, or wrote into another one than the driver sees.
+        pretrained: with the weights as a Hugging Face folder. await_saved() must follow before the next save(), after
+        any number of other calls. LearnerError where a rank does not see the folder.
         """
-        self.call("save", path)
-        missing = missing_shards(Path(path), num_ranks=self.num_ranks)
-        if missing:
-            self._fail(f"save: learner rank {_listed(missing)} wrote to another {path}; {SHARED_FOLDER_REMEDY}")
+        self.call("save", path, pretrained)
+        self._saving_to = Path(path)
+
+    @property
+    def is_saving(self) -> bool:
+        """Whether a rank still writes what save() copied."""
+        return any(self.call("is_saving"))
+
+    def await_saved(self) -> dict[str, Fingerprint]:
+        """Waits for what save() began; what the ranks wrote, by path below the folder.
+
+        LearnerError where a rank could not write, or wrote into another folder than the driver sees.
+        """
+        by_rank: list[dict[str, Fingerprint]] = self.call("await_saved")
+        folder = self._saving_to
+        strangers = [
+            rank
+            for rank, files in enumerate(by_rank)
+            if any(size_of(folder / name) != file.num_bytes for name, file in files.items())
+        ]
+        if strangers:
+            self._fail(f"save: learner rank {_listed(strangers)} wrote to another {folder}; {SHARED_FOLDER_REMEDY}")
+        return {name: file for files in by_rank for name, file in files.items()}
 
     def restore(self, path: str) -> None:
-        """Continues from a folder that save() wrote; to be called before the first step.
+        """Continues from a folder that save() wrote, with any number of ranks and ZeRO stage; before the first step.
 
-        LearnerError where number of ranks, ZeRO stage or dtype differ; it names the settings.
+        LearnerError where another model or adapter was trained there.
         """
         self.call("restore", path)
 
@@ -201,6 +241,29 @@ class LearnerGroup:
             ray.kill(actor, no_restart=True)
         self._actors = []
 
+    def lost(self) -> dict[int, RayActorError]:
+        """Ranks that died or are stuck, as far as is known by now."""
+        return self._heartbeats.lost()
+
+    def check(self) -> None:
+        """Raises LearnerLost where a rank is lost; for waits in which no rank is asked for anything."""
+        if lost := self.lost():
+            self.give_up("between two calls", lost)
+
+    def unwell(self) -> dict[int, RayActorError]:
+        """Asks every rank whether it is there, and waits: those that are not."""
+        answers = await_answers(
+            {rank: actor.alive.remote() for rank, actor in enumerate(self._actors)}, timeout_s=self._health_timeout_s
+        )
+        if answers.failures:
+            return {rank: as_death(error) for rank, error in answers.failures.items()}
+        return {rank: PeerStuck(f"did not answer for {self._health_timeout_s:g} s") for rank in answers.silent}
+
+    def give_up(self, name: str, lost: Mapping[int, RayActorError]) -> NoReturn:
+        """Ends the group in which these ranks were lost; name: of the call in which it was noticed."""
+        self.shutdown()  # ranks still inside a collective would wait for the lost ones for ever
+        raise LearnerLost(_describe(name, lost)) from lost[min(lost)]
+
     def _run(self, name: str, submit: Callable[[Any], ray.ObjectRef]) -> list[Any]:
         if not self._actors:
             raise LearnerError(f"{name}: the learner group is shut down")
@@ -209,14 +272,20 @@ class LearnerGroup:
 
     def _await(self, name: str, calls: dict[int, ray.ObjectRef], timeout_s: float) -> list[Any]:
         """Waits for all ranks; unblocked by their answers, by the first that fails, or by the time-out."""
-        answers = await_answers(calls, timeout_s=timeout_s)
+        answers = await_answers(calls, timeout_s=timeout_s, lost=self._look)
         if len(answers.results) == len(calls):
             return list(answers.results.values())
+        silent = {rank: PeerStuck(f"did not answer within {timeout_s:g} s") for rank in answers.silent}
+        # A rank that fails may only tell that another one is gone, of which Ray does not know yet.
+        lost = answers.dead or (self.unwell() if answers.failures else silent)
+        if lost:
+            self.give_up(name, lost)
         self.shutdown()  # ranks still inside a collective would wait for the failed one for ever
-        blamed = answers.blamed
-        if blamed:
-            raise LearnerError(_describe(name, blamed)) from blamed[min(blamed)]
-        raise LearnerError(f"{name}: learner rank {_listed(answers.silent)} did not answer within {timeout_s:g} s")
+        raise LearnerError(_describe(name, answers.failures)) from answers.failures[min(answers.failures)]
+
+    def _look(self) -> dict[int, RayActorError]:
+        self._while_waiting()
+        return self.lost()
 
     def _fail(self, message: str) -> NoReturn:
         self.shutdown()
@@ -233,7 +302,7 @@ def _listed(ranks: Iterable[int]) -> str:
     return ", ".join(str(rank) for rank in sorted(ranks))
 
 
-def _describe(name: str, failures: dict[int, RayError]) -> str:
+def _describe(name: str, failures: Mapping[int, RayError]) -> str:
     """Message with the failed ranks; ranks that raised the same error are named together."""
     ranks_by_message: dict[str, list[int]] = {}
     for rank, error in sorted(failures.items()):

@@ -7,27 +7,17 @@ NonFiniteError on every rank. Knows nothing of batches, gates or objectives.
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from learner.lr_schedule import lr_at
 from learner.spec import LearnerSpec
 
 if TYPE_CHECKING:  # seconds that building an optimizer need not wait for
     from deepspeed import DeepSpeedEngine
-
-
-def lr_at(step: int, *, total_steps: int, lr: float, schedule: Literal["linear", "constant"]) -> float:
-    """Learning rate of optimizer step `step`, counted from 0 over the whole run, no warm-up.
-
-    linear: lr * (1 - step / total_steps), so the first step uses lr and the last lr / total_steps (paper, appendix A).
-    Raises ValueError outside 0 <= step < total_steps.
-    """
-    if not 0 <= step < total_steps:
-        raise ValueError(f"step={step}: must lie in [0, {total_steps}), the optimizer steps of the run")
-    return lr * (1.0 - step / total_steps) if schedule == "linear" else lr
 
 
 def set_lr(optimizer: torch.optim.Optimizer, spec: LearnerSpec, *, step: int) -> float:

@@ -58,23 +58,42 @@ class WeightSender:
         groups = self.changing_groups if only_changing else self.groups
         digests: dict[str, str] = {}
         in_flight: deque[tuple[ParameterGroup, Transfer]] = deque()
+        failure: RuntimeError | None = None
         for group in groups:
             members = [self._weights[meta.name] for meta in group.parameters]
             with gathered([parameter for weight in members for parameter in weight.parameters]):
-                if self._rank != 0:
+                if self._rank != 0 or failure is not None:
                     continue
-                assert self._transport is not None, "send() before connect()"
-                while not fits_in_flight(group, [sent for sent, _ in in_flight]):
-                    in_flight.popleft()[1].wait()
-                buffer = self._buffers.take(group)
-                pack(group, (weight.value() for weight in members), buffer)
+                try:
+                    buffer = self._start(group, members, in_flight)
+                except RuntimeError as error:  # a peer is gone; the other ranks gather on, and wait for this one
+                    failure = error
+                    continue
             if verify:
                 digests[group.label] = digest(buffer)
-            in_flight.append((group, self._transport.start(buffer)))
-        for _, transfer in in_flight:
-            transfer.wait()
+        if self._transport is not None:
+            with self._transport.closed_on_failure():
+                if failure is not None:
+                    raise failure
+                for _, transfer in in_flight:
+                    transfer.wait()
         num_bytes = sum(group.num_bytes for group in groups)
         return SendReport(digests=digests, num_bytes=num_bytes, send_s=time.perf_counter() - started)
+
+    def _start(
+        self,
+        group: ParameterGroup,
+        members: Sequence[PublishedWeight],
+        in_flight: deque[tuple[ParameterGroup, Transfer]],
+    ) -> torch.Tensor:
+        """Begins to send the group once there is room beside those under way; the buffer that it travels in."""
+        assert self._transport is not None, "send() before connect()"
+        while not fits_in_flight(group, [sent for sent, _ in in_flight]):
+            in_flight.popleft()[1].wait()
+        buffer = self._buffers.take(group)
+        pack(group, (weight.value() for weight in members), buffer)
+        in_flight.append((group, self._transport.start(buffer)))
+        return buffer
 
 
 def _grouped(weights: Sequence[PublishedWeight], wire_dtype: str) -> list[ParameterGroup]:

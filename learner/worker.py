@@ -17,7 +17,11 @@ import torch.distributed as dist
 
 from gates.audit import audited_gates
 from gates.kernels import loss_function_for
-from learner.checkpoint import load_engine, save_engine, save_model, save_tokenizer
+from learner.checkpoints.fragments import OptimizerState
+from learner.checkpoints.pretrained import copy_model, save_tokenizer, write_model
+from learner.checkpoints.shared_folder import require_folder
+from learner.checkpoints.training_state import copy_state, load_state
+from learner.checkpoints.writing import Share, ShareWriter
 from learner.contract import MicroBatch, StepReport, TrainBatch
 from learner.engine_start import build_engine, build_reference, join_process_group, load_initial_model
 from learner.loaded_batch import LoadedBatch
@@ -31,8 +35,8 @@ from learner.model.scoring import LogprobCache, Scorer, to_tensor
 from learner.model.weights import published_weights
 from learner.optimizer import merge_over_ranks, set_lr, take_step
 from learner.sender import SendReport, WeightSender
-from learner.shards import ShardLayout
 from learner.spec import LearnerSpec
+from transfer.fingerprints import Fingerprint
 from transfer.transport import Rendezvous
 from transfer.wire import ParameterGroup
 
@@ -70,7 +74,7 @@ class LearnerWorker:
                 reference = scorer(self.engine, context=self.policy.adapters.disabled)
             self._reference = LogprobCache(reference.batch_logprobs)
         self._loaded: LoadedBatch | None = None
-        self._layout = ShardLayout(num_ranks=world_size, zero_stage=spec.learner.zero_stage, dtype_name=spec.dtype_name)
+        self._writer = ShareWriter(self.policy, spec)
         self._sender = WeightSender(
             published_weights(self.policy), rank=rank, device=self.device, wire_dtype=spec.wire_dtype_name
         )
@@ -82,6 +86,8 @@ class LearnerWorker:
 
     def load(self, batch: TrainBatch, iteration: int) -> None:
         """Takes the batch of an iteration; computes the old and reference logprobs, which its steps do not change."""
+        # dropout is off; a model that draws numbers all the same draws equal ones after a resume
+        torch.manual_seed(self.spec.seed + iteration)
         rollout_logprobs = tuple(sample.tokens.rollout_logprobs for sample in batch.samples)
         self._loaded = LoadedBatch(
             batch=batch,
@@ -193,28 +199,44 @@ class LearnerWorker:
         """Broadcasts the current weights to every engine, all or the changing ones; only rank 0's report counts."""
         return self._sender.send(verify=verify, only_changing=only_changing)
 
-    def save(self, path: str) -> None:
-        """Writes weights, optimizer state and random state of all ranks into the existing shared folder `path`.
+    def save(self, path: str, pretrained: bool) -> None:
+        """Copies all state to host memory, and begins to write it into the existing shared folder `path`.
 
-        Raises FileNotFoundError on a rank that does not see the folder.
+        pretrained: with the weights as a Hugging Face folder in it. Raises FileNotFoundError on a rank that does not
+        see the folder.
         """
-        save_engine(self.engine, Path(path), rank=self.rank, layout=self._layout)
-        if self.rank == 0:
-            self._gate.save(Path(path))
-        dist.barrier()
+        require_folder(Path(path))
+        model = copy_model(self.policy, rank=self.rank) if pretrained else None
+        state = copy_state(self._optimizer_state(), rank=self.rank, texts=self._gate.files())
+        self._writer.start(Share(state=state, model=model if self.rank == 0 else None), Path(path))
+
+    def is_saving(self) -> bool:
+        """Whether what save() began is still being written."""
+        return self._writer.is_busy
+
+    def await_saved(self) -> dict[str, Fingerprint]:
+        """Waits for what save() began; fingerprints of the files that this rank wrote, by path below the folder."""
+        return self._writer.await_written()
 
     def restore(self, path: str) -> None:
-        """Continues from a folder that save() wrote; to be called before the first step.
+        """Continues from a folder that save() wrote with any number of ranks; to be called before the first step.
 
-        Raises ValueError where it was written with another number of ranks, ZeRO stage or dtype.
+        Raises ShardError where another model or adapter was trained there.
         """
-        load_engine(self.engine, Path(path), rank=self.rank, layout=self._layout)
+        load_state(self._optimizer_state(), Path(path))
         self._gate.restore(Path(path))
         self._loaded = None
 
     def save_pretrained(self, path: str) -> None:
         """Writes model and tokenizer into the existing folder `path` as Hugging Face does; rank 0 writes."""
-        save_model(self.policy, Path(path), rank=self.rank)
         if self.rank == 0:
+            require_folder(Path(path))
+        model = copy_model(self.policy, rank=self.rank)
+        if self.rank == 0:
+            write_model(model, self.policy, Path(path))
             save_tokenizer(self.spec, Path(path))
         dist.barrier()
+
+    def _optimizer_state(self) -> OptimizerState:
+        stage = self.spec.learner.zero_stage
+        return OptimizerState(self.engine, zero_stage=stage, rank=self.rank, num_ranks=self.world_size)

@@ -5,57 +5,94 @@ nothing of what they do, and imports no torch, so that a run that does not fit i
 """
 
 import math
-import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray._private.resource_and_label_spec import ResourceAndLabelSpec
-from ray.util.placement_group import placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
+from configs.loading import ConfigError
 from configs.schema import ClusterConfig, LearnerConfig, RolloutConfig
 from orchestration.network.abandon import abandon_ray
 from orchestration.network.session_folders import session_folder
 from orchestration.network.starting import starting_ray
 from orchestration.network.watch import Node, RayLostError, RayWatch
-from orchestration.network.watching import raising_in_main_thread, watching
+from orchestration.network.watching import explaining, watching
+from orchestration.own_sessions import own_sessions
 from orchestration.placement import Placement, PlacementError, plan_placement
+from orchestration.startup.checks.cluster_address import LOCAL, check_address, cluster_address
+from orchestration.startup.ray_errors import not_joined, not_started
+from orchestration.terminal.stopping import fail, install, protect
+from transfer.patience import Patience
 
-LOCAL = "local"  # Ray's name for a cluster of its own on this machine, ended with the run
+POLL_S = 0.05  # pause between two looks at what Ray has placed
 NUM_LOCAL_STARTS = 2  # Ray gives its own start 30 s, which a busy machine may exceed once
 
 
 class Cluster:
     """The bundles reserved for one run."""
 
-    def __init__(self, placement: Placement, *, timeout_s: float, watch: RayWatch) -> None:
+    def __init__(self, placement: Placement, *, engines_at_start: int, timeout_s: float, watch: RayWatch) -> None:
+        """Waits for the learner's bundles and those of the engines; engines_at_start of these are enough in the end.
+
+        Ray goes on to look for places for the others. PlacementError names what is missing.
+        """
         self.placement = placement
+        self._timeout_s = timeout_s
         self._watch = watch
         bundles = placement.learner_bundles
         # The learner first: its ranks communicate at every step, engines do not.
         self._learner_group = placement_group(list(bundles), strategy=_learner_strategy(bundles)) if bundles else None
         self._engine_groups = [placement_group([each], strategy="STRICT_PACK") for each in placement.engine_bundles]
-        self._groups = [group for group in (self._learner_group, *self._engine_groups) if group is not None]
-        self._await_groups(timeout_s)
-
-    def _await_groups(self, timeout_s: float) -> None:
-        """Waits for Ray to reserve every bundle; PlacementError names what is missing and what is free."""
-        deadline = time.monotonic() + timeout_s
-        waiting = [group for group in self._groups if not group.wait(max(0.0, deadline - time.monotonic()))]
-        if waiting:
-            missing = [bundle for group in waiting for bundle in group.bundle_specs]
-            free = {name: amount for name, amount in ray.available_resources().items() if name in ("CPU", "GPU")}
+        learner = [self._learner_group] if self._learner_group is not None else []
+        self._groups = [*learner, *self._engine_groups]
+        waiting = self._await(self._groups)
+        if self._learner_group in waiting or len(self.placed_engines()) < engines_at_start:
+            shortage = self.shortage()
             self.release()
             raise PlacementError(
                 f"not placed within cluster.placement_timeout_s={timeout_s:g} s: the run needs "
-                f"{self.placement.describe()}; still missing {len(missing)} bundle(s), the first {missing[0]}; "
-                f"free now {free}. Each bundle must fit on one node; does another run use the cluster?"
+                f"{self.placement.describe()}; {shortage}. Each bundle must fit on one node; does another run use the "
+                f"cluster?"
+            )
+
+    def _await(self, groups: Sequence[PlacementGroup]) -> list[PlacementGroup]:
+        """Waits for Ray to reserve the bundles of all groups; those that are missing when the time is up."""
+        waiting = list(groups)
+        for slice_s in Patience(self._timeout_s):
+            waiting = [group for group in groups if not _is_placed(group)]
+            if not waiting:
+                break
+            time.sleep(min(slice_s, POLL_S))
+        return waiting
+
+    def shortage(self) -> str:
+        """What Ray has not placed, and what is free."""
+        missing = [bundle for group in self._groups if not _is_placed(group) for bundle in group.bundle_specs]
+        free = {name: amount for name, amount in ray.available_resources().items() if name in ("CPU", "GPU")}
+        return f"still missing {len(missing)} bundle(s), the first {missing[:1]}; free now {free}"
+
+    def placed_engines(self) -> list[int]:
+        """Engines that have a place now: after the end of its node, an engine has none before Ray finds another."""
+        return [engine for engine, group in enumerate(self._engine_groups) if _is_placed(group)]
+
+    @property
+    def has_learner(self) -> bool:
+        """Whether all ranks of the learner have a place now."""
+        return self._learner_group is not None and _is_placed(self._learner_group)
+
+    def await_learner(self) -> None:
+        """Waits until the learner has its bundles, whose node may be gone; PlacementError names what is missing."""
+        if self._learner_group is not None and self._await([self._learner_group]):
+            raise PlacementError(
+                f"the learner has no place any more within cluster.placement_timeout_s={self._timeout_s:g} s; "
+                f"{self.shortage()}. Add a node, then continue the run with resume=true"
             )
 
     @property
@@ -75,6 +112,13 @@ class Cluster:
             "runtime_env": {"env_vars": {"OMP_NUM_THREADS": threads}},
         }
 
+    def run_beside(self, engine: int, function: Callable[..., Any], *arguments: Any) -> None:
+        """Calls the function on the engine's node, unless it is gone; waits for nothing."""
+        table = ray.util.placement_group_table(self._engine_groups[engine])
+        if node := table.get("bundles_to_node_id", {}).get(0):
+            there = NodeAffinitySchedulingStrategy(node, soft=False)
+            ray.remote(function).options(num_cpus=0, scheduling_strategy=there).remote(*arguments)
+
     def learner_options(self) -> dict[str, Any]:
         """Keywords of LearnerGroup that put its ranks into their bundles."""
         bundle = self.placement.learner_bundles[0]
@@ -86,15 +130,19 @@ class Cluster:
         }
 
     def nodes(self) -> dict[str, list[str]]:
-        """Node id of every engine and of every learner rank, as Ray placed them."""
+        """Node id of every engine and of every learner rank, as Ray placed them; "" where an engine has no place."""
         table = ray.util.placement_group_table
-        engines = [table(group)["bundles_to_node_id"][0] for group in self._engine_groups]
+        engines = [table(group)["bundles_to_node_id"].get(0, "") for group in self._engine_groups]
         ranks = table(self._learner_group)["bundles_to_node_id"] if self._learner_group is not None else {}
         return {"engines": engines, "learner": [ranks[rank] for rank in sorted(ranks)]}
 
     def lost_nodes(self) -> tuple[Node, ...]:
         """Nodes that do not answer any more, with the engines and ranks that were there."""
         return self._watch.lost_nodes()
+
+    def explaining(self) -> AbstractContextManager[None]:
+        """A block whose failure is put down to Ray where a process of Ray has gone first."""
+        return explaining(self._watch)
 
     def living_nodes(self) -> list[Node]:
         """The nodes that Ray counts on, with the engines and ranks that it has placed there."""
@@ -120,6 +168,10 @@ class Cluster:
         self._groups = []
 
 
+def _is_placed(group: PlacementGroup) -> bool:
+    return bool(ray.util.placement_group_table(group).get("state") == "CREATED")
+
+
 def _learner_strategy(bundles: Sequence[Mapping[str, float]]) -> str:
     """Strategy that puts all ranks on one node if one has room for them, else on as few as possible."""
     wanted = {name: len(bundles) * amount for name, amount in bundles[0].items()}
@@ -138,22 +190,26 @@ def start_cluster(
 ) -> Iterator[Cluster]:
     """Joins or starts Ray and reserves the bundles; at the end undoes both, also after a failure.
 
-    learner=None: for engines alone. PlacementError within seconds if the cluster has no room for the run, or if there
-    is none to join; also where Ray does not start on this machine. RayLostError or NodeLostError where the run ends
-    because a process of Ray has; a node that is lost meanwhile is told by `notice`.
+    learner=None: for engines alone. Within seconds, PlacementError if the cluster has no room for the run and
+    ConfigError if there is none to join; ConfigError also where Ray does not start on this machine. RayLostError or
+    NodeLostError where the run ends because a process of Ray has; a node that is lost meanwhile is told by `notice`.
     """
-    address = cluster.address
-    if address == "auto":  # `ray job submit` names its cluster in RAY_ADDRESS
-        address = os.environ.get("RAY_ADDRESS", LOCAL)
+    if mistakes := check_address(cluster.address).mistakes:
+        raise ConfigError(mistakes)
+    address = cluster_address(cluster.address)
     if address == LOCAL:  # a refusal should not take the 5 to 15 s of starting and stopping Ray
         plan_placement(cluster, rollout, learner, resources=local_resources())
-    with _ray_session(cluster, address) as logs, raising_in_main_thread() as fail:
+    with own_sessions(), _ray_session(cluster, address, notice) as watch:
+        install()  # ray.init has taken SIGTERM
         placement = plan_placement(cluster, rollout, learner, resources=ray.cluster_resources())
-        gcs_address = ray.get_runtime_context().gcs_address
-        watch = RayWatch(gcs_address=gcs_address, is_local=address == LOCAL, logs=logs, fail=fail, notice=notice)
-        reserved = Cluster(placement, timeout_s=cluster.placement_timeout_s, watch=watch)
+        reserved = Cluster(
+            placement,
+            engines_at_start=rollout.engines_at_start if rollout.has_engines else 0,
+            timeout_s=cluster.placement_timeout_s,
+            watch=watch,
+        )
         try:
-            with watching(watch, reserved.living_nodes):
+            with watching(watch, reserved.living_nodes), reserved.explaining():
                 yield reserved
         finally:
             if watch.error is None:  # else Ray takes no bundles back
@@ -167,38 +223,44 @@ def local_resources() -> dict[str, float]:
 
 
 @contextmanager
-def _ray_session(cluster: ClusterConfig, address: str) -> Iterator[str]:
-    """A connection to Ray; gives the folder of Ray's logs on this machine."""
+def _ray_session(cluster: ClusterConfig, address: str, notice: Callable[[str], None]) -> Iterator[RayWatch]:
+    """A connection to Ray; gives a watch on it, which does not look yet."""
+    end = ray.shutdown
     with ExitStack() as undo:
-        is_local = address == LOCAL
-        folder = _start_local_ray() if is_local else _join_ray(cluster, address)
-        if is_local:
-            undo.enter_context(session_folder(folder))
-        end: Callable[[], None] = ray.shutdown
         try:
-            yield str(folder / "logs")
+            if address == LOCAL:
+                with protect():  # half a start would leave processes
+                    folder = _start_local_ray()
+                undo.enter_context(session_folder(folder))
+            else:
+                folder = _join_ray(cluster, address)
+            yield RayWatch(
+                gcs_address=ray.get_runtime_context().gcs_address,
+                is_local=address == LOCAL,
+                logs=str(folder / "logs"),
+                fail=fail,
+                notice=notice,
+            )
         except RayLostError:
-            end = partial(abandon_ray, folder if is_local else None)
+            end = abandon_ray
             raise
         finally:
-            end()
+            with protect():
+                end()
 
 
 def _join_ray(cluster: ClusterConfig, address: str) -> Path:
-    """Joins a cluster and returns its folder on this machine; PlacementError if none answers."""
+    """Joins a cluster and returns its folder on this machine; ConfigError if none answers."""
     try:
         with starting_ray(is_local=False):
             joined = ray.init(address=address, log_to_driver=True, logging_level="warning")
-    except ConnectionError as error:
-        reason = " ".join(str(error).split())
-        raise PlacementError(
-            f"cluster.address={cluster.address}: no Ray cluster answers at {address} ({reason})"
-        ) from error
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise not_joined(cluster.address, error) from error
     return Path(joined.address_info["session_dir"])
 
 
 def _start_local_ray() -> Path:
-    """Starts a Ray of this process's own, on loopback, and returns its folder; PlacementError where two attempts fail.
+    """Starts a Ray of this process's own, on loopback, and returns its folder; ConfigError where two attempts fail.
 
     What a failed start leaves running ends with this process.
     """
@@ -207,13 +269,9 @@ def _start_local_ray() -> Path:
             with starting_ray(is_local=True):
                 started = ray.init(address=LOCAL, include_dashboard=False, log_to_driver=True, logging_level="warning")
         except Exception as error:  # Ray raises this very class when its start times out
-            ray.shutdown()
             if start == NUM_LOCAL_STARTS:
-                raise PlacementError(
-                    f"Ray did not start on this machine in {NUM_LOCAL_STARTS} attempts "
-                    f"({' '.join(str(error).split())}); is it busy or out of memory? Ray's logs are in "
-                    f"/tmp/ray/session_latest/logs"
-                ) from error
+                raise not_started(error, attempts=NUM_LOCAL_STARTS) from error
+            ray.shutdown()
         else:
             return Path(started.address_info["session_dir"])
     raise AssertionError("the last attempt returns or raises")

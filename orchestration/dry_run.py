@@ -1,30 +1,42 @@
 """The text of `dry_run=true`: what a run would do.
 
-In: a RunConfig. Out: text with every setting, the optimization, the batch arithmetic, the evaluation and the placement.
-Starts nothing and contacts no cluster: where the cluster determines the device, the text has both cases.
+In: a RunConfig and the checks before its start. Out: text with every setting, the optimization, the batch arithmetic,
+the evaluation, the placement and the checks. Where the cluster determines the device, the text has both cases.
 """
 
+from collections.abc import Sequence
 from math import ceil, inf
 
 from configs.loading import dump_yaml
 from configs.schema import RunConfig
 from orchestration.placement import Placement, plan_placement
+from orchestration.startup.checks.result import Check
+from orchestration.terminal.exit_status import print_answer
 
 ROUNDING = 1e-6  # tolerance with which 0.4 + 0.6 GPUs count as one
 DEVICES = {"cpu": {"CPU": inf}, "gpu": {"CPU": inf, "GPU": inf}}  # resources of a cluster with room for any run
 
 
-def describe(config: RunConfig) -> str:
-    """All blocks of the text, and the warning where there is one."""
+def describe(config: RunConfig, checks: Sequence[Check] = ()) -> str:
+    """All blocks of the text, and the warnings where there are any; checks: those that the run has before its start."""
     blocks = {
         "Configuration": dump_yaml(config).splitlines(),
         "Optimization": _optimization_lines(config),
         "Batch arithmetic": _batch_lines(config),
         "Evaluation": _evaluation_lines(config),
         "Placement": _placement_lines(config),
+        "Checks": [f"{check.name:<27} {check.found}" for check in checks],
     }
-    texts = ["\n  ".join([title, *lines]) for title, lines in blocks.items()]
-    return "\n\n".join(filter(None, [*texts, ratio_warning(config)]))
+    texts = ["\n  ".join([title, *lines]) for title, lines in blocks.items() if lines]
+    notices = [f"warning: {notice}" for check in checks for notice in check.notices]
+    return "\n\n".join(filter(None, [*texts, ratio_warning(config), *notices]))
+
+
+def print_dry_runs(configs: Sequence[RunConfig], checks: Sequence[Sequence[Check]]) -> None:
+    """Prints the text of each run that has dry_run=true."""
+    for config, of_run in zip(configs, checks, strict=True):
+        if config.dry_run:
+            print_answer(describe(config, of_run))
 
 
 def ratio_warning(config: RunConfig) -> str | None:
@@ -149,8 +161,9 @@ def _rollout_lines(config: RunConfig) -> list[str]:
     rollout = config.rollout
     if not rollout.has_engines:
         return [f"groups                    recorded ones of {rollout.replay}: no engines, no graders"]
+    fewest = f"{rollout.min_engines} to " if rollout.min_engines not in (None, rollout.num_engines) else ""
     lines = [
-        f"engines                   {rollout.num_engines} x tensor parallel {rollout.tensor_parallel_size}",
+        f"engines                   {fewest}{rollout.num_engines} x tensor parallel {rollout.tensor_parallel_size}",
         f"graders                   {_counted(config.graders.num_workers, 'process', 'es')}",
         f"order                     {_order(config)}",
     ]

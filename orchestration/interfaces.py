@@ -1,12 +1,13 @@
 """The interfaces that the loop calls; the parts of a run with engines and those of a replay implement them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from learner.contract import StepReport, TrainBatch
 from orchestration.journal.eval_rows import Evaluation
 from orchestration.stream.source import GroupSource
+from transfer.fingerprints import Fingerprint
 from transfer.spans import Span
 
 
@@ -31,7 +32,12 @@ class Learner(Protocol):
 
     def steps(self) -> Iterator[StepReport]: ...
 
-    def save(self, path: str) -> None: ...
+    def save(self, path: str, *, pretrained: bool) -> None: ...
+
+    @property
+    def is_saving(self) -> bool: ...
+
+    def await_saved(self) -> Mapping[str, Fingerprint]: ...
 
     def restore(self, path: str) -> None: ...
 
@@ -44,6 +50,7 @@ class ActorStatus:
 
     metrics: dict[str, float]  # values by their names in metrics.jsonl
     spans: tuple[Span, ...]  # work since the last report; of graders, as far as they have answered
+    faults: tuple[str, ...] = ()  # one line for each actor that was replaced since the last report
 
 
 class RunParts(Protocol):

@@ -4,7 +4,7 @@ In: a RunConfig, a cluster and a model folder. Out: started actors and the objec
 Only this module reads sub-configurations for the parts.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,7 +19,9 @@ from orchestration.evaluate.prompts import eval_prompts
 from orchestration.interfaces import ActorStatus
 from orchestration.journal.eval_rows import Evaluation
 from orchestration.placement import PlacementError
-from orchestration.rollout_parts import engine_dtype, start_rollout
+from orchestration.recovery.faults import Faults
+from orchestration.recovery.publishing import LastingPublisher
+from orchestration.rollout_parts import RolloutSide, engine_dtype, open_rollout_side
 from orchestration.stream.batches import has_gradient
 from orchestration.stream.group_stream import GroupStream, Resampling
 from orchestration.stream.order import admission_for, buffer_for
@@ -28,10 +30,11 @@ from orchestration.stream.recorded_groups import RecordingStream
 from orchestration.stream.recordings import manifest_of
 from orchestration.stream.score_dispatch import dispatcher_for
 from orchestration.stream.source import GroupSource
+from orchestration.task_loading import model_tokenizer
 from orchestration.weight_channel import Probe, WeightChannel
 from rollout.contract import Prompt, SamplingSpec
 from rollout.fleets.fleet import RolloutFleet
-from rollout.prompts import PromptStream, load_tokenizer, prompt_encoder, prompt_renderer
+from rollout.prompts import PromptStream, prompt_encoder, prompt_renderer
 from rollout.recording import vocabulary_digest
 from rollout.rewards.graders import GraderPool
 from rollout.tasks import Task
@@ -51,9 +54,10 @@ class Parts:
     learner: LearnerGroup
     fleet: RolloutFleet
     graders: GraderPool
-    channel: WeightChannel
+    channel: LastingPublisher
     groups: GroupSource
     eval_sets: Mapping[str, tuple[Prompt, ...]]  # prompts by the set's name
+    faults: Faults
     config: RunConfig
 
     def evaluate(self) -> Evaluation:
@@ -63,8 +67,10 @@ class Parts:
 
     def status(self) -> ActorStatus:
         """Waits for learner ranks only: engines reported with the publish, spans of graders follow when they arrive."""
-        status = learner_status(self.learner)
-        return replace(status, spans=(*status.spans, *self.channel.drain_engine_spans(), *self.graders.drain_spans()))
+        status, graders = learner_status(self.learner, self.faults), self.graders.drain_faults()
+        counted = {"faults/graders": float(len(graders))} if graders else {}
+        spans = (*status.spans, *self.channel.drain_engine_spans(), *self.graders.drain_spans())
+        return replace(status, metrics=status.metrics | counted, spans=spans, faults=graders)
 
     def last_spans(self) -> tuple[Span, ...]:
         """Spans of engines and graders that answer at once: missing ones must not fail a run that has ended well."""
@@ -75,10 +81,10 @@ class Parts:
         return (*earlier, *(span for spans in answers.results.values() for span in spans))
 
 
-def learner_status(learner: LearnerGroup) -> ActorStatus:
-    """Peak memory, share of completions scored ahead, and spans of the ranks, from one call."""
+def learner_status(learner: LearnerGroup, faults: Faults) -> ActorStatus:
+    """Peak memory, share of completions scored ahead, and spans of the ranks, from one call; the faults until now."""
     ranks = learner.status()
-    metrics = {"memory/peak_bytes": max(rank.peak_memory_bytes for rank in ranks)}
+    metrics = {"memory/peak_bytes": max(rank.peak_memory_bytes for rank in ranks), **faults.drain()}
     if ranks[0].scored_ahead_share:
         metrics["learner/scored_ahead_share"] = ranks[0].scored_ahead_share  # all ranks have scored the same
     return ActorStatus(metrics=metrics, spans=tuple(span for rank in ranks for span in rank.spans))
@@ -86,30 +92,46 @@ def learner_status(learner: LearnerGroup) -> ActorStatus:
 
 @contextmanager
 def build_parts(
+    config: RunConfig, cluster: Cluster, model_path: Path | str, *, task: Task, start_iteration: int
+) -> Iterator[Parts]:
+    """All parts for one learner, started side by side; on the way out ends every process that they started."""
+    faults = Faults(lambda line: None, max_restarts=config.recovery.max_restarts)
+    spec = learner_spec(config, cluster, model_path)  # before any actor starts: refuses what does not fit this device
+    with (
+        open_rollout_side(config, cluster, model_path, faults) as rollout,
+        join_learner(config, cluster, spec, rollout, task=task, start_iteration=start_iteration) as parts,
+    ):
+        yield parts
+
+
+@contextmanager
+def join_learner(
     config: RunConfig,
     cluster: Cluster,
-    model_path: Path | str,
+    spec: LearnerSpec,
+    rollout: RolloutSide,
     *,
     task: Task,
     start_iteration: int,
     start_positions: StreamPositions = FRESH,
 ) -> Iterator[Parts]:
-    """Starts engines, graders and learner side by side; on the way out ends every process that they started."""
-    spec = learner_spec(config, cluster, model_path)  # before any actor starts: refuses what does not fit this device
+    """Starts a learner beside engines and graders, which may still load; on the way out ends it, and it alone."""
+    fleet, keeper = rollout.fleet, rollout.keeper
     with ExitStack() as undo:
-        fleet, graders = start_rollout(config, cluster, model_path, undo)
         if config.cluster.shares_gpus:
             # vLLM measures the free memory of its GPU while it starts; a learner that loads meanwhile would change it
-            fleet.await_ready(timeout_s=config.cluster.start_timeout_s)
-        learner = start_learner(spec, cluster, timeout_s=config.cluster.start_timeout_s)
+            rollout.await_ready()
+        learner = start_learner(config, spec, cluster, while_waiting=keeper.tend)
         undo.callback(learner.shutdown)
-        tokenizer = load_tokenizer(str(model_path), trust_remote_code=config.model.trust_remote_code)
+        tokenizer = model_tokenizer(config.model, spec.model_path)
         encode, render = prompt_encoder(tokenizer), prompt_renderer(config.task, tokenizer)
         prompts = PromptStream(task.train_problems(), encode, seed=config.seed, weights=task.weights(), render=render)
-        fleet.await_ready(timeout_s=config.cluster.start_timeout_s)
+        rollout.await_ready()
 
+        publisher = LastingPublisher(_channel(config, cluster, learner, fleet, prompts), keeper)
+        undo.enter_context(_tended(rollout, learner, publisher))
         groups: GroupSource = _group_stream(
-            config, fleet.sibling(grade=graders.grade), prompts, learner, start_iteration, start_positions
+            config, fleet.sibling(grade=rollout.graders.grade), prompts, learner, start_iteration, start_positions
         )
         if config.rollout.record is not None:
             manifest = manifest_of(config, vocabulary=vocabulary_digest(tokenizer.get_vocab()))
@@ -118,14 +140,31 @@ def build_parts(
         yield Parts(
             learner=learner,
             fleet=fleet,
-            graders=graders,
-            channel=_channel(config, cluster, learner, fleet, prompts),
+            graders=rollout.graders,
+            channel=publisher,
             groups=groups,
             eval_sets={
                 name: eval_prompts(problems, config.eval, encode, render) for name, problems in task.eval_sets().items()
             },
+            faults=rollout.faults,
             config=config,
         )
+
+
+@contextmanager
+def _tended(rollout: RolloutSide, learner: LearnerGroup, publisher: LastingPublisher) -> Iterator[None]:
+    """Inside, waits for groups look after learner and engines; afterwards nothing of what was asked for counts."""
+
+    def tend() -> None:
+        learner.check()
+        rollout.keeper.serve(publisher.publish_again)
+
+    rollout.fleet.tend_with(tend)
+    try:
+        yield
+    finally:
+        rollout.fleet.tend_with(rollout.keeper.tend)
+        rollout.fleet.forget_submitted()
 
 
 def _group_stream(
@@ -153,14 +192,22 @@ def _group_stream(
         start_iteration=start_iteration,
         start_positions=start_positions,
         num_iterations=config.num_iterations,
-        grading_timeout_s=config.graders.timeout_s * config.rollout.completions_per_iteration,
         counts_failures=config.reward.counts_failures,
     )
 
 
-def start_learner(spec: LearnerSpec, cluster: Cluster, *, timeout_s: float) -> LearnerGroup:
+def start_learner(
+    config: RunConfig, spec: LearnerSpec, cluster: Cluster, *, while_waiting: Callable[[], object] = lambda: None
+) -> LearnerGroup:
     """Starts all ranks in their bundles, with the model loaded."""
-    return LearnerGroup(spec, start_timeout_s=timeout_s, **cluster.learner_options())
+    cluster.await_learner()
+    return LearnerGroup(
+        spec,
+        start_timeout_s=config.cluster.start_timeout_s,
+        recovery=config.recovery,
+        while_waiting=while_waiting,
+        **cluster.learner_options(),
+    )
 
 
 def learner_spec(config: RunConfig, cluster: Cluster, model_path: Path | str) -> LearnerSpec:

@@ -5,7 +5,7 @@ and what the cluster has. Starts nothing.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from configs.schema import ClusterConfig, LearnerConfig, RolloutConfig
@@ -44,7 +44,7 @@ def plan_placement(
     """Bundles of the run on a cluster with these total resources; without a learner, of engines alone.
 
     device=auto uses GPUs if the cluster reports any; on CPUs there are as many bundles, without GPUs. A replay has no
-    engines. PlacementError where the sum of the bundles exceeds the cluster.
+    engines. PlacementError where the bundles exceed the cluster, those of the engines at the start and of the learner.
     """
     device: Device = cluster.device if cluster.device != "auto" else ("gpu" if resources.get("GPU", 0) > 0 else "cpu")
     engine = {"CPU": cluster.cpus_per_engine * rollout.tensor_parallel_size}
@@ -55,15 +55,17 @@ def plan_placement(
     num_engines = rollout.num_engines if rollout.has_engines else 0
     num_ranks = learner.num_workers if learner is not None else 0
     placement = Placement(device=device, engine_bundles=(engine,) * num_engines, learner_bundles=(rank,) * num_ranks)
-    demand = placement.demand()
+    least = replace(placement, engine_bundles=placement.engine_bundles[: rollout.engines_at_start])
+    demand = least.demand()
     short = {name for name, amount in demand.items() if amount > resources.get(name, 0.0) + 1e-9}
     if short:
         have = {name: resources.get(name, 0.0) for name in demand}
-        remedies = "rollout.num_engines or rollout.tensor_parallel_size"
+        number = "rollout.num_engines" if rollout.min_engines is None else "rollout.min_engines"
+        remedies = f"{number} or rollout.tensor_parallel_size"
         if learner is not None:
-            remedies = "rollout.num_engines, rollout.tensor_parallel_size or learner.num_workers"
+            remedies = f"{number}, rollout.tensor_parallel_size or learner.num_workers"
         raise PlacementError(
-            f"the cluster is too small: the run needs {placement.describe()}, together {_amounts(demand)}; "
+            f"the cluster is too small: the run needs {least.describe()}, together {_amounts(demand)}; "
             f"the cluster has {_amounts(have)}. Lower {remedies}, or add nodes"
         )
     return placement

@@ -15,9 +15,10 @@ from orchestration.cluster import Cluster
 from orchestration.interfaces import ActorStatus
 from orchestration.journal.eval_rows import Evaluation
 from orchestration.parts import learner_spec, learner_status, start_learner
+from orchestration.recovery.faults import Faults
 from orchestration.stream.recorded_groups import ReplayStream
 from orchestration.stream.recordings import refuse_other_vocabulary
-from rollout.prompts import load_tokenizer
+from orchestration.task_loading import model_tokenizer
 from rollout.recording import vocabulary_digest
 from transfer.spans import Span
 
@@ -39,13 +40,14 @@ class ReplayParts:
     learner: LearnerGroup
     groups: ReplayStream
     channel: NoReceivers
+    faults: Faults
 
     def evaluate(self) -> Evaluation:
         """An empty evaluation: a replay has no engines."""
         return Evaluation(metrics={}, samples={})
 
     def status(self) -> ActorStatus:
-        return learner_status(self.learner)
+        return learner_status(self.learner, self.faults)
 
     def last_spans(self) -> tuple[Span, ...]:
         """No spans: a replay does nothing after the last iteration."""
@@ -53,11 +55,13 @@ class ReplayParts:
 
 
 @contextmanager
-def build_replay_parts(config: RunConfig, cluster: Cluster, model_path: Path | str) -> Iterator[ReplayParts]:
+def build_replay_parts(
+    config: RunConfig, cluster: Cluster, model_path: Path | str, faults: Faults
+) -> Iterator[ReplayParts]:
     """Starts the learner after a check that the recording's token ids are the model's; ends it on the way out."""
     assert config.rollout.replay is not None, "a replay needs a recording"
     folder = Path(config.rollout.replay)
-    tokenizer = load_tokenizer(str(model_path), trust_remote_code=config.model.trust_remote_code)
+    tokenizer = model_tokenizer(config.model, model_path)
     refuse_other_vocabulary(folder, vocabulary=vocabulary_digest(tokenizer.get_vocab()))
     groups = ReplayStream(
         folder,
@@ -65,8 +69,8 @@ def build_replay_parts(config: RunConfig, cluster: Cluster, model_path: Path | s
         completions_per_prompt=config.rollout.completions_per_prompt,
     )
     spec = learner_spec(config, cluster, model_path)
-    learner = start_learner(spec, cluster, timeout_s=config.cluster.start_timeout_s)
+    learner = start_learner(config, spec, cluster)
     try:
-        yield ReplayParts(learner=learner, groups=groups, channel=NoReceivers())
+        yield ReplayParts(learner=learner, groups=groups, channel=NoReceivers(), faults=faults)
     finally:
         learner.shutdown()

@@ -47,7 +47,7 @@ def load_task(config: RunConfig, locate: Callable[[], Path | str]) -> LoadedTask
         return LoadedTask(task=build_task(section), notices=())
     try:
         task = DataTask.load(section)
-        return prepare(task, section, model_tokenizer(config, locate()))
+        return prepare(task, section, model_tokenizer(config.model, locate()))
     except (DataSetError, PromptStyleError) as error:
         raise ConfigError(str(error).splitlines()) from error
 
@@ -80,10 +80,10 @@ def prepare(task: DataTask, config: DataTaskConfig, tokenizer: Any) -> LoadedTas
     return LoadedTask(task=cleaned, notices=(*notices, f"{len(cleaned.train):,} training problems remain"))
 
 
-def model_tokenizer(config: RunConfig, model_path: Path | str) -> Any:
-    """The model's tokenizer; ConfigError where it cannot be loaded."""
+def model_tokenizer(model: ModelConfig, model_path: Path | str) -> Any:
+    """The tokenizer of a model that is located; ConfigError where it cannot be loaded."""
     try:
-        return load_tokenizer(str(model_path), trust_remote_code=config.model.trust_remote_code)
+        return load_tokenizer(str(model_path), trust_remote_code=model.trust_remote_code)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
         raise ConfigError(

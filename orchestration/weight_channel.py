@@ -7,21 +7,25 @@ digests, versions and, now and then, log-probabilities. It moves no bytes itself
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from ray.exceptions import RayActorError
 
 from configs.schema import PublishConfig
 from learner.group import LearnerGroup
 from rollout.contract import EngineReceipt
-from rollout.fleets.fleet import RolloutFleet
-from transfer.answers import await_answers, reason
+from rollout.fleets.fleet import EngineLost, RolloutFleet
+from transfer.answers import PeerStuck, await_answers, reason
 from transfer.spans import Span
 from transfer.transport import Backend, Rendezvous
 from transfer.wire import ParameterGroup
 
 if TYPE_CHECKING:  # imports transformers' models: seconds before the first actor starts
     from learner.sender import SendReport
+
+
+Peer = tuple[Literal["learner rank", "engine"], int]
 
 
 class PublishError(RuntimeError):
@@ -38,7 +42,7 @@ class PublishReport:
     total_s: float  # the probe and, the first time, the rendezvous included
     send_s: float  # the broadcast alone, on learner rank 0
     paused_s: float  # engines sampled nothing because of it, mean over the engines
-    probe_difference: float | None  # mean |engine - learner| logprob of the probe, nats; None if not probed
+    probe_difference: float | None  # mean |engine - learner| logprob of the probe, nats; None if its turn has not come
 
     def metrics(self) -> dict[str, float]:
         found = {
@@ -74,11 +78,13 @@ class WeightChannel:
         self._groups: list[ParameterGroup] = learner.parameter_groups()
         self._changing_groups: list[ParameterGroup] = learner.changing_groups()
         self._receivers: list[Any] = []  # engines that have all weights, by a publish over the present connection
+        self._unfinished: dict[Peer, Any] = {}  # references of calls that a broken publish has left
         self._engine_spans: list[Span] = []
 
     def _connect(self) -> None:
         """Brings learner rank 0 and every engine worker together on a fresh port."""
         self._receivers = []
+        self._await_unfinished()
         host, port = self._learner.address_and_free_port()
         rendezvous = Rendezvous(
             backend=self._backend,
@@ -94,8 +100,9 @@ class WeightChannel:
 
         All weights travel first, and again when engines have joined or left the fleet since the last publish; otherwise
         those that training changes.
-        Waits for learner rank 0 (the bytes are out) and for every engine (the weights are loaded). Raises PublishError
-        on a time-out, a dead peer, another version, a digest that differs or a probe out of tolerance.
+        Waits for learner rank 0 (the bytes are out) and for every engine (the weights are loaded). Raises EngineLost or
+        LearnerLost for peers that died or are stuck, of which the engines may be replaced before the next publish, and
+        PublishError for another version, a digest that differs, a probe out of tolerance or any other failure.
         """
         begun = time.perf_counter()
         engines = self._fleet.engines
@@ -117,8 +124,9 @@ class WeightChannel:
             self._check(receipt, sent, version, verify=verify)
         self._receivers = engines
         publish_s = time.perf_counter() - started
-        is_probed = is_early or version % self._config.probe_every == 0
-        difference = self._compare_logprobs(version) if is_probed else None
+        # The difference is reported in its turn only, so that rows do not depend on which engines had to be replaced.
+        is_regular = version == 1 or version % self._config.probe_every == 0
+        difference = self._compare_logprobs(version) if is_early or is_regular else None
         return PublishReport(
             version=version,
             num_bytes=sent.num_bytes,
@@ -126,7 +134,7 @@ class WeightChannel:
             total_s=time.perf_counter() - begun,
             send_s=sent.send_s,
             paused_s=sum(receipt.paused_s for receipt in receipts) / len(receipts),
-            probe_difference=difference,
+            probe_difference=difference if is_regular else None,
         )
 
     def drain_engine_spans(self) -> tuple[Span, ...]:
@@ -137,17 +145,50 @@ class WeightChannel:
 
     def _await(self, learner_refs: Sequence[Any], engine_refs: Mapping[int, Any]) -> tuple[list[Any], list[Any]]:
         """Waits for both halves; a failure ends the wait soon, since the peers would hang in the broadcast."""
-        calls = {f"learner rank {rank}": ref for rank, ref in enumerate(learner_refs)}
-        calls |= {f"engine {engine}": ref for engine, ref in engine_refs.items()}
-        answers = await_answers(calls, timeout_s=self._config.timeout_s)
-        if answers.failures:
-            peer, error = next(iter(answers.blamed.items()))
-            raise PublishError(f"{peer} failed during the publish: {reason(error)}") from error
-        if answers.silent:
-            silent = ", ".join(answers.silent)
-            raise PublishError(f"no answer within publish.timeout_s={self._config.timeout_s:g} s from {silent}")
-        results = list(answers.results.values())
-        return results[: len(learner_refs)], results[len(learner_refs) :]
+        calls: dict[Peer, Any] = {("learner rank", rank): ref for rank, ref in enumerate(learner_refs)}
+        calls |= {("engine", engine): ref for engine, ref in engine_refs.items()}
+        answers = await_answers(calls, timeout_s=self._config.timeout_s, lost=self._lost)
+        if len(answers.results) == len(calls):
+            results = list(answers.results.values())
+            return results[: len(learner_refs)], results[len(learner_refs) :]
+        self._receivers = []
+        self._unfinished = {peer: calls[peer] for peer in answers.silent}
+        # What peers report may be the consequence of a death that Ray has not noticed; and a stopped peer silences all.
+        self._raise_lost(answers.dead or self._unwell())
+        for (kind, number), error in answers.failures.items():
+            raise PublishError(f"{kind} {number} failed during the publish: {reason(error)}") from error
+        late = f"no answer within publish.timeout_s={self._config.timeout_s:g} s"
+        silent_engines = {peer: PeerStuck(late) for peer in answers.silent if peer[0] == "engine"}
+        if len(silent_engines) == len(answers.silent) < len(engine_refs):  # all others have had what they needed
+            self._raise_lost(silent_engines)
+        silent = ", ".join(f"{kind} {number}" for kind, number in answers.silent)
+        raise PublishError(f"{late} from {silent}")
+
+    def _await_unfinished(self) -> None:
+        """Waits for what a broken publish has left: the peers fail in it once the lost ones are ended."""
+        stuck: dict[Peer, RayActorError] = {}
+        for peer, call in self._unfinished.items():
+            if await_answers({peer: call}, timeout_s=self._config.timeout_s, lost=self._lost).silent:
+                stuck[peer] = PeerStuck(f"hung in a publish for publish.timeout_s={self._config.timeout_s:g} s")
+        self._unfinished = {}
+        self._raise_lost(stuck | self._lost())
+
+    def _lost(self) -> dict[Peer, RayActorError]:
+        return _peers(self._learner.lost(), self._fleet.lost())
+
+    def _unwell(self) -> dict[Peer, RayActorError]:
+        return _peers(self._learner.unwell(), self._fleet.unwell(self._fleet.numbers))
+
+    def _raise_lost(self, lost: Mapping[Peer, RayActorError]) -> None:
+        """Raises LearnerLost where a rank is among them, else EngineLost; nothing where none is lost."""
+        ranks, engines = (
+            {number: error for (kind, number), error in lost.items() if kind == wanted}
+            for wanted in ("learner rank", "engine")
+        )
+        if ranks:
+            self._learner.give_up("publish", ranks)
+        if engines:
+            raise EngineLost(engines)
 
     def _check(self, receipt: EngineReceipt, sent: "SendReport", version: int, *, verify: bool) -> None:
         if receipt.version != version:
@@ -181,3 +222,8 @@ class WeightChannel:
                     f"its weights are not the published ones"
                 )
         return max(differences.values())
+
+
+def _peers(ranks: Mapping[int, RayActorError], engines: Mapping[int, RayActorError]) -> dict[Peer, RayActorError]:
+    found: dict[Peer, RayActorError] = {("learner rank", rank): error for rank, error in ranks.items()}
+    return found | {("engine", engine): error for engine, error in engines.items()}

@@ -257,6 +257,20 @@ class GroupChunk:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class EngineHealth:
+    """An engine's answer to the question whether it is well: it has work exactly where its steps should go on."""
+
+    process: int  # process id of the actor
+    num_steps: int  # steps of vLLM since the start
+    is_busy: bool  # whether it has requests that no publish holds up
+
+    @property
+    def progress(self) -> int | None:
+        """What changes while it works; None where it has nothing to do."""
+        return self.num_steps if self.is_busy else None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EngineReceipt:
     """An engine's answer to a publish: the version it now serves and what each of its workers received."""
 

@@ -134,7 +134,7 @@ def make_prompt(problem: Problem, encode: Encode, *, position: int, render: Rend
 
 
 def prompt_renderer(config: TaskSettings, tokenizer: Any) -> Render:
-    """The style of the task's prompts; PromptStyleError where the tokenizer has no chat template and needs one."""
+    """The style of the task's prompts; PromptStyleError where they need a chat template that does not do."""
     style = config.prompt
     if style is None:
         return as_it_stands
@@ -151,7 +151,23 @@ def prompt_renderer(config: TaskSettings, tokenizer: Any) -> Render:
         messages = [*system, {"role": "user", "content": question}]
         return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
 
+    _require_rendering(render, tokenizer, with_system=bool(system))
     return render
+
+
+def _require_rendering(render: Render, tokenizer: Any, *, with_system: bool) -> None:
+    """PromptStyleError where the chat template is defective, or refuses a conversation of these roles."""
+    from jinja2 import TemplateError  # the language of chat templates
+
+    try:
+        render("1 + 1 = ?")
+    except TemplateError as error:
+        reason = " ".join(str(error).split())
+        hint = "task.prompt.system='' or " if with_system else ""
+        raise PromptStyleError(
+            f"task.prompt.style=chat: the chat template of {tokenizer.name_or_path} refuses a question ({reason}); set "
+            f"{hint}task.prompt.style=plain"
+        ) from error
 
 
 def prompts_fit(problems: Sequence[Problem], tokenizer: Any, render: Render, *, max_tokens: int) -> list[bool]:

@@ -6,6 +6,8 @@ and a name in Backend here.
 """
 
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -45,3 +47,12 @@ class Transport(Protocol):
     @abstractmethod
     def close(self) -> None:
         """Leaves the other members; all may then meet again."""
+
+    @contextmanager
+    def closed_on_failure(self) -> Iterator[None]:
+        """Leaves the other members when the block raises: those that wait for this one fail at once, too."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise

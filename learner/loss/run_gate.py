@@ -77,14 +77,15 @@ class RunGate:
             controller.observe(metrics.get(f"gate/eur_{sign}"), deficits.get(sign))
         self._apply()
 
-    def save(self, folder: Path) -> None:
-        """Writes the state between two iterations into a checkpoint's folder; nothing where the taus are fixed."""
-        if self._controllers:
-            states = {sign: asdict(controller.state()) for sign, controller in self._controllers.items()}
-            (folder / STATE_FILE).write_text(json.dumps(states, indent=1) + "\n", encoding="utf-8")
+    def files(self) -> dict[str, str]:
+        """The state between two iterations as a file of a checkpoint, by its name; empty where the taus are fixed."""
+        if not self._controllers:
+            return {}
+        states = {sign: asdict(controller.state()) for sign, controller in self._controllers.items()}
+        return {STATE_FILE: json.dumps(states, indent=1) + "\n"}
 
     def restore(self, folder: Path) -> None:
-        """Continues from what save() wrote. ValueError where another version of the program wrote it."""
+        """Continues from a checkpoint's folder. ValueError where another version of the program wrote it."""
         if self._controllers:
             states = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
             for sign, controller in self._controllers.items():

@@ -4,29 +4,35 @@ In: the arguments. Out: an exit status (see --help). No heavy library is importe
 """
 
 import sys
+
+from orchestration.terminal.leaving import leave_at_once
+
+if __name__ == "__main__":
+    leave_at_once()  # the imports below take most of a second
+
 from pathlib import Path
 
 from orchestration.evaluate.command import EvaluateRequest, evaluate_help_text, read_evaluate_command
-from orchestration.terminal.exit_status import exit_status, print_answer
+from orchestration.terminal.exit_status import command, leave, print_answer
+from orchestration.terminal.stopping import Stopping
 
 
+@command
 def main(arguments: list[str]) -> int:
-    try:
-        command = read_evaluate_command(arguments)
-        if command is None:
-            print_answer(evaluate_help_text())
-        elif isinstance(command, EvaluateRequest):
-            from orchestration.evaluate.session import evaluate_model
+    asked = read_evaluate_command(arguments)
+    if asked is None:
+        print_answer(evaluate_help_text())
+    elif isinstance(asked, EvaluateRequest):
+        from orchestration.evaluate.session import evaluate_model
 
-            evaluate_model(command)
-        else:
-            from orchestration.evaluate.compare import print_comparison
+        with Stopping():
+            evaluate_model(asked)
+    else:
+        from orchestration.evaluate.compare import print_comparison
 
-            print_comparison(*map(Path, command))
-    except (ValueError, RuntimeError, KeyboardInterrupt) as error:
-        return exit_status(error)
+        print_comparison(*map(Path, asked))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

@@ -18,7 +18,7 @@ from configs.schema import RunConfig
 SHORT_NAMES = ("samples", "temperature", "top_p", "max_new_tokens", "num_prompts", "seed")  # names of settings of eval
 OWN_WORDS = ("sets", "out", "compare")
 # Settings of a run that would mislead if they were accepted; an evaluation counts the rewards format and answer.
-OF_A_RUN = ("run_dir", "resume", "dry_run", "rollout.record", "rollout.replay", "reward")
+OF_A_RUN = ("run_dir", "resume", "resume_force", "dry_run", "rollout.record", "rollout.replay", "reward")
 AUTO_OUT = "auto"
 # Defaults of an evaluation; settings on the command line override them. Nothing is trained, so the length of the
 # learner's rows must not limit the context.
@@ -45,7 +45,8 @@ Every other setting of a run can be given too, such as task=arithmetic, rollout.
 `python orchestration/run.py --help` lists them. Without task= the command takes task=gsm8k_deepmath with rollout=paper
 and model.max_model_len=2048; for model=embedded it takes task=arithmetic.
 
-Exit status: 0 done, 1 failed, 2 mistakes in the configuration (one line each) and nothing started, 130 interrupted.
+Exit status: 0 done, 1 failed, 2 mistakes in the configuration (one line each) and nothing started; 130, 143, 129 ended
+by Ctrl-C, SIGTERM, SIGHUP.
 
 Examples:
   python -m orchestration.evaluate model=Qwen/Qwen2.5-7B-Instruct sets=[gsm8k,math500] samples=8 temperature=0.7

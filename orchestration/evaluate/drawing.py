@@ -34,7 +34,7 @@ def evaluate_sets(
     metrics: dict[str, float] = {}
     for name, prompts in sets.items():
         sampling = eval_sampling(config, rollout, name=name)
-        graded = graded_samples(fleet, graders, prompts, sampling, name=name, timeout_s=rollout.timeout_s)
+        graded = graded_samples(fleet, graders, prompts, sampling, name=name)
         samples[name] = in_order(sample for of_problem in graded for sample in of_problem)
         metrics |= summarize(samples[name], name=name)
     return Evaluation(metrics=metrics, samples=samples)
@@ -47,25 +47,23 @@ def graded_samples(
     sampling: SamplingSpec,
     *,
     name: str,
-    timeout_s: float,
 ) -> Iterator[list[EvalSample]]:
     """Yields the samples of one problem at a time, as soon as they are graded.
 
-    Waits for engines and graders; EngineError or GradingError if one fails or does not answer within timeout_s.
+    Waits for engines and graders; EngineError or GradingError where they fail or do not get on.
     """
     fleet = fleet.sibling(grade=graders.grade)
     for prompt in prompts:
         fleet.submit(prompt, sampling, due=BEFORE_TRAINING)
-    grading: dict[Any, Any] = {}  # reference of a group by the reference of its verdicts
+    grading: dict[Any, Any] = {}  # reference of a group by the future of its verdicts
     while fleet.num_in_flight or grading:
         if fleet.num_in_flight:
             for finished in fleet.await_finished():
                 grading[finished.verdicts_ref] = finished.group_ref
-        waiting = list(grading)
-        done, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0)
+        done = [verdicts_ref for verdicts_ref in grading if verdicts_ref.done()]
         if not done and not fleet.num_in_flight:
-            done = waiting[:1]  # the oldest, to wait for
-        for verdicts_ref, verdicts in zip(done, await_verdicts(done, timeout_s=timeout_s), strict=True):
+            done = list(grading)[:1]  # the oldest, to wait for
+        for verdicts_ref, verdicts in zip(done, await_verdicts(done), strict=True):
             yield _samples(ray.get(grading.pop(verdicts_ref)), verdicts, name=name)
 
 

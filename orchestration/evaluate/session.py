@@ -23,6 +23,8 @@ from orchestration.evaluate.prompts import chosen_problems, eval_prompts, eval_s
 from orchestration.evaluate.records import EvalFolder
 from orchestration.evaluate.summary import summarize, summary_table
 from orchestration.journal.eval_rows import EvalSample
+from orchestration.startup.ownership import own
+from orchestration.startup.preflight import preflight_into, refuse
 from orchestration.task_loading import locate_model, model_tokenizer
 from orchestration.terminal.console import print_line, progress_of, redirect_output
 from rollout.contract import Prompt
@@ -46,12 +48,22 @@ def evaluate_model(request: EvaluateRequest) -> dict[str, float]:
         raise ConfigError(str(error).splitlines()) from error
     problems = {name: chosen_problems(sets[name], config.eval) for name in request.sets}
     settings = settings_of(config)
-    records = EvalFolder(default_folder(settings) if request.out == AUTO_OUT else Path(request.out), settings)
+    folder = default_folder(settings) if request.out == AUTO_OUT else Path(request.out)
+    refuse(preflight_into(folder, [config], key="out", trains=False))
+    with own(folder, setting="out") as notices:
+        return _evaluate(config, problems, EvalFolder(folder, settings), notices)
+
+
+def _evaluate(
+    config: RunConfig, problems: Mapping[str, Sequence[Problem]], records: EvalFolder, notices: Sequence[str]
+) -> dict[str, float]:
     num_samples = config.eval.samples
     present = {name: records.begin(name, of_set, num_samples=num_samples) for name, of_set in problems.items()}
 
     with redirect_output(records.folder / LOG_FILE) as console:
         print_line(console, f"evaluation in {records.folder}; what libraries print goes to {LOG_FILE} there")
+        for line in notices:
+            print_line(console, line)
         missing = {name: len(of_set) * num_samples - len(present[name]) for name, of_set in problems.items()}
         if num_present := sum(map(len, present.values())):
             print_line(
@@ -90,14 +102,13 @@ def _draw(
             fleet, graders = start_rollout(config, cluster, model_path, undo)
             fleet.await_ready(timeout_s=config.cluster.start_timeout_s)
             fleet.call("serve_loaded_weights", timeout_s=config.rollout.timeout_s)
-            timeout_s = config.rollout.timeout_s
             for name, of_set in prompts.items():
                 done = {sample.problem for sample in present[name]}
                 left = [prompt for prompt in of_set if prompt.position not in done]
                 sampling = eval_sampling(config.eval, config.rollout, name=name)
                 with progress_of(console, name) as progress:
                     progress(len(of_set) - len(left), len(of_set))
-                    for samples in graded_samples(fleet, graders, left, sampling, name=name, timeout_s=timeout_s):
+                    for samples in graded_samples(fleet, graders, left, sampling, name=name):
                         records.append(name, samples)
                         present[name].extend(samples)
                         progress(len(present[name]) // config.eval.samples, len(of_set))
@@ -107,7 +118,7 @@ def _prompts(
     config: RunConfig, model_path: Path | str, problems: Mapping[str, Sequence[Problem]]
 ) -> dict[str, tuple[Prompt, ...]]:
     """Prompts of each set; ConfigError if the tokenizer does not fit the prompt style, or a prompt is too long."""
-    tokenizer = model_tokenizer(config, model_path)
+    tokenizer = model_tokenizer(config.model, model_path)
     try:
         render = prompt_renderer(config.task, tokenizer)
     except PromptStyleError as error:

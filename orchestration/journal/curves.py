@@ -3,7 +3,7 @@
 In: rows of metrics.jsonl. Out: panels, or the file. It computes no metric and names only those that it draws.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from orchestration.journal.json_lines import read_rows
 from orchestration.journal.run_files import METRICS_FILE, reward_metrics
-from orchestration.journal.sink import Row, Sink
+from orchestration.journal.sink import Row
 
 if TYPE_CHECKING:
     from orchestration.pages.figures import Panel
@@ -58,20 +58,14 @@ def curve_panels(rows: Sequence[Row]) -> "list[Panel]":
     ]
 
 
-class CurvesPlot(Sink):
-    """curves.png, drawn at the end of a run, also of a failed one, that has at least two iterations."""
+def draw_curves(run_dir: Path, *, gate_name: str, num_iterations: int) -> Path | None:
+    """Draws curves.png of the run so far and returns its path; None where there are less than two iterations."""
+    rows = read_rows(run_dir / METRICS_FILE)
+    if len(rows) < 2:
+        return None
+    from orchestration.pages.figures import save_panels
 
-    def __init__(self, log: Callable[[str], None], run_dir: Path, *, gate_name: str, num_iterations: int) -> None:
-        self._log = log
-        self._run_dir = run_dir
-        self._title = f"{run_dir.name}: gate {gate_name}, {{}} of {num_iterations} iterations"
-
-    def close(self, *, failed: bool) -> None:
-        rows = read_rows(self._run_dir / METRICS_FILE)
-        if len(rows) >= 2:
-            from orchestration.pages.figures import save_panels
-
-            path = self._run_dir / CURVES_FILE
-            panels = curve_panels(rows)[:PICTURE_PANELS]
-            save_panels(panels, path, title=self._title.format(len(rows)), columns=2, shares_legend=False)
-            self._log(f"curves: {path}")
+    path = run_dir / CURVES_FILE
+    title = f"{run_dir.name}: gate {gate_name}, {len(rows)} of {num_iterations} iterations"
+    save_panels(curve_panels(rows)[:PICTURE_PANELS], path, title=title, columns=2, shares_legend=False)
+    return path

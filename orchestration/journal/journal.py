@@ -15,21 +15,19 @@ from types import TracebackType
 
 from rich.console import Console
 
+from configs.files import naming
 from configs.schema import JournalConfig
 from orchestration.journal.console_lines import AdviceLines, ProgressLines
-from orchestration.journal.curves import CurvesPlot
 from orchestration.journal.entry import IterationEntry, checked
 from orchestration.journal.eval_rows import Evaluation
 from orchestration.journal.json_lines import append_rows, read_rows
 from orchestration.journal.row_files import EvalFiles, MetricsFile, RolloutsFile
-from orchestration.journal.run_files import EVAL_FILE, METRICS_FILE, NOTICES_FILE, TRACE_FILE
+from orchestration.journal.run_files import EVAL_FILE, LOG_FILE, METRICS_FILE, NOTICES_FILE, TRACE_FILE
 from orchestration.journal.sink import Sink
 from orchestration.journal.tensorboard import TensorBoardLog
 from orchestration.journal.trace import TraceFile
 from orchestration.terminal.console import print_line
 from transfer.spans import Span, SpanLog
-
-LOG_FILE = "run.log"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,7 +80,6 @@ class Journal:
             EvalFiles(run_dir, start_iteration=start_iteration),
             TensorBoardLog(run_dir, start_iteration=start_iteration) if config.tensorboard else None,
             TraceFile(run_dir / TRACE_FILE) if config.trace else None,
-            CurvesPlot(self.log, run_dir, gate_name=gate_name, num_iterations=num_iterations),
             ProgressLines(
                 self.log,
                 self._console,
@@ -107,7 +104,11 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._closing.__exit__(kind, error, trace)
+        try:
+            self._closing.__exit__(kind, error, trace)
+        except OSError:
+            if kind is None:  # else what ended the run counts, often the same full disk
+                raise
 
     @contextmanager
     def iteration(self, iteration: int) -> Iterator[IterationEntry]:
@@ -140,10 +141,15 @@ class Journal:
         for sink in self._sinks:
             sink.write_evaluation(iteration, replace(evaluation, metrics=numbers))
 
+    def has_evaluation(self, iteration: int) -> bool:
+        """Whether the run has an evaluation after `iteration` iterations, be it from before a resume."""
+        return any(row["iteration"] == iteration for row in read_rows(self._run_dir / EVAL_FILE))
+
     def log(self, message: str) -> None:
         """One line on the console and, with the time of day, in run.log."""
         print_line(self._console, message)
-        with (self._run_dir / LOG_FILE).open("a", encoding="utf-8") as file:
+        path = self._run_dir / LOG_FILE
+        with naming(path), path.open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
 
     def notice(self, message: str) -> None:

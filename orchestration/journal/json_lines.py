@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.files import write_atomically
+from configs.files import naming, write_atomically
 
 Row = dict[str, Any]
 
@@ -51,7 +51,7 @@ def keep_rows(path: Path, keep: Callable[[Row], bool]) -> int:
 
 
 def _append(path: Path, text: str) -> None:
-    with path.open("a", encoding="utf-8") as file:
+    with naming(path), path.open("a", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

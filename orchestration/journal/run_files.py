@@ -5,11 +5,13 @@ from pathlib import Path
 
 METRICS_FILE = "metrics.jsonl"
 CONFIG_FILE = "config.yaml"
+LOG_FILE = "run.log"
 ROLLOUTS_FILE = "rollouts.jsonl"
 EVAL_FILE = "eval.jsonl"
 NOTICES_FILE = "notices.jsonl"
 TRACE_FILE = "trace.json"
 CHECKPOINT_FOLDER = "checkpoints"
+CHECKPOINT_LOG = "checkpoints.jsonl"  # one row a checkpoint that was written
 LOG_FOLDER = "logs"  # folder of a study with one log for each arm
 SUM_STATISTICS = ("reward/mean", "reward/std")  # metrics of the weighted sum of all rewards
 

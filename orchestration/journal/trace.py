@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from configs.files import write_atomically
+from configs.files import naming, write_atomically
 from orchestration.journal.sink import Sink
 from transfer.spans import Kind, Span
 
@@ -30,6 +30,7 @@ class TraceFile(Sink):
             _repair(path)
         else:
             path.write_text(_document(_process_names()), encoding="utf-8")
+        self._path = path
         self._file = path.open("r+b", buffering=0)
         self._named: set[tuple[int, int]] = set()
 
@@ -38,8 +39,9 @@ class TraceFile(Sink):
         if not spans:
             return
         events = [*self._new_names(spans), *map(_event, spans)]
-        self._file.seek(-len(TAIL), 2)
-        self._file.write((SEPARATOR + _joined(events) + TAIL).encode())
+        with naming(self._path):
+            self._file.seek(-len(TAIL), 2)
+            self._file.write((SEPARATOR + _joined(events) + TAIL).encode())
 
     def close(self, *, failed: bool) -> None:
         self._file.close()

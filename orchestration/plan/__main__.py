@@ -5,6 +5,12 @@ accepted, and none at all if nothing is measured.
 """
 
 import sys
+
+from orchestration.terminal.leaving import leave_at_once
+
+if __name__ == "__main__":
+    leave_at_once()  # the imports below take most of a second
+
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -16,7 +22,8 @@ from configs.loading import ConfigError, load_config, parse_setting
 from configs.mistakes import mistakes_of
 from configs.schema import RunConfig
 from configs.section import Section
-from orchestration.terminal.exit_status import exit_status, print_answer
+from orchestration.terminal.exit_status import command, leave, print_answer
+from orchestration.terminal.stopping import Stopping
 
 FLAGS = ("--calibrate", *HELP_FLAGS)
 LISTS = ("gpus", "lengths")  # own words that take several numbers, in brackets or not
@@ -39,7 +46,8 @@ usage: python -m orchestration.plan [--calibrate] [gpus=8,16] [hardware=NAME] [c
   -h, --help         this text
 
 Every setting of a run can be given, as experiment=paper or max_staleness=1; `python orchestration/run.py --help` lists
-them. Exit status: 0 done, 1 failed, 2 mistakes in the configuration (one line each), 130 interrupted.
+them. Exit status: 0 done, 1 failed, 2 mistakes in the configuration (one line each); 130, 143, 129 ended by
+Ctrl-C, SIGTERM, SIGHUP.
 
 Example: python -m orchestration.plan experiment=paper hardware=h100 lengths=[120,200,350,512] prompt_length=150
 """
@@ -113,17 +121,16 @@ def make_plan(config: RunConfig, words: PlanWords) -> None:
     print_plan(*basis_of(config, **basis), numbers=sorted(set(words.gpus)), console=console)
 
 
+@command
 def main(arguments: list[str]) -> int:
-    try:
-        request = read_plan_command(arguments)
-        if request is None:
-            print_answer(USAGE)
-        else:
+    request = read_plan_command(arguments)
+    if request is None:
+        print_answer(USAGE)
+    else:
+        with Stopping():
             make_plan(*request)
-    except (ValueError, RuntimeError, KeyboardInterrupt) as error:
-        return exit_status(error)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

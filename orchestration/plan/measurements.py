@@ -19,6 +19,7 @@ import numpy as np
 import ray
 from rich.console import Console
 
+from configs.files import write_atomically
 from configs.schema import RunConfig
 from orchestration.cluster import start_cluster
 from orchestration.journal.json_lines import read_rows
@@ -35,6 +36,7 @@ from orchestration.plan.calibration import (
 )
 from orchestration.plan.costs import Costs, generation_counts, update_counts
 from orchestration.plan.scenario import Scenario, model_shape
+from orchestration.startup.folders import create, refusing_unwritable
 from orchestration.stream.batches import to_train_batch
 from orchestration.task_loading import load_task, locate_model
 from orchestration.terminal.console import print_line, redirect_output
@@ -50,7 +52,6 @@ NUM_ITERATIONS = 10  # counted iterations of a run
 SIZES = ((0.5, 1.0, 3.0), (1.0, 1.0, 3.0), *product((0.25, 1.0, 2.0), (0.25, 0.5, 1.0), (1.0,)))
 RUNS = ((0.5, 0), (2.0, 0), (1.0, 1))  # factor of rollout.prompts_per_iteration, and max_staleness, of each run
 WARMUP_ITERATIONS = 3
-GRADING_TIMEOUT_S = 600.0
 LONG_ENOUGH_S = 20.0  # seconds of a measurement after which it is not repeated
 ResultT = TypeVar("ResultT")
 
@@ -59,6 +60,12 @@ def calibrate(config: RunConfig, named: str | None, console: Console) -> Path:
     """Measures with one engine and one rank, whatever the configured numbers of them; returns the path of the file."""
     shape, config, device = model_shape(config.model.path), one_of_each(config), device_of(config)
     scenario = Scenario(config=config, shape=shape, device=device, device_bytes=None, prompt_length=1, lengths=(1,))
+    path = Path(named or kept_path(shape, device))
+    with refusing_unwritable(f"calibration={path}"):  # before minutes of measuring
+        create(path.parent)
+        path.open("ab").close()
+        if not path.stat().st_size:
+            path.unlink()
     with TemporaryDirectory() as folder, redirect_output(Path(folder) / "calibration.log") as quiet:
         model_path = locate_model(config.model, quiet)
         print_line(quiet, "measuring this machine, which takes some minutes ...")
@@ -71,9 +78,8 @@ def calibrate(config: RunConfig, named: str | None, console: Console) -> Path:
             asked = one_of_each(config, prompts_factor=prompts_factor, max_staleness=max_staleness)
             iteration_s = measure_run(asked, num_iterations=NUM_ITERATIONS)["time/iteration_s"]
             runs.append((replace(scenario, config=asked).workload(), iteration_s))
-    found, path = replace(found, costs=fit_runs(found.costs, runs)), Path(named or kept_path(shape, device))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(FILE.dump_json(found, indent=1) + b"\n")
+    found = replace(found, costs=fit_runs(found.costs, runs))
+    write_atomically(path, FILE.dump_json(found, indent=1) + b"\n")
     print_line(console, f"calibration written to {path}")
     return path
 
@@ -87,7 +93,7 @@ def one_of_each(config: RunConfig, *, prompts_factor: float = 1.0, max_staleness
     tree["learner"] |= {"num_workers": 1, "num_epochs": 1}
     tree["eval"] |= {"every": 0, "num_prompts": 1}
     tree["journal"] |= {"tensorboard": False, "progress": False}
-    tree |= {"max_staleness": max_staleness, "resume": False, "dry_run": False}
+    tree |= {"max_staleness": max_staleness, "resume": False, "resume_force": False, "dry_run": False}
     return RunConfig.model_validate(tree)
 
 
@@ -191,7 +197,7 @@ def grade_groups(parts: Parts, group_refs: Sequence[object]) -> tuple[float, lis
     """Seconds of grading a completion in one process, and the graded groups."""
     groups = ray.get(list(group_refs))
     started = time.perf_counter()
-    verdicts = await_verdicts([parts.graders.grade(ref) for ref in group_refs], timeout_s=GRADING_TIMEOUT_S)
+    verdicts = await_verdicts([parts.graders.grade(ref) for ref in group_refs])
     seconds = time.perf_counter() - started
     graded = [GradedGroup(group=group, verdicts=each.verdicts) for group, each in zip(groups, verdicts, strict=True)]
     return seconds * parts.config.graders.num_workers / sum(len(group.completions) for group in groups), graded

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from configs.loading import ConfigError
-from configs.schema import RunConfig
+from configs.schema import LearnerConfig, RunConfig
 from learner.deepspeed_config import MAX_BUCKET_ELEMENTS
 from orchestration.plan.costs import Workload
 from rollout.tasks.embedded_model import EmbeddedRecipe
@@ -61,17 +61,28 @@ class ModelShape:
 def model_shape(path: str) -> ModelShape:
     """Shape of model.path: the embedded model, one of configs/model, or a folder."""
     if path == "embedded":
-        recipe = EmbeddedRecipe()
-        sizes = asdict(recipe) | {"model_type": "qwen2", "vocab_size": len(recipe.vocabulary)}
-        sizes |= {"num_hidden_layers": recipe.num_layers, "num_attention_heads": recipe.num_heads}
-        return shape_of(sizes | {"tie_word_embeddings": recipe.tied_embeddings}, name=path)
+        return shape_of(embedded_config(), name=path)
     known = yaml.safe_load((PRESETS / "models.yaml").read_text(encoding="utf-8"))
     if path in known:
         return shape_of(known[path], name=path)
     file = Path(path) / "config.json"
     if not file.is_file():
         raise ConfigError([f"model.path={path}: no folder with a config.json; download the model and name its folder"])
-    return shape_of(json.loads(file.read_text(encoding="utf-8")), name=path)
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            [f"model.path={path}: its config.json is not readable ({error}); correct the path"]
+        ) from error
+    return shape_of(config, name=path)
+
+
+def embedded_config() -> dict[str, Any]:
+    """The sizes in the embedded model's config.json."""
+    recipe = EmbeddedRecipe()
+    sizes = asdict(recipe) | {"model_type": "qwen2", "vocab_size": len(recipe.vocabulary)}
+    sizes |= {"num_hidden_layers": recipe.num_layers, "num_attention_heads": recipe.num_heads}
+    return sizes | {"tie_word_embeddings": recipe.tied_embeddings}
 
 
 def shape_of(config: Mapping[str, Any], *, name: str) -> ModelShape:
@@ -100,6 +111,8 @@ def shape_of(config: Mapping[str, Any], *, name: str) -> ModelShape:
         )
     except KeyError as error:
         raise ConfigError([f"model.path={name}: its config.json has no {error.args[0]}"]) from error
+    except (TypeError, ValueError) as error:
+        raise ConfigError([f"model.path={name}: its config.json has a size that is no number ({error})"]) from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,11 +138,11 @@ class Scenario:
 
     @property
     def engine_dtype(self) -> str:
-        return _resolved(self.config.rollout.dtype, self.device)
+        return resolved_dtype(self.config.rollout.dtype, self.device)
 
     @property
     def learner_dtype(self) -> str:
-        return _resolved(self.config.learner.dtype, self.device)
+        return resolved_dtype(self.config.learner.dtype, self.device)
 
     @property
     def num_scoring_passes(self) -> int:
@@ -138,23 +151,14 @@ class Scenario:
         return int(recomputes) + int(self.config.objective.kl_coef > 0.0)
 
     def learner_memory(self, num_ranks: int) -> dict[str, float]:
-        """Bytes of one rank, by what they are for.
-
-        ZeRO stage 1 shares out the optimizer, 2 gradients too, 3 weights too; a share is 1 / num_ranks. Stages 0 and 1
-        add up gradients in the weights' dtype, 2 and 3 in float32.
-        """
-        learner, size, share = self.config.learner, DTYPE_BYTES[self.learner_dtype], 1.0 / num_ranks
-        stage, count = learner.zero_stage, float(self.shape.num_parameters)
-        weights = count * size * (share if stage == 3 else 1.0)
-        # ZeRO's optimizers step on float32 copies, also of weights that are float32 themselves
-        copies = 1 if stage >= 1 else 0
+        """Bytes of one rank, by what they are for."""
+        learner, size = self.config.learner, DTYPE_BYTES[self.learner_dtype]
+        count = self.shape.num_parameters
+        state = state_bytes(count, learner, dtype=self.learner_dtype, num_ranks=num_ranks)
         logits = min(learner.max_logits, learner.max_tokens_per_micro_batch * self.shape.vocabulary)
-        return {
-            "weights": weights,
-            "gradients": count * (FLOAT32_BYTES * share if stage >= 2 else size),
-            "optimizer": count * FLOAT32_BYTES * (2 + copies) * (share if stage >= 1 else 1.0),
-            "reference": weights if self.config.objective.kl_coef > 0.0 else 0.0,  # the initial model of a KL term
-            "buckets": 0.0 if stage == 0 else 2.0 * min(MAX_BUCKET_ELEMENTS, count) * size,
+        return state | {
+            "reference": state["weights"] if self.config.objective.kl_coef > 0.0 else 0.0,  # initial model of a KL term
+            "buckets": 0.0 if learner.zero_stage == 0 else 2.0 * min(MAX_BUCKET_ELEMENTS, count) * size,
             "activations": activation_bytes(
                 self.shape,
                 dtype=self.learner_dtype,
@@ -221,7 +225,23 @@ class Scenario:
         )
 
 
-def _resolved(dtype: str, device: str) -> str:
+def state_bytes(num_parameters: int, learner: LearnerConfig, *, dtype: str, num_ranks: int) -> dict[str, float]:
+    """Bytes of a rank's weights, gradients and optimizer, all of them trained.
+
+    ZeRO stage 1 shares out the optimizer, 2 gradients too, 3 weights too; a share is 1 / num_ranks. Stages 0 and 1
+    add up gradients in the weights' dtype, 2 and 3 in float32.
+    """
+    stage, size, share, count = learner.zero_stage, DTYPE_BYTES[dtype], 1.0 / num_ranks, float(num_parameters)
+    # ZeRO's optimizers step on float32 copies, also of weights that are float32 themselves
+    copies = 1 if stage >= 1 else 0
+    return {
+        "weights": count * size * (share if stage == 3 else 1.0),
+        "gradients": count * (FLOAT32_BYTES * share if stage >= 2 else size),
+        "optimizer": count * FLOAT32_BYTES * (2 + copies) * (share if stage >= 1 else 1.0),
+    }
+
+
+def resolved_dtype(dtype: str, device: str) -> str:
     return ("float32" if device == "cpu" else "bfloat16") if dtype == "auto" else dtype
 
 

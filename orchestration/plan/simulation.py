@@ -201,7 +201,7 @@ class SimulatedRun:
         self._admission = admission_for(order, prompts_per_iteration=size, max_staleness=bound)
         self._buffer: Buffer[SimulatedGroup] = buffer_for(order, prompts_per_iteration=size, max_staleness=bound)
         self._room = EngineRoom(num_sequences=workload.max_sequences, kv_tokens=workload.kv_tokens)
-        self._feeder = Feeder(workload.num_engines)
+        self._feeder = Feeder(range(workload.num_engines))
         self._feeder.set_rooms(dict.fromkeys(range(workload.num_engines), self._room))
         make_engine = partial(SimulatedEngine, costs=costs.engine, clock=self._clock, room=self._room)
         self._engines = [make_engine(on_change=partial(self._on_change, n)) for n in range(workload.num_engines)]

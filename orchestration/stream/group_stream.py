@@ -11,16 +11,21 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import ray
+from ray.exceptions import NodeDiedError, ObjectLostError
 
 from orchestration.stream.order import Admission, Buffer
 from orchestration.stream.positions import PositionSource, StreamPositions
 from orchestration.stream.score_dispatch import ScoreDispatcher
-from rollout.contract import GradedGroup, SamplingSpec
+from rollout.contract import GradedGroup, PromptGroup, SamplingSpec
 from rollout.fleets.fleet import FinishedGroup, RolloutFleet
 from rollout.prompts import PromptStream
 from rollout.rewards.graders import await_verdicts
 
 SCORING_POLL_S = 0.02  # how often the driver looks for the end of a scoring call while groups wait for it
+
+
+class GroupsLost(RuntimeError):
+    """Finished groups are gone with the node that held them; they can be generated again from a checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +76,6 @@ class GroupStream:
         start_iteration: int,
         start_positions: StreamPositions,
         num_iterations: int,
-        grading_timeout_s: float,
         counts_failures: bool,
     ) -> None:
         """fleet: one that has what it finishes graded. buffer: empty, beginning at start_iteration.
@@ -85,7 +89,6 @@ class GroupStream:
         self._buffer = buffer
         self._resampling = resampling
         self._scoring = scoring
-        self._grading_timeout_s = grading_timeout_s
         self._counts_failures = counts_failures  # whether rewards that fail count as 0 and have a metric
         self._admitted = start_iteration * admission.prompts_per_iteration
         self._wanted = num_iterations * admission.prompts_per_iteration
@@ -110,7 +113,7 @@ class GroupStream:
         """
         while not self._buffer.ready(iteration):
             self._receive(self._buffer.settled(iteration))
-        batch = _Batch(grading_timeout_s=self._grading_timeout_s, counts_failures=self._counts_failures)
+        batch = _Batch(counts_failures=self._counts_failures)
         batch.add(self._buffer.take(iteration))
         for admission_index in batch.groups:
             del self._open[admission_index]
@@ -179,10 +182,9 @@ class GroupStream:
 class _Batch:
     """One batch on its way through the graders, and what all its groups cost, those that were replaced included."""
 
-    def __init__(self, *, grading_timeout_s: float, counts_failures: bool) -> None:
+    def __init__(self, *, counts_failures: bool) -> None:
         self.groups: dict[int, GradedGroup] = {}  # groups by admission index, in the order of the batch
         self.arrived: dict[int, ArrivedGroup] = {}  # the same groups before grading, likewise
-        self._grading_timeout_s = grading_timeout_s
         self._counts_failures = counts_failures
         self._all: list[ArrivedGroup] = []
         self._grade_s = 0.0
@@ -190,13 +192,13 @@ class _Batch:
 
     def add(self, arrived: Sequence[ArrivedGroup]) -> None:
         """Waits for the graders of these groups; each takes the place of the group with its admission index."""
+        groups = _fetched(arrived)
         generated_at = time.perf_counter()
-        answers = await_verdicts([each.finished.verdicts_ref for each in arrived], timeout_s=self._grading_timeout_s)
+        answers = await_verdicts([each.finished.verdicts_ref for each in arrived])
         self._grade_s += time.perf_counter() - generated_at
         self._num_timed_out += sum(answer.timed_out for answer in answers)
         self._num_failed += sum(answer.num_failed for answer in answers)
         self._all.extend(arrived)
-        groups = ray.get([each.finished.group_ref for each in arrived])
         for each, group, answer in zip(arrived, groups, answers, strict=True):
             self.arrived[each.admission_index] = each
             self.groups[each.admission_index] = GradedGroup(group=group, verdicts=answer.verdicts)
@@ -214,3 +216,12 @@ class _Batch:
         if self._counts_failures:
             found["grading/failed"] = float(self._num_failed)
         return found
+
+
+def _fetched(arrived: Sequence[ArrivedGroup]) -> list[PromptGroup]:
+    """The groups themselves; GroupsLost where a node is gone."""
+    try:
+        groups: list[PromptGroup] = ray.get([each.finished.group_ref for each in arrived])
+    except (ObjectLostError, NodeDiedError) as error:
+        raise GroupsLost("finished groups were lost with a node of the cluster") from error
+    return groups

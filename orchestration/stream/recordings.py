@@ -9,6 +9,7 @@ from pathlib import Path
 from configs.differences import differences, typed
 from configs.loading import ConfigError, validate
 from configs.schema import RunConfig
+from orchestration.startup.folders import is_empty, refusing_unwritable
 from rollout.recording import REMEDY, Manifest, RecordingError, num_recorded, read_manifest
 
 # Settings that shaped the groups and matter when they are trained on: they must not change. Those of engines, graders
@@ -27,10 +28,11 @@ def refuse_recordings(config: RunConfig) -> None:
     """ConfigError if this run cannot write to rollout.record or cannot train on rollout.replay."""
     if config.rollout.record is not None and not config.resume:
         folder = Path(config.rollout.record)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ConfigError(
-                [f"rollout.record={folder}: exists and is not an empty folder; name a new one, or resume its run"]
-            )
+        with refusing_unwritable(f"rollout.record={folder}"):
+            if folder.exists() and (not folder.is_dir() or not is_empty(folder)):
+                raise ConfigError(
+                    [f"rollout.record={folder}: exists and is not an empty folder; name a new one, or resume its run"]
+                )
     if config.rollout.replay is not None:
         _refuse_replay(config, Path(config.rollout.replay))
 
@@ -67,7 +69,7 @@ def refuse_other_vocabulary(folder: Path, *, vocabulary: str) -> None:
 def _refuse_replay(config: RunConfig, folder: Path) -> None:
     try:
         recorded = validate(read_manifest(folder).settings)
-    except (RecordingError, ConfigError) as error:
+    except (RecordingError, ConfigError, OSError) as error:
         reason = " ".join(str(error).split())
         hint = f"; {REMEDY}" if isinstance(error, ConfigError) else ""
         raise ConfigError([f"rollout.replay: {reason}{hint}"]) from None

@@ -4,9 +4,14 @@ In: the arguments. Out: one run folder an arm, the report, and an exit status (l
 before the first starts. A study that stopped continues when its folder is named again.
 """
 
-import shlex
-import signal
 import sys
+
+from orchestration.terminal.leaving import leave_at_once
+
+if __name__ == "__main__":
+    leave_at_once()  # the imports below take most of a second
+
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,54 +19,61 @@ from rich.console import Console
 
 from configs.command import wants_help
 from configs.loading import ConfigError
-from orchestration.run_dir import next_free
-from orchestration.study.arms import arm_status, refuse_other_settings
-from orchestration.study.launch import JobLauncher, Launcher, LocalLauncher, hold_study
+from orchestration.startup.folders import next_free, refusing_unwritable
+from orchestration.startup.ownership import own
+from orchestration.startup.preflight import preflight_into, refuse
+from orchestration.study.arms import arm_status, refuse_living_runs, refuse_other_settings
+from orchestration.study.launch import JobLauncher, Launcher, LocalLauncher
 from orchestration.study.progress import StudyProgress
 from orchestration.study.schedule import run_arms
 from orchestration.study.settings import Arm, StudyConfig, help_text, plan_arms, split_settings
 from orchestration.terminal.console import print_line
-from orchestration.terminal.exit_status import FAILED, exit_status, print_answer
+from orchestration.terminal.exit_status import FAILED, command, leave, print_answer
+from orchestration.terminal.stopping import Stopping
 from orchestration.user_code import refuse_unusable_code
 
 ROOT_FOLDER, STEM = Path("runs"), "study"
 
 
+@command
 def main(arguments: Sequence[str]) -> int:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        if wants_help(arguments):
-            print_answer(help_text())
-            return 0
-        study, settings = split_settings(arguments)
-        auto = study.study_dir == "auto"
-        # Arms are checked with a provisional folder name, because nothing is written before all are accepted.
-        named = ROOT_FOLDER / f"{STEM}-NNN" if auto else Path(study.study_dir)
-        arms = plan_arms(study, settings, study_dir=named.resolve())
-        refuse_unusable_code([arm.config for arm in arms])
-        if study.launcher == "jobs" and any(arm.config.cluster.address == "local" for arm in arms):
-            raise ConfigError(["cluster.address=local: would start a Ray of its own in each job; leave it out"])
-        if study.dry_run:
-            print_answer(_described(study, arms, named))
-            return 0
-        if study.launcher == "local":  # a cluster's nodes may see other files
-            _refuse_unreadable_data(arms, named)
-        study_dir = next_free(ROOT_FOLDER, STEM) if auto else Path(study.study_dir).resolve()
+    if wants_help(arguments):
+        print_answer(help_text())
+        return 0
+    study, settings = split_settings(arguments)
+    auto = study.study_dir == "auto"
+    # Arms are checked with a provisional folder name, because nothing is written before all are accepted.
+    named = ROOT_FOLDER / f"{STEM}-NNN" if auto else Path(study.study_dir)
+    arms = plan_arms(study, settings, study_dir=named.resolve())
+    refuse_unusable_code([arm.config for arm in arms])
+    if study.launcher == "jobs" and any(arm.config.cluster.address == "local" for arm in arms):
+        raise ConfigError(["cluster.address=local: would start a Ray of its own in each job; leave it out"])
+    if study.dry_run:
+        print_answer(_described(study, arms, named))
+    unfinished = [arm for arm in arms if arm_status(arm, named).state != "finished"]
+    if study.launcher == "local":  # a cluster's nodes may see other files
+        refuse(preflight_into(named, [arm.config for arm in unfinished], key="study_dir"))
+    if study.dry_run:
+        return 0
+    if study.launcher == "local":
+        _refuse_unreadable_data(unfinished)
+    with refusing_unwritable(f"study_dir={named}"):
+        study_dir = next_free(ROOT_FOLDER, STEM)[0] if auto else named.resolve()
+    with Stopping():
         return run_study(study, plan_arms(study, settings, study_dir=study_dir), study_dir, arguments=arguments)
-    except (ValueError, RuntimeError, KeyboardInterrupt) as error:
-        return exit_status(error)
 
 
 def run_study(study: StudyConfig, arms: Sequence[Arm], study_dir: Path, *, arguments: Sequence[str]) -> int:
     """Runs the arms that are not finished, then writes the report; exit status 1 where an arm failed."""
     console = Console()
-    study_dir.mkdir(parents=True, exist_ok=True)
-    with hold_study(study_dir) as lock:
+    with own(study_dir, setting="study_dir") as notices:
         statuses = [arm_status(arm, study_dir) for arm in arms]
         refuse_other_settings(statuses)
-        print_line(console, f"study folder {study_dir}: {len(arms)} arms")
+        refuse_living_runs(statuses)
+        for line in (f"study folder {study_dir}: {len(arms)} arms", *notices):
+            print_line(console, line)
         jobs = study.launcher == "jobs"
-        launcher: Launcher = JobLauncher(address=study.jobs_address) if jobs else LocalLauncher(inherited_fd=lock)
+        launcher: Launcher = JobLauncher(address=study.jobs_address) if jobs else LocalLauncher()
         try:
             with StudyProgress(statuses, console) as progress:
                 failures = run_arms(statuses, study_dir, launcher=launcher, parallel=study.parallel, observer=progress)
@@ -79,11 +91,10 @@ def run_study(study: StudyConfig, arms: Sequence[Arm], study_dir: Path, *, argum
     return FAILED if failures else 0
 
 
-def _refuse_unreadable_data(arms: Sequence[Arm], study_dir: Path) -> None:
+def _refuse_unreadable_data(arms: Sequence[Arm]) -> None:
     """Reads the data sets that all arms share, so that a mistake in them is reported once, before any arm starts."""
-    task = arms[0].config.task
-    # A replay takes its prompts from the recording.
-    if task.reads_data and any(arm.kind == "live" and arm_status(arm, study_dir).state != "finished" for arm in arms):
+    live = [arm for arm in arms if arm.kind == "live"]  # a replay takes its prompts from the recording
+    if live and (task := live[0].config.task).reads_data:
         from rollout.tasks import build_task
         from rollout.tasks.data_sets import DataSetError
 
@@ -108,4 +119,4 @@ def _described(study: StudyConfig, arms: Sequence[Arm], folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

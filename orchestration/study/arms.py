@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from configs.loading import ConfigError, read_yaml
-from orchestration.checkpoint import CheckpointStore
+from configs.loading import ConfigError
+from orchestration.checkpoints.store import has_checkpoints
 from orchestration.journal.json_lines import read_rows
-from orchestration.journal.run_files import CHECKPOINT_FOLDER, CONFIG_FILE, EVAL_FILE, METRICS_FILE
+from orchestration.journal.run_files import CHECKPOINT_FOLDER, EVAL_FILE, METRICS_FILE
 from orchestration.journal.run_record import is_complete
-from orchestration.run_dir import RunDirError, check_resumable
+from orchestration.startup.folders import is_empty
+from orchestration.startup.ownership import own
+from orchestration.startup.resume import check_resumable, stored_settings
 from orchestration.study.settings import Arm
 
 # new: no run there; broken: a run without checkpoint; stopped: a run that can be resumed
@@ -37,11 +39,11 @@ def arm_status(arm: Arm, study_dir: Path) -> ArmStatus:
     num_iterations = len(read_rows(folder / METRICS_FILE))
     evals = [int(row["iteration"]) for row in read_rows(folder / EVAL_FILE)]
     state: State = "broken"
-    if not folder.is_dir() or not any(folder.iterdir()):
+    if not folder.is_dir() or is_empty(folder):
         state = "new"
     elif is_complete(arm.config, num_iterations=num_iterations, evals=evals):
         state = "finished"
-    elif CheckpointStore(folder / CHECKPOINT_FOLDER, keep=1).latest() is not None:
+    elif has_checkpoints(folder / CHECKPOINT_FOLDER):
         state = "stopped"
     return ArmStatus(arm=arm, folder=folder, state=state, num_iterations=num_iterations)
 
@@ -60,16 +62,35 @@ def refuse_other_settings(statuses: Sequence[ArmStatus]) -> None:
         if status.state not in ("stopped", "finished"):
             continue
         try:
-            check_resumable(status.arm.config, status.folder)
-            stored = read_yaml((status.folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        except RunDirError as error:
-            lines.append(f"{name}: {error}; or name another study_dir")
+            stored = stored_settings(status.folder)
+            check_resumable(stored, status.arm.config, status.folder)
+        except ConfigError as error:
+            lines.append(f"{name}: {'; '.join(error.lines)}; or name another study_dir")
             continue
+        if stored.num_iterations != wanted and stored.learner.lr_schedule == "linear":
+            lines.append(
+                f"{name}: {status.folder} was trained with num_iterations={stored.num_iterations}, now "
+                f"num_iterations={wanted}, which moves its learning rate; name another study_dir"
+            )
         if stored.eval != status.arm.config.eval:
             lines.append(f"{name}: {status.folder} was evaluated with other settings of eval; name another study_dir")
         records = status.arm.records
         if records is not None and not records.exists():
             lines.append(f"{name}: {status.folder} was trained without recording {records}; name another study_dir")
+    if lines:
+        raise ConfigError(lines)
+
+
+def refuse_living_runs(statuses: Sequence[ArmStatus]) -> None:
+    """Raises ConfigError with a line for each arm whose run an ended study left behind, alive."""
+    lines: list[str] = []
+    for status in statuses:
+        if status.state != "finished" and status.folder.is_dir():
+            try:
+                with own(status.folder, setting=status.arm.name):
+                    pass
+            except ConfigError as error:
+                lines.extend(error.lines)
     if lines:
         raise ConfigError(lines)
 

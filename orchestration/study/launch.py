@@ -1,57 +1,37 @@
-"""Starts one run of a study and polls it: as a child process here, or as a job on a Ray cluster. Locks the folder.
+"""Starts one run of a study and polls it: as a child process here, or as a job on a Ray cluster.
 
 In: the arguments of `python orchestration/run.py`. Out: a run that can be polled and stopped. Both launchers
 use the public command, so that an arm equals a run that a person starts.
 """
 
-import fcntl
 import os
 import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from orchestration.terminal.processes import end_processes
+from orchestration.terminal.stopping import is_hurried
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN_SCRIPT = "orchestration/run.py"
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 POLL_S = 0.5
-LOCK_FILE = ".lock"
 STOP_TIMEOUT_S = 60.0  # limit for an interrupted run, which ends its actors and Ray in a few seconds
 
 
 class LaunchError(RuntimeError):
-    """A run could not be started, or not in this folder; the message says what to check."""
-
-
-@contextmanager
-def hold_study(study_dir: Path) -> Iterator[int]:
-    """Allows one study at a time in a folder: holds a lock in this process and in every local run that inherits it.
-
-    Yields the lock's file descriptor. A run that an ended study left behind still holds the lock.
-    """
-    with (study_dir / LOCK_FILE).open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LaunchError(
-                f"{study_dir}: a study runs here already, or a run that one left behind; wait for its end or end it"
-            ) from None
-        yield file.fileno()
+    """A run could not be started; the message says what to check."""
 
 
 class LocalLauncher:
-    """Starts runs as child processes of this one.
+    """Starts runs as child processes of this one."""
 
-    inherited_fd stays open in each child, so that a lock on it holds as long as any of them lives.
-    """
-
-    def __init__(self, *, inherited_fd: int, script: Path = ROOT / RUN_SCRIPT) -> None:
-        self._inherited_fd = inherited_fd
+    def __init__(self, *, script: Path = ROOT / RUN_SCRIPT) -> None:
         self._script = script
 
     def start(self, name: str, arguments: Sequence[str], *, log_path: Path) -> "LocalRun":
@@ -63,7 +43,6 @@ class LocalLauncher:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                pass_fds=(self._inherited_fd,),
                 # A terminal sends Ctrl-C to its whole process group; the study forwards it to each run's driver only.
                 start_new_session=True,
             )
@@ -83,9 +62,9 @@ class LocalRun(subprocess.Popen[bytes]):
     def await_end(self) -> None:
         """Waits for the end after interrupt(), and kills the run where that takes too long."""
         try:
-            self.wait(timeout=STOP_TIMEOUT_S)
+            self.wait(timeout=0.0 if is_hurried() else STOP_TIMEOUT_S)
         except (subprocess.TimeoutExpired, KeyboardInterrupt) as error:  # a second Ctrl-C: kill at once
-            os.killpg(self.pid, signal.SIGKILL)
+            end_processes(below=self.pid, sessions=[self.pid])  # Ray's are in sessions of their own
             self.wait()
             if isinstance(error, KeyboardInterrupt):
                 raise

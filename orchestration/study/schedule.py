@@ -14,6 +14,7 @@ from typing import Protocol
 from orchestration.journal.run_files import LOG_FOLDER, METRICS_FILE, last_lines
 from orchestration.study.arms import ArmStatus, arm_status, clear_the_way, run_arguments
 from orchestration.study.launch import Launched, Launcher
+from orchestration.terminal.stopping import urgent
 
 SHOWN_LINES = 8  # log lines shown of an arm that failed
 POLL_S = 0.5
@@ -73,7 +74,7 @@ def run_arms(
 ) -> list[Failure]:
     """Starts the unfinished arms in order, `parallel` at once; a replayed arm waits for its recording.
 
-    An exception, such as that of Ctrl-C, interrupts the runs and waits for their end.
+    An exception, such as that of Ctrl-C, interrupts the runs and waits for their end; another Ctrl-C kills them.
     """
     waiting = [status for status in statuses if status.state != "finished"]
     running: list[_Running] = []
@@ -102,7 +103,7 @@ def run_arms(
             if running:
                 time.sleep(POLL_S)
     finally:
-        with ExitStack() as ending:  # every run is awaited, even where awaiting another fails
+        with urgent(), ExitStack() as ending:  # every run is awaited, even where awaiting another fails
             for item in running:
                 ending.callback(item.run.await_end)
             for item in running:

@@ -25,6 +25,7 @@ OWN_SETTINGS = {
     "seed": "the study trains with several; write seeds=[...]",
     "run_dir": "each arm gets a folder of its own; write study_dir=...",
     "resume": "a study goes on where it stopped by itself; name its folder with study_dir=...",
+    "resume_force": "a study keeps to its settings; name a new folder with study_dir=...",
     "rollout.record": "the study records and replays by itself; write arms=replayed or arms=both",
     "rollout.replay": "the study records and replays by itself; write arms=replayed or arms=both",
 }
@@ -50,8 +51,8 @@ Examples:
 
 study_dir then holds report.html, report.md, curves.png, iterations.csv, pairs.csv and one run folder an arm.
 
-Exit status: 0 done, 1 an arm failed, 2 mistakes in the configuration (one line each) and nothing started,
-130 interrupted.\
+Exit status: 0 done, 1 an arm failed, 2 mistakes in the configuration (one line each) and nothing started;
+130, 143, 129 ended by Ctrl-C, SIGTERM, SIGHUP, each run with a checkpoint.\
 """
 
 

@@ -4,6 +4,7 @@
 its children on file descriptors 1 and 2 goes to a log.
 """
 
+import io
 import logging
 import os
 import sys
@@ -11,12 +12,15 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
+
+from orchestration.terminal.exit_status import flush_or_drop
+from orchestration.terminal.leaving import use_stderr
 
 
 @contextmanager
@@ -27,19 +31,20 @@ def redirect_output(path: Path) -> Iterator[Console]:
     Ray, vLLM's workers) and Ray's forwarded worker logs, beside print, warnings and logging. `console` writes to the
     original stdout and knows whether that is a terminal. Output is appended to the file. The traceback of an exception
     that leaves the block goes to the file; the caller reports the exception in one line. The console ends with the
-    block.
+    block. A full disk or a terminal that is gone loses lines here, and raises nothing.
     """
     streams, saved = (sys.stdout, sys.stderr), (os.dup(1), os.dup(2))  # not inherited by children
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     with ExitStack() as undo:
         for descriptor in saved:
             undo.callback(os.close, descriptor)
-        file = undo.enter_context(open(saved[0], "w", buffering=1, closefd=False, encoding=encoding, errors="replace"))
+        file = _lasting(saved[0], encoding=encoding, errors="replace")
         with path.open("ab") as log:
             for target, stream in enumerate(streams, start=1):
                 stream.flush()
                 os.dup2(log.fileno(), target)
-        sys.stdout, sys.stderr = _line_buffered(1), _line_buffered(2)
+        use_stderr(saved[1])
+        sys.stdout, sys.stderr = (_lasting(target, encoding="utf-8", errors="backslashreplace") for target in (1, 2))
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         logging.getLogger().addHandler(handler)
@@ -55,15 +60,27 @@ def redirect_output(path: Path) -> Iterator[Console]:
             logging.captureWarnings(False)
             logging.getLogger().removeHandler(handler)
             for stream in (sys.stdout, sys.stderr, *streams):  # libraries may still hold the earlier streams
-                stream.flush()
+                flush_or_drop(stream)
             sys.stdout, sys.stderr = streams
             for target, descriptor in enumerate(saved, start=1):
                 os.dup2(descriptor, target)
+            use_stderr(2)
 
 
-def _line_buffered(descriptor: int) -> IO[str]:
-    """A text stream on the descriptor itself, so that a handler that keeps it after the block can still write."""
-    return open(descriptor, "w", buffering=1, closefd=False, encoding="utf-8", errors="backslashreplace")
+class _LastingFile(io.FileIO):
+    """A descriptor that is written to as long as it takes something: what it refuses is lost."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
+
+
+def _lasting(descriptor: int, *, encoding: str, errors: str) -> IO[str]:
+    """A text stream on the descriptor itself, so that a handler that keeps it after a block can still write."""
+    raw = io.BufferedWriter(_LastingFile(descriptor, "w", closefd=False))
+    return io.TextIOWrapper(raw, encoding=encoding, errors=errors, line_buffering=True)
 
 
 class _RunProgress(Progress):

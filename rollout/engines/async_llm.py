@@ -52,6 +52,10 @@ class AsyncBackend(EngineBackend):
     def room(self) -> EngineRoom:
         return room_of(self._llm.vllm_config)
 
+    @property
+    def failure(self) -> str | None:
+        return "its engine process has ended" if self._llm.errored else None
+
     async def generate(self, prompt: dict[str, Any], sampling: SamplingParams, request_id: str) -> RequestOutput:
         final = None
         async for output in self._llm.generate(prompt, sampling, request_id):

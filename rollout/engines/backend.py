@@ -22,6 +22,11 @@ class EngineBackend(Protocol):
     def room(self) -> EngineRoom:
         """Capacity of the engine."""
 
+    @property
+    @abstractmethod
+    def failure(self) -> str | None:
+        """How the engine has failed for good, in one line; None while it works."""
+
     @abstractmethod
     async def generate(self, prompt: dict[str, Any], sampling: Any, request_id: str) -> Any:
         """vLLM's RequestOutput with all completions of the request; sampling is vLLM's SamplingParams."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from configs.schema import ModelConfig, RolloutConfig
 from rollout.contract import (
+    EngineHealth,
     EngineLoad,
     EngineReceipt,
     EngineRoom,
@@ -25,10 +26,11 @@ from rollout.contract import (
     PromptGroup,
     SamplingSpec,
 )
-from rollout.engines.orphans import own_children
+from rollout.engines.orphans import own_children, stopped_child
 from rollout.engines.outbox import Delivery, Outbox
 from rollout.engines.room_watch import RoomWatch
 from rollout.engines.sampling import completions_of, sampling_params, scoring_params
+from rollout.engines.scratch import remove_own_temporary_folder
 from rollout.engines.starting import start_backend
 from rollout.engines.worker_calls import connect_workers, update_workers
 from rollout.prompts import load_tokenizer
@@ -62,10 +64,13 @@ class RolloutEngine:
         self._version = -1  # version of the weights; -1: nothing published yet, generate() refuses
         self._settled = asyncio.Event()  # event that is clear while a publish is under way
         self._settled.set()
+        self._is_updating = False  # True while weights are loaded, and after that has failed: vLLM samples nothing
         self._num_generating = 0  # requests inside vLLM
         self._idle = asyncio.Event()  # event that is set while there are none
         self._idle.set()
         self._num_entered = 0  # requests that vLLM was given, since the start
+        self._num_steps = 0  # steps of vLLM
+        self._num_connections = 0
         self._loop: asyncio.AbstractEventLoop | None = None  # loop of the actor, known from the first prompts on
         self._outbox = Outbox()
         self._producing: set[asyncio.Task[tuple[PromptGroup, GroupSummary]]] = set()
@@ -78,6 +83,15 @@ class RolloutEngine:
     async def ready(self) -> int:
         """Process id of the engine; answers once it is up."""
         return os.getpid()
+
+    async def health(self) -> EngineHealth:
+        """Answers at once, whatever the engine does; raises RuntimeError where vLLM has failed for good."""
+        stopped = await asyncio.to_thread(stopped_child)
+        failure = f"its process {stopped} is stopped" if stopped is not None else self._llm.failure
+        if failure is not None:
+            raise RuntimeError(f"vLLM has failed: {failure}")
+        is_busy = self._num_generating > 0 and not self._is_updating
+        return EngineHealth(process=os.getpid(), num_steps=self._num_steps, is_busy=is_busy)
 
     async def serve_loaded_weights(self) -> None:
         """Makes the weights of the model folder version 0: for an evaluation, which has no publishes."""
@@ -123,6 +137,7 @@ class RolloutEngine:
 
     def _note_load(self, load: EngineLoad) -> None:
         """Takes the load after each step of vLLM, on any thread."""
+        self._num_steps += 1
         if self._watch.stepped(load, self._num_entered) and self._loop is not None:
             self._watch.is_wanted = False  # one report; the fleet's next call says whether it still has some
             self._loop.call_soon_threadsafe(self._outbox.answer_now)
@@ -137,8 +152,9 @@ class RolloutEngine:
             raise RuntimeError(f"engine {self._index}: generate() before the first publish")
         started, first_version = time.perf_counter(), self._version
         # The salt keeps cached prefixes of older weights from being found: with requests frozen in flight vLLM cannot
-        # empty the cache.
-        tokens = {"prompt_token_ids": prompt.token_ids.tolist(), "cache_salt": str(first_version)}
+        # empty the cache. Versions repeat with other weights where a learner was built again, over a new connection.
+        salt = f"{self._num_connections}/{first_version}"
+        tokens = {"prompt_token_ids": prompt.token_ids.tolist(), "cache_salt": salt}
         self._num_generating += 1
         self._idle.clear()
         self._num_entered += 1
@@ -161,10 +177,14 @@ class RolloutEngine:
 
     async def connect(self, rendezvous: Rendezvous, rank_offset: int) -> None:
         """Joins the transport of the publishes; waits until all members are there."""
+        self._num_connections += 1
         await connect_workers(self._llm, rendezvous, rank_offset=rank_offset)
 
     async def receive(self, version: int, groups: list[ParameterGroup], *, verify: bool) -> EngineReceipt:
-        """Takes one publish: freezes requests in flight or waits for their end, loads the weights, resumes."""
+        """Takes one publish: freezes requests in flight or waits for their end, loads the weights, resumes.
+
+        After one that fails nothing is sampled, since the weights are mixed, until another one brings all of them.
+        """
         self._settled.clear()
         if not self._publishes_inflight:
             await self._idle.wait()  # vLLM finishes what it has; the publish's time-out, in the channel, bounds it
@@ -173,10 +193,12 @@ class RolloutEngine:
         is_busy = self._num_generating > 0
         if is_busy:
             await self._llm.pause()
+        self._is_updating = True
         digests = await update_workers(self._llm, groups, verify=verify)
         await self._set_version(version)
         if is_busy:
             await self._llm.resume()
+        self._is_updating = False
         self._settled.set()
         self._spans.add("publish", started_s)
         return EngineReceipt(
@@ -204,5 +226,6 @@ class RolloutEngine:
         return np.asarray(chosen, dtype=np.float32)
 
     async def shutdown(self) -> None:
-        """Ends vLLM's processes."""
+        """Ends vLLM's processes and removes what they leave in the temporary folder."""
         await asyncio.to_thread(self._llm.shutdown, timeout_s=SHUTDOWN_GRACE_S)
+        remove_own_temporary_folder()

@@ -50,6 +50,10 @@ class InlineLLM(EngineBackend):
     def room(self) -> EngineRoom:
         return room_of(self._engine.vllm_config)
 
+    @property
+    def failure(self) -> str | None:
+        return None if self._failure is None else f"{type(self._failure).__name__}: {self._failure}"
+
     async def generate(self, prompt: dict[str, Any], sampling: SamplingParams, request_id: str) -> RequestOutput:
         """sampling must ask for FINAL_ONLY outputs, or for one completion."""
         answer: Future[RequestOutput] = Future()

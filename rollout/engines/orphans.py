@@ -1,16 +1,21 @@
-"""Watches that end vLLM's processes with the actor that owns the engine, however that actor ended.
+"""The end of vLLM's processes with the actor that owns the engine, however that actor ended.
 
 An actor that is killed by the kernel cannot notify its children. Each worker therefore watches the actor's process id,
-which the actor leaves in the environment, and ends itself and vLLM's engine core between them. Knows nothing of vLLM.
+which the actor leaves in the environment, and ends itself and vLLM's engine core between them. One that is stopped
+cannot, so that others end it. Knows nothing of vLLM.
 """
 
 import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 OWNER_VARIABLE = "SOFTGATE_ENGINE_OWNER"
 CHECK_EVERY_S = 1.0
+STOPPED_STATES = ("T", "t")  # of /proc/<process>/stat: stopped by a signal, and by a debugger
 
 
 def own_children() -> None:
@@ -38,3 +43,29 @@ def _is_alive(process: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def end_children_of(owner: int) -> None:
+    """Kills every process on this machine that an actor with this process id has owned."""
+    for child in _children_of(owner):
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+
+
+def stopped_child() -> int | None:
+    """A process of this actor's that somebody has stopped (SIGSTOP, a debugger), and that will answer nothing."""
+    return next((child for child in _children_of(os.getpid()) if _state(child) in STOPPED_STATES), None)
+
+
+def _children_of(owner: int) -> Iterator[int]:
+    mark = f"{OWNER_VARIABLE}={owner}".encode()
+    for environment in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):  # it has ended meanwhile, or belongs to somebody else
+            if mark in environment.read_bytes().split(b"\0"):
+                yield int(environment.parent.name)
+
+
+def _state(process: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][:1]
+    return ""

@@ -71,6 +71,10 @@ class BroadcastReceiver(NoTrainerHalf, WeightTransferEngine[ReceiverInitInfo, Re
 
     def start_weight_update(self) -> None:
         self.digests = {}
+        for module in self.model.modules():  # what an update that broke off has left of modules that were half loaded
+            info = get_layerwise_info(module)
+            info.load_numel = 0
+            info.loaded_weights.clear()
         initialize_layerwise_reload(self.model)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
@@ -83,7 +87,8 @@ class BroadcastReceiver(NoTrainerHalf, WeightTransferEngine[ReceiverInitInfo, Re
                 "weights arrived before init_weight_transfer_engine: the engine has not joined the transport"
             )
         # One call for all groups: vLLM walks the whole model at the start of each.
-        self.model.load_weights(self._arriving(self._transport, update_info))
+        with self._transport.closed_on_failure():
+            self.model.load_weights(self._arriving(self._transport, update_info))
 
     def _arriving(self, transport: Transport, update_info: ReceiverUpdateInfo) -> Iterator[tuple[str, torch.Tensor]]:
         """Checkpoint names and tensors in wire order; waits for a group when its first tensor is asked for."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from configs.schema import Frontend, ModelConfig, RolloutConfig
 from rollout.engines.backend import AfterStep, EngineBackend
+from rollout.engines.scratch import use_own_temporary_folder
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,7 +40,8 @@ def runs_inline(frontend: Frontend, device: str) -> bool:
 
 
 def _prepare_environment(device: str, *, is_inline: bool, eager: bool) -> None:
-    """Variables that vLLM reads when it is imported, here and in the process it starts."""
+    """Variables that vLLM reads when it is imported, here and in the process it starts, and its temporary folder."""
+    use_own_temporary_folder()
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ["VLLM_NO_USAGE_STATS"] = "1"
     # vLLM's child imports our receiver by name; where the project is not installed only this process knows its place.

@@ -7,11 +7,12 @@ to be graded, so that engines stay full and graders start while the driver waits
 for the fleets to raise.
 """
 
+import math
 import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from ray.exceptions import RayError
 from rollout.contract import EngineRoom, GroupChunk, GroupRequest, GroupSummary, Prompt, SamplingSpec
 from rollout.fleets.expected_lengths import ExpectedLengths
 from rollout.fleets.feeding import Feeder, WaitingGroup
+from transfer.heartbeats import Heartbeats
 
 CHUNK_GROUPS = 8  # most groups of one answer: each is a Ray object of its own
 GATHER_S = 0.001  # time that a prompt waits for those submitted right after it
@@ -33,7 +35,7 @@ class FinishedGroup:
     """
 
     group_ref: Any  # ObjectRef of a PromptGroup
-    verdicts_ref: Any  # reference that the fleet's `grade` gave for it; None for a fleet without
+    verdicts_ref: Any  # future that the fleet's `grade` gave for it; None for a fleet without
     summary: GroupSummary
     finished_at: float  # time.perf_counter(), when the driver's process received the notice
 
@@ -59,19 +61,23 @@ class _Answer:
 
 
 class EnginePool:
-    """`engines` are RolloutEngine actor handles, numbered from 0. All methods may be called from any thread."""
+    """`engines` are RolloutEngine actor handles by number. All methods may be called from any thread."""
 
-    def __init__(self, engines: Sequence[Any]) -> None:
-        self.engines = dict(enumerate(engines))  # handles by engine; all that follows names an engine by this number
+    def __init__(self, engines: Mapping[int, Any], *, heartbeats: Heartbeats[int] | None = None) -> None:
+        """heartbeats: watch over the engines whose rooms are known; None: nobody asks whether they are well."""
+        self.engines = dict(engines)  # handles by engine; all that follows names an engine by this number
         self.arrived = threading.Condition()  # notified when mailboxes or failures change; its lock guards everything
         self.failures: dict[int, RayError] = {}  # errors by engine
-        self._feeder = Feeder(len(self.engines))
+        self._feeder = Feeder(self.engines)
         self._lengths = ExpectedLengths()
         self._submitted: dict[int, tuple[GroupRequest, Mailbox]] = {}  # requests under way by ticket
         self._num_tickets = 0
         self._collecting: set[int] = set()  # engines with an open collect call
         self._informed: set[int] = set()  # engines that know of prompts held back here
         self._added: set[int] = set()  # engines that get nothing before open_added()
+        self.heartbeats = heartbeats or Heartbeats(every_s=math.inf, timeout_s=math.inf)  # for the driver's thread only
+        self.tend: Callable[[], object] = lambda: None  # called by whoever waits for groups, again and again
+        self.num_removed = 0  # engines taken out so far, whose prompts have begun again
         self._events: queue.SimpleQueue[_Answer | Literal["submitted", "stop"]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self.is_serving = True  # False: the thread has ended, and nothing will arrive any more
@@ -97,6 +103,12 @@ class EnginePool:
                 self._added.clear()
                 self.hand_over()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether any engine takes prompts."""
+        with self.arrived:
+            return bool(self.engines.keys() - self._added)
+
     def remove(self, engine: int) -> Any:
         """Takes an engine out, dead or alive; its unfinished requests go to the others. Its handle, to be ended."""
         with self.arrived:
@@ -105,8 +117,16 @@ class EnginePool:
             for engines in (self._collecting, self._informed, self._added):
                 engines.discard(engine)
             self._feeder.remove(engine)
+            self._feeder.keep(self._submitted)
+            self.num_removed += 1
             self.hand_over()
             return handle
+
+    def forget_submitted(self) -> None:
+        """Drops all prompts: those that wait go to no engine, and those that engines have count for nothing."""
+        with self.arrived:
+            self._submitted.clear()
+            self._feeder.keep(self._submitted)
 
     def submit(self, prompt: Prompt, sampling: SamplingSpec, mailbox: Mailbox, *, due: int) -> None:
         """Takes a prompt in; it goes to an engine a moment later, or when one has room."""
@@ -183,6 +203,8 @@ class EnginePool:
         chunk: GroupChunk = answer.chunk.result()
         arrivals = []
         for finished, group_ref in zip(chunk.finished, answer.group_refs[: len(chunk.finished)], strict=True):
+            if finished.ticket not in self._submitted:
+                continue  # it was forgotten
             (request, mailbox), summary = self._submitted.pop(finished.ticket), finished.summary
             num_completions = request.sampling.num_completions
             self._lengths.observe(request.prompt, num_tokens=summary.num_tokens, num_completions=num_completions)

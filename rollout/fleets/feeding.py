@@ -9,7 +9,7 @@ no more tokens than its key/value cache will hold, since a preempted completion 
 """
 
 import heapq
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
 
@@ -100,14 +100,14 @@ class _Account:
 
 
 class Feeder:
-    """The loads of one fleet's engines, which are known by numbers: at first those below num_engines, all open."""
+    """The loads of one fleet's engines, which are known by numbers; all are open at first."""
 
-    def __init__(self, num_engines: int) -> None:
+    def __init__(self, engines: Iterable[int]) -> None:
         self._accounts: dict[int, _Account] = {}
         self._waiting: list[tuple[int, float, int, WaitingGroup]] = []  # heap
         self._by_work: list[tuple[float, int, int]] = []  # heap of open engines, with stamps; old entries stay
         self._stamps = count(1)
-        for engine in range(num_engines):
+        for engine in engines:
             self.add(engine)
             self.open(engine)
 
@@ -140,6 +140,11 @@ class Feeder:
     def hold(self, group: WaitingGroup) -> None:
         """Takes a group in, to be handed over when its turn has come."""
         heapq.heappush(self._waiting, (group.due, -group.expected_tokens, group.ticket, group))
+
+    def keep(self, tickets: Container[int]) -> None:
+        """Drops the groups that wait and have none of these tickets."""
+        self._waiting = [entry for entry in self._waiting if entry[-1].ticket in tickets]
+        heapq.heapify(self._waiting)
 
     @property
     def num_waiting(self) -> int:

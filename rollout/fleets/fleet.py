@@ -6,22 +6,32 @@ engines may change while prompts are in flight: add() and remove().
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError, RayError
 
-from rollout.contract import Prompt, SamplingSpec
+from rollout.contract import EngineHealth, EngineRoom, Prompt, SamplingSpec
 from rollout.fleets.engine_pool import EnginePool, FinishedGroup, Mailbox
-from transfer.answers import await_answers, reason
+from transfer.answers import PeerStuck, as_death, await_answers, is_death, reason
+from transfer.patience import Patience
 from transfer.transport import Rendezvous
 from transfer.wire import ParameterGroup
 
-__all__ = ["EngineError", "FinishedGroup", "RolloutFleet"]
+__all__ = ["EngineError", "EngineLost", "FinishedGroup", "RolloutFleet"]
 
 
 class EngineError(RuntimeError):
     """An engine failed or did not answer; the message names it."""
+
+
+class EngineLost(EngineError):
+    """Engines died or are stuck; another process can take the place of each."""
+
+    def __init__(self, causes: Mapping[int, RayError]) -> None:
+        self.causes = dict(causes)  # errors by engine
+        super().__init__("; ".join(f"engine {engine} failed: {reason(error)}" for engine, error in causes.items()))
 
 
 class RolloutFleet:
@@ -36,23 +46,34 @@ class RolloutFleet:
         grade: Callable[[Any], Any] | None = None,
     ) -> None:
         """grade: takes the reference of every group the moment it has finished, in a thread of the pool's, and
-        returns that of its verdicts at once (GraderPool.grade). None where the caller grades, or no one.
+        returns the future of its verdicts at once (GraderPool.grade). None where the caller grades, or no one.
         """
         self.workers_per_engine = workers_per_engine
         self._timeout_s = timeout_s
         self._pool = pool
         self._mailbox = Mailbox(grade=grade)
         self._waited_s = 0.0  # seconds waited since the last group came
+        self._num_removed = 0  # engines that had been taken out by then
 
     @property
     def engines(self) -> list[Any]:
         """RolloutEngine actor handles, in rank order of the publishes' transport."""
         return list(self._pool.engines.values())
 
+    @property
+    def numbers(self) -> set[int]:
+        """Numbers of the engines."""
+        return set(self._pool.engines)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether any engine takes prompts: it has weights, or a publish is on the way to it."""
+        return self._pool.is_open
+
     def add(self, engine: int, handle: Any) -> None:
         """Adds an engine under a free number; it gets weights and prompts from the next publish on.
 
-        await_ready() asks its capacity. A failed engine's successor takes its number once remove() has freed it.
+        set_rooms() tells its capacity. A failed engine's successor takes its number once remove() has freed it.
         """
         self._pool.add(engine, handle)
 
@@ -61,11 +82,45 @@ class RolloutFleet:
 
         Returns its handle, which is the caller's to end. The next publish goes without it.
         """
+        self._pool.heartbeats.forget(engine)
         return self._pool.remove(engine)
+
+    def forget_submitted(self) -> None:
+        """Drops the prompts of every fleet of the pool; what engines still make of them counts for nothing."""
+        self._pool.forget_submitted()
+
+    def tend_with(self, tend: Callable[[], object]) -> None:
+        """Lets every wait for groups call `tend` again and again: it may remove engines and add others."""
+        self._pool.tend = tend
 
     def await_ready(self, *, timeout_s: float) -> None:
         """Waits until every engine is up; EngineError names the one that failed to start or is silent."""
-        self._pool.set_rooms(self.call("room", timeout_s=timeout_s))
+        self.set_rooms(self.call("room", timeout_s=timeout_s))
+
+    def set_rooms(self, rooms: Mapping[int, EngineRoom]) -> None:
+        """Takes the capacity of engines that are up, and watches from now on whether they are well."""
+        self._pool.set_rooms(rooms)
+        for engine in rooms:
+            self._pool.heartbeats.watch(engine, self._pool.engines[engine].health.remote, _progress)
+
+    def lost(self) -> dict[int, RayActorError]:
+        """Engines that died or are stuck, as far as is known by now; other processes can take their places."""
+        with self._pool.arrived:
+            failures = dict(self._pool.failures)
+        # An exception may be the request's own, as that of a prompt that is too long, or the end of vLLM.
+        doubtful = self.unwell([engine for engine, error in failures.items() if not is_death(error)])
+        return self._pool.heartbeats.lost() | {
+            engine: as_death(error) for engine, error in failures.items() if is_death(error) or engine in doubtful
+        }
+
+    def unwell(self, engines: Collection[int]) -> dict[int, RayActorError]:
+        """Asks these engines whether they are well, and waits: those that fail or do not answer."""
+        calls = {engine: self._pool.engines[engine].health.remote() for engine in engines}
+        limit_s = min(self._pool.heartbeats.timeout_s, self._timeout_s)
+        answers = await_answers(calls, timeout_s=limit_s)
+        if answers.failures:
+            return {engine: as_death(error) for engine, error in answers.failures.items()}
+        return {engine: PeerStuck(f"did not answer for {limit_s:g} s") for engine in answers.silent}
 
     def sibling(self, *, grade: Callable[[Any], Any] | None = None) -> "RolloutFleet":
         """A fleet on the same engines, sharing their room, with groups in flight and a `grade` of its own."""
@@ -94,16 +149,25 @@ class RolloutFleet:
         """
         assert self.num_in_flight, "nothing was submitted that could finish"
         self._pool.hand_over()
+        self._pool.tend()
+        if self._num_removed != self._pool.num_removed:
+            self._num_removed, self._waited_s = self._pool.num_removed, 0.0  # prompts have begun again
         left_s = self._timeout_s - self._waited_s
-        with self._pool.arrived:
-            if self._pool.arrived.wait_for(self._has_news, timeout=min(left_s, at_most_s)):
+        for slice_s in Patience(min(left_s, at_most_s)):
+            with self._pool.arrived:
+                self._pool.arrived.wait_for(self._has_news, timeout=slice_s)
+            if groups := self._taken():
                 self._waited_s = 0.0
-            elif at_most_s < left_s:
-                self._waited_s += at_most_s
-            else:
-                limit = f"rollout.timeout_s={self._timeout_s:g} s"
-                raise EngineError(f"no group finished within {limit}; engines at work: {self._pool.at_work()}")
-        return self.finished()
+                return groups
+            self._pool.tend()
+            self._raise_failures()
+            if self._num_removed != self._pool.num_removed:
+                return self.await_finished(at_most_s=at_most_s)
+        if left_s <= at_most_s:
+            limit = f"rollout.timeout_s={self._timeout_s:g} s"
+            raise EngineError(f"no group finished within {limit}; engines at work: {self._pool.at_work()}")
+        self._waited_s += at_most_s
+        return []
 
     def finished(self) -> list[FinishedGroup]:
         """The groups that have finished by now, in completion order as far as Ray reports it; waits for nothing.
@@ -112,19 +176,27 @@ class RolloutFleet:
         is raised as it is.
         """
         self._pool.hand_over()
+        groups = self._taken()
+        if not groups and self.num_in_flight:
+            self._raise_failures()
+        return groups
+
+    def _taken(self) -> list[FinishedGroup]:
         with self._pool.arrived:
             if self._mailbox.error is not None:
                 raise self._mailbox.error
             groups = list(self._mailbox.groups)
             self._mailbox.groups.clear()
-            if groups or not self._mailbox.num_in_flight:
-                return groups
-            if self._pool.failures:
-                engine, error = next(iter(self._pool.failures.items()))
-                raise _failure(engine, error) from error
+        return groups
+
+    def _raise_failures(self) -> None:
+        if lost := self.lost():
+            raise EngineLost(lost)
+        with self._pool.arrived:
+            for engine, error in self._pool.failures.items():
+                raise EngineError(f"engine {engine} failed: {reason(error)}") from error
             if not self._pool.is_serving:
                 raise EngineError("the thread that talks to the engines has ended; its error is in the run's log")
-        return groups
 
     def _has_news(self) -> bool:
         mailbox = self._mailbox
@@ -156,23 +228,24 @@ class RolloutFleet:
         """Calls method on every engine: results by engine. EngineError names the engine that failed or is silent."""
         self._pool.hand_over()
         calls = {engine: getattr(handle, method).remote(*args) for engine, handle in self._pool.engines.items()}
-        answers = await_answers(calls, timeout_s=timeout_s)
-        if answers.failures:
-            engine, error = next(iter(answers.blamed.items()))
-            raise _failure(engine, error) from error
-        if answers.silent:
-            named = ", ".join(str(engine) for engine in answers.silent)
-            raise EngineError(f"engine {named} did not answer within {timeout_s:g} s")
-        return answers.results
+        answers = await_answers(calls, timeout_s=timeout_s, lost=self.lost)
+        if len(answers.results) == len(calls):
+            return answers.results
+        silent = {engine: PeerStuck(f"did not answer within {timeout_s:g} s") for engine in answers.silent}
+        lost = answers.dead or (self.unwell(answers.failures) if answers.failures else silent)
+        if lost:
+            raise EngineLost(lost)
+        engine, error = next(iter(answers.failures.items()))
+        raise EngineError(f"engine {engine} failed: {reason(error)}") from error
 
     def shutdown(self, *, timeout_s: float = 10.0) -> None:
         """Asks every engine to end its processes, then ends the actors."""
         self._pool.stop()
-        refs = [handle.shutdown.remote() for handle in self.engines]
-        ray.wait(refs, num_returns=len(refs), timeout=timeout_s)
+        if refs := [handle.shutdown.remote() for handle in self.engines]:
+            ray.wait(refs, num_returns=len(refs), timeout=timeout_s)
         for handle in self.engines:
             ray.kill(handle)
 
 
-def _failure(engine: int, error: ray.exceptions.RayError) -> EngineError:
-    return EngineError(f"engine {engine} failed: {reason(error)}")
+def _progress(health: EngineHealth) -> int | None:
+    return health.progress

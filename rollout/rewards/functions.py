@@ -21,6 +21,8 @@ RewardFunction = Callable[[str, str], RewardVerdict]  # (completion text, refere
 # Called before each of the user's own rewards with its name and the verdict in which it and those after it have failed.
 Announce = Callable[[str, RewardVerdict], None]
 
+MAX_MESSAGE_CHARACTERS = 300  # characters of an exception's text that are told
+
 
 class RewardError(RuntimeError):
     """A reward raised or gave no finite number; the message names it."""
@@ -40,9 +42,10 @@ def make_reward(settings: dict[str, object], announce: Announce) -> RewardFuncti
             announce(name, RewardVerdict(components=tuple(components.values())))
             try:
                 components[name] = replace(zeros[name], value=reward(completion_text, reference_answer))
-            except RewardError:
+            except RewardError as error:
                 if config.on_error == "raise":
                     raise
+                print(f"{error}; it counts as 0", file=sys.stderr)
         return RewardVerdict(components=tuple(components.values()))
 
     return grade
@@ -65,16 +68,21 @@ def load_own(name: str, path: str) -> Reward:
     function = _import(name, path)
 
     def reward(completion_text: str, reference_answer: str) -> float:
+        process_id = os.getpid()
         try:
             value = function(completion_text, reference_answer)
+            number = float(value) if isinstance(value, Real) else math.nan
+            given = "" if math.isfinite(number) else f"gave {_shortened(repr(value))}, not a finite number"
         except MemoryError:
             raise  # a limit, which the child's exit status reports
-        except (Exception, SystemExit) as error:
-            told = " ".join(str(error).split())
-            raise RewardError(f"reward.extra.{name} raised {type(error).__name__}: {told}") from error
-        if not isinstance(value, Real) or not math.isfinite(value):
-            raise RewardError(f"reward.extra.{name} gave {value!r}, not a finite number")
-        return float(value)
+        except BaseException as error:  # sys.exit and what libraries cancel with included
+            raise RewardError(f"reward.extra.{name} raised {type(error).__name__}: {_shortened(str(error))}") from error
+        finally:
+            if os.getpid() != process_id:  # a copy that the reward has forked, and which must not go on grading
+                os._exit(0)
+        if given:
+            raise RewardError(f"reward.extra.{name} {given}")
+        return number
 
     return reward
 
@@ -88,6 +96,11 @@ def unusable_rewards(config: RewardConfig) -> Iterator[str]:
             yield str(error)
 
 
+def _shortened(text: str) -> str:
+    """The beginning of a text of any length, in one line."""
+    return " ".join(text[:MAX_MESSAGE_CHARACTERS].split())
+
+
 def _import(name: str, path: str) -> Reward:
     module_name, _, attribute = path.partition(":")
     setting = f"reward.extra.{name}.function={path}"
@@ -95,7 +108,7 @@ def _import(name: str, path: str) -> Reward:
         sys.path.append(os.getcwd())
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         told = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise ValueError(f"{setting}: the module cannot be imported ({told}); correct it or PYTHONPATH") from error
     found = getattr(module, attribute, None)

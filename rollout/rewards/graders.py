@@ -1,246 +1,261 @@
-"""Grading in processes that can be killed: Ray actors on CPUs, each with one child that alone touches untrusted text.
+"""Grading by Ray actors on CPUs, each with one child that alone touches untrusted text.
 
-In: PromptGroups (as Ray references). Out: references to GroupVerdicts. A completion that exceeds its time limit costs
-its own reward and the child its life; the next completion meets a new child. Knows no reward: the child imports it.
+In: PromptGroups (as Ray references). Out: futures of GroupVerdicts. A grader that dies or gets stuck is replaced, and
+another one grades its groups: grading has no effect but its result. Knows no reward.
 """
 
-import json
-import os
-import subprocess
-import sys
+import logging
+import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
-from multiprocessing import Pipe
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import ray
+from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
 
+from configs.graders import GradersConfig
 from configs.rewards import RewardConfig
-from rollout.contract import GroupVerdicts, PromptGroup, RewardVerdict
-from rollout.rewards.functions import zero_verdict
-from rollout.rewards.grader_child import OUT_OF_MEMORY_STATUS, READY
-from transfer.answers import reason
-from transfer.spans import Span, SpanLog
+from rollout.contract import GroupVerdicts
+from rollout.rewards.child import CLOSE_TIMEOUT_S, REWARD_FACTORY, GradingError
+from rollout.rewards.watch import Watch
+from rollout.rewards.worker import GraderWorker
+from transfer.spans import Span
 
-REWARD_FACTORY = "rollout.rewards.functions:make_reward"
-CHILD_START_TIMEOUT_S = 60.0  # an import of numpy on a busy machine, with room
-CLOSE_TIMEOUT_S = 10.0
-KERNEL_TIMER_MARGIN_S = 1.0  # the child's own timer strikes after ours: it is for children whose actor is gone
-SPAN_GAP_S = 0.005  # a grader with a queue pauses for less between two groups
-MAX_RESTARTS = 3  # number of restarts of one actor, by Ray
+__all__ = ["GraderPool", "GradingError", "await_verdicts"]
 
+TICK_S = 0.5  # time between two looks at the graders
+HOUR_S = 3600.0
+WATCHING = "watching"  # Ray's name of the thread in which an actor answers while it grades
 
-class GradingError(RuntimeError):
-    """A reward or the graders failed, or did not answer in time; the message names which."""
+Verdicts = Future[GroupVerdicts]
 
 
-class GraderChild:
-    """One child process and the pipe to it. Not thread-safe."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Call:
+    """A group on its way through a grader."""
 
-    def __init__(self, *, timeout_s: float, reward: RewardConfig, reward_factory: str = REWARD_FACTORY) -> None:
-        """timeout_s: for one completion. reward_factory: import path of what makes the reward from its section."""
-        self._timeout_s = timeout_s
-        self._reward = reward
-        self._reward_factory = reward_factory
-        self._start()
-
-    def grade(self, texts: list[str], *, reference_answer: str) -> list[RewardVerdict | None]:
-        """Verdicts in order; None for a completion that met a limit, which costs the child its life.
-
-        Where one of the user's own rewards met it, that reward and those after it count as 0. GradingError where one
-        fails and reward.on_error is raise.
-        """
-        if self._process.poll() is not None:  # it died between groups, without any of this group's doing
-            self._replace()
-        verdicts: list[RewardVerdict | None] = []
-        while len(verdicts) < len(texts):
-            verdicts += self._grade_until_limit(texts[len(verdicts) :], reference_answer)
-        return verdicts
-
-    def _grade_until_limit(self, texts: list[str], reference_answer: str) -> list[RewardVerdict | None]:
-        """As many verdicts as the child gives; then that of the completion that met a limit, and a new child."""
-        verdicts: list[RewardVerdict | None] = []
-        running: dict[str, Any] = {}  # the child's message before the user's own reward that is at work
-        try:
-            self._connection.send_bytes(json.dumps({"texts": texts, "reference": reference_answer}).encode())
-            if not self._message(CHILD_START_TIMEOUT_S):
-                self.close()
-                raise GradingError(f"a grader did not get ready for a group within {CHILD_START_TIMEOUT_S:.0f} s")
-            while len(verdicts) < len(texts):
-                running, deadline = {}, time.monotonic() + self._timeout_s
-                while "verdict" not in (message := self._message(deadline - time.monotonic())):
-                    if not message:
-                        raise TimeoutError
-                    if "error" in message:
-                        raise GradingError(message["error"])
-                    running = message
-                verdicts.append(RewardVerdict.from_plain(message["verdict"]))
-        except (TimeoutError, EOFError, ConnectionError) as error:
-            if not isinstance(error, TimeoutError):
-                self._check_met_a_limit()
-            self._replace()
-            if running and self._reward.on_error == "raise":
-                raise GradingError(
-                    f"reward.extra.{running['running']} met its limit of graders.timeout_s={self._timeout_s:g} s or of "
-                    f"memory; make it cheaper, raise the limit or set reward.on_error=zero"
-                ) from error
-            verdicts.append(RewardVerdict.from_plain(running["otherwise"]) if running else None)
-        return verdicts
-
-    def _message(self, timeout_s: float) -> dict[str, Any]:
-        """The child's next message; empty where none comes in time."""
-        if not self._connection.poll(max(0.0, timeout_s)):
-            return {}
-        return json.loads(self._connection.recv_bytes())
-
-    def close(self) -> None:
-        """Kill the child and wait until it is gone."""
-        self._process.kill()
-        self._process.wait()
-        self._connection.close()
-
-    def _start(self) -> None:
-        self._connection, child_end = Pipe()
-        command = [sys.executable, "-m", "rollout.rewards.grader_child"]
-        command += ["--descriptor", str(child_end.fileno()), "--reward", self._reward_factory]
-        command += ["--settings", self._reward.model_dump_json()]
-        command += ["--timeout-s", str(self._timeout_s + KERNEL_TIMER_MARGIN_S)]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OPENBLAS_NUM_THREADS": "1"}
-        with child_end:  # once the child holds the only copy, its death reads as the end of the pipe
-            self._process = subprocess.Popen(
-                command, env=environment, pass_fds=[child_end.fileno()], start_new_session=True
-            )
-        self._wait_until_ready()
-
-    def _wait_until_ready(self) -> None:
-        try:
-            ready = self._connection.poll(CHILD_START_TIMEOUT_S) and self._connection.recv_bytes() == READY
-        except EOFError:
-            self._process.wait(CLOSE_TIMEOUT_S)  # its own exit status is worth more than that of our kill below
-            ready = False
-        if not ready:
-            self.close()
-            raise RuntimeError(
-                f"grader child for {self._reward_factory} did not start within {CHILD_START_TIMEOUT_S:.0f} s "
-                f"(exit status {self._process.returncode}); its error is in the log of the Ray worker"
-            )
-
-    def _replace(self) -> None:
-        self.close()
-        self._start()
-
-    def _check_met_a_limit(self) -> None:
-        """A child killed by a signal or out of memory met a limit; one that raised has a defective reward function."""
-        status = self._process.wait(CLOSE_TIMEOUT_S)
-        if status > 0 and status != OUT_OF_MEMORY_STATUS:
-            raise RuntimeError(
-                f"{self._reward_factory}: the reward raised (exit status {status}); the traceback is in the log of the "
-                f"Ray worker"
-            )
+    group_ref: Any
+    verdicts: Verdicts
 
 
-class GraderWorker:
-    """The actor around one child."""
+@dataclass(kw_only=True, slots=True, eq=False)
+class _Grader:
+    """One actor; its successor is another object."""
 
-    def __init__(self, index: int, *, timeout_s: float, reward: RewardConfig, reward_factory: str) -> None:
-        self._spans = SpanLog("grader", index, merge_gap_s=SPAN_GAP_S)
-        self._without_reward = zero_verdict(reward)
-        self._child = GraderChild(timeout_s=timeout_s, reward=reward, reward_factory=reward_factory)
+    index: int
+    handle: Any
+    watch: Watch
+    calls: dict[int, _Call] = field(default_factory=dict)  # calls that are not answered, by number
+    is_asked: bool = False  # whether it owes the answer to progress()
+    spans_ref: Any = None  # reference of spans that it was asked for
 
-    def grade(self, group: PromptGroup) -> GroupVerdicts:
-        """Verdicts on the group's completions; those that met no verdict in time get zeros and are counted.
 
-        GradingError, naming the prompt, where one of the user's own rewards fails and reward.on_error is raise.
-        """
-        texts = [completion.text for completion in group.completions]
-        with self._spans.span("grade"):
-            try:
-                verdicts = self._child.grade(texts, reference_answer=group.prompt.reference_answer)
-            except GradingError as error:
-                raise GradingError(f"prompt {group.prompt.position}: {error}") from error
-        graded = tuple(self._without_reward if verdict is None else verdict for verdict in verdicts)
-        return GroupVerdicts(verdicts=graded, timed_out=verdicts.count(None))
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Answer:
+    """The answer to a call, whose future is done."""
 
-    def drain_spans(self) -> tuple[Span, ...]:
-        return self._spans.drain()
-
-    def close(self) -> None:
-        self._child.close()
+    grader: _Grader
+    number: int | None  # number of the call; None: of progress()
+    result: Any  # Future of GroupVerdicts, or of progress
 
 
 class GraderPool:
     """Spreads groups over grader actors, always to the one with the fewest unfinished groups.
 
-    num_cpus is each actor's share of the cluster's CPUs; 0 lets graders run beside whatever holds the cores.
-    timeout_s is for one completion. grade() may be called from any thread, the other methods from one.
+    num_cpus is each actor's share of the cluster's CPUs; 0 lets graders run beside whatever holds the cores. All
+    methods may be called from any thread.
     """
 
     def __init__(
         self,
-        num_workers: int,
-        timeout_s: float,
+        config: GradersConfig,
         *,
         reward: RewardConfig,
         num_cpus: float = 0.0,
         reward_factory: str = REWARD_FACTORY,
     ) -> None:
-        # Grading is pure, so Ray may repeat a group whose actor died.
-        actor = ray.remote(GraderWorker).options(
-            num_cpus=num_cpus, max_restarts=MAX_RESTARTS, max_task_retries=MAX_RESTARTS
-        )
-        self.workers = [
-            actor.remote(index, timeout_s=timeout_s, reward=reward, reward_factory=reward_factory)
-            for index in range(num_workers)
-        ]
-        self._outstanding: list[list[Any]] = [[] for _ in self.workers]
-        self._choosing = threading.Lock()  # guards _outstanding
-        self._asked: dict[Any, int] = {}  # reference of spans -> grader
+        self._config = config
+        self._actor = ray.remote(num_cpus=num_cpus, concurrency_groups={WATCHING: 1})(GraderWorker)
+        self._settings = {"reward": reward, "reward_factory": reward_factory}
+        self._numbers = count()
+        self._replaced_at: deque[float] = deque()
+        self._faults: list[str] = []
+        self._error: GradingError | None = None  # reason why nothing is graded any more
+        self._lock = threading.RLock()  # guards everything
+        self._events: queue.SimpleQueue[_Answer | None] = queue.SimpleQueue()
+        self._graders = [self._start(index) for index in range(config.num_workers)]
+        self._thread = threading.Thread(target=self._serve, name="grader-pool", daemon=True)
+        self._thread.start()
 
-    def grade(self, group_ref: Any) -> Any:
-        """Start grading a PromptGroup (or a reference to one); gives a reference to its GroupVerdicts at once."""
-        with self._choosing:
-            for index, references in enumerate(self._outstanding):
-                if references:
-                    _, unfinished = ray.wait(references, num_returns=len(references), timeout=0, fetch_local=False)
-                    self._outstanding[index] = unfinished
-            chosen = min(range(len(self._outstanding)), key=lambda index: len(self._outstanding[index]))
-            verdicts_ref = self.workers[chosen].grade.remote(group_ref)
-            self._outstanding[chosen].append(verdicts_ref)
-        return verdicts_ref
+    @property
+    def workers(self) -> list[Any]:
+        """The actors' handles."""
+        with self._lock:
+            return [grader.handle for grader in self._graders]
+
+    def grade(self, group_ref: Any) -> Verdicts:
+        """Starts grading a PromptGroup (or a reference to one); gives the future of its GroupVerdicts at once."""
+        with self._lock:
+            if self._error is not None:
+                raise self._error
+            call = _Call(group_ref=group_ref, verdicts=Future())
+            self._send(call)
+        return call.verdicts
 
     def drain_spans(self) -> tuple[Span, ...]:
-        """What graders did, as far as they have answered earlier calls; asks for the rest. Waits for nothing.
+        """What graders did, as far as they have answered earlier calls; asks for the rest. Waits for nothing."""
+        spans: tuple[Span, ...] = ()
+        with self._lock:
+            for grader in list(self._graders):
+                if grader.spans_ref is not None:
+                    if not ray.wait([grader.spans_ref], timeout=0)[0]:
+                        continue
+                    try:
+                        spans += ray.get(grader.spans_ref)
+                    except RayError as error:
+                        self._replace(grader, "died", cause=error)
+                        continue
+                grader.spans_ref = grader.handle.drain_spans.remote()
+        return spans
 
-        GradingError where a grader has died.
-        """
-        waiting = list(self._asked)
-        done = ray.wait(waiting, num_returns=len(waiting), timeout=0)[0] if waiting else []
-        for reference in done:
-            del self._asked[reference]
-        try:
-            answers: list[tuple[Span, ...]] = ray.get(done)
-        except ray.exceptions.RayError as error:
-            raise GradingError(f"a grader failed: {reason(error)}") from error
-        at_work = set(self._asked.values())
-        self._asked |= {
-            worker.drain_spans.remote(): index for index, worker in enumerate(self.workers) if index not in at_work
-        }
-        return tuple(span for spans in answers for span in spans)
+    def drain_faults(self) -> tuple[str, ...]:
+        """One line for each grader that was replaced since the last call."""
+        with self._lock:
+            faults, self._faults = tuple(self._faults), []
+        return faults
 
     def close(self) -> None:
-        """End all actors and their children; unfinished groups are lost. Safe to call twice."""
-        for worker in self.workers:
-            ray.kill(worker)  # the child sees its pipe close, or its timer strike
-        self.workers, self._outstanding = [], []
+        """Ends all actors and their children; unfinished groups are lost. Safe to call twice."""
+        self._events.put(None)
+        self._thread.join(CLOSE_TIMEOUT_S)
+        with self._lock:
+            for grader in self._graders:
+                ray.kill(grader.handle)  # the child's supervisor sees its pipe close
+            self._graders = []
+
+    def _start(self, index: int) -> _Grader:
+        handle = self._actor.remote(index, self._config, **self._settings)
+        grader = _Grader(index=index, handle=handle, watch=Watch(timeout_s=self._config.timeout_s))
+        self._ask(grader)
+        return grader
+
+    def _ask(self, grader: _Grader) -> None:
+        """Asks for a sign of life, which a grader gives while it grades."""
+        grader.is_asked = True
+        asked = grader.handle.progress.options(concurrency_group=WATCHING).remote()
+        asked.future().add_done_callback(
+            lambda result: self._events.put(_Answer(grader=grader, number=None, result=result))
+        )
+
+    def _send(self, call: _Call) -> None:
+        grader = min(self._graders, key=lambda each: len(each.calls))
+        number = next(self._numbers)
+        grader.calls[number] = call
+        verdicts_ref = grader.handle.grade.remote(call.group_ref)
+        verdicts_ref.future().add_done_callback(
+            lambda result: self._events.put(_Answer(grader=grader, number=number, result=result))
+        )
+
+    def _serve(self) -> None:
+        """Takes answers and looks after the graders, until close()."""
+        looked_at = time.monotonic()
+        try:
+            while True:
+                try:
+                    event = self._events.get(timeout=TICK_S)
+                except queue.Empty:
+                    pass
+                else:
+                    if event is None:
+                        break
+                    with self._lock:
+                        self._take(event)
+                if (passed_s := time.monotonic() - looked_at) >= TICK_S and self._events.empty():
+                    looked_at += passed_s
+                    with self._lock:
+                        self._look(min(passed_s, 2 * TICK_S))  # while this process is stopped, nobody else is late
+        finally:  # after an error of our own too: waiting callers must wake up
+            with self._lock:
+                self._fail(GradingError("the graders have been ended; if that is not expected, see the run's log"))
+
+    def _take(self, answer: _Answer) -> None:
+        """Hands out what a grader answers; replaces it where it has died."""
+        grader, error = answer.grader, answer.result.exception()
+        if grader not in self._graders or self._error is not None:
+            return  # it was replaced, and what it had is with others; or nothing is graded any more
+        if answer.number is None:
+            grader.is_asked = False
+            if error is None:
+                grader.watch.heard(answer.result.result())
+                return
+        if isinstance(error, RayActorError) and error.actor_init_failed:
+            self._fail(_grading_error(grader.index, error))  # its successors would fail too
+        elif isinstance(error, RayError) and not isinstance(error, RayTaskError | ObjectLostError):
+            self._replace(grader, "died", cause=error)
+        elif answer.number is not None:
+            grader.watch.finished()
+            verdicts = grader.calls.pop(answer.number).verdicts
+            if error is None:
+                verdicts.set_result(answer.result.result())
+            else:
+                verdicts.set_exception(_grading_error(grader.index, error))
+
+    def _look(self, passed_s: float) -> None:
+        """Replaces the graders that are stuck, and asks those that have not been heard of."""
+        for grader in [each for each in self._graders if each.calls]:
+            if complaint := grader.watch.complaint(passed_s):
+                self._replace(grader, complaint, cause=None)
+            elif grader.watch.silent_s > TICK_S and not grader.is_asked:
+                self._ask(grader)
+
+    def _replace(self, grader: _Grader, fault: str, *, cause: RayError | None) -> None:
+        """Ends a grader, dead or stuck, and starts another in its place; others grade what it had."""
+        line = f"grader {grader.index} {fault}; a new one takes its place; groups graded again: {len(grader.calls)}"
+        logging.getLogger(__name__).warning("%s%s", line, f": {cause}" if cause else "")
+        self._faults.append(line)
+        ray.kill(grader.handle)
+        now = time.monotonic()
+        self._replaced_at.append(now)
+        while now - self._replaced_at[0] > HOUR_S:
+            self._replaced_at.popleft()
+        if len(self._replaced_at) > self._config.max_restarts:
+            limit = f"graders.max_restarts={self._config.max_restarts}"
+            self._fail(GradingError(f"grader {grader.index} {fault}, and {limit} within an hour are used up"))
+            return
+        self._graders[self._graders.index(grader)] = self._start(grader.index)
+        for call in grader.calls.values():
+            self._send(call)
+
+    def _fail(self, error: GradingError) -> None:
+        self._error = self._error or error
+        for grader in self._graders:
+            for call in grader.calls.values():
+                call.verdicts.set_exception(self._error)
+            grader.calls.clear()
 
 
-def await_verdicts(references: Sequence[Any], *, timeout_s: float) -> list[GroupVerdicts]:
-    """GroupVerdicts behind references of GraderPool.grade; GradingError where a grader fails or timeout_s passes."""
-    try:
-        answers: list[GroupVerdicts] = ray.get(list(references), timeout=timeout_s)
-    except ray.exceptions.GetTimeoutError:
-        raise GradingError(f"the graders did not grade {len(references)} groups within {timeout_s:g} s") from None
-    except ray.exceptions.RayError as error:
-        raise GradingError(f"a grader failed: {reason(error)}") from error
-    return answers
+def _grading_error(index: int, error: BaseException) -> GradingError:
+    """The error that a group gets for a grader's, which is its own: another grader would have it too."""
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    if isinstance(cause, GradingError):
+        return GradingError(str(cause))
+    logging.getLogger(__name__).error("grader %d: %s", index, error)
+    if isinstance(cause, RayActorError):
+        return GradingError(f"grader {index} cannot start; the cause is in the run's log")
+    if isinstance(cause, RayError):
+        return GradingError("a group was lost with the process or machine that held it; see the run's log")
+    return GradingError(f"grader {index} failed: {type(cause).__name__}: {' '.join(str(cause).split())}")
+
+
+def await_verdicts(references: Sequence[Verdicts]) -> list[GroupVerdicts]:
+    """The GroupVerdicts of GraderPool.grade; GradingError where a reward or the graders fail.
+
+    Waits without a limit of its own: the pool replaces graders that do not answer or do not get on, and fails what they
+    have left where too many had to be replaced.
+    """
+    return [reference.result() for reference in references]

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from configs.mistakes import shown
 from configs.tasks import EvalSetConfig
 from rollout.tasks import Problem
+from rollout.tasks.columns import columns_of
 
 Extraction = Literal["plain", "hashes", "boxed", "boxed_or_plain"]
 
@@ -51,8 +52,7 @@ def load_set(name: str, config: EvalSetConfig, *, key: str) -> LoadedSet:
     rows = _read_file(config, key=key) if config.is_file else _read_hub(config, key=key)
     if len(rows) == 0:
         raise DataSetError(f"{key}.path={config.path}: has no rows; give a set that has rows")
-    question_column = _column(rows, (config.question_column,), key=f"{key}.question_column", path=config.path)
-    answer_column = _column(rows, config.answer_columns, key=f"{key}.answer_column", path=config.path)
+    question_column, answer_column = _columns(rows.column_names, config, key=key)
     if config.limit is not None:
         rows = rows.select(range(min(config.limit, len(rows))))
     with _one_line_errors(f"{key}.path={config.path}", remedy="must be UTF-8 throughout; correct the file"):
@@ -73,7 +73,15 @@ def load_set(name: str, config: EvalSetConfig, *, key: str) -> LoadedSet:
     return LoadedSet(problems=problems, num_without_answer=len(questions) - len(problems))
 
 
-def _read_file(config: EvalSetConfig, *, key: str) -> Any:
+def refuse_file(config: EvalSetConfig, *, key: str) -> None:
+    """DataSetError where a set's file is missing, empty or without the columns; reads its beginning only."""
+    names = columns_of(_readable(config, key=key))
+    if names is not None:  # else the library says what is wrong with the file when it reads all of it
+        _columns(names, config, key=key)
+
+
+def _readable(config: EvalSetConfig, *, key: str) -> Path:
+    """The path of the set's file; DataSetError where there is nothing to read."""
     path = Path(config.path).expanduser()
     setting = f"{key}.path={config.path}"
     try:
@@ -85,8 +93,15 @@ def _read_file(config: EvalSetConfig, *, key: str) -> Any:
         raise DataSetError(f"{setting}: cannot be read ({error.strerror}); give a readable file") from None
     if is_empty:
         raise DataSetError(f"{setting}: is an empty file; give a set that has rows")
+    return path
+
+
+def _read_file(config: EvalSetConfig, *, key: str) -> Any:
+    path = _readable(config, key=key)
     kind = "parquet" if path.suffix == ".parquet" else "json"
-    with _one_line_errors(setting, remedy=f"must be rows of {path.suffix.lstrip('.')}; correct the file"):
+    with _one_line_errors(
+        f"{key}.path={config.path}", remedy=f"must be rows of {path.suffix.lstrip('.')}; correct the file"
+    ):
         from datasets import load_dataset
 
         return load_dataset(kind, data_files=str(path), split="train")
@@ -120,11 +135,17 @@ def _one_line_errors(setting: str, *, remedy: str) -> Iterator[None]:
         raise DataSetError(f"{setting}: cannot be read ({shortened}); {remedy}") from error
 
 
-def _column(rows: Any, wanted: Sequence[str], *, key: str, path: str) -> str:
+def _columns(names: Sequence[str], config: EvalSetConfig, *, key: str) -> tuple[str, str]:
+    """The columns of questions and of answers, of those that the set has."""
+    question = _column(names, (config.question_column,), key=f"{key}.question_column", path=config.path)
+    return question, _column(names, config.answer_columns, key=f"{key}.answer_column", path=config.path)
+
+
+def _column(names: Sequence[str], wanted: Sequence[str], *, key: str, path: str) -> str:
     for column in wanted:
-        if column in rows.column_names:
+        if column in names:
             return column
-    found = ", ".join(rows.column_names)
+    found = ", ".join(names)
     raise DataSetError(f"{key}={'|'.join(wanted)}: {path} has no such column, only {found}; name one of these")
 
 

@@ -43,17 +43,22 @@ def untied_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def run_command(tied_model: Path) -> RunCommand:
-    """Runs the command on the tied model with SMALL settings; overrides win. `interrupt` ends it after some rows."""
+    """Runs the command on the tied model with SMALL settings; overrides win.
+
+    interrupt_after: rows, then `interrupt` ends it. meanwhile: called once the run owns its folder, with the command.
+    """
 
     def run(
         run_dir: Path,
         *overrides: str,
         interrupt_after: int | None = None,
+        meanwhile: Callable[[list[str], int], None] | None = None,
         interrupt: Callable[[int], None] = press_ctrl_c,
     ) -> CommandRun:
         command = [sys.executable, "orchestration/run.py", f"run_dir={run_dir}", f"model.path={tied_model}"]
+        command += [*SMALL, *overrides]
         process = subprocess.Popen(
-            [*command, *SMALL, *overrides],
+            command,
             cwd=PROJECT_ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -61,6 +66,9 @@ def run_command(tied_model: Path) -> RunCommand:
             env={**os.environ, "COLUMNS": "200"},
             start_new_session=True,
         )
+        if meanwhile is not None:
+            assert wait_until(lambda: list(run_dir.glob(".owner-*")) or process.poll() is not None)
+            meanwhile(command, process.pid)
         interrupted_at = None
         if interrupt_after is not None:
             await_rows(run_dir / "metrics.jsonl", interrupt_after, process)
@@ -70,7 +78,7 @@ def run_command(tied_model: Path) -> RunCommand:
         output, _ = process.communicate(timeout=COMMAND_TIMEOUT_S)
         ending_s = None if interrupted_at is None else time.monotonic() - interrupted_at
         finished = CommandRun(status=process.returncode, output=output, run_dir=run_dir, ending_s=ending_s)
-        if finished.status in (0, 130):
+        if finished.status in (0, 130, 143):
             assert not list(RAY_FOLDER.glob(f"session_*_{process.pid}")), (
                 "only failed runs leave Ray's folder, for a day"
             )

@@ -67,7 +67,7 @@ def rank_pool(world_size: int) -> RankPool:
     return RankPool(world_size)
 
 
-def save_tiny_model(folder: Path, *, tied: bool, seed: int = 0) -> str:
+def save_tiny_model(folder: Path, *, tied: bool, seed: int = 0, intermediate_size: int = 48) -> str:
     """A random Qwen2 of about 10,000 parameters with a word-level tokenizer."""
     import torch
     from tokenizers import Tokenizer
@@ -78,7 +78,7 @@ def save_tiny_model(folder: Path, *, tied: bool, seed: int = 0) -> str:
     config = Qwen2Config(
         vocab_size=VOCABULARY_SIZE,
         hidden_size=32,
-        intermediate_size=48,
+        intermediate_size=intermediate_size,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,

@@ -13,30 +13,47 @@ from support import NAMED_WITHIN_S, SMALL, RunCommand, wait_until
 
 from configs.loading import load_config
 from orchestration.cluster import local_resources, start_cluster
+from orchestration.placement import PlacementError
 
 REFUSAL_S = 10.0  # the promise, on an idle machine, for the whole command where the cluster cannot hold the run
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900), pytest.mark.usefixtures("no_shared_ray")]
 
 
-def test_two_nodes_hold_engines_and_learner_as_configured_and_one_that_dies_is_named() -> None:
-    nodes = RayCluster(initialize_head=True, head_node_args={"num_cpus": 2})
+# A node that is gone is noticed after 15 s otherwise.
+NOTICE_SOON = {
+    "health_check_initial_delay_ms": 0,
+    "health_check_period_ms": 500,
+    "health_check_timeout_ms": 5000,
+    "health_check_failure_threshold": 3,
+}
+
+
+def test_two_nodes_hold_engines_and_learner_as_configured_and_lose_and_get_places_with_nodes() -> None:
+    nodes = RayCluster(initialize_head=True, head_node_args={"num_cpus": 2, "_system_config": NOTICE_SOON})
     try:
-        added = nodes.add_node(num_cpus=3)
+        second = nodes.add_node(num_cpus=3)
         config = load_config(
             [
                 *SMALL,
                 f"cluster.address={nodes.address}",
                 "cluster.cpus_per_engine=1",
                 "cluster.cpus_per_learner=1",
-                "rollout.num_engines=2",
+                "rollout.num_engines=3",
+                "rollout.min_engines=2",
+                "cluster.placement_timeout_s=2",
                 "learner.num_workers=3",
             ]
         )
         told: list[str] = []
         with start_cluster(config.cluster, config.rollout, config.learner, notice=told.append) as cluster:
+            places = cluster.placed_engines()
+            assert len(places) == 2, "the run begins with the fewest engines"
             placed = cluster.nodes()
-            nodes.remove_node(added, allow_graceful=False)
+            nodes.add_node(num_cpus=1)
+            assert wait_until(lambda: cluster.placed_engines() == [0, 1, 2]), "the third has a place once there is room"
+            cluster.await_learner()
+            nodes.remove_node(second, allow_graceful=False)
             removed_at = time.monotonic()
             assert wait_until(lambda: bool(told))
             assert time.monotonic() - removed_at < NAMED_WITHIN_S * slowdown()
@@ -47,11 +64,20 @@ def test_two_nodes_hold_engines_and_learner_as_configured_and_one_that_dies_is_n
                 line
             )
             assert [node.residents for node in cluster.lost_nodes()] == [tuple(ranks.split(", "))]
-        assert len(set(placed["engines"] + placed["learner"])) == 2, placed
+            assert wait_until(lambda: not cluster.has_learner)
+            with pytest.raises(
+                PlacementError, match=r"the learner has no place any more within .*=2 s; still missing 3"
+            ):
+                cluster.await_learner()
+            nodes.add_node(num_cpus=3)
+            assert wait_until(lambda: cluster.has_learner)
+            cluster.await_learner()
+        engines = {placed["engines"][engine] for engine in places}
+        assert len({*engines, *placed["learner"]}) == 2, placed
         assert len(set(placed["learner"])) == 1, (
             f"three ranks fit the node of three CPUs, so they lie together: {placed}"
         )
-        assert set(placed["engines"]).isdisjoint(placed["learner"]), placed
+        assert engines.isdisjoint(placed["learner"]), placed
     finally:
         ray.shutdown()
         nodes.shutdown()

@@ -22,7 +22,6 @@ ROOM = (
     "task.max_prompt_tokens=1000",
     "model.max_model_len=1024",
     "learner.max_tokens_per_micro_batch=2048",
-    "learner.lr_schedule=constant",
 )
 
 
@@ -38,8 +37,14 @@ def trained(run_command: RunCommand, chat_model: Path, tmp_path_factory: pytest.
     settings = [*path_settings(FILES), *ROOM, f"model.path={chat_model}", "gate=sigmoid"]
     first = run_command(folder, *settings, "num_iterations=2")
     assert first.status == 0, first.output
-    resumed = run_command(folder, *settings, "num_iterations=3", "resume=true")
+    resumed = run_command(folder, *settings, "num_iterations=3", "learner.max_logits=100000", "resume=true")
     assert resumed.status == 0, resumed.output
+    assert "continued with num_iterations=3, before 2: the linear schedule's learning rate at iteration 2 is " in (
+        resumed.output
+    )
+    assert "continued with learner.max_logits=100000, before 4194304: results agree with those of the earlier" in (
+        resumed.output
+    )
     return first
 
 

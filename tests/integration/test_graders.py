@@ -14,10 +14,12 @@ from support import wait_until
 from verdicts import verdict_of
 
 from benchmarks.grading import ungraded_group
+from configs.graders import GradersConfig
 from configs.rewards import ExtraRewardConfig, RewardConfig
-from rollout.contract import GroupVerdicts, PromptGroup
+from rollout.contract import PromptGroup
+from rollout.rewards.child import GraderChild
 from rollout.rewards.functions import make_reward
-from rollout.rewards.graders import GraderChild, GraderPool, GradingError, await_verdicts
+from rollout.rewards.graders import GraderPool, GradingError, await_verdicts
 
 pytestmark = pytest.mark.integration
 
@@ -46,7 +48,7 @@ def ends(process_id: int) -> bool:
 @pytest.fixture
 def child(monkeypatch: pytest.MonkeyPatch) -> Iterator[GraderChild]:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    grader = GraderChild(timeout_s=1.0, reward=RewardConfig(), reward_factory=TRAPS)
+    grader = GraderChild(GradersConfig(timeout_s=1.0), reward=RewardConfig(), reward_factory=TRAPS)
     yield grader
     grader.close()
 
@@ -85,22 +87,28 @@ def test_child_that_died_between_groups_is_replaced_at_no_cost(child: GraderChil
 
 
 def test_defect_of_the_reward_function_is_an_error_not_a_zero(child: GraderChild) -> None:
-    with pytest.raises(RuntimeError, match="grader_traps:make: the reward raised"):
+    message = "^grader_traps:make: the reward ended .* status 1; its last line of output: ValueError: a defect of"
+    with pytest.raises(GradingError, match=message):
         child.grade([RIGHT, "raise"], reference_answer="42")
 
 
 def test_child_without_its_reward_function_does_not_start() -> None:
-    with pytest.raises(RuntimeError, match=r"no\.such:function did not start"):
-        GraderChild(timeout_s=1.0, reward=RewardConfig(), reward_factory="no.such:function")
+    grader = GraderChild(GradersConfig(), reward=RewardConfig(), reward_factory="no.such:function")
+    message = (
+        r"^the process of a grader ended .* while starting; its last line of output: ModuleNotFoundError: No module"
+    )
+    with pytest.raises(GradingError, match=message):
+        grader.grade([RIGHT], reference_answer="42")
+    grader.close()
 
 
 @pytest.mark.timeout(300)
 def test_pool_grades_many_groups_and_a_hang_costs_one_only(shared_ray: None) -> None:
-    pool = GraderPool(2, 1.0, reward=RewardConfig(), reward_factory=TRAPS)
+    pool = GraderPool(GradersConfig(num_workers=2, timeout_s=1.0), reward=RewardConfig(), reward_factory=TRAPS)
     references = [pool.grade(ray.put(group(RIGHT, WRONG, ""))) for _ in range(10)]
     references.append(pool.grade(group(RIGHT, "hang in C", RIGHT)))
     references += [pool.grade(group("process id")) for _ in range(4)]
-    results: list[GroupVerdicts] = ray.get(references, timeout=240)
+    results = await_verdicts(references)
     for result in results[:10]:
         assert result.verdicts == tuple(GRADE(text, "42") for text in (RIGHT, WRONG, ""))
         assert result.timed_out == 0
@@ -128,25 +136,39 @@ def processor_time_s(process_id: int) -> float:
     return psutil.Process(process_id).cpu_times().user
 
 
-def parent_of(process_id: int) -> int:
-    status = Path(f"/proc/{process_id}/status").read_text(encoding="utf-8")
-    return int(next(line for line in status.splitlines() if line.startswith("PPid:")).split()[1])
+def child_of(pool: GraderPool) -> psutil.Process:
+    """The process that grades; its parent is its supervisor, whose parent is the actor."""
+    (result,) = await_verdicts([pool.grade(group("process id"))])
+    return psutil.Process(int(result.verdicts[0].value("pid")))
 
 
 @pytest.mark.timeout(300)
-def test_child_ends_with_its_actor_idle_or_busy_and_the_actor_comes_back(shared_ray: None) -> None:
-    pool = GraderPool(1, 3.0, reward=RewardConfig(), reward_factory=TRAPS)  # a busy child ends at its own limit
-    idle = int(ray.get(pool.grade(group("process id")), timeout=240).verdicts[0].value("pid"))
-    os.kill(parent_of(idle), signal.SIGKILL)
-    assert ends(idle)
-    busy = int(ray.get(pool.grade(group("process id")), timeout=240).verdicts[0].value("pid"))
-    assert busy != idle
-    actor = parent_of(busy)
-    at_rest_s = processor_time_s(busy)
-    pool.grade(group("hang in C"))
-    assert wait_until(lambda: processor_time_s(busy) > at_rest_s + 0.2)
-    os.kill(actor, signal.SIGKILL)
-    assert ends(busy)
+def test_graders_that_die_or_get_stuck_are_replaced_and_their_groups_graded(shared_ray: None) -> None:
+    pool = GraderPool(GradersConfig(timeout_s=1.0), reward=RewardConfig(), reward_factory=TRAPS)
+    expected = tuple(GRADE(text, "42") for text in (RIGHT, WRONG))
+    for moment in ("idle", "waiting", "waiting", "busy", "stuck"):
+        child = child_of(pool)
+        actor = child.parents()[1]
+        if moment == "stuck":
+            actor.suspend()
+        if moment == "idle":
+            actor.kill()
+            assert ends(actor.pid)
+        at_rest_s = processor_time_s(child.pid) if moment == "busy" else 0.0
+        graded = [pool.grade(group("hang in C"))] if moment == "busy" else []
+        graded += [pool.grade(group(RIGHT, WRONG)) for _ in range(3)]
+        if moment == "busy":
+            assert wait_until(lambda child=child, least_s=at_rest_s + 0.1: processor_time_s(child.pid) > least_s)
+        if moment in ("waiting", "busy"):
+            actor.kill()
+        results = await_verdicts(graded)
+        assert all(result.verdicts == expected and not result.timed_out for result in results[-3:])
+        assert ends(actor.pid), moment
+        assert ends(child.pid), moment
+    faults = pool.drain_faults()
+    died = "grader 0 died; a new one takes its place; groups graded again: "
+    assert [fault[: len(died)] for fault in faults[:4]] == [died] * 4
+    assert faults[4:] == ("grader 0 has not answered for 6 s; a new one takes its place; groups graded again: 3",)
     pool.close()
 
 
@@ -169,19 +191,20 @@ FAILURES = {
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("failure", FAILURES)
-def test_failing_extra_reward_is_a_named_error(shared_ray: None, failure: str) -> None:
-    pool = GraderPool(1, 1.0, reward=extras(on_error="raise", fine="half", own="faulty"))
-    with pytest.raises(GradingError, match=re.escape(f"prompt 0: {FAILURES[failure]}")):
-        await_verdicts([pool.grade(group(RIGHT, failure, WRONG))], timeout_s=240.0)
+def test_failing_extra_reward_is_a_named_error(shared_ray: None) -> None:
+    pool = GraderPool(GradersConfig(timeout_s=1.0), reward=extras(on_error="raise", fine="half", own="faulty"))
+    for failure, message in FAILURES.items():
+        with pytest.raises(GradingError, match="^" + re.escape(f"prompt 0: {message}")):
+            await_verdicts([pool.grade(group(RIGHT, failure, WRONG))])
+    assert await_verdicts([pool.grade(group(RIGHT))])[0].verdicts[0].total == 5.0
     pool.close()
 
 
 @pytest.mark.timeout(300)
 def test_failing_extra_reward_is_a_counted_zero_where_asked(shared_ray: None) -> None:
-    pool = GraderPool(1, 1.0, reward=extras(on_error="zero", fine="half", own="faulty"))
+    pool = GraderPool(GradersConfig(timeout_s=1.0), reward=extras(on_error="zero", fine="half", own="faulty"))
     graded = pool.grade(group(RIGHT, "raise", "nan", "hang", WRONG))
-    (result,) = await_verdicts([graded], timeout_s=240.0)
+    (result,) = await_verdicts([graded])
     assert [verdict.values for verdict in result.verdicts] == [
         {"format": 1.0, "answer": 1.0, "fine": 0.5, "own": 1.0},
         {"format": 0.0, "answer": 0.0, "fine": 0.5, "own": 0.0},
@@ -194,14 +217,15 @@ def test_failing_extra_reward_is_a_counted_zero_where_asked(shared_ray: None) ->
     pool.close()
 
 
-@pytest.mark.timeout(300)
-def test_an_extra_reward_that_hangs_costs_neither_format_nor_answer(shared_ray: None) -> None:
-    pool = GraderPool(1, 1.0, reward=extras(on_error="zero", fine="half", own="hanging", last="half"))
-    (result,) = await_verdicts([pool.grade(group(RIGHT, WRONG))], timeout_s=240.0)
+def test_an_extra_reward_that_hangs_costs_neither_format_nor_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    reward = extras(on_error="zero", fine="half", own="hanging", last="half")
+    grader = GraderChild(GradersConfig(timeout_s=1.0), reward=reward)
+    first, second = grader.grade([RIGHT, WRONG], reference_answer="42")
+    grader.close()
     own = {"fine": 0.5, "own": 0.0, "last": 0.0}
-    assert [verdict.values for verdict in result.verdicts] == [
-        {"format": 1.0, "answer": 1.0, **own},
-        {"format": 1.0, "answer": 0.0, **own},
-    ]
-    assert (result.num_failed, result.timed_out) == (4, 0)
-    pool.close()
+    assert first is not None
+    assert second is not None
+    assert first.values == {"format": 1.0, "answer": 1.0, **own}
+    assert second.values == {"format": 1.0, "answer": 0.0, **own}
+    assert (first.num_failed, second.num_failed) == (2, 2)

@@ -9,6 +9,7 @@ from machine import slowdown
 from support import command_lines, wait_until
 
 from benchmarks.grading import ungraded_group as group
+from configs.graders import GradersConfig
 from configs.rewards import RewardConfig
 from rollout.rewards.graders import GraderPool, await_verdicts
 
@@ -71,7 +72,7 @@ def completion(answer: str) -> str:
 
 @pytest.fixture
 def pool(shared_ray: None) -> Iterator[GraderPool]:
-    graders = GraderPool(2, timeout_s=10.0, reward=RewardConfig())
+    graders = GraderPool(GradersConfig(num_workers=2), reward=RewardConfig())
     yield graders
     graders.close()
     assert wait_until(lambda: not grader_processes()), grader_processes()
@@ -86,7 +87,7 @@ def test_thousand_hostile_answers_are_graded_in_time_and_none_is_right(pool: Gra
     makers = list(MAKERS.values())
     answers = [makers[index % len(makers)](choose) for index in range(NUM_ANSWERS)]
     warm_up = [pool.grade(group(completion("x+1"), reference=reference)) for reference in REFERENCES]
-    await_verdicts(warm_up, timeout_s=240.0)
+    await_verdicts(warm_up)
     assert grader_processes()
 
     start = time.monotonic()
@@ -94,17 +95,14 @@ def test_thousand_hostile_answers_are_graded_in_time_and_none_is_right(pool: Gra
     for number, first in enumerate(range(0, NUM_ANSWERS, GROUP_SIZE)):
         texts = [completion(answer) for answer in answers[first : first + GROUP_SIZE]]
         references.append(pool.grade(group(*texts, reference=REFERENCES[number % len(REFERENCES)])))
-    graded = await_verdicts(references, timeout_s=LIMIT_S * slowdown())
+    graded = await_verdicts(references)
     taken_s = time.monotonic() - start
+    assert taken_s < LIMIT_S * slowdown()
 
     verdicts = [verdict for answer in graded for verdict in answer.verdicts]
     right = [answer for answer, verdict in zip(answers, verdicts, strict=True) if verdict.value("answer") != 0.0]
     print(f"{NUM_ANSWERS} hostile answers in {taken_s:.1f} s, {sum(one.timed_out for one in graded)} without a verdict")
     assert len(verdicts) == NUM_ANSWERS
     assert right == []
-    assert (
-        await_verdicts([pool.grade(group(completion("42"), reference="42"))], timeout_s=240.0)[0]
-        .verdicts[0]
-        .value("answer")
-        == 1.0
-    )
+    (of_right,) = await_verdicts([pool.grade(group(completion("42"), reference="42"))])
+    assert of_right.verdicts[0].value("answer") == 1.0

@@ -15,10 +15,12 @@ from sampled import prompt_length
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from configs.lora import LoraConfig
+from configs.recovery import RecoveryConfig
 from learner.batches.packing import split_minibatches
 from learner.contract import TrainBatch, TrainSample
 from learner.group import LearnerError, LearnerGroup
 from learner.spec import LearnerSpec
+from transfer.fingerprints import fingerprint_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -55,6 +57,7 @@ def start_group(spec: LearnerSpec, bundles: PlacementGroup, start_timeout_s: flo
         cpus_per_rank=1,
         gpus_per_rank=0,
         start_timeout_s=start_timeout_s,
+        recovery=RecoveryConfig(health_every_s=0.5, health_timeout_s=WAITING_S),
     )
 
 
@@ -70,8 +73,9 @@ def end_by_a_save_that_did_not_reach_the_drivers_folder(group: LearnerGroup, fol
     here.mkdir()
     elsewhere.mkdir()
     group.apply(save_into_another_folder_on_rank_1, str(elsewhere))
+    group.save(str(here))
     with pytest.raises(LearnerError, match=rf"save: learner rank 1 wrote to another {here}; set run_dir to a folder"):
-        group.save(str(here))
+        group.await_saved()
     with pytest.raises(LearnerError, match="shut down"):
         group.status()
 
@@ -95,9 +99,17 @@ def test_a_group_trains_writes_a_loadable_model_and_ends_with_a_failing_rank(
     lengths = np.array([sample.tokens.num_sampled for sample in batch.samples])
     assert [report.num_tokens for report in reports] == [lengths[part].sum() for part in parts]
 
-    group.save(str(tmp_path))
-    assert (tmp_path / "learner.json").is_file()
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    group.save(str(checkpoint), pretrained=True)
+    files = group.await_saved()
+    assert not group.is_saving
+    paths = [path for path in checkpoint.rglob("*") if path.is_file()]
+    assert files == {path.relative_to(checkpoint).as_posix(): fingerprint_of(path) for path in paths}
+    assert {"learner.json", "learner-0000-0000.safetensors", "learner-0001-0000.safetensors"} <= files.keys()
     group.save_pretrained(str(tmp_path))
+    for path in (checkpoint / "pretrained").iterdir():
+        assert path.is_dir() or path.read_bytes() == (tmp_path / path.name).read_bytes(), path
     assert AutoTokenizer.from_pretrained(tmp_path).vocab_size == AutoTokenizer.from_pretrained(model_path).vocab_size
     sample = batch.samples[0]
     found = group.score(sample.tokens.token_ids, prompt_length(sample.tokens))
@@ -157,7 +169,7 @@ def make_scoring_fail_on_rank_1(worker: Any) -> None:
 def save_into_another_folder_on_rank_1(worker: Any, folder: str) -> None:
     if worker.rank == 1:
         save = worker.save
-        worker.save = lambda path: save(folder)
+        worker.save = lambda path, pretrained: save(folder, pretrained)
 
 
 def test_ranks_that_do_not_answer_in_time_are_named(bundles: PlacementGroup, model_path: str) -> None:

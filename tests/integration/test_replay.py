@@ -1,9 +1,13 @@
-"""Record once, train many, and go on after Ctrl-C or a killed raylet; with several options of the objective at once.
+"""Record once, train many, and go on after a signal or a killed raylet; with several options of the objective at once.
 
 Real parts. One recording serves all: a run on one engine inside its actor, by which the interrupted ones are judged.
 """
 
+import os
 import re
+import shlex
+import signal
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,13 +17,15 @@ import pytest
 from machine import slowdown
 from support import (
     ADAPTIVE,
+    COMMAND_TIMEOUT_S,
     EIGHT,
     NAMED_WITHIN_S,
+    PROJECT_ROOT,
     CommandRun,
     RunCommand,
     kill_ray_process,
     leaving_no_process,
-    press_ctrl_c,
+    wait_until,
 )
 from torch import equal
 
@@ -60,52 +66,88 @@ def groups(recorded: CommandRun) -> Path:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Interrupted:
-    """A run as Ctrl-C left it, and the same run after its resume."""
+class Stopped:
+    """A run as a signal left it, and the same run after its resume by the command that it has printed."""
 
     stopped: CommandRun
     num_rows: int  # of metrics, before the resume
+    files: frozenset[str]  # names in the run's folder, likewise
     resumed: CommandRun
 
 
-def interrupt_and_resume(
+def refused_a_second_time(command: list[str], process: int) -> None:
+    """The same resume while it lives; it would move the living run's rows away and delete its checkpoints."""
+    second = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S)
+    assert (second.returncode, second.stdout) == (2, ""), second.stderr
+    (line,) = second.stderr.splitlines()
+    assert f": is in use by process {process} on " in line
+
+
+def terminate(driver: int) -> None:
+    os.killpg(driver, signal.SIGTERM)  # Slurm sends it to every process of a job step
+
+
+def stop_and_resume(
     run_command: RunCommand,
     run_dir: Path,
     *settings: str,
     after: int,
+    stop: Callable[[int], None],
+    status: int,
     also: tuple[str, ...] = (),
-    interrupt: Callable[[int], None] = press_ctrl_c,
-    status: int = 130,
-) -> Interrupted:
-    """Ctrl-C or another end `after` rows of metrics; `also`: settings of the resume."""
+    between: Callable[[Path], None] = lambda run_dir: None,
+) -> Stopped:
+    """Stopped `after` rows, then continued by the command that it names; `also`: its settings; `between`: before it."""
     with leaving_no_process():
-        stopped = run_command(run_dir, *settings, interrupt_after=after, interrupt=interrupt)
+        stopped = run_command(run_dir, *settings, interrupt_after=after, interrupt=stop)
         assert stopped.status == status, stopped.output
-        num_rows = len(stopped.rows())
-        resumed = run_command(run_dir, *settings, *also, "resume=true")
-        assert resumed.status == 0, resumed.output
-    return Interrupted(stopped=stopped, num_rows=num_rows, resumed=resumed)
+        num_rows, files = len(stopped.rows()), frozenset(path.name for path in run_dir.iterdir())
+        (to_go_on,) = re.findall(r"^  to go on: (.*)$", stopped.output, flags=re.MULTILINE)
+        between(run_dir)
+        command = [*shlex.split(to_go_on), *also]
+        process = subprocess.Popen(
+            command, cwd=PROJECT_ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        assert wait_until(lambda: list(run_dir.glob(".owner-*")) or process.poll() is not None)
+        refused_a_second_time(command, process.pid)
+        output, _ = process.communicate(timeout=COMMAND_TIMEOUT_S)
+        assert process.returncode == 0, output
+    ended = CommandRun(status=process.returncode, output=output, run_dir=run_dir)
+    return Stopped(stopped=stopped, num_rows=num_rows, files=files, resumed=ended)
 
 
 @pytest.fixture(scope="module")
-def interrupted(run_command: RunCommand, tmp_path_factory: pytest.TempPathFactory) -> Interrupted:
+def stopped(run_command: RunCommand, tmp_path_factory: pytest.TempPathFactory) -> Stopped:
     """The recorded run again, with an end in the middle: first on one engine in a process of its own, then on two."""
-    folder = tmp_path_factory.mktemp("interrupted")
+    folder = tmp_path_factory.mktemp("stopped")
     settings = (*SETTINGS, *OWN_GATE, OWN_PROCESS, f"rollout.record={folder / 'groups'}")
-    return interrupt_and_resume(run_command, folder / "run", *settings, after=4, also=(TWO_ENGINES,))
+    settings += ("checkpoint.every=100",)  # the signal alone makes it save
+    return stop_and_resume(
+        run_command, folder / "run", *settings, after=4, stop=terminate, status=143, also=(TWO_ENGINES,)
+    )
+
+
+def flip_a_bit(run_dir: Path) -> None:
+    """In the middle of the newest checkpoint's tensors."""
+    (path,) = (run_dir / "checkpoints/iteration-000006").glob("*.safetensors")
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        (byte,) = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 16]))
 
 
 @pytest.fixture(scope="module")
-def killed_replay(interrupted: Interrupted, run_command: RunCommand) -> Interrupted:
-    """A replay of what that one has recorded, whose raylet is killed in the middle."""
-    folder = interrupted.resumed.run_dir.parent
+def killed_replay(stopped: Stopped, run_command: RunCommand) -> Stopped:
+    """A replay of what that one has recorded, whose raylet is killed in the middle, and one bit flipped on the disk."""
+    folder = stopped.resumed.run_dir.parent
     replay = (*SETTINGS, *OWN_GATE, f"rollout.replay={folder / 'groups'}")
     kill = partial(kill_ray_process, name="raylet")
-    return interrupt_and_resume(run_command, folder / "replayed", *replay, after=2, interrupt=kill, status=1)
+    return stop_and_resume(run_command, folder / "replayed", *replay, after=6, stop=kill, status=1, between=flip_a_bit)
 
 
 @pytest.fixture(scope="module")
-def replayed(killed_replay: Interrupted) -> CommandRun:
+def replayed(killed_replay: Stopped) -> CommandRun:
     return killed_replay.resumed
 
 
@@ -124,15 +166,27 @@ def test_the_options_of_the_objective_are_at_work(recorded: CommandRun) -> None:
     assert rows[2]["objective/kl"] > 4 * rows[0]["objective/kl"], "the policy moves away from the initial model"
 
 
-def test_ctrl_c_then_resume_on_two_engines_in_processes_of_their_own_equals_the_undisturbed_run_on_one_inline(
-    recorded: CommandRun, interrupted: Interrupted
+def test_sigterm_to_the_group_saves_the_last_iteration_and_says_how_to_go_on(stopped: Stopped) -> None:
+    run_dir, num_rows = stopped.stopped.run_dir, stopped.num_rows
+    assert 4 <= num_rows < 8
+    *_, saying, what, when, safe, log, _ = stopped.stopped.output.splitlines()
+    assert saying.startswith("stopping within 20 s")
+    assert what == "softgate: terminated (SIGTERM)"
+    assert when.startswith(f"  in iteration {num_rows + 1} of 8, ")
+    folder = run_dir / f"checkpoints/iteration-{num_rows:06d}"
+    assert safe == f"  safe: the state after {num_rows} of {num_rows} iterations, {folder}"
+    assert log == f"  log: {run_dir}/run.log"
+    assert not stopped.files & {"curves.png", "report.html"}, "nothing is drawn after a signal"
+
+
+def test_the_resume_on_two_engines_in_processes_of_their_own_equals_the_undisturbed_run_on_one_inline(
+    recorded: CommandRun, stopped: Stopped
 ) -> None:
-    assert interrupted.num_rows < 8
-    resumed = interrupted.resumed
+    resumed = stopped.resumed
     assert resumed.fixed_metrics() == recorded.fixed_metrics()
     assert resumed.texts(7) == recorded.texts(7)
     iterations = [span.start_s for span in resumed.spans() if span.name == "iteration"]
-    assert len(iterations) >= 8, "those before the interruption are still there"
+    assert len(iterations) >= 8, "those before the signal are still there"
     assert_equal_weights(resumed, recorded)
     assert num_recorded(resumed.run_dir.parent / "groups") == 8, "the recording is completed too"
 
@@ -151,9 +205,13 @@ def test_a_replay_with_an_end_in_the_middle_repeats_the_run_bit_for_bit(
     assert {"loss", "grad_norm", "gate/eur", "reward/mean", "staleness/max"} <= expected[0].keys()
     assert replayed.texts(7) == recorded.texts(7)
     assert_equal_weights(replayed, recorded)
+    skipped = "iteration-000006 is skipped: learner-0000-0000.safetensors differs from what was written"
+    assert skipped in " ".join(replayed.output.split())
+    names = [path.name for path in (replayed.run_dir / "checkpoints").iterdir()]
+    assert sorted(names) == ["iteration-000006", "iteration-000006.damaged-1", "iteration-000008"]
 
 
-def test_a_killed_raylet_is_named_in_time_with_what_to_do(killed_replay: Interrupted) -> None:
+def test_a_killed_raylet_is_named_in_time_with_what_to_do(killed_replay: Stopped) -> None:
     stopped = killed_replay.stopped
     (line,) = [line for line in stopped.output.splitlines() if line.startswith("softgate: ")]
     assert line.startswith("softgate: Ray's raylet on node 127.0.0.1 does not answer any more")

@@ -50,6 +50,8 @@ ALLOWED_THIRD_PARTY = {
     "configs": ("pydantic", "pydantic_core", "hydra", "omegaconf", "yaml"),
     "gates": ("torch", "triton", "numpy", "rich", "matplotlib"),
     "transfer/answers.py": ("ray",),
+    "transfer/heartbeats.py": ("ray",),
+    "transfer/patience.py": (),
     "transfer/spans.py": (),
     "transfer/wire.py": ("torch", "numpy"),
     "rollout/contract.py": ("numpy",),
@@ -76,12 +78,13 @@ OWNERS = {
     "peft": ("learner/model/lora.py",),
     "deepspeed": (
         "learner/engine_start.py",
-        "learner/checkpoint.py",
+        "learner/checkpoints/fragments.py",
         "learner/optimizer.py",
         "learner/model/zero.py",
     ),
     "ray": (
         "transfer/answers.py",
+        "transfer/heartbeats.py",
         "rollout/fleets/engine_pool.py",
         "rollout/fleets/fleet.py",
         "rollout/rewards/graders.py",

@@ -1,5 +1,6 @@
 """A file that is written atomically is the old one or the new one, whenever the program stops."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -50,3 +51,13 @@ def test_content_is_on_the_disk_before_the_rename_and_the_folder_after_it(
     monkeypatch.setattr(files.os, "fsync", record)
     write_atomically(path, "new")
     assert seen == [(False, False), (True, True)]
+
+
+def test_an_error_of_the_disk_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", stop)
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_atomically(tmp_path / "a.txt", "new")
+    assert caught.value.filename == str(tmp_path / "a.txt")

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from learner.optimizer import adamw_groups, build_adamw, lr_at
+from learner.lr_schedule import lr_at
+from learner.optimizer import adamw_groups, build_adamw
 
 
 def test_linear_schedule_starts_at_lr_and_falls_in_equal_parts_to_zero() -> None:

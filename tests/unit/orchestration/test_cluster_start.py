@@ -8,11 +8,10 @@ from types import SimpleNamespace
 import pytest
 import ray
 
-from configs.loading import load_config
+from configs.loading import ConfigError, load_config
 from orchestration import cluster
 from orchestration.cluster import start_cluster
-from orchestration.placement import PlacementError
-from orchestration.terminal.exit_status import FAILED, exit_status
+from orchestration.terminal.exit_status import MISCONFIGURED, exit_status
 
 TIMED_OUT = "The current node timed out\n  during startup."
 
@@ -40,6 +39,9 @@ class FakeRay:
             raise Exception(TIMED_OUT)
         return SimpleNamespace(address_info={"session_dir": str(self._folder)})
 
+    def explaining(self) -> nullcontext[None]:
+        return nullcontext()
+
     def living_nodes(self) -> list[object]:
         return []
 
@@ -66,12 +68,12 @@ def test_two_time_outs_end_the_command_in_one_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake = FakeRay(monkeypatch, tmp_path, num_failures=2)
-    with pytest.raises(PlacementError) as refused:
+    with pytest.raises(ConfigError) as refused:
         run()
     assert fake.events == ["start", "end"] * 2
-    assert exit_status(refused.value) == FAILED
+    assert exit_status(refused.value) == MISCONFIGURED
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("softgate: Ray did not start on this machine in 2 attempts (The current node timed out ")
+    assert line.startswith("Ray did not start on this machine in 2 attempts (The current node timed out ")
     assert "is it busy or out of memory?" in line
 
 

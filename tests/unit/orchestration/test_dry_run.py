@@ -31,6 +31,9 @@ def test_placement_on_either_device() -> None:
     assert line_of(text, "learner ranks") == "4, ZeRO stage 0"
     assert line_of(text, "needed on CPUs").startswith("11 CPU:")  # 3 * 2 * 1.5 + 4 * 0.5
     assert line_of(text, "needed on GPUs").startswith("11 CPU, 10 GPU:")  # 3 * 2 + 4
+    assert (
+        line_of(describe(load_config([*settings, "rollout.min_engines=1"])), "engines") == "1 to 3 x tensor parallel 2"
+    )
     assert "needed on GPUs" not in describe(load_config([*settings, "cluster.device=cpu"]))
     assert "needed on CPUs" not in describe(load_config([*settings, "cluster.device=gpu"]))
 

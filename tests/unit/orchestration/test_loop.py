@@ -1,6 +1,8 @@
 """The loop with parts that record what happens: order, versions, and what a failure leaves."""
 
+import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,13 +14,18 @@ from verdicts import verdict_of
 
 from configs.loading import load_config
 from learner.contract import StepReport, TrainBatch
-from orchestration.checkpoint import CheckpointStore, RunState
+from orchestration.boundary import Boundary
+from orchestration.checkpoints.saver import CheckpointSaver
+from orchestration.checkpoints.state import RunState
+from orchestration.checkpoints.store import CheckpointStore
 from orchestration.interfaces import ActorStatus
 from orchestration.journal.eval_rows import Evaluation
 from orchestration.journal.journal import Journal
-from orchestration.loop import iterate
+from orchestration.loop import iterate, save
 from orchestration.stream.positions import FRESH
+from orchestration.terminal.stopping import Stopping
 from rollout.contract import Completion, GradedGroup, Prompt, PromptGroup
+from transfer.fingerprints import Fingerprint, write_hashed
 from transfer.spans import Span
 
 CONFIG = [
@@ -38,7 +45,8 @@ class RecordedParts:
         self._fail_publish_at = fail_publish_at
         self.channel = SimpleNamespace(publish=self._publish)
         self.groups = SimpleNamespace(admit=self._admit, take=self._take, summary=lambda: {}, positions=lambda: FRESH)
-        self.learner = SimpleNamespace(load=self._load, steps=self._steps, save=self._save)
+        self.learner = SimpleNamespace(load=self._load, steps=self._steps, save=self._save, await_saved=self._written)
+        self.learner.is_saving = True  # until somebody waits
 
     def evaluate(self) -> Evaluation:
         self.events.append(f"evaluate {self.version}")
@@ -73,9 +81,13 @@ class RecordedParts:
             self.events.append(f"step {step}")
             yield StepReport(num_tokens=6, grad_norm=1.0, lr=1e-4, metrics={"loss": 0.0})
 
-    def _save(self, path: str) -> None:
+    def _save(self, path: str, *, pretrained: bool) -> None:
         self.events.append("save")
-        (Path(path) / "weights").write_text(str(self.version))
+        self._saving_to, self._saved = Path(path), str(self.version)
+
+    def _written(self) -> dict[str, Fingerprint]:
+        self.events.append("saved")
+        return {"weights": write_hashed(self._saving_to / "weights", [self._saved.encode()])}
 
 
 def graded(index: int, version: int) -> GradedGroup:
@@ -89,20 +101,26 @@ def graded(index: int, version: int) -> GradedGroup:
     return GradedGroup(group=group, verdicts=(verdict_of(format=0.25, answer=1.0),) * 2)
 
 
-def run(parts: RecordedParts, run_dir: Path, *settings: str, resume: bool = False) -> None:
+def run(parts: RecordedParts, run_dir: Path, *settings: str, resume: bool = False, grace_s: float = 60.0) -> None:
     config = load_config([*CONFIG, *settings, "journal.tensorboard=false", "journal.progress=false"])
-    store = CheckpointStore(run_dir / "checkpoints", keep=2)
+    store = CheckpointStore(run_dir / "checkpoints", keep_last=2)
     found = store.latest() if resume else None
     state = found[1] if found else RunState.fresh(seed=0)
-    with Journal(
-        run_dir,
-        config=config.journal,
-        num_iterations=3,
-        max_staleness=0,
-        gate_name="softsign",
-        start_iteration=state.iteration,
-    ) as journal:
-        iterate(config, parts, journal, store, state)  # type: ignore[arg-type]
+    with (
+        Stopping(grace_s=grace_s) as stopping,
+        Journal(
+            run_dir,
+            config=config.journal,
+            num_iterations=3,
+            max_staleness=0,
+            gate_name="softsign",
+            start_iteration=state.iteration,
+        ) as journal,
+        CheckpointSaver(store, parts.learner, pretrained=False, log=journal.log) as saver,  # type: ignore[arg-type]
+    ):
+        boundary = Boundary(stopping, state)
+        with boundary.saved_when_stopped(partial(save, journal, saver, evaluation={}, waits=True), journal.log):
+            iterate(config, parts, journal, saver, boundary)  # type: ignore[arg-type]
 
 
 def test_stages_come_in_order_and_versions_rise_by_one(tmp_path: Path) -> None:
@@ -112,8 +130,10 @@ def test_stages_come_in_order_and_versions_rise_by_one(tmp_path: Path) -> None:
     expected = ["publish 0", "evaluate 0"]
     for k in range(3):
         expected += [event.format(k, k + 1) for event in iteration]
-        expected += {0: [], 1: ["save"], 2: ["evaluate 3", "save"]}[k]
-    assert parts.events == expected
+        expected += {0: [], 1: ["save"], 2: ["evaluate 3", "saved", "save", "saved"]}[k]
+    assert parts.events == expected, "a checkpoint is written while the next iteration runs, the last is waited for"
+    state = json.loads((tmp_path / "checkpoints" / "iteration-000003" / "manifest.json").read_text())
+    assert state["evaluation"] == {"eval/arithmetic/pass@1": 0.5}
 
 
 @pytest.mark.parametrize(("every", "expected"), [(1, [0, 1, 2, 3]), (2, [0, 2, 3]), (3, [0, 3]), (0, [0, 3])])
@@ -140,3 +160,11 @@ def test_a_publish_that_fails_at_the_start_trains_nothing(tmp_path: Path) -> Non
     with pytest.raises(RuntimeError, match="engine 1 is gone"):
         run(parts, tmp_path)
     assert parts.events == []
+
+
+def test_an_actor_that_was_replaced_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = RecordedParts()
+    status = ActorStatus(metrics={"faults/graders": 1.0}, spans=(), faults=("grader 0 died",))
+    monkeypatch.setattr(parts, "status", lambda: status)
+    run(parts, tmp_path)
+    assert (tmp_path / "run.log").read_text().count("grader 0 died\n") == 3

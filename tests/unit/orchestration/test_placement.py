@@ -81,3 +81,17 @@ def test_device_cpu_leaves_the_gpus_alone() -> None:
 def test_too_small_a_cluster_is_told_apart_from_what_was_asked(resources: dict[str, float], message: str) -> None:
     with pytest.raises(PlacementError, match=message):
         plan_placement(ClusterConfig(), RolloutConfig(num_engines=4), LearnerConfig(), resources=resources)
+
+
+def test_a_cluster_with_room_for_the_fewest_engines_is_large_enough() -> None:
+    resources = {"CPU": 3.0}
+    rollout = RolloutConfig(num_engines=8, min_engines=2)
+    placement = plan_placement(ClusterConfig(), rollout, LearnerConfig(), resources=resources)
+    assert len(placement.engine_bundles) == 8, "more have bundles, for which Ray looks for room"
+    assert placement.demand() == {"CPU": 9.0}
+    with pytest.raises(PlacementError, match=r"the run needs 3 engine\(s\) of 1 CPU .* Lower rollout.min_engines,"):
+        plan_placement(
+            ClusterConfig(), RolloutConfig(num_engines=8, min_engines=3), LearnerConfig(), resources=resources
+        )
+    with pytest.raises(ValueError, match=r"rollout.min_engines=3: must be at most rollout.num_engines=2"):
+        RolloutConfig(num_engines=2, min_engines=3)

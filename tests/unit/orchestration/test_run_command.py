@@ -2,11 +2,14 @@
 
 import ast
 import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from unittest.mock import Mock
 
 import pytest
 from machine import slowdown
@@ -15,7 +18,11 @@ import orchestration.run
 from configs.loading import ConfigError
 from configs.schema import RunConfig
 from orchestration.placement import PlacementError
+from orchestration.startup import preflight
+from orchestration.startup.checks import memory
+from orchestration.startup.checks.model_files import FoundModel
 from orchestration.terminal.exit_status import exit_status
+from orchestration.terminal.leaving import Terminated
 
 ROOT = Path(__file__).resolve().parents[3]
 RUN = ROOT / "orchestration" / "run.py"
@@ -39,7 +46,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
     """Configurations that reach a session that only writes them down; it fails where seed is 13."""
     reached: list[RunConfig] = []
 
-    def train(config: RunConfig) -> None:
+    def train(config: RunConfig, *, notices: tuple[str, ...], settings: Sequence[str]) -> None:
         reached.append(config)
         if config.seed == 13:
             raise PlacementError("asked for 3 engines,\n there are 2")
@@ -60,6 +67,19 @@ def test_mistakes_end_with_status_2_one_line_each_and_soon(tmp_path: Path) -> No
     assert [line.partition(":")[0] for line in lines] == ["gate=softsing", "rollout.num_engine=2", "learner.lr=-1"]
     assert elapsed_s < TIME_LIMIT_S * slowdown()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_mistakes_about_the_machine_are_told_as_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "file" / "ray"))
+    (tmp_path / "file").touch()
+    start = time.monotonic()
+    ended = run("model.path=/no/such/model", "run_dir=file/run", folder=tmp_path)
+    elapsed_s = time.monotonic() - start
+    assert (ended.returncode, ended.stdout) == (2, "")
+    told = [line.partition("=")[0] for line in ended.stderr.splitlines()]
+    assert told == ["run_dir", "RAY_TMPDIR", "model.path"]
+    assert elapsed_s < TIME_LIMIT_S * slowdown()
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_dry_run_from_any_folder_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -164,9 +184,40 @@ def test_a_failing_run_ends_the_sweep_with_status_1(
     assert [config.seed for config in trained] == [0, 13]
 
 
-def test_a_dry_run_does_not_train(trained: list[RunConfig]) -> None:
+def test_a_dry_run_does_not_train_and_says_what_it_looked_at(
+    trained: list[RunConfig], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert orchestration.run.main(["dry_run=true"]) == 0
     assert trained == []
+    block = capsys.readouterr().out.partition("\nChecks\n")[2]
+    assert [line.split("  ")[1] for line in block.splitlines()][:4] == ["your own code", "versions", "ports", "cluster"]
+
+
+def test_a_dry_run_with_a_mistake_is_printed_and_ends_with_status_2(
+    trained: list[RunConfig], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert orchestration.run.main(["-m", "seed=0,1", "dry_run=true", "model.path=/no/such/model"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out.count("Batch arithmetic") == 2
+    assert printed.err == "model.path=/no/such/model: no such folder; correct the path\n"
+
+
+def test_a_doubt_reaches_the_run(trained: list[RunConfig], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "memory_bytes", lambda: (2**60, 0))
+    noted: list[tuple[str, ...]] = []
+    monkeypatch.setattr(
+        sys.modules["orchestration.session"], "train", lambda _, notices, settings: noted.append(notices)
+    )
+    assert orchestration.run.main(["cluster.device=cpu"]) == 0
+    ((line,),) = noted
+    assert line.startswith("model.path=embedded: with 298,880 parameters the run needs at least ")
+
+
+def test_runs_of_a_sweep_share_what_they_ask(monkeypatch: pytest.MonkeyPatch, trained: list[RunConfig]) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(preflight, "find_model", lambda model: asked.append(model.path) or FoundModel(found="here"))
+    assert orchestration.run.main(["-m", "seed=0,1,2", "model.path=a/b,c/d"]) == 0
+    assert asked == ["a/b", "c/d"]
 
 
 @pytest.mark.parametrize(
@@ -174,6 +225,8 @@ def test_a_dry_run_does_not_train(trained: list[RunConfig]) -> None:
     [
         (ConfigError(["a: b", "c: d"]), 2, "a: b\nc: d\n"),
         (KeyboardInterrupt(), 130, "softgate: interrupted\n"),
+        (Terminated(signal.SIGTERM), 143, "softgate: terminated (SIGTERM)\n"),
+        (Terminated(signal.SIGHUP), 129, "softgate: hung up (SIGHUP)\n"),
         (PlacementError("too small"), 1, "softgate: too small\n"),
     ],
 )
@@ -182,10 +235,14 @@ def test_exit_status(error: BaseException, status: int, told: str, capsys: pytes
     assert capsys.readouterr().err == told
 
 
-def test_errors_that_are_not_ours_keep_their_traceback() -> None:
+def test_errors_that_are_not_ours_keep_their_traceback(
+    trained: list[RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
     error = RuntimeError("CUDA error")
+    assert exit_status(error) is None
+    monkeypatch.setattr(sys.modules["orchestration.session"], "train", Mock(side_effect=error))
     with pytest.raises(RuntimeError) as caught:
-        exit_status(error)
+        orchestration.run.main([])
     assert caught.value is error
 
 

@@ -8,7 +8,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from configs.lora import ALL_LINEAR, LoraConfig
-from learner.checkpoint import ADAPTER_FOLDER, save_model
+from learner.checkpoints.pretrained import ADAPTER_FOLDER, copy_model, write_model
 from learner.model.policy import Policy, checkpoint_parameters, load_policy
 from learner.model.weights import changing_weights, published_weights
 from learner.sender import WeightSender
@@ -103,7 +103,7 @@ def test_merged_weights_are_those_that_peft_merges(folder: Path, tmp_path: Path,
     policy = trained(adapted(folder, target_modules))
     base = {name: parameter.detach().clone() for name, parameter in checkpoint_parameters(policy)}
     ours = {weight.name: weight.value() for weight in published_weights(policy)}
-    save_model(policy, tmp_path, rank=0)
+    write_model(copy_model(policy, rank=0), policy, tmp_path)
     assert all(torch.equal(base[name], parameter) for name, parameter in checkpoint_parameters(policy))
 
     reloaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), str(tmp_path / ADAPTER_FOLDER))

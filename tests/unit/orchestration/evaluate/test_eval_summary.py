@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from configs.checkpoint import rising_metrics
 from orchestration.evaluate.summary import correct_counts, summarize
 from orchestration.journal.eval_rows import EvalSample
 from orchestration.statistics.bootstrap import bootstrap_interval
@@ -38,6 +39,7 @@ def test_one_sample_a_problem_has_no_pass_at_k() -> None:
         f"eval/sums/{name}" for name in ("pass@1", "pass@1_low", "pass@1_high", "format", "length", "truncated_share")
     ]
     assert metrics["eval/sums/pass@1"] == 0.75
+    assert set(rising_metrics("sums", samples=1)) < metrics.keys(), "a checkpoint can be kept by these"
     assert metrics["eval/sums/pass@1_low"] < 0.75 < metrics["eval/sums/pass@1_high"]
 
 

@@ -15,12 +15,6 @@ def request_of(*arguments: str) -> EvaluateRequest:
     return request
 
 
-def lines_of(*arguments: str) -> tuple[str, ...]:
-    with pytest.raises(ConfigError) as caught:
-        read_evaluate_command(arguments)
-    return caught.value.lines
-
-
 def test_a_model_alone_is_evaluated_on_the_papers_sets_in_full() -> None:
     request = request_of("model=my-org/my_model-1.5B")
     config = request.config
@@ -78,40 +72,6 @@ def test_the_examples_of_the_help_are_accepted() -> None:
     assert len(examples) == 4
     for example in examples:
         read_evaluate_command(re.sub(r"<\w+>", "a", example).split())
-
-
-@pytest.mark.parametrize(
-    ("arguments", "line"),
-    [
-        ([], "model: missing; give model=PATH"),
-        (["model=m/m", "sets=[gsm9k]"], "sets=gsm9k: no such set, did you mean gsm8k? the task has gsm8k, math500"),
-        (["model=m/m", "sets=gsm8k"], "sets=gsm8k: must be a list of set names"),
-        (["model=m/m", "sets=gsm8k,aime24"], "sets=gsm8k,aime24: has several values; put a list in brackets"),
-        (["model=m/m", "sets=[]"], "sets=[]: must be a list of set names"),
-        (["model=m/m", "out=[a]"], "out=[a]: must be a folder"),
-        (["model=m/m", "smaples=8"], "smaples=8: no such setting"),
-        (["model=embedded", "samples=8"], "eval.samples=8: with eval.temperature=0 all samples of a problem are the"),
-        (["model=embedded", "samples=0"], "eval.samples=0: must be greater than or equal to 1"),
-        (["model=embedded", "top_p=0.5"], "eval.top_p=0.5: has no effect with eval.temperature=0"),
-        (["model=embedded", "top_p=0", "temperature=1"], "eval.top_p=0: must be greater than 0"),
-        (["model=embedded", "temperature=0.001"], "eval.temperature=0.001: must be 0 (greedy) or at least 0.01"),
-        (["model=embedded", "temperature=3"], "eval.temperature=3: must be less than or equal to 2"),
-        (["model=embedded", "max_new_tokens=0"], "eval.max_new_tokens=0: must be auto or a whole number from 1"),
-        (["model=embedded", "max_new_tokens=64"], "eval.max_new_tokens=64: with a prompt of 1 token(s) it must fit"),
-        (["model=m/m", "max_new_tokens=513"], "eval.max_new_tokens=513: with a prompt of 1536 token(s) it must fit"),
-        (["model=embedded", "num_prompts=some"], "eval.num_prompts=some: must be all or a whole number from 1"),
-        (["model=embedded", "num_prompts=401"], "eval.num_prompts=401: must be at most task.held_out=400"),
-        (["model=m/m", "task=custom", "task.train.mine.path=a.jsonl"], "task.eval: names no set to evaluate on"),
-        (["model=embedded", "dry_run=true"], "dry_run=true: has no effect on an evaluation; leave it out"),
-        (["model=embedded", "rollout.replay=a"], "rollout.replay=a: has no effect on an evaluation"),
-        (["compare=[a,b,c]"], "compare=[a,b,c]: must be two folders"),
-        (["compare=[a,b]", "samples=8"], "samples=8: has no effect beside compare=[A,B]"),
-        (["--quick"], "--quick: no such flag"),
-    ],
-)
-def test_a_mistake_is_one_line(arguments: list[str], line: str) -> None:
-    (told,) = lines_of(*arguments)
-    assert told.startswith(line), told
 
 
 def test_training_refuses_what_would_bias_the_ratio() -> None:

@@ -39,7 +39,6 @@ class PlayedEngines:
         sampling: SamplingSpec,
         *,
         name: str,
-        timeout_s: float,
     ) -> Iterator[list[EvalSample]]:
         for prompt in reversed(prompts):
             if len(self.drawn) == self.limit:

@@ -33,7 +33,7 @@ class FakeRollout:
         self._arrived: list[FinishedGroup] = []  # and not given out
         # References are the objects themselves, so that nothing has to run.
         monkeypatch.setattr(module, "ray", SimpleNamespace(get=lambda references: list(references)))
-        monkeypatch.setattr(module, "await_verdicts", lambda references, timeout_s: list(references))
+        monkeypatch.setattr(module, "await_verdicts", lambda references: list(references))
         monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: self.now))
 
     def prompt_at(self, position: int) -> Prompt:

@@ -8,7 +8,7 @@ from fake_rollout import FakeRollout, Lengths, Rewards
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestration.checkpoint import RunState
+from orchestration.checkpoints.state import RunState
 from orchestration.stream.finished_order import LOOKAHEAD, FinishedBuffer
 from orchestration.stream.group_metrics import group_metrics
 from orchestration.stream.group_stream import ArrivedGroup, GroupStream, Resampling
@@ -57,7 +57,6 @@ def stream_of(
         start_iteration=state.iteration,
         start_positions=state.positions,
         num_iterations=ITERATIONS,
-        grading_timeout_s=1.0,
         counts_failures=False,
     )
 

@@ -9,11 +9,11 @@ from sampled import one_turn, versions
 from verdicts import verdict_of
 
 from configs.command import read_command
-from configs.loading import ConfigError, dump_yaml, load_config
+from configs.loading import ConfigError, load_config
 from configs.objective import ObjectiveConfig
 from configs.schema import ClusterConfig, LearnerConfig, RolloutConfig, RunConfig
 from orchestration.placement import plan_placement
-from orchestration.run_dir import RunDirError, check_resumable
+from orchestration.startup.resume import check_resumable
 from orchestration.stream.batches import to_train_batch
 from orchestration.stream.recorded_groups import RecordingStream, ReplayStream
 from orchestration.stream.recordings import manifest_of, refuse_gaps, refuse_other_vocabulary, refuse_recordings
@@ -115,19 +115,6 @@ def test_any_gate_seed_and_learner_may_replay(tmp_path: Path) -> None:
     refuse_recordings(config_of(f"rollout.replay={tmp_path}", *others))
 
 
-def test_a_folder_without_a_recording_is_refused(tmp_path: Path) -> None:
-    (line,) = refusal(f"rollout.replay={tmp_path / 'none'}")
-    assert line == f"rollout.replay: {tmp_path / 'none'}: there is no such folder; check the path"
-    (line,) = refusal(f"rollout.replay={tmp_path}")
-    assert "holds no recording" in line
-
-
-def test_too_few_iterations_are_counted(tmp_path: Path) -> None:
-    record(tmp_path)
-    (line,) = refusal(f"rollout.replay={tmp_path}", "num_iterations=9")
-    assert line.startswith(f"num_iterations=9: rollout.replay={tmp_path} holds 2 recorded iterations; ")
-
-
 @pytest.mark.parametrize(
     ("setting", "told"),
     [
@@ -184,6 +171,14 @@ def test_a_resume_needs_every_iteration_before_it(tmp_path: Path) -> None:
     refuse_gaps(config_of(), iteration=3)
 
 
+@pytest.mark.parametrize("setting", ["rollout.record", "rollout.replay"])
+def test_a_folder_that_the_kernel_refuses_is_refused_in_one_line(tmp_path: Path, setting: str) -> None:
+    with pytest.raises(ConfigError, match=r"name.* too long|longer than the file system allows") as caught:
+        refuse_recordings(config_of(f"{setting}={tmp_path}/{'x' * 300}"))
+    assert len(caught.value.lines) == 1
+    assert caught.value.lines[0].startswith(setting)
+
+
 def test_one_run_either_records_or_replays() -> None:
     with pytest.raises(ConfigError, match=r"rollout\.record=a: cannot be combined with rollout\.replay=b"):
         config_of("rollout.record=a", "rollout.replay=b")
@@ -196,9 +191,8 @@ def test_a_replay_cannot_evaluate_on_its_way() -> None:
 
 @pytest.mark.parametrize("setting", ["rollout.record=b", "rollout.replay=b"])
 def test_a_resume_may_not_change_what_is_recorded_or_replayed(tmp_path: Path, setting: str) -> None:
-    (tmp_path / "config.yaml").write_text(dump_yaml(config_of()))
-    with pytest.raises(RunDirError, match=rf"{setting.partition('=')[0]}=null, now {setting}"):
-        check_resumable(config_of(setting, "resume=true"), tmp_path)
+    with pytest.raises(ConfigError, match=rf"{setting.partition('=')[0]}=null, now {setting}"):
+        check_resumable(config_of(), config_of(setting, "resume=true"), tmp_path)
 
 
 def test_runs_of_a_sweep_do_not_share_a_recording() -> None:

@@ -64,7 +64,6 @@ def stream_of(
         start_iteration=0,
         start_positions=FRESH,
         num_iterations=num_iterations,
-        grading_timeout_s=1.0,
         counts_failures=False,
     )
 

@@ -3,13 +3,11 @@
 Runs are played by a small script that writes rows as a run does, told what to do by the name of the gate.
 """
 
-import fcntl
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -17,8 +15,10 @@ import pytest
 from study_folders import write_run
 
 from configs.loading import ConfigError
-from orchestration.checkpoint import CheckpointStore, RunState
+from orchestration.checkpoints.state import RunState
+from orchestration.checkpoints.store import CheckpointStore
 from orchestration.journal.run_files import last_lines
+from orchestration.startup.ownership import own
 from orchestration.stream.positions import FRESH
 from orchestration.study.arms import arm_status, clear_the_way, refuse_other_settings, run_arguments
 from orchestration.study.launch import LaunchError, LocalLauncher
@@ -70,12 +70,11 @@ class Told:
 
 
 @pytest.fixture
-def launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalLauncher]:
+def launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalLauncher:
     monkeypatch.setattr("orchestration.study.schedule.POLL_S", 0.02)
     script = tmp_path / "played.py"
     script.write_text(PLAYED.format(tests=str(ROOT / "tests"), root=str(ROOT)))
-    with (tmp_path / "lock").open("w") as lock:
-        yield LocalLauncher(inherited_fd=lock.fileno(), script=script)
+    return LocalLauncher(script=script)
 
 
 def arms_of(study_dir: Path, *arguments: str) -> tuple[Arm, ...]:
@@ -91,11 +90,11 @@ def schedule(study_dir: Path, launcher: LocalLauncher, *arguments: str) -> tuple
 
 
 def checkpoint(folder: Path, iteration: int) -> None:
-    store = CheckpointStore(folder / "checkpoints", keep=1)
+    store = CheckpointStore(folder / "checkpoints", keep_last=1)
     state = RunState(
         iteration=iteration, policy_version=iteration, prompt_position=16 * iteration, seed=0, positions=FRESH
     )
-    store.commit(store.begin(iteration), state)
+    store.commit(store.begin(iteration), state, {})
 
 
 def test_what_a_folder_holds(tmp_path: Path) -> None:
@@ -135,12 +134,24 @@ def test_a_folder_with_other_settings_is_refused_with_the_setting_named(tmp_path
 
 @pytest.mark.parametrize(
     ("setting", "told"),
-    [("num_iterations=9", "holds 12 iterations, num_iterations=9 asks for fewer"), ("eval.num_prompts=7", "evaluated")],
+    [
+        ("num_iterations=9", "holds 12 iterations, num_iterations=9 asks for fewer"),
+        ("eval.num_prompts=7", "evaluated"),
+    ],
 )
 def test_a_finished_folder_must_fit_the_report(tmp_path: Path, setting: str, told: str) -> None:
     write_run(tmp_path / "clip-seed0", "gate=clip", "seed=0")
     (arm,) = arms_of(tmp_path, "gates=[clip]", "seeds=[0]", setting)
     with pytest.raises(ConfigError, match=told):
+        refuse_other_settings([arm_status(arm, tmp_path)])
+
+
+def test_a_longer_study_does_not_stretch_the_schedule_of_a_trained_arm(tmp_path: Path) -> None:
+    falling = "learner.lr_schedule=linear"
+    write_run(tmp_path / "clip-seed0", "gate=clip", "seed=0", falling)
+    checkpoint(tmp_path / "clip-seed0", 12)
+    (arm,) = arms_of(tmp_path, "gates=[clip]", "seeds=[0]", "num_iterations=15", falling)
+    with pytest.raises(ConfigError, match=r"num_iterations=12, now num_iterations=15, which moves its learning rate"):
         refuse_other_settings([arm_status(arm, tmp_path)])
 
 
@@ -203,23 +214,27 @@ def test_a_run_that_does_not_answer_is_killed(tmp_path: Path, monkeypatch: pytes
         "time.sleep(600)\n"
     )
     monkeypatch.setattr("orchestration.study.launch.STOP_TIMEOUT_S", 0.2)
-    with (tmp_path / "lock").open("w") as lock:
-        run = LocalLauncher(inherited_fd=lock.fileno(), script=script).start("x", [], log_path=tmp_path / "log")
-        while (tmp_path / "log").read_text() != "deaf\n":
-            time.sleep(0.01)
-        assert run.exit_status() is None
-        run.interrupt()
-        run.await_end()
+    run = LocalLauncher(script=script).start("x", [], log_path=tmp_path / "log")
+    while (tmp_path / "log").read_text() != "deaf\n":
+        time.sleep(0.01)
+    assert run.exit_status() is None
+    run.interrupt()
+    run.await_end()
     assert run.exit_status() == -signal.SIGKILL
 
 
-def test_a_second_study_in_the_folder_is_refused_while_an_arm_lives(tmp_path: Path) -> None:
-    with (tmp_path / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        ended = command(f"study_dir={tmp_path}", "gates=[clip]", "seeds=[0]")
-    assert ended.returncode == 1
-    assert ended.stderr.startswith(f"softgate: {tmp_path}: a study runs here already")
+@pytest.mark.parametrize(("owned", "setting"), [("", "study_dir"), ("clip-seed0", "clip-seed0")])
+def test_a_second_study_is_refused_while_the_first_or_an_arm_that_it_left_lives(
+    tmp_path: Path, owned: str, setting: str
+) -> None:
+    folder = tmp_path / owned
+    write_run(tmp_path / "clip-seed0", "gate=clip", *SHORT, rows=5, evaluated=False)  # the arm would be moved aside
+    with own(folder, setting="run_dir"):
+        ended = command(f"study_dir={tmp_path}", "gates=[clip]", "seeds=[0]", *SHORT)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith(f"{setting}={folder}: is in use by process {os.getpid()} on ")
     assert len(ended.stderr.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["clip-seed0"]
 
 
 def test_mistakes_end_with_status_2_and_nothing_written(tmp_path: Path) -> None:

@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-import pytest
-
-from configs.loading import ConfigError, load_config
+from configs.loading import load_config
 from orchestration.study.settings import PAPER_GATES, Arm, StudyConfig, plan_arms, split_settings
 
 FOLDER = Path("runs/study-001")
@@ -13,12 +11,6 @@ FOLDER = Path("runs/study-001")
 def arms_of(*arguments: str) -> tuple[Arm, ...]:
     study, settings = split_settings(arguments)
     return plan_arms(study, settings, study_dir=FOLDER)
-
-
-def mistakes(*arguments: str) -> tuple[str, ...]:
-    with pytest.raises(ConfigError) as caught:
-        arms_of(*arguments)
-    return caught.value.lines
 
 
 def test_the_default_grid_is_the_papers_gates_on_three_seeds_seed_by_seed() -> None:
@@ -50,44 +42,6 @@ def test_a_setting_of_a_gate_goes_to_the_gates_that_have_it() -> None:
     assert clip.overrides == ("gate=dapo", "seed=0", "gate.epsilon_low=0.1")
     (custom,) = arms_of("gates=[custom]", "seeds=[0]", "gate.factory=a:b", "gate.parameters.tau=3.0")
     assert custom.config.gate.parameters == {"tau": 3.0}  # type: ignore[union-attr]
-
-
-def test_a_setting_that_no_gate_has_is_refused() -> None:
-    (line,) = mistakes("gates=[clip]", "gate.tau_pos=5")
-    assert line == "gate.tau_pos=5: none of the gates clip has this setting"
-
-
-def test_a_mistake_is_told_once_for_all_arms() -> None:
-    assert mistakes("learner.lr=-1", "gate.tau_neg=0") == (
-        "gate.tau_neg=0: must be greater than 0",
-        "learner.lr=-1: must be greater than 0",
-    )
-
-
-@pytest.mark.parametrize(
-    ("argument", "told"),
-    [
-        ("gates=[softsing]", "gates: softsing: no such choice, did you mean softsign? available: "),
-        ("gates=[clip,clip]", "gates=[clip,clip]: clip is named twice; name it once"),
-        ("gates=a,b", "gates=a,b: must be one value or a list in brackets, as in gates=[softsign,clip]"),
-        ("seeds=3", "seeds=3: must be a list in brackets, as in seeds=[3]"),
-        ("seeds=[]", "seeds=[]: names nothing to train"),
-        ("seeds=[-1]", "seed=-1: must be greater than or equal to 0"),
-        ("seeds=[a]", "seeds[0]=a: must be a valid integer"),
-        ("parallel=0", "parallel=0: must be greater than or equal to 1"),
-        ("launcher=slurm", "launcher=slurm: must be local or jobs"),
-        ("gate=clip", "gate=clip: the study trains several; write gates=[...]"),
-        ("seed=1", "seed=1: the study trains with several; write seeds=[...]"),
-        ("run_dir=x", "run_dir=x: each arm gets a folder of its own; write study_dir=..."),
-        ("resume=true", "resume=true: a study goes on where it stopped by itself"),
-        ("rollout.replay=x", "rollout.replay=x: the study records and replays by itself"),
-        ("seds=[1]", "seds=[1]: no such setting"),
-        ("nonsense", "nonsense: settings are given as key=value"),
-    ],
-)
-def test_mistakes_are_one_line_each(argument: str, told: str) -> None:
-    (line,) = mistakes(argument)
-    assert line.startswith(told)
 
 
 def test_live_replayed_and_both_kinds_of_arms() -> None:

@@ -3,6 +3,7 @@
 import ast
 import asyncio
 import inspect
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,10 +12,11 @@ import numpy as np
 import pytest
 
 from configs.schema import ModelConfig, RolloutConfig
-from rollout.contract import EngineRoom, Prompt, SamplingSpec
+from rollout.contract import EngineLoad, EngineRoom, Prompt, SamplingSpec
 from rollout.engines import backend, engine
 from rollout.engines.backend import EngineBackend
 from rollout.engines.engine import RolloutEngine
+from transfer.transport import Rendezvous
 
 ENGINES = Path(backend.__file__).parent
 PROMPT = Prompt(position=0, token_ids=np.array([5, 6], dtype=np.int32), text="", reference_answer="", source="")
@@ -48,13 +50,19 @@ class RecordingBackend(EngineBackend):
     def __init__(self) -> None:
         self.events: list[str] = []
         self.sampled = asyncio.Event()
+        self.has_failed = False
 
     @property
     def room(self) -> EngineRoom:
         return EngineRoom(num_sequences=4, kv_tokens=100)
 
+    @property
+    def failure(self) -> str | None:
+        return "ValueError: made to fail" if self.has_failed else None
+
     async def generate(self, prompt: dict[str, Any], sampling: Any, request_id: str) -> Any:
         self.events.append("generate")
+        self.salt = prompt["cache_salt"]
         await self.sampled.wait()
         output = SimpleNamespace(
             index=0, token_ids=[7], logprobs=[{7: SimpleNamespace(logprob=-0.5)}], finish_reason="stop"
@@ -130,3 +138,76 @@ def test_an_engine_samples_nothing_before_the_first_publish(stand_in: RecordingB
     with pytest.raises(RuntimeError, match=r"engine 0: generate\(\) before the first publish"):
         asyncio.run(engine_on(stand_in, inflight=True).generate(PROMPT, SAMPLING))
     assert stand_in.events == []
+
+
+def test_an_engine_says_whether_it_is_well_and_whether_it_should_get_on(stand_in: RecordingBackend) -> None:
+    async def scenario() -> None:
+        rollout = engine_on(stand_in, inflight=True)
+        await rollout.receive(0, [], verify=False)
+        assert (await rollout.health()).progress is None, "it has nothing to do"
+        generating = asyncio.create_task(rollout.generate(PROMPT, SAMPLING))
+        await asyncio.sleep(0)
+        before = await rollout.health()
+        rollout._note_load(EngineLoad(num_running=1, num_waiting=0, kv_usage=0.0))
+        after = await rollout.health()
+        assert (before.process, before.progress) == (os.getpid(), 0)
+        assert after.progress == 1
+        stand_in.sampled.set()
+        await generating
+        stand_in.has_failed = True
+        with pytest.raises(RuntimeError, match="vLLM has failed: ValueError: made to fail"):
+            await rollout.health()
+
+    asyncio.run(scenario())
+
+
+def test_after_a_publish_that_broke_off_an_engine_samples_nothing_until_one_is_whole(
+    stand_in: RecordingBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(method: str, **_: Any) -> list[Any]:
+        raise RuntimeError("connection closed by peer")
+
+    async def scenario() -> None:
+        rollout = engine_on(stand_in, inflight=True)
+        await rollout.receive(0, [], verify=False)
+        frozen = asyncio.create_task(rollout.generate(PROMPT, SAMPLING))
+        await asyncio.sleep(0)
+        with monkeypatch.context() as patched:
+            patched.setattr(stand_in, "collective_rpc", broken)
+            with pytest.raises(RuntimeError, match="connection closed"):
+                await rollout.receive(1, [], verify=False)
+        waiting = asyncio.create_task(rollout.generate(PROMPT, SAMPLING))
+        await asyncio.sleep(0)
+        assert (await rollout.health()).progress is None, "it need not get on"
+        assert stand_in.events[-2:] == ["generate", "pause"], "neither goes on under weights that are mixed"
+        stand_in.events.clear()
+        await rollout.receive(1, [], verify=False)
+        assert stand_in.events == ["pause", *UPDATE, "version 1", "resume"]
+        stand_in.sampled.set()
+        await frozen
+        group, _ = await waiting
+        assert group.completions[0].tokens.min_policy_version == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_version_that_comes_again_over_another_connection_shares_no_cache(stand_in: RecordingBackend) -> None:
+    """A learner that is built again from a checkpoint publishes versions that engines have had with other weights."""
+    meeting = Rendezvous(backend="gloo", host="", port=0, world_size=2, timeout_s=1.0)
+
+    async def salt() -> str:
+        await rollout.connect(meeting, 1)
+        await rollout.receive(3, [], verify=False)
+        await rollout.generate(PROMPT, SAMPLING)
+        first = stand_in.salt
+        await rollout.receive(4, [], verify=False)
+        await rollout.generate(PROMPT, SAMPLING)
+        assert stand_in.salt != first
+        return first
+
+    async def scenario() -> None:
+        stand_in.sampled.set()
+        assert await salt() != await salt()
+
+    rollout = engine_on(stand_in, inflight=True)
+    asyncio.run(scenario())

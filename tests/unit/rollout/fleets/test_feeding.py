@@ -18,7 +18,7 @@ def group(ticket: int, *, expected: float = 10.0, due: int = 0, sequences: int =
 
 
 def feeder_of(*rooms: EngineRoom, groups: Iterable[WaitingGroup]) -> Feeder:
-    feeder = Feeder(len(rooms))
+    feeder = Feeder(range(len(rooms)))
     feeder.set_rooms(dict(enumerate(rooms)))
     for waiting in groups:
         feeder.hold(waiting)

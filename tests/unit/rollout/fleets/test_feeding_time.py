@@ -61,7 +61,7 @@ def plain_steps(lengths: np.ndarray) -> int:
 def fed_steps(lengths: np.ndarray, expected: np.ndarray) -> int:
     """Until all have ended, with the fleet's books and an engine that tells of groups and of room."""
     engines = [SimulatedEngine() for _ in range(NUM_ENGINES)]
-    feeder = Feeder(NUM_ENGINES)
+    feeder = Feeder(range(NUM_ENGINES))
     feeder.set_rooms(dict.fromkeys(range(NUM_ENGINES), ROOM))
     for group, length in enumerate(expected):
         feeder.hold(

@@ -10,13 +10,14 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from rollout.contract import EngineLoad, EngineRoom
 from rollout.fleets.engine_pool import EnginePool
-from rollout.fleets.fleet import EngineError, FinishedGroup, RolloutFleet
+from rollout.fleets.fleet import EngineError, EngineLost, FinishedGroup, RolloutFleet
+from transfer.answers import PeerStuck
 
 ROOM = EngineRoom(num_sequences=8, kv_tokens=10_000)  # four groups of two, and one as backlog
 
 
 def fleet_of(*engines: FakeEngine, room: EngineRoom | None = None, timeout_s: float = 30.0) -> RolloutFleet:
-    pool = EnginePool(engines)
+    pool = EnginePool(dict(enumerate(engines)))
     if room is not None:
         pool.set_rooms(dict.fromkeys(pool.engines, room))
     return RolloutFleet(pool, workers_per_engine=1, timeout_s=timeout_s)
@@ -140,20 +141,26 @@ def test_a_dead_engine_is_named_after_what_the_others_finished_was_given_out() -
     left.finish(*left.inside)
     assert len(fleet.await_finished()) == 1
     right.fail(RayActorError())
-    with pytest.raises(EngineError, match="engine 1 failed: RayActorError"):
+    with pytest.raises(EngineError, match="engine 1 failed: its process died"):
         fleet.await_finished()
-    with pytest.raises(EngineError, match="engine 1 failed: RayActorError"):
+    with pytest.raises(EngineError, match="engine 1 failed: its process died"):
         fleet.finished()
 
 
-def test_a_failed_request_is_told_with_the_engines_own_words() -> None:
+@pytest.mark.parametrize("is_well", [True, False])
+def test_a_failed_request_is_told_with_the_engines_own_words(monkeypatch: pytest.MonkeyPatch, is_well: bool) -> None:
+    """An engine that is well may have others of its prompts sampled; of one whose vLLM has failed nothing comes."""
     engine = FakeEngine()
     fleet = fleet_of(engine)
+    monkeypatch.setattr(
+        fleet, "unwell", lambda engines: {} if is_well else dict.fromkeys(engines, PeerStuck("vLLM has failed"))
+    )
     fleet.submit(prompt_of(0), sampling_of())
     fleet.finished()
     engine.fail(RayTaskError("collect", "traceback", ValueError("prompt is too long")))
-    with pytest.raises(EngineError, match="engine 0 failed: ValueError: prompt is too long"):
+    with pytest.raises(EngineError, match="engine 0 failed: ValueError: prompt is too long") as failed:
         fleet.await_finished()
+    assert isinstance(failed.value, EngineLost) != is_well
 
 
 def test_silent_engines_are_named() -> None:
@@ -240,6 +247,52 @@ def test_others_sample_what_a_removed_engine_had_not_finished(monkeypatch: pytes
     left.finish(*lost)
     assert sorted([*found, *indices(fleet.await_finished())]) == [0, 1, 2, 3], "each came back once"
     assert fleet.engines == [left]
+
+
+def test_who_waits_for_groups_lets_engines_be_replaced_and_waits_anew() -> None:
+    left, right = FakeEngine(), FakeEngine()
+    fleet = fleet_of(left, right, timeout_s=0.5)
+    with fleet._pool.arrived:
+        for index in range(2):
+            fleet.submit(prompt_of(index), sampling_of())
+        fleet.finished()
+    looks = 0
+
+    def tend() -> None:
+        nonlocal looks
+        looks += 1
+        for engine in fleet.lost():
+            fleet.remove(engine)
+            left.finish(0)
+
+    fleet.tend_with(tend)
+    assert fleet.await_finished(at_most_s=0.4) == []
+    right.fail(RayActorError())
+    assert indices(fleet.await_finished(at_most_s=0.4)) == [0], "the limit of 0.5 s begins again with the prompts"
+    assert looks >= 3
+    assert (fleet.numbers, list(left.inside)) == ({0}, [1])
+
+
+def test_what_is_forgotten_goes_nowhere_and_counts_for_nothing() -> None:
+    left, right = FakeEngine(), FakeEngine()
+    fleet = fleet_of(left, right, room=ROOM)
+    with fleet._pool.arrived:
+        for index in range(14):
+            fleet.submit(prompt_of(index), sampling_of())
+        fleet.finished()
+    inside = [*left.inside, *right.inside]
+    fleet.forget_submitted()
+    after = fleet.sibling()
+    after.submit(prompt_of(20), sampling_of())
+    left.finish(*left.inside)
+    assert fleet.remove(1) is right
+    fleet._pool.hand_over()
+    assert set(left.inside) <= {20}, f"neither those that waited nor those of the removed engine: {inside}"
+    with after._pool.arrived:
+        assert after._pool.arrived.wait_for(lambda: left.inside, timeout=30.0)
+    left.finish(20)
+    assert indices(after.await_finished()) == [20]
+    assert (after.num_in_flight, len(fleet._mailbox.groups)) == (0, 0)
 
 
 def test_a_late_answer_of_a_removed_engine_counts_for_nothing() -> None:

@@ -7,13 +7,10 @@ from pathlib import Path
 import pytest
 from verdicts import verdict_of
 
-from configs.loading import ConfigError, load_config
+from configs.loading import load_config
 from configs.rewards import RewardConfig
-from orchestration import run
-from orchestration.study import __main__ as study
-from orchestration.terminal.exit_status import MISCONFIGURED
 from rollout.contract import RewardVerdict
-from rollout.rewards.functions import RewardError, make_reward, unusable_rewards
+from rollout.rewards.functions import RewardError, make_reward
 
 ROOT = Path(__file__).resolve().parents[4]
 RIGHT, WRONG = "<think>a</think><answer>42</answer>", "<think>a</think><answer>41</answer>"
@@ -97,50 +94,6 @@ def test_a_failure_is_named_or_counts_as_zero(own_rewards: None, name: str, mess
     assert verdict.values == {"format": 1.0, "answer": 1.0, name: 0.0, "length": float(len(RIGHT))}
     assert [component.name for component in verdict.components if component.failed] == [name]
     assert verdict.num_failed == 1
-
-
-@pytest.mark.parametrize(
-    ("function", "message"),
-    [
-        ("no_such_module_here:f", "reward.extra.own.function=no_such_module_here:f: the module cannot be imported"),
-        ("own_rewards:missing", "missing is not in own_rewards"),
-        ("own_rewards:NUMBER", "NUMBER is not callable"),
-    ],
-)
-def test_what_cannot_be_loaded_is_refused_before_anything_starts(
-    own_rewards: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], function: str, message: str
-) -> None:
-    extra = RewardConfig.model_validate({"extra": {"own": {"function": function}}})
-    (line,) = unusable_rewards(extra)
-    assert message in line
-    setting, folder = f'reward.extra.own.function="{function}"', tmp_path / "run"
-    commands = [
-        lambda: run.main([setting, f"run_dir={folder}"]),
-        lambda: run.main([setting, "dry_run=true"]),
-        lambda: run.main(["-m", setting, "seed=0,1"]),
-        lambda: study.main([setting, "gates=[clip]", "seeds=[0,1]", f"study_dir={folder}"]),
-    ]
-    for command in commands:
-        assert command() == MISCONFIGURED
-        assert capsys.readouterr().err.count(message) == 1
-    assert not folder.exists()
-
-
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ("reward.extra.mean.function=a:b", "reward.extra.mean: this name is taken"),
-        ("reward.extra.std.function=a:b", "reward.extra.std: this name is taken"),
-        ("reward.extra.format.function=a:b", "reward.extra.format: this name is taken"),
-        ("reward.extra.answer.function=a:b", "reward.extra.answer: this name is taken"),
-        ("reward.extra.own.function=a.b", "reward.extra.own.function=a.b"),
-        ("reward.extra.own.weight=2", "reward.extra.own.function: missing"),
-        ("reward.on_eror=zero", "did you mean reward.on_error?"),
-    ],
-)
-def test_mistakes_in_the_section_are_told(setting: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=re.escape(message)):
-        load_config([setting])
 
 
 def test_the_example_of_the_documentation_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

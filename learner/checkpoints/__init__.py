@@ -1,0 +1,1 @@
+"""The learner's state and its model as files."""

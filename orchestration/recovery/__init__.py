@@ -1,0 +1,1 @@
+"""Replacement of what dies or is stuck: engines one by one, the learner by a rewind to its newest checkpoint."""

@@ -1,0 +1,63 @@
+"""The faults of a run: one line each on the console, a count for metrics.jsonl, and a bound on restarts an hour.
+
+In: what was lost, and Ray's error. Out: metrics, or TooManyFaults. The error's whole text goes to run.log. Knows
+neither engines nor learners, nor how they are started again.
+"""
+
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Literal
+
+Kind = Literal["engines", "learners"]
+HOUR_S = 3600.0
+
+logger = logging.getLogger(__name__)
+
+
+class TooManyFaults(RuntimeError):
+    """More was lost within an hour than recovery.max_restarts allows to start again; the message names it."""
+
+
+class Faults:
+    """Counts what was lost and is started again."""
+
+    def __init__(
+        self, tell: Callable[[str], None], *, max_restarts: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """tell: prints a line for the person at the terminal."""
+        self._tell = tell
+        self._max_restarts = max_restarts
+        self._clock = clock
+        self._recent: deque[tuple[float, str]] = deque()  # time and text of the faults of the last hour
+        self._counts: Counter[Kind] = Counter()
+
+    def admit(self, kind: Kind, what: str, error: BaseException) -> str:
+        """Takes note of a fault; words on the restart, for the line that the caller tells.
+
+        Raises TooManyFaults where it must not be followed by a restart.
+        """
+        logger.warning("%s", what, exc_info=error)
+        now = self._clock()
+        while self._recent and now - self._recent[0][0] >= HOUR_S:
+            self._recent.popleft()
+        self._recent.append((now, what))
+        self._counts[kind] += 1
+        limit = f"recovery.max_restarts={self._max_restarts}"
+        if self._max_restarts == 0:
+            raise TooManyFaults(f"{what}; {limit}: nothing is started again") from error
+        if len(self._recent) > self._max_restarts:
+            raise TooManyFaults(f"{what}; {limit} an hour are used up, the first for: {self._recent[0][1]}") from error
+        return f"{len(self._recent)} of at most {self._max_restarts} restarts an hour"
+
+    def tell(self, line: str) -> None:
+        """One line on the console and in run.log."""
+        logger.warning("%s", line)
+        self._tell(line)
+
+    def drain(self) -> dict[str, float]:
+        """The counts since the last call, by their names in metrics.jsonl; none that is 0."""
+        counts = {f"faults/{kind}": float(number) for kind, number in self._counts.items()}
+        self._counts.clear()
+        return counts
