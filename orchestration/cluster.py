@@ -8,7 +8,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,12 @@ from orchestration.network.abandon import abandon_ray
 from orchestration.network.session_folders import session_folder
 from orchestration.network.starting import starting_ray
 from orchestration.network.watch import Node, RayLostError, RayWatch
-from orchestration.network.watching import raising_in_main_thread, watching
+from orchestration.network.watching import explaining, watching
 from orchestration.own_sessions import own_sessions
 from orchestration.placement import Placement, PlacementError, plan_placement
 from orchestration.startup.checks.cluster_address import LOCAL, check_address, cluster_address
 from orchestration.startup.ray_errors import not_joined, not_started
-from orchestration.terminal.stopping import install, protect
+from orchestration.terminal.stopping import fail, install, protect
 from transfer.patience import Patience
 
 POLL_S = 0.05  # pause between two looks at what Ray has placed
@@ -141,6 +141,10 @@ class Cluster:
         """Nodes that do not answer any more, with the engines and ranks that were there."""
         return self._watch.lost_nodes()
 
+    def explaining(self) -> AbstractContextManager[None]:
+        """A block whose failure is put down to Ray where a process of Ray has gone first."""
+        return explaining(self._watch)
+
     def living_nodes(self) -> list[Node]:
         """The nodes that Ray counts on, with the engines and ranks that it has placed there."""
         placed, own = self.nodes(), ray.get_runtime_context().get_node_id()
@@ -196,11 +200,9 @@ def start_cluster(
     address = cluster_address(cluster.address)
     if address == LOCAL:  # a refusal should not take the 5 to 15 s of starting and stopping Ray
         plan_placement(cluster, rollout, learner, resources=local_resources())
-    with own_sessions(), _ray_session(cluster, address) as logs, raising_in_main_thread() as fail:
+    with own_sessions(), _ray_session(cluster, address, notice) as watch:
         install()  # ray.init has taken SIGTERM
         placement = plan_placement(cluster, rollout, learner, resources=ray.cluster_resources())
-        gcs_address = ray.get_runtime_context().gcs_address
-        watch = RayWatch(gcs_address=gcs_address, is_local=address == LOCAL, logs=logs, fail=fail, notice=notice)
         reserved = Cluster(
             placement,
             engines_at_start=rollout.engines_at_start if rollout.has_engines else 0,
@@ -208,7 +210,7 @@ def start_cluster(
             watch=watch,
         )
         try:
-            with watching(watch, reserved.living_nodes):
+            with watching(watch, reserved.living_nodes), reserved.explaining():
                 yield reserved
         finally:
             if watch.error is None:  # else Ray takes no bundles back
@@ -222,8 +224,8 @@ def local_resources() -> dict[str, float]:
 
 
 @contextmanager
-def _ray_session(cluster: ClusterConfig, address: str) -> Iterator[str]:
-    """A connection to Ray; gives the folder of Ray's logs on this machine."""
+def _ray_session(cluster: ClusterConfig, address: str, notice: Callable[[str], None]) -> Iterator[RayWatch]:
+    """A connection to Ray; gives a watch on it, which does not look yet."""
     keep_memory_level()
     end = ray.shutdown
     with ExitStack() as undo:
@@ -234,7 +236,13 @@ def _ray_session(cluster: ClusterConfig, address: str) -> Iterator[str]:
                 undo.enter_context(session_folder(folder))
             else:
                 folder = _join_ray(cluster, address)
-            yield str(folder / "logs")
+            yield RayWatch(
+                gcs_address=ray.get_runtime_context().gcs_address,
+                is_local=address == LOCAL,
+                logs=str(folder / "logs"),
+                fail=fail,
+                notice=notice,
+            )
         except RayLostError:
             end = abandon_ray
             raise

@@ -106,6 +106,7 @@ def _train(session: Session, checkpoint: Path | None, state: RunState, *, notice
             pictures_at_end(config, session.run_dir, console),
             part_builder(config, cluster, model_path, task, faults) as build,
             session.ending,
+            cluster.explaining(),  # before the ending tells the error
         ):
             attempt = partial(_attempt, session, build, rewinds, untold)
             return rewinds.run(attempt, Start(checkpoint=checkpoint, state=state))

@@ -1,18 +1,15 @@
 """The environment in which Ray starts or is joined: reachable from this machine only, and no end without a word.
 
-In: whether this process starts a Ray of its own. Out: a block for the start. A Ray of its own hands its environment on
-to every process that it starts, actors and their children included.
+In: whether this process starts a Ray of its own. Out: a block for the start. Such a Ray hands its environment on to
+every process that it starts, actors and their children included.
 """
 
 import os
-import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from ray._private import ray_constants
 
-OWNER_VARIABLE = "SOFTGATE_RAY_OWNER"  # names this process to every process of its Ray
-OWNER = f"{os.getpid()}-{secrets.token_hex(8)}"
 LOOPBACK_VARIABLES = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", "VLLM_HOST_IP": "127.0.0.1"}
 
 
@@ -25,7 +22,7 @@ def starting_ray(*, is_local: bool) -> Iterator[None]:
     # servers listen on 127.0.0.1 if that is the node's address, else on all addresses.
     reachable = ray_constants.ENABLE_RAY_CLUSTER
     if is_local:
-        variables |= {OWNER_VARIABLE: OWNER} | LOOPBACK_VARIABLES | _set(LOOPBACK_VARIABLES)
+        variables |= LOOPBACK_VARIABLES | _set(LOOPBACK_VARIABLES)
         ray_constants.ENABLE_RAY_CLUSTER = False
     before = _set(variables)
     os.environ.update(variables)

@@ -42,7 +42,7 @@ class RayWatch:
     gcs_address: str  # host:port
     is_local: bool  # whether the run has started this Ray, which nobody else restarts
     logs: str  # folder of Ray's logs on this machine
-    fail: Callable[[Exception], None]  # raises an error in the main thread
+    fail: Callable[[Exception], None]  # interrupts the main thread because of an error
     notice: Callable[[str], None]  # prints a line
     nodes: dict[str, Node] = field(default_factory=dict)  # by address
     error: RayLostError | None = None
@@ -82,7 +82,7 @@ class RayWatch:
 
     def explain(self, error: Exception, silent: Collection[str]) -> Exception | None:
         """The error to report in place of one that ended the run while these addresses were silent; None to keep it."""
-        if isinstance(error, RayLostError):
+        if isinstance(error, RayLostError | NodeLostError):
             return None
         self.error = self._lost(silent)
         titles = [node.title for address, node in self.nodes.items() if address in silent and node.residents]

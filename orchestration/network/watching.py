@@ -1,16 +1,14 @@
-"""The watch on Ray's processes while a run goes on: threads that probe, and an error in the main thread.
+"""The watch on Ray's processes while a run goes on: threads that probe, and blocks that end with what it found.
 
-In: a RayWatch and a function that lists the nodes. Out: the block ends with the watch's error, at once where the block
-failed because of Ray. Knows nothing of what an answer means.
+In: a RayWatch and a function that lists the nodes. Out: its error in place of an interrupt, or of a failure that
+is the consequence. Knows nothing of what an answer means.
 """
 
 import asyncio
-import signal
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
 
 from ray.exceptions import RayError
 
@@ -19,12 +17,11 @@ from orchestration.network.watch import Node, RayWatch
 
 PROBE_EVERY_S = 1.0
 LIST_EVERY_S = 10.0
-LOST_SIGNAL = signal.SIGUSR2  # interrupts whatever the main thread waits for
 
 
 @contextmanager
 def watching(watch: RayWatch, list_nodes: Callable[[], Iterable[Node]]) -> Iterator[None]:
-    """Watches Ray while the block runs."""
+    """Watches Ray while the block runs; ends with the watch's error where that has interrupted it."""
     watch.update(list_nodes())
     ended = threading.Event()
     prober = threading.Thread(target=_probe_until, args=(ended, watch), name="probe-ray", daemon=True)
@@ -33,33 +30,25 @@ def watching(watch: RayWatch, list_nodes: Callable[[], Iterable[Node]]) -> Itera
         threading.Thread(target=_list_until, args=(ended, watch, list_nodes), name="list-nodes", daemon=True).start()
     try:
         yield
-    except (RuntimeError, RayError, OSError) as error:
-        explained = watch.explain(error, asyncio.run(_silent(watch.addresses())))
-        if explained is None:
+    except KeyboardInterrupt:
+        if watch.error is None:
             raise
-        raise explained from error
+        raise watch.error from None
     finally:
         ended.set()
         prober.join()
 
 
 @contextmanager
-def raising_in_main_thread() -> Iterator[Callable[[Exception], None]]:
-    """A function that raises an error in the main thread, whatever that waits for, as long as the block runs."""
-    errors: list[Exception] = []
-
-    def raise_error(_signal: int, _frame: FrameType | None) -> None:
-        raise errors[-1]
-
-    def fail(error: Exception) -> None:
-        errors.append(error)
-        signal.pthread_kill(threading.main_thread().ident or 0, LOST_SIGNAL)
-
-    before = signal.signal(LOST_SIGNAL, raise_error)
+def explaining(watch: RayWatch) -> Iterator[None]:
+    """Ends a block that fails because of Ray with an error that names what of Ray is gone, at once."""
     try:
-        yield fail
-    finally:
-        signal.signal(LOST_SIGNAL, before)
+        yield
+    except (RuntimeError, RayError, OSError) as error:
+        explained = watch.explain(error, asyncio.run(_silent(watch.addresses())))
+        if explained is None:
+            raise
+        raise explained from error
 
 
 def _probe_until(ended: threading.Event, watch: RayWatch) -> None:

@@ -18,6 +18,7 @@ import ray
 from configs.loading import load_config
 from orchestration.cluster import start_cluster
 from orchestration.terminal.exit_status import exit_status
+from orchestration.terminal.stopping import Stopping
 
 class Peer:
     def wait(self):
@@ -27,7 +28,7 @@ class Peer:
 
 config = load_config([])
 try:
-    with start_cluster(config.cluster, config.rollout, None):
+    with Stopping(), start_cluster(config.cluster, config.rollout, None):
         peer = ray.remote(Peer).options(num_cpus=0).remote()
         ray.get(peer.wait.remote())
 except (ValueError, RuntimeError) as error:

@@ -39,6 +39,9 @@ class FakeRay:
             raise Exception(TIMED_OUT)
         return SimpleNamespace(address_info={"session_dir": str(self._folder)})
 
+    def explaining(self) -> nullcontext[None]:
+        return nullcontext()
+
     def living_nodes(self) -> list[object]:
         return []
 

@@ -13,7 +13,8 @@ import pytest
 from orchestration.network import watch as watches
 from orchestration.network import watching as threads
 from orchestration.network.watch import Node, RayLostError, RayWatch
-from orchestration.network.watching import raising_in_main_thread, watching
+from orchestration.network.watching import explaining, watching
+from orchestration.terminal.stopping import Stopping
 
 SERVER = (
     "import sys, time, grpc; from concurrent.futures import ThreadPoolExecutor\n"
@@ -58,8 +59,8 @@ def test_a_lost_process_interrupts_whatever_the_main_thread_waits_for(server: Se
             server.process.send_signal(end)
             time.sleep(EVENT_TIMEOUT_S)
 
-    with raising_in_main_thread() as fail, pytest.raises(RayLostError, match="GCS"):
-        wait(watch_of(server, fail))
+    with pytest.raises(RayLostError, match="GCS"), Stopping() as stopping:
+        wait(watch_of(server, stopping.fail))
 
 
 def test_a_failure_because_of_a_lost_process_names_it_at_once(server: Server) -> None:
@@ -67,7 +68,7 @@ def test_a_failure_because_of_a_lost_process_names_it_at_once(server: Server) ->
     watch = watch_of(server, lambda error: None)
 
     def work() -> None:
-        with watching(watch, lambda: [node]):
+        with watching(watch, lambda: [node]), explaining(watch):
             os.kill(server.process.pid, signal.SIGKILL)
             server.process.wait()
             raise RuntimeError("engine 0 died")
@@ -80,6 +81,6 @@ def test_a_failure_because_of_a_lost_process_names_it_at_once(server: Server) ->
 
 def test_a_failure_of_the_run_itself_stays_as_it_is(server: Server) -> None:
     watch = watch_of(server, lambda error: None)
-    with pytest.raises(RuntimeError, match="its own fault"), watching(watch, list):
+    with pytest.raises(RuntimeError, match="its own fault"), watching(watch, list), explaining(watch):
         raise RuntimeError("its own fault")
     assert watch.error is None
