@@ -389,7 +389,8 @@ def test_the_driver_side_needs_no_torch() -> None:
     """In a fresh interpreter: this one may have torch from other tests."""
     program = (
         "import sys, tempfile; from pathlib import Path; from configs.schema import JournalConfig\n"
-        "import orchestration.checkpoints.store, orchestration.run_dir; from orchestration.journal.journal import Journal\n"
+        "import orchestration.checkpoints.store, orchestration.run_dir\n"
+        "from orchestration.journal.journal import Journal\n"
         "more = {'max_staleness': 0, 'gate_name': 'g'}\n"
         "with Journal(Path(tempfile.mkdtemp()), config=JournalConfig(), num_iterations=2, **more) as journal:\n"
         "    for k in range(2):\n"
