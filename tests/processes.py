@@ -18,7 +18,7 @@ import psutil
 MARKED_LIMIT = resource.RLIMIT_MSGQUEUE  # bytes of POSIX message queues
 MARK_VARIABLE = "SOFTGATE_TEST_MARK"  # variable with the mark and the process that it belongs to
 USUAL_LIMIT = 819_200  # Linux's own, where a machine has none
-ACTOR_NAMES = ("raylet", "gcs_server", "ray::", "VLLM::", "rollout.rewards.grader_child")
+ACTOR_NAMES = ("raylet", "gcs_server", "ray::", "VLLM::", "rollout.rewards.")
 LEAVE_TIMEOUT_S = 30.0  # a process's end after that of the command, on a busy machine
 
 
