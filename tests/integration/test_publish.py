@@ -191,10 +191,8 @@ def test_a_corrupted_weight_stops_the_publish_and_is_named(parts: Parts) -> None
 @with_every_part
 def test_engines_take_a_publish_after_one_that_broke_off_in_the_middle_of_their_weights(parts: Parts) -> None:
     parts.learner.apply(break_off_at, "model.layers.1")
-    with pytest.raises(
-        PublishError, match=r"learner rank 0 failed during the publish: RuntimeError: connection closed"
-    ):
-        parts.channel.publish(8)
+    with pytest.raises(PublishError, match=r"failed during the publish: RuntimeError: .*onnection closed"):
+        parts.channel.publish(8)  # rank 0 or an engine, whichever is heard first
     parts.learner.apply(nudge_weights)
     assert parts.channel.publish(8).num_bytes == sum(group.num_bytes for group in parts.learner.parameter_groups())
     prompt = parts.eval_sets["arithmetic"][0].token_ids

@@ -27,7 +27,7 @@ LITTLE_BYTES = 64 * 10**6  # room for the logs and caches of a run
 MAX_SOCKET_BYTES = 107  # longest path of a Unix socket, in bytes
 # longest names of sockets that Ray makes below its temporary folder, and vLLM in the system's
 RAY_SOCKET = "session_2000-01-01_00-00-00_000000_1234567/sockets/plasma_store"
-VLLM_SOCKET = "00000000-0000-0000-0000-000000000000"
+VLLM_SOCKET = "softgate-engine-xxxxxxxx/00000000-0000-0000-0000-000000000000"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

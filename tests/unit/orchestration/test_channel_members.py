@@ -39,6 +39,9 @@ class Learner:
     def lost(self) -> dict[int, Any]:
         return {}
 
+    def unwell(self) -> dict[int, Any]:
+        return {}
+
     def score(self, token_ids: np.ndarray, _: int) -> np.ndarray:
         return np.zeros(len(token_ids) - 1)
 
@@ -48,7 +51,12 @@ class Fleet:
 
     workers_per_engine = 1
 
+    numbers = frozenset[int]()
+
     def lost(self) -> dict[int, Any]:
+        return {}
+
+    def unwell(self, engines: frozenset[int]) -> dict[int, Any]:
         return {}
 
     def __init__(self, *engines: str) -> None:
