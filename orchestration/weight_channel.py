@@ -167,6 +167,8 @@ class WeightChannel:
 
     def _await_unfinished(self) -> None:
         """Waits for what a broken publish has left: the peers fail in it once the lost ones are ended."""
+        if not self._unfinished:
+            return
         stuck: dict[Peer, RayActorError] = {}
         for peer, call in self._unfinished.items():
             if await_answers({peer: call}, timeout_s=self._config.timeout_s, lost=self._lost).silent:
