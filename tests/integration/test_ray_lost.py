@@ -1,4 +1,4 @@
-"""A GCS that is killed while a command of our own waits; test_replay.py kills a raylet, test_cluster.py a node."""
+"""A GCS or a raylet that is killed while a command of our own waits; test_cluster.py ends a node."""
 
 import subprocess
 import sys
@@ -36,7 +36,10 @@ except (ValueError, RuntimeError) as error:
 """
 
 
-def test_a_killed_gcs_is_named_in_time_and_nothing_is_left(tmp_path: Path, no_process_left: None) -> None:
+@pytest.mark.parametrize(("process", "title"), [("gcs_server", "GCS"), ("raylet", "raylet")])
+def test_a_killed_process_of_ray_is_named_in_time_and_nothing_is_left(
+    process: str, title: str, tmp_path: Path, no_process_left: None
+) -> None:
     output = tmp_path / "output"
     with output.open("w") as log:
         command = subprocess.Popen(
@@ -47,10 +50,10 @@ def test_a_killed_gcs_is_named_in_time_and_nothing_is_left(tmp_path: Path, no_pr
         time.sleep(0.1)
     assert reachable_ports(command.pid) == []
     killed_at = time.monotonic()
-    kill_ray_process(command.pid, "gcs_server")
+    kill_ray_process(command.pid, process)
     assert command.wait(timeout=EVENT_TIMEOUT_S) == 1
     assert time.monotonic() - killed_at < NAMED_WITHIN_S * slowdown()
     (line,) = [line for line in output.read_text().splitlines() if line.startswith("softgate: ")]
-    assert line.startswith("softgate: Ray's GCS on node 127.0.0.1 does not answer any more")
-    assert "gcs_server.out" in line
+    assert line.startswith(f"softgate: Ray's {title} on node 127.0.0.1 does not answer any more")
+    assert f"{process}.out" in line
     assert "run the command again" in line
