@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -79,6 +80,12 @@ def test_the_only_checkpoint_is_spared(tmp_path: Path) -> None:
     assert (tmp_path / "iteration-000003" / "manifest.json").exists()
 
 
+def await_status(process: psutil.Process, *, is_stopped: bool) -> None:
+    """Waits until the kernel has delivered the signal; the time-out of the test ends a wait in vain."""
+    while (process.status() == psutil.STATUS_STOPPED) != is_stopped:
+        time.sleep(0.01)
+
+
 def test_a_process_of_the_driver_is_found_stopped_and_killed(tmp_path: Path) -> None:
     child = "print(flush=True); input()"
     program = (
@@ -90,9 +97,9 @@ def test_a_process_of_the_driver_is_found_stopped_and_killed(tmp_path: Path) -> 
     stopped = Stopped()
     settings = {"iteration": 1, "delay_s": 0.0, "target": "engine", "index": 1}
     strike(Event(kind="hang", **settings), psutil.Process(driver.pid), tmp_path, stopped)
-    assert engine.status() == psutil.STATUS_STOPPED
+    await_status(engine, is_stopped=True)
     stopped.release()
-    assert engine.status() != psutil.STATUS_STOPPED
+    await_status(engine, is_stopped=False)
     strike(Event(kind="kill", **settings), psutil.Process(driver.pid), tmp_path, stopped)
     engine.wait(timeout=60)
     assert strike(Event(kind="kill", **settings), psutil.Process(driver.pid), tmp_path, stopped) == "no engine is there"
