@@ -85,7 +85,8 @@ class WeightChannel:
         """Brings learner rank 0 and every engine worker together on a fresh port."""
         self._receivers = []
         self._await_unfinished()
-        self._raise_lost(self._unwell())  # one that nobody has missed yet would keep the others waiting for it
+        # One that nobody has missed yet would keep the others waiting for it; a broken publish leaves mixed weights.
+        self._raise_lost(self._unwell())
         host, port = self._learner.address_and_free_port()
         rendezvous = Rendezvous(
             backend=self._backend,

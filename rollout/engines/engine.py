@@ -65,6 +65,7 @@ class RolloutEngine:
         self._settled = asyncio.Event()  # event that is clear while a publish is under way
         self._settled.set()
         self._is_updating = False  # True while weights are loaded, and after that has failed: vLLM samples nothing
+        self._broken_publish: int | None = None  # version of one that failed, after which the weights are mixed
         self._num_generating = 0  # requests inside vLLM
         self._idle = asyncio.Event()  # event that is set while there are none
         self._idle.set()
@@ -88,6 +89,8 @@ class RolloutEngine:
         """Answers at once, whatever the engine does; raises RuntimeError where vLLM has failed for good."""
         stopped = await asyncio.to_thread(stopped_child)
         failure = f"its process {stopped} is stopped" if stopped is not None else self._llm.failure
+        if self._broken_publish is not None:
+            failure = failure or f"it has a part of the weights of version {self._broken_publish}"
         if failure is not None:
             raise RuntimeError(f"vLLM has failed: {failure}")
         is_busy = self._num_generating > 0 and not self._is_updating
@@ -183,7 +186,7 @@ class RolloutEngine:
     async def receive(self, version: int, groups: list[ParameterGroup], *, verify: bool) -> EngineReceipt:
         """Takes one publish: freezes requests in flight or waits for their end, loads the weights, resumes.
 
-        After one that fails nothing is sampled, since the weights are mixed, until another one brings all of them.
+        After one that fails the weights are mixed and vLLM takes no other: nothing is sampled, and health() fails.
         """
         self._settled.clear()
         if not self._publishes_inflight:
@@ -194,7 +197,11 @@ class RolloutEngine:
         if is_busy:
             await self._llm.pause()
         self._is_updating = True
-        digests = await update_workers(self._llm, groups, verify=verify)
+        try:
+            digests = await update_workers(self._llm, groups, verify=verify)
+        except BaseException:
+            self._broken_publish = version
+            raise
         await self._set_version(version)
         if is_busy:
             await self._llm.resume()

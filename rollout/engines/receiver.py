@@ -71,10 +71,6 @@ class BroadcastReceiver(NoTrainerHalf, WeightTransferEngine[ReceiverInitInfo, Re
 
     def start_weight_update(self) -> None:
         self.digests = {}
-        for module in self.model.modules():  # what an update that broke off has left of modules that were half loaded
-            info = get_layerwise_info(module)
-            info.load_numel = 0
-            info.loaded_weights.clear()
         initialize_layerwise_reload(self.model)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:

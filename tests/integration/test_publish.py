@@ -13,7 +13,7 @@ import psutil
 import pytest
 import ray
 import torch
-from support import EVENT_TIMEOUT_S, SMALL
+from support import EVENT_TIMEOUT_S, SMALL, wait_until
 
 from configs.loading import load_config
 from orchestration.cluster import Cluster, start_cluster
@@ -188,13 +188,16 @@ def test_a_corrupted_weight_stops_the_publish_and_is_named(parts: Parts) -> None
     parts.channel.publish(7)
 
 
-@with_every_part
-def test_engines_take_a_publish_after_one_that_broke_off_in_the_middle_of_their_weights(parts: Parts) -> None:
+@with_parts((TIED_INLINE, WHOLE))
+def test_engines_with_a_part_of_the_weights_are_replaced_before_the_next_publish(parts: Parts) -> None:
     parts.learner.apply(break_off_at, "model.layers.1")
     with pytest.raises(PublishError, match=r"failed during the publish: RuntimeError: .*onnection closed"):
         parts.channel.publish(8)  # rank 0 or an engine, whichever is heard first
+    before = set(parts.fleet.engines)
     parts.learner.apply(nudge_weights)
     assert parts.channel.publish(8).num_bytes == sum(group.num_bytes for group in parts.learner.parameter_groups())
+    assert wait_until(lambda: bool(parts.channel.publish(8)) and parts.fleet.numbers == {0, 1})
+    assert before.isdisjoint(parts.fleet.engines)
     prompt = parts.eval_sets["arithmetic"][0].token_ids
     assert largest_difference(parts, prompt, 1) < 1e-4
 
