@@ -84,9 +84,6 @@ class WeightChannel:
     def _connect(self) -> None:
         """Brings learner rank 0 and every engine worker together on a fresh port."""
         self._receivers = []
-        self._await_unfinished()
-        # One that nobody has missed yet would keep the others waiting for it; a broken publish leaves mixed weights.
-        self._raise_lost(self._unwell())
         host, port = self._learner.address_and_free_port()
         rendezvous = Rendezvous(
             backend=self._backend,
@@ -107,6 +104,9 @@ class WeightChannel:
         PublishError for another version, a digest that differs, a probe out of tolerance or any other failure.
         """
         begun = time.perf_counter()
+        self._await_unfinished()
+        # One that nobody has missed yet would keep the others waiting, with a part of the weights.
+        self._raise_lost(self._unwell(for_publish=True))
         engines = self._fleet.engines
         is_first = engines != self._receivers
         if is_first:
@@ -180,8 +180,8 @@ class WeightChannel:
     def _lost(self) -> dict[Peer, RayActorError]:
         return _peers(self._learner.lost(), self._fleet.lost())
 
-    def _unwell(self) -> dict[Peer, RayActorError]:
-        return _peers(self._learner.unwell(), self._fleet.unwell(self._fleet.numbers))
+    def _unwell(self, *, for_publish: bool = False) -> dict[Peer, RayActorError]:
+        return _peers(self._learner.unwell(), self._fleet.unwell(self._fleet.numbers, for_publish=for_publish))
 
     def _raise_lost(self, lost: Mapping[Peer, RayActorError]) -> None:
         """Raises LearnerLost where a rank is among them, else EngineLost; nothing where none is lost."""

@@ -263,6 +263,7 @@ class EngineHealth:
     process: int  # process id of the actor
     num_steps: int  # steps of vLLM since the start
     is_busy: bool  # whether it has requests that no publish holds up
+    has_mixed_weights: bool  # whether a publish broke off; vLLM takes no other one then
 
     @property
     def progress(self) -> int | None:

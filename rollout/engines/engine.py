@@ -65,7 +65,7 @@ class RolloutEngine:
         self._settled = asyncio.Event()  # event that is clear while a publish is under way
         self._settled.set()
         self._is_updating = False  # True while weights are loaded, and after that has failed: vLLM samples nothing
-        self._broken_publish: int | None = None  # version of one that failed, after which the weights are mixed
+        self._has_mixed_weights = False  # True after a publish that has failed
         self._num_generating = 0  # requests inside vLLM
         self._idle = asyncio.Event()  # event that is set while there are none
         self._idle.set()
@@ -89,12 +89,15 @@ class RolloutEngine:
         """Answers at once, whatever the engine does; raises RuntimeError where vLLM has failed for good."""
         stopped = await asyncio.to_thread(stopped_child)
         failure = f"its process {stopped} is stopped" if stopped is not None else self._llm.failure
-        if self._broken_publish is not None:
-            failure = failure or f"it has a part of the weights of version {self._broken_publish}"
         if failure is not None:
             raise RuntimeError(f"vLLM has failed: {failure}")
         is_busy = self._num_generating > 0 and not self._is_updating
-        return EngineHealth(process=os.getpid(), num_steps=self._num_steps, is_busy=is_busy)
+        return EngineHealth(
+            process=os.getpid(),
+            num_steps=self._num_steps,
+            is_busy=is_busy,
+            has_mixed_weights=self._has_mixed_weights,
+        )
 
     async def serve_loaded_weights(self) -> None:
         """Makes the weights of the model folder version 0: for an evaluation, which has no publishes."""
@@ -186,7 +189,7 @@ class RolloutEngine:
     async def receive(self, version: int, groups: list[ParameterGroup], *, verify: bool) -> EngineReceipt:
         """Takes one publish: freezes requests in flight or waits for their end, loads the weights, resumes.
 
-        After one that fails the weights are mixed and vLLM takes no other: nothing is sampled, and health() fails.
+        After one that fails the weights are mixed and vLLM takes no other: nothing is sampled, and health() says so.
         """
         self._settled.clear()
         if not self._publishes_inflight:
@@ -200,7 +203,7 @@ class RolloutEngine:
         try:
             digests = await update_workers(self._llm, groups, verify=verify)
         except BaseException:
-            self._broken_publish = version
+            self._has_mixed_weights = True
             raise
         await self._set_version(version)
         if is_busy:

@@ -113,14 +113,23 @@ class RolloutFleet:
             engine: as_death(error) for engine, error in failures.items() if is_death(error) or engine in doubtful
         }
 
-    def unwell(self, engines: Collection[int]) -> dict[int, RayActorError]:
-        """Asks these engines whether they are well, and waits: those that fail or do not answer."""
+    def unwell(self, engines: Collection[int], *, for_publish: bool = False) -> dict[int, RayActorError]:
+        """Asks these engines whether they are well, and waits: those that fail or do not answer.
+
+        for_publish: those too that a broken publish has left with a part of the weights.
+        """
         calls = {engine: self._pool.engines[engine].health.remote() for engine in engines}
         limit_s = min(self._pool.heartbeats.timeout_s, self._timeout_s)
         answers = await_answers(calls, timeout_s=limit_s)
         if answers.failures:
             return {engine: as_death(error) for engine, error in answers.failures.items()}
-        return {engine: PeerStuck(f"did not answer for {limit_s:g} s") for engine in answers.silent}
+        lost: dict[int, RayActorError] = {
+            engine: PeerStuck(f"did not answer for {limit_s:g} s") for engine in answers.silent
+        }
+        if for_publish:
+            mixed = (engine for engine, health in answers.results.items() if health.has_mixed_weights)
+            lost |= {engine: PeerStuck("was left with a part of the weights") for engine in mixed}
+        return lost
 
     def sibling(self, *, grade: Callable[[Any], Any] | None = None) -> "RolloutFleet":
         """A fleet on the same engines, sharing their room, with groups in flight and a `grade` of its own."""

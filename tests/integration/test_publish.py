@@ -188,20 +188,6 @@ def test_a_corrupted_weight_stops_the_publish_and_is_named(parts: Parts) -> None
     parts.channel.publish(7)
 
 
-@with_parts((TIED_INLINE, WHOLE))
-def test_engines_with_a_part_of_the_weights_are_replaced_before_the_next_publish(parts: Parts) -> None:
-    parts.learner.apply(break_off_at, "model.layers.1")
-    with pytest.raises(PublishError, match=r"failed during the publish: RuntimeError: .*onnection closed"):
-        parts.channel.publish(8)  # rank 0 or an engine, whichever is heard first
-    before = set(parts.fleet.engines)
-    parts.learner.apply(nudge_weights)
-    assert parts.channel.publish(8).num_bytes == sum(group.num_bytes for group in parts.learner.parameter_groups())
-    assert wait_until(lambda: bool(parts.channel.publish(8)) and parts.fleet.numbers == {0, 1})
-    assert before.isdisjoint(parts.fleet.engines)
-    prompt = parts.eval_sets["arithmetic"][0].token_ids
-    assert largest_difference(parts, prompt, 1) < 1e-4
-
-
 @with_every_part
 def test_stale_weights_fail_the_logprob_probe(parts: Parts) -> None:
     parts.channel.publish(8)
@@ -209,6 +195,23 @@ def test_stale_weights_fail_the_logprob_probe(parts: Parts) -> None:
     assert parts.channel._channel._probe.tolerance < 0.01
     with pytest.raises(PublishError, match="engine 0 computes other logprobs than the learner"):
         parts.channel._channel._compare_logprobs(9)
+
+
+@with_parts((UNTIED_ASYNC, WHOLE))
+def test_an_engine_that_is_killed_takes_its_children_along(rollout_side: RolloutSide, parts: Parts) -> None:
+    survivor, actor = parts.fleet.call("ready", timeout_s=240.0).values()
+    for engine in (survivor, actor):
+        assert list(temporary_folder(engine).glob("vllm_dist_*")), "vLLM's rendezvous, which it would leave in /tmp"
+    rollout_side.temporary.append(temporary_folder(survivor))
+    children = psutil.Process(actor).children(recursive=True)
+    assert any("VLLM" in " ".join(child.cmdline()) for child in children)
+    os.kill(actor, signal.SIGKILL)
+    _, alive = psutil.wait_procs(children, timeout=EVENT_TIMEOUT_S)
+    assert not alive
+
+    parts.channel.publish(10)
+    assert parts.fleet.numbers == {0}, "the other one goes on, while a new one loads"
+    assert largest_difference(parts, parts.eval_sets["arithmetic"][0].token_ids, 1) < 1e-4
 
 
 @with_parts((TIED_INLINE, LORA))
@@ -238,19 +241,15 @@ def nudge_weights(worker: Any) -> None:
             parameter.ds_tensor.mul_(1.1)  # type: ignore[attr-defined]
 
 
-@with_parts((TIED_INLINE, LORA), (UNTIED_ASYNC, WHOLE))
-def test_an_engine_that_is_killed_takes_its_children_along(rollout_side: RolloutSide, parts: Parts) -> None:
-    survivor, actor = parts.fleet.call("ready", timeout_s=240.0).values()
-    for engine in (survivor, actor):
-        assert list(temporary_folder(engine).glob("vllm_dist_*")), "vLLM's rendezvous, which it would leave in /tmp"
-    rollout_side.temporary.append(temporary_folder(survivor))
-    children = psutil.Process(actor).children(recursive=True)
-    has_engine_process = any("VLLM" in " ".join(child.cmdline()) for child in children)
-    assert has_engine_process == (parts.config.rollout.frontend == "async")
-    os.kill(actor, signal.SIGKILL)
-    _, alive = psutil.wait_procs(children, timeout=EVENT_TIMEOUT_S)
-    assert not alive
-
-    parts.channel.publish(10)
-    assert parts.fleet.numbers == {0}, "the other one goes on, while a new one loads"
-    assert largest_difference(parts, parts.eval_sets["arithmetic"][0].token_ids, 1) < 1e-4
+@with_parts((UNTIED_ASYNC, WHOLE))
+def test_engines_with_a_part_of_the_weights_are_replaced_before_the_next_publish(parts: Parts) -> None:
+    parts.learner.apply(break_off_at, "model.layers.1")
+    with pytest.raises(PublishError, match=r"failed during the publish: RuntimeError: .*onnection closed"):
+        parts.channel.publish(8)  # rank 0 or an engine, whichever is heard first
+    before = set(parts.fleet.engines)
+    parts.learner.apply(nudge_weights)
+    assert parts.channel.publish(8).num_bytes == sum(group.num_bytes for group in parts.learner.parameter_groups())
+    assert wait_until(lambda: bool(parts.channel.publish(8)) and parts.fleet.numbers == {0, 1}), "nothing is left out"
+    assert before.isdisjoint(parts.fleet.engines)
+    prompt = parts.eval_sets["arithmetic"][0].token_ids
+    assert largest_difference(parts, prompt, 1) < 1e-4

@@ -56,7 +56,7 @@ class Fleet:
     def lost(self) -> dict[int, Any]:
         return {}
 
-    def unwell(self, engines: frozenset[int]) -> dict[int, Any]:
+    def unwell(self, engines: frozenset[int], *, for_publish: bool) -> dict[int, Any]:
         return {}
 
     def __init__(self, *engines: str) -> None:

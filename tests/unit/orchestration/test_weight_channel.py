@@ -99,7 +99,7 @@ def channel(
     )
     fleet = SimpleNamespace(
         lost=lambda: known["fleet"],
-        unwell=lambda _: found["fleet"],
+        unwell=lambda _, **__: found["fleet"],
         numbers=set(range(len(receipts))),
         engines=[f"engine {index}" for index in range(len(receipts))],
         num_workers=len(receipts),
