@@ -31,7 +31,7 @@ COMMAND_TIMEOUT_S = 800.0  # of a run that takes 20 s on two idle cores
 EVENT_TIMEOUT_S = 120.0  # of what happens within a second there
 NAMED_WITHIN_S = 15.0  # the promise, on an idle machine, for a process of Ray or a node that is gone
 # Metrics that depend on the clock, or on what was done to the run.
-VARYING = ("faults/", "time/", "idle/", "throughput/", "/tokens_per_s", "gigabytes_per_s", "memory/", "engine/paused", "faults/")
+VARYING = ("faults/", "time/", "idle/", "throughput/", "/tokens_per_s", "gigabytes_per_s", "memory/", "engine/paused")
 SMALL = (
     "experiment=smoke",
     "rollout.prompts_per_iteration=4",
