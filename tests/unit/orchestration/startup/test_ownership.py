@@ -190,7 +190,9 @@ def test_who_was_paused_for_too_long_and_taken_over_ends_with_an_error(
     with own(tmp_path, setting="run_dir") as notices:
         assert len(notices) == 1
         first.process.send_signal(signal.SIGCONT)
-        _, told = first.process.communicate(timeout=300)  # it ends by itself
+        first.process.wait(timeout=300)  # it ends by itself; communicate() would end it by closing its input
+        assert first.process.stderr is not None
+        told = first.process.stderr.read()
         assert "OwnershipLostError" in told.splitlines()[-1]
         assert f"was taken over by process {os.getpid()} on " in told.splitlines()[-1]
         assert [path.name for path in tmp_path.iterdir()] == [".owner-2"], "and leaves the new owner's lease"
