@@ -61,9 +61,8 @@ class RolloutEngine:
         """
         self._index = index
         self._publishes_inflight = publishes_inflight
-        self._version = -1  # version of the weights; -1: nothing published yet, generate() refuses
-        self._settled = asyncio.Event()  # event that is clear while a publish is under way
-        self._settled.set()
+        self._version = -1  # version of the weights; -1: nothing published yet
+        self._settled = asyncio.Event()  # event that is clear before the first publish and while one is under way
         self._is_updating = False  # True while weights are loaded, and after that has failed: vLLM samples nothing
         self._has_mixed_weights = False  # True after a publish that has failed
         self._num_generating = 0  # requests inside vLLM
@@ -102,6 +101,7 @@ class RolloutEngine:
     async def serve_loaded_weights(self) -> None:
         """Makes the weights of the model folder version 0: for an evaluation, which has no publishes."""
         await self._set_version(0)
+        self._settled.set()
 
     async def room(self) -> EngineRoom:
         """Capacity of the engine; answers once it is up."""
@@ -149,13 +149,12 @@ class RolloutEngine:
             self._loop.call_soon_threadsafe(self._outbox.answer_now)
 
     async def generate(self, prompt: Prompt, sampling: SamplingSpec) -> tuple[PromptGroup, GroupSummary]:
-        """Samples the group of one prompt; raises RuntimeError before version 0 was published.
+        """Samples the group of one prompt.
 
-        A prompt that arrives during a publish waits for it, so that it starts under the new version.
+        A prompt that arrives during a publish waits for it, so that it starts under the new version; one that arrives
+        before the first publish waits too: Ray may begin a call before an earlier one whose arguments it still fetches.
         """
         await self._settled.wait()
-        if self._version < 0:
-            raise RuntimeError(f"engine {self._index}: generate() before the first publish")
         started, first_version = time.perf_counter(), self._version
         # The salt keeps cached prefixes of older weights from being found: with requests frozen in flight vLLM cannot
         # empty the cache. Versions repeat with other weights where a learner was built again, over a new connection.

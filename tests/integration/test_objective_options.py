@@ -276,7 +276,8 @@ def save_and_continue(
     worker.load(given[0], 0)
     for index in range(spec.num_steps):
         worker.step(index)
-    worker.save(folder)
+    worker.save(folder, pretrained=False)
+    worker.await_saved()
     results = []
     for attempt in ("undisturbed", "restored"):
         if attempt == "restored":

@@ -135,9 +135,17 @@ def test_a_publish_freezes_what_is_in_flight_or_waits_for_it(stand_in: Recording
 
 
 def test_an_engine_samples_nothing_before_the_first_publish(stand_in: RecordingBackend) -> None:
-    with pytest.raises(RuntimeError, match=r"engine 0: generate\(\) before the first publish"):
-        asyncio.run(engine_on(stand_in, inflight=True).generate(PROMPT, SAMPLING))
-    assert stand_in.events == []
+    async def scenario() -> None:
+        rollout = engine_on(stand_in, inflight=True)
+        early = asyncio.create_task(rollout.generate(PROMPT, SAMPLING))
+        await asyncio.sleep(0)
+        assert stand_in.events == []
+        await rollout.receive(0, [], verify=False)
+        stand_in.sampled.set()
+        group, _ = await early
+        assert group.completions[0].tokens.min_policy_version == 0
+
+    asyncio.run(scenario())
 
 
 def test_an_engine_says_whether_it_is_well_and_whether_it_should_get_on(stand_in: RecordingBackend) -> None:
