@@ -19,7 +19,7 @@ from configs.recovery import RecoveryConfig
 from learner.checkpoints.shared_folder import SHARED_FOLDER_REMEDY
 from learner.contract import StepReport, TrainBatch
 from learner.spec import LearnerSpec
-from transfer.answers import PeerStuck, as_death, await_answers, reason
+from transfer.answers import PeerStuck, await_answers, reason
 from transfer.fingerprints import Fingerprint, size_of
 from transfer.heartbeats import Heartbeats
 from transfer.ports import reserve_port
@@ -252,12 +252,9 @@ class LearnerGroup:
 
     def unwell(self) -> dict[int, RayActorError]:
         """Asks every rank whether it is there, and waits: those that are not."""
-        answers = await_answers(
-            {rank: actor.alive.remote() for rank, actor in enumerate(self._actors)}, timeout_s=self._health_timeout_s
-        )
-        if answers.failures:
-            return {rank: as_death(error) for rank, error in answers.failures.items()}
-        return {rank: PeerStuck(f"did not answer for {self._health_timeout_s:g} s") for rank in answers.silent}
+        calls = {rank: actor.alive.remote() for rank, actor in enumerate(self._actors)}
+        limit_s = self._health_timeout_s
+        return await_answers(calls, timeout_s=limit_s).unwell(timeout_s=limit_s)
 
     def give_up(self, name: str, lost: Mapping[int, RayActorError]) -> NoReturn:
         """Ends the group in which these ranks were lost; name: of the call in which it was noticed."""

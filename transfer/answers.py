@@ -34,17 +34,18 @@ class Answers(Generic[Peer]):
     silent: tuple[Peer, ...]  # peers in the order of the calls; without failures they ran into the time-out
 
     @property
-    def blamed(self) -> dict[Peer, RayError]:
-        """The failures to report: those of peers that died, else all.
+    def dead(self) -> dict[Peer, RayError]:
+        """The failures of peers whose process is gone or stuck: another process can take their place.
 
         A death breaks the connections of the others, so what they report is its consequence.
         """
-        return self.dead or self.failures
-
-    @property
-    def dead(self) -> dict[Peer, RayError]:
-        """The failures of peers whose process is gone or stuck: another process can take their place."""
         return {peer: error for peer, error in self.failures.items() if is_death(error)}
+
+    def unwell(self, *, timeout_s: float) -> dict[Peer, RayActorError]:
+        """The peers that did not say that they are well: those that failed, else those that kept silent so long."""
+        if self.failures:
+            return {peer: as_death(error) for peer, error in self.failures.items()}
+        return {peer: PeerStuck(f"did not answer for {timeout_s:g} s") for peer in self.silent}
 
 
 def await_answers(

@@ -6,12 +6,13 @@ neither engines nor learners, nor how they are started again.
 
 import logging
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from typing import Literal
 
+from transfer.last_hour import LastHour
+
 Kind = Literal["engines", "learners"]
-HOUR_S = 3600.0
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +30,7 @@ class Faults:
         """tell: prints a line for the person at the terminal."""
         self._tell = tell
         self._max_restarts = max_restarts
-        self._clock = clock
-        self._recent: deque[tuple[float, str]] = deque()  # time and text of the faults of the last hour
+        self._last_hour = LastHour(clock=clock)
         self._counts: Counter[Kind] = Counter()
 
     def admit(self, kind: Kind, what: str, error: BaseException) -> str:
@@ -39,17 +39,14 @@ class Faults:
         Raises TooManyFaults where it must not be followed by a restart.
         """
         logger.warning("%s", what, exc_info=error)
-        now = self._clock()
-        while self._recent and now - self._recent[0][0] >= HOUR_S:
-            self._recent.popleft()
-        self._recent.append((now, what))
+        recent = self._last_hour.add(what)
         self._counts[kind] += 1
         limit = f"recovery.max_restarts={self._max_restarts}"
         if self._max_restarts == 0:
             raise TooManyFaults(f"{what}; {limit}: nothing is started again") from error
-        if len(self._recent) > self._max_restarts:
-            raise TooManyFaults(f"{what}; {limit} an hour are used up, the first for: {self._recent[0][1]}") from error
-        return f"{len(self._recent)} of at most {self._max_restarts} restarts an hour"
+        if len(recent) > self._max_restarts:
+            raise TooManyFaults(f"{what}; {limit} an hour are used up, the first for: {recent[0]}") from error
+        return f"{len(recent)} of at most {self._max_restarts} restarts an hour"
 
     def tell(self, line: str) -> None:
         """One line on the console and in run.log."""

@@ -121,12 +121,8 @@ class RolloutFleet:
         calls = {engine: self._pool.engines[engine].health.remote() for engine in engines}
         limit_s = min(self._pool.heartbeats.timeout_s, self._timeout_s)
         answers = await_answers(calls, timeout_s=limit_s)
-        if answers.failures:
-            return {engine: as_death(error) for engine, error in answers.failures.items()}
-        lost: dict[int, RayActorError] = {
-            engine: PeerStuck(f"did not answer for {limit_s:g} s") for engine in answers.silent
-        }
-        if for_publish:
+        lost = answers.unwell(timeout_s=limit_s)
+        if for_publish and not answers.failures:
             mixed = (engine for engine, health in answers.results.items() if health.has_mixed_weights)
             lost |= {engine: PeerStuck("was left with a part of the weights") for engine in mixed}
         return lost

@@ -8,7 +8,6 @@ import logging
 import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -24,12 +23,12 @@ from rollout.contract import GroupVerdicts
 from rollout.rewards.child import CLOSE_TIMEOUT_S, REWARD_FACTORY, GradingError
 from rollout.rewards.watch import Watch
 from rollout.rewards.worker import GraderWorker
+from transfer.last_hour import LastHour
 from transfer.spans import Span
 
 __all__ = ["GraderPool", "GradingError", "await_verdicts"]
 
 TICK_S = 0.5  # time between two looks at the graders
-HOUR_S = 3600.0
 WATCHING = "watching"  # Ray's name of the thread in which an actor answers while it grades
 
 Verdicts = Future[GroupVerdicts]
@@ -83,7 +82,7 @@ class GraderPool:
         self._actor = ray.remote(num_cpus=num_cpus, concurrency_groups={WATCHING: 1})(GraderWorker)
         self._settings = {"reward": reward, "reward_factory": reward_factory}
         self._numbers = count()
-        self._replaced_at: deque[float] = deque()
+        self._replaced = LastHour()
         self._faults: list[str] = []
         self._error: GradingError | None = None  # reason why nothing is graded any more
         self._lock = threading.RLock()  # guards everything
@@ -219,11 +218,7 @@ class GraderPool:
         logging.getLogger(__name__).warning("%s%s", line, f": {cause}" if cause else "")
         self._faults.append(line)
         ray.kill(grader.handle)
-        now = time.monotonic()
-        self._replaced_at.append(now)
-        while now - self._replaced_at[0] > HOUR_S:
-            self._replaced_at.popleft()
-        if len(self._replaced_at) > self._config.max_restarts:
+        if len(self._replaced.add(line)) > self._config.max_restarts:
             limit = f"graders.max_restarts={self._config.max_restarts}"
             self._fail(GradingError(f"grader {grader.index} {fault}, and {limit} within an hour are used up"))
             return

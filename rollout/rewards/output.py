@@ -8,10 +8,11 @@ import threading
 import time
 from collections.abc import Callable
 
+from transfer.last_hour import HOUR_S
+
 HOURLY_BYTES = 256 * 1024  # bytes that pass within an hour; of a log that grows for days it is a few megabytes
 TAIL_BYTES = 4096  # bytes kept to find the last line in
 LAST_LINE_CHARACTERS = 300
-HOUR_S = 3600.0
 
 
 class OutputLog:

@@ -24,7 +24,7 @@ def fixed(row: dict[str, float]) -> dict[str, float]:
 
 
 def broken_promises(run_dir: Path, *, num_iterations: int, num_prompts: int, max_staleness: int) -> Iterator[str]:
-    """Of any run that records every group: each position trained exactly once and in order, none too old."""
+    """Broken promises of a run that records all groups: each position trained once and in order, none too old."""
     rows = rows_of(run_dir / "metrics.jsonl")
     if [row["iteration"] for row in rows] != list(range(num_iterations)):
         yield f"metrics.jsonl has the iterations {[row['iteration'] for row in rows]}"
@@ -49,7 +49,7 @@ def broken_promises(run_dir: Path, *, num_iterations: int, num_prompts: int, max
 
 
 def differences(run_dir: Path, undisturbed: Path) -> Iterator[str]:
-    """Of a synchronous run: metrics, texts, evaluations or weights that are not those of the undisturbed one."""
+    """Differences of a synchronous run from the undisturbed one: metrics, texts, evaluations, weights."""
     for name in ("metrics.jsonl", "eval.jsonl"):
         pairs = zip(rows_of(run_dir / name), rows_of(undisturbed / name), strict=False)
         unequal = [

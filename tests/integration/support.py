@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 from orchestration.journal.trace import read_spans
 from rollout.tasks.embedded_model import EmbeddedRecipe, new_model, new_tokenizer
+from tests.chaos.checks import fixed
 from transfer.spans import Span
 
 # Secrets of the environment, which every process inherits and no file of a run may hold.
@@ -30,8 +31,6 @@ PROJECT_ROOT = Path(__file__).resolve().parents[2]
 COMMAND_TIMEOUT_S = 800.0  # of a run that takes 20 s on two idle cores
 EVENT_TIMEOUT_S = 120.0  # of what happens within a second there
 NAMED_WITHIN_S = 15.0  # the promise, on an idle machine, for a process of Ray or a node that is gone
-# Metrics that depend on the clock, or on what was done to the run.
-VARYING = ("faults/", "time/", "idle/", "throughput/", "/tokens_per_s", "gigabytes_per_s", "memory/", "engine/paused")
 SMALL = (
     "experiment=smoke",
     "rollout.prompts_per_iteration=4",
@@ -92,7 +91,7 @@ class CommandRun:
 
     def fixed_metrics(self) -> list[dict[str, float]]:
         """The rows without what depends on the clock."""
-        return [{k: v for k, v in row.items() if not any(part in k for part in VARYING)} for row in self.rows()]
+        return [fixed(row) for row in self.rows()]
 
     def told_secrets(self) -> dict[str, list[str]]:
         """Where the command has written a secret of its environment, by the variable's name."""

@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from support import COMMAND_TIMEOUT_S, PROJECT_ROOT, SMALL, VARYING, await_rows
+from support import COMMAND_TIMEOUT_S, PROJECT_ROOT, SMALL, await_rows
+
+from tests.chaos.checks import fixed
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
@@ -38,7 +40,7 @@ class StudyRun:
     def fixed_iterations(self) -> list[dict[str, str]]:
         with (self.folder / "iterations.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
-        return [{name: row[name] for name in row if not any(part in name for part in VARYING)} for row in rows]
+        return [fixed(row) for row in rows]
 
 
 def start_study(folder: Path, model: Path) -> "subprocess.Popen[str]":

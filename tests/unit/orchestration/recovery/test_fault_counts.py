@@ -2,7 +2,8 @@
 
 import pytest
 
-from orchestration.recovery.faults import HOUR_S, Faults, TooManyFaults
+from orchestration.recovery.faults import Faults, TooManyFaults
+from transfer.last_hour import HOUR_S
 
 
 class Clock:

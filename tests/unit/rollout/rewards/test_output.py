@@ -2,7 +2,8 @@
 
 import os
 
-from rollout.rewards.output import HOUR_S, HOURLY_BYTES, OutputLog
+from rollout.rewards.output import HOURLY_BYTES, OutputLog
+from transfer.last_hour import HOUR_S
 
 
 class Terminal:
