@@ -35,7 +35,7 @@ SETTINGS = (
     "graders.max_restarts=1000",
     "recovery.max_restarts=1000",
     "recovery.health_every_s=0.5",
-    "recovery.health_timeout_s=15",  # what is stopped for good is noticed after it
+    "recovery.health_timeout_s=8",  # what is stopped for good is noticed after it
     "learner.lr_schedule=constant",
     "journal.tensorboard=false",
     "eval.num_prompts=4",
@@ -154,13 +154,16 @@ class Round:
     def _watch(self, driver: "subprocess.Popen[bytes]") -> bool:
         """Strikes when events are due, until the driver ends; whether it was killed here."""
         was_killed, last, changed = False, -1, time.monotonic()
+        due: float | None = None  # when the next event comes, once the run has reached its iteration
         while driver.poll() is None:
             rows, now = self._rows.count(), time.monotonic()
             if rows != last:
                 last, changed = rows, now
                 self._note_rows(rows, now)
-            if self._waiting and rows >= self._waiting[0].iteration and now >= changed + self._waiting[0].delay_s:
-                event = self._waiting.pop(0)
+            if due is None and self._waiting and rows >= self._waiting[0].iteration:
+                due = now + self._waiting[0].delay_s
+            if due is not None and now >= due:
+                due, event = None, self._waiting.pop(0)
                 self._carry_out(event, driver, rows)
                 was_killed |= event.target == "driver" and event.kind in ("kill", "damage")
             elif now - changed > STANDSTILL_S:
