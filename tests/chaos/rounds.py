@@ -18,7 +18,7 @@ import psutil
 from orchestration.study.schedule import RowCounter
 from tests.chaos.checks import broken_promises, differences
 from tests.chaos.plan import Event, Plan
-from tests.chaos.strikes import Stopped, strike
+from tests.chaos.strikes import Stopped, complete_checkpoints, strike
 from tests.processes import actor_processes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,7 +41,7 @@ SETTINGS = (
     "eval.num_prompts=4",
 )
 POLL_S = 0.05
-STANDSTILL_S = 300.0  # a run without a new row for so long has failed
+STANDSTILL_S = 600.0  # a run without a new row for so long has failed, on a busy machine too
 LEAVE_TIMEOUT_S = 60.0  # limit for processes after the end of the command
 LEFT_FOLDERS = ("vllm_dist_*", "ray/session_2*")  # below the folder for temporary files
 SHOWN_LINES = 8  # last lines of a command that failed
@@ -160,7 +160,7 @@ class Round:
             if rows != last:
                 last, changed = rows, now
                 self._note_rows(rows, now)
-            if due is None and self._waiting and rows >= self._waiting[0].iteration:
+            if due is None and self._waiting and self._has_reached(self._waiting[0], rows):
                 due = now + self._waiting[0].delay_s
             if due is not None and now >= due:
                 due, event = None, self._waiting.pop(0)
@@ -174,6 +174,12 @@ class Round:
                 return False
             time.sleep(POLL_S)
         return was_killed
+
+    def _has_reached(self, event: Event, rows: int) -> bool:
+        """Whether the run has come to the event's iteration; one that damages a checkpoint needs an older one, too."""
+        return rows >= event.iteration and not (
+            event.kind == "damage" and len(complete_checkpoints(self._run_dir / "checkpoints")) < 2
+        )
 
     def _carry_out(self, event: Event, driver: "subprocess.Popen[bytes]", rows: int) -> None:
         now = time.monotonic()

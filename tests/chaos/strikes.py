@@ -86,9 +86,14 @@ def strike(event: Event, driver: psutil.Process, run_dir: Path, stopped: Stopped
     return f"{struck}{event.target} is process {process.pid}"
 
 
+def complete_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints that are written whole, oldest first."""
+    return sorted(path for path in folder.glob("iteration-*") if path.suffix == "" and (path / MANIFEST).exists())
+
+
 def damage_newest(folder: Path, how: Damage, place: float) -> str:
     """Damages one file of the newest complete checkpoint, unless it is the only one; says what was done."""
-    complete = sorted(path for path in folder.glob("iteration-*") if path.suffix == "" and (path / MANIFEST).exists())
+    complete = complete_checkpoints(folder)
     if len(complete) < 2:
         return "no second checkpoint, nothing damaged"
     newest = complete[-1]

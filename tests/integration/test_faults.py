@@ -1,99 +1,63 @@
-"""A run whose processes are killed and stopped goes on by itself, and nothing but the clock tells it from another."""
+"""A run whose processes are killed and stopped goes on by itself, and nothing but the clock tells it from another.
 
-import os
+The short form of `python -m tests.chaos`: one synchronous round, whose plan strikes every kind of process.
+"""
+
 import re
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
-import psutil
 import pytest
-import torch
-from processes import started_processes
-from support import (
-    ADAPTIVE,
-    COMMAND_TIMEOUT_S,
-    EIGHT,
-    PROJECT_ROOT,
-    SMALL,
-    CommandRun,
-    await_rows,
-)
+from support import ADAPTIVE
+
+from tests.chaos.checks import rows_of
+from tests.chaos.plan import Event, Plan
+from tests.chaos.rounds import Round
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
-# Of what is stopped for good; a process that only is slow may be replaced, too, and changes nothing.
-SOON = ("recovery.health_every_s=0.5", "recovery.health_timeout_s=8")
+SETTINGS = ("checkpoint.every=3", ADAPTIVE)
+NUM_ITERATIONS = 11
+EVENTS = (
+    Event(iteration=2, delay_s=0.0, kind="kill", target="engine", index=0),
+    Event(iteration=2, delay_s=0.0, kind="hang", target="engine", index=0),  # the oldest: the other of the first two
+    Event(iteration=3, delay_s=0.1, kind="kill", target="grader", index=0),
+    Event(iteration=4, delay_s=0.2, kind="kill", target="rank", index=0),
+    Event(iteration=5, delay_s=0.0, kind="stop", target="driver", index=0, stopped_s=3.0),
+    Event(iteration=7, delay_s=0.0, kind="damage", target="driver", index=0, damage="flip", place=0.3),
+)
 
 
-class RunUnderAttack:
-    """A command that runs, and the processes of its actors."""
-
-    def __init__(self, run_dir: Path, model: Path) -> None:
-        command = [sys.executable, "orchestration/run.py", f"run_dir={run_dir}", f"model.path={model}"]
-        self.run_dir = run_dir
-        self.process = subprocess.Popen(
-            [*command, *SMALL, *EIGHT, ADAPTIVE, *SOON, "rollout.num_engines=2"],
-            cwd=PROJECT_ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, "COLUMNS": "200"},
-        )
-        self.seconds: dict[str, float] = {}  # from a fault to the next row
-
-    def actors(self, name: str) -> list[int]:
-        """Process ids of the run's actors of a class."""
-        own = {child.pid for child in psutil.Process(self.process.pid).children(recursive=True)}
-        return sorted(each.pid for each in started_processes() if f"ray::{name}" in each.command and each.pid in own)
-
-    def hit(self, *blows: tuple[str, int, signal.Signals], after_rows: int) -> None:
-        """Sends signals to actors, each named by its class and its place among its like; waits for the next row."""
-        metrics = self.run_dir / "metrics.jsonl"
-        await_rows(metrics, after_rows, self.process)
-        targets = [(self.actors(name)[place], sent) for name, place, sent in blows]
-        num_rows, hit_at = len(metrics.read_text().splitlines()), time.monotonic()
-        for pid, sent in targets:
-            os.kill(pid, sent)
-        text = metrics.read_bytes()
-        while metrics.read_bytes() == text or len(metrics.read_text().splitlines()) < num_rows + 1:
-            assert self.process.poll() is None, self.process.communicate()[0]
-            time.sleep(0.05)
-        self.seconds[" and ".join(name for name, _, _ in blows)] = time.monotonic() - hit_at
-
-    def end(self) -> CommandRun:
-        output, _ = self.process.communicate(timeout=COMMAND_TIMEOUT_S)
-        return CommandRun(status=self.process.returncode, output=output, run_dir=self.run_dir)
+def play(run_dir: Path, *events: Event, undisturbed: Path | None = None) -> list[str]:
+    """Plays one round; what it told."""
+    told: list[str] = []
+    plan = Plan(round=0, max_staleness=0, events=events)
+    one = Round(plan, run_dir, SETTINGS, num_iterations=NUM_ITERATIONS, tell=told.append)
+    result = one.play(undisturbed=undisturbed)
+    print(*told, f"seconds from event to row: {[struck.recovered_s for struck in result.struck]}", sep="\n")
+    assert result.broken == ()
+    assert [struck.event for struck in result.struck] == list(events), told
+    return told
 
 
-def test_killed_and_stopped_processes_are_replaced_and_change_nothing(
-    main_run: CommandRun, tied_model: Path, tmp_path: Path, no_process_left: None
-) -> None:
-    attacked = RunUnderAttack(tmp_path / "run", tied_model)
-    attacked.hit(("RolloutEngine", 0, signal.SIGKILL), ("RolloutEngine", 1, signal.SIGSTOP), after_rows=2)
-    attacked.hit(("RankProcess", 0, signal.SIGKILL), after_rows=4)
-    run = attacked.end()
-    print(f"seconds from the fault to the next row: {attacked.seconds}")
-    assert run.status == 0, run.output
+def test_killed_stopped_and_damaged_parts_are_replaced_and_change_nothing(tmp_path: Path) -> None:
+    play(tmp_path / "undisturbed")
+    told = play(tmp_path / "run", *EVENTS, undisturbed=tmp_path / "undisturbed")
+    assert any("damaged iteration-00000" in line for line in told), told
 
-    lines = run.output.splitlines()
-    for told in (
-        r"engine \d: its process \d+ died: killed, crashed or out of memory; a new one is starting \(\d of at most 10 ",
+    output = (tmp_path / "run.txt").read_text()
+    for line in (
+        r"engine \d: its process \d+ died: killed, crashed or out of memory; a new one is starting \(\d of at most \d",
         r"engine \d: (did not answer|had work and made no step) for 8 s; a new one is starting",
         r"engine \d is back after \d+ s; the next publish includes it",
-        r"[\w ]+: learner rank 0: its process \d+ died: .*; the run goes back to its (start|checkpoint after)",
+        r"grader 0 died; a new one takes its place; groups graded again: \d",
+        r"[\w ]+: learner rank \d: its process \d+ died: .*; the run goes back to its (start|checkpoint after)",
         r"the learner is back after \d+ s",
+        r"checkpoint .*/iteration-00000[69] is skipped: ",
+        r"resumed after iteration [36] from ",
     ):
-        assert any(re.match(told, line) for line in lines), (told, run.output)
-    assert "Traceback" not in run.output
-    assert "ActorDiedError" not in run.output, "no word of Ray's, which are in the log"
-    assert "ActorDiedError" in (run.run_dir / "run.log").read_text()
-    rows = [*run.rows(), *run.rows("metrics.dropped.jsonl")]
-    for kind, number in {"engines": 2, "learners": 1}.items():
+        assert re.search(f"^{line}", output, re.MULTILINE), (line, output)
+    assert "ActorDiedError" not in output, "no word of Ray's, which are in the log"
+    assert "ActorDiedError" in (tmp_path / "run/run.log").read_text()
+    rows = [row for name in ("metrics.jsonl", "metrics.dropped.jsonl") for row in rows_of(tmp_path / "run" / name)]
+    for kind, number in {"engines": 2, "learners": 1, "graders": 1}.items():
         assert sum(row.get(f"faults/{kind}", 0) for row in rows) >= number, kind
-    assert run.fixed_metrics() == main_run.fixed_metrics()
-    assert run.rows("eval.jsonl") == main_run.rows("eval.jsonl")
-    for name, weight in run.weights().items():
-        assert torch.equal(weight, main_run.weights()[name]), name
