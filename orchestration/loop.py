@@ -49,8 +49,6 @@ def iterate(config: RunConfig, parts: RunParts, journal: Journal, saver: Checkpo
             status = parts.status()
             entry.record(parts.groups.summary() | published.metrics() | status.metrics)
             entry.record_spans(status.spans)
-            for fault in status.faults:
-                journal.log(fault)
 
         boundary.reach(state)
 

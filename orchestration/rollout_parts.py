@@ -8,6 +8,7 @@ neither.
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,7 +52,7 @@ def open_rollout_side(
     """Starts engines and graders, which load in the background; on the way out ends them and their successors."""
     places = ClusterPlaces(config, cluster, model_path)
     with ExitStack() as undo:
-        fleet, graders = _start(config, places, undo)
+        fleet, graders = _start(config, places, faults, undo)
         keeper = EngineKeeper(
             fleet,
             places,
@@ -71,13 +72,15 @@ def open_rollout_side(
 
 
 def start_rollout(
-    config: RunConfig, cluster: Cluster, model_path: Path | str, undo: ExitStack
+    config: RunConfig, cluster: Cluster, model_path: Path | str, faults: Faults, undo: ExitStack
 ) -> tuple[RolloutFleet, GraderPool]:
     """Starts engines and graders and returns at once; `fleet.await_ready` waits until the engines have loaded."""
-    return _start(config, ClusterPlaces(config, cluster, model_path), undo)
+    return _start(config, ClusterPlaces(config, cluster, model_path), faults, undo)
 
 
-def _start(config: RunConfig, places: "ClusterPlaces", undo: ExitStack) -> tuple[RolloutFleet, GraderPool]:
+def _start(
+    config: RunConfig, places: "ClusterPlaces", faults: Faults, undo: ExitStack
+) -> tuple[RolloutFleet, GraderPool]:
     recovery = config.recovery
     fleet = RolloutFleet(
         EnginePool(
@@ -88,7 +91,7 @@ def _start(config: RunConfig, places: "ClusterPlaces", undo: ExitStack) -> tuple
         timeout_s=config.rollout.timeout_s,
     )
     undo.callback(fleet.shutdown)
-    graders = GraderPool(config.graders, reward=config.reward)
+    graders = GraderPool(config.graders, reward=config.reward, on_fault=partial(faults.replaced, "graders"))
     undo.callback(graders.close)
     return fleet, graders
 

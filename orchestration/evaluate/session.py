@@ -23,6 +23,7 @@ from orchestration.evaluate.prompts import chosen_problems, eval_prompts, eval_s
 from orchestration.evaluate.records import EvalFolder
 from orchestration.evaluate.summary import summarize, summary_table
 from orchestration.journal.eval_rows import EvalSample
+from orchestration.recovery.faults import Faults
 from orchestration.startup.ownership import own
 from orchestration.startup.preflight import preflight_into, refuse
 from orchestration.task_loading import locate_model, model_tokenizer
@@ -99,7 +100,8 @@ def _draw(
         from orchestration.rollout_parts import start_rollout
 
         with ExitStack() as undo:
-            fleet, graders = start_rollout(config, cluster, model_path, undo)
+            faults = Faults(partial(print_line, console), max_restarts=config.recovery.max_restarts)
+            fleet, graders = start_rollout(config, cluster, model_path, faults, undo)
             fleet.await_ready(timeout_s=config.cluster.start_timeout_s)
             fleet.call("serve_loaded_weights", timeout_s=config.rollout.timeout_s)
             for name, of_set in prompts.items():

@@ -73,7 +73,7 @@ def test_killed_and_stopped_processes_are_replaced_and_change_nothing(
 ) -> None:
     attacked = RunUnderAttack(tmp_path / "run", tied_model)
     attacked.hit(("RolloutEngine", 0, signal.SIGKILL), ("RolloutEngine", 1, signal.SIGSTOP), after_rows=2)
-    attacked.hit(("RankProcess", 0, signal.SIGKILL), after_rows=4)
+    attacked.hit(("RankProcess", 0, signal.SIGKILL), ("GraderWorker", 0, signal.SIGKILL), after_rows=4)
     run = attacked.end()
     print(f"seconds from the fault to the next row: {attacked.seconds}")
     assert run.status == 0, run.output
@@ -85,13 +85,14 @@ def test_killed_and_stopped_processes_are_replaced_and_change_nothing(
         r"engine \d is back after \d+ s; the next publish includes it",
         r"[\w ]+: learner rank 0: its process \d+ died: .*; the run goes back to its (start|checkpoint after)",
         r"the learner is back after \d+ s",
+        r"grader \d died; a new one takes its place; groups graded again: \d+",
     ):
         assert any(re.match(told, line) for line in lines), (told, run.output)
     assert "Traceback" not in run.output
     assert "ActorDiedError" not in run.output, "no word of Ray's, which are in the log"
     assert "ActorDiedError" in (run.run_dir / "run.log").read_text()
     rows = [*run.rows(), *run.rows("metrics.dropped.jsonl")]
-    for kind, number in {"engines": 2, "learners": 1}.items():
+    for kind, number in {"engines": 2, "learners": 1, "graders": 1}.items():
         assert sum(row.get(f"faults/{kind}", 0) for row in rows) >= number, kind
     assert run.fixed_metrics() == main_run.fixed_metrics()
     assert run.rows("eval.jsonl") == main_run.rows("eval.jsonl")

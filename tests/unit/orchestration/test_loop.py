@@ -160,11 +160,3 @@ def test_a_publish_that_fails_at_the_start_trains_nothing(tmp_path: Path) -> Non
     with pytest.raises(RuntimeError, match="engine 1 is gone"):
         run(parts, tmp_path)
     assert parts.events == []
-
-
-def test_an_actor_that_was_replaced_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = RecordedParts()
-    status = ActorStatus(metrics={"faults/graders": 1.0}, spans=(), faults=("grader 0 died",))
-    monkeypatch.setattr(parts, "status", lambda: status)
-    run(parts, tmp_path)
-    assert (tmp_path / "run.log").read_text().count("grader 0 died\n") == 3
