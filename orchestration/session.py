@@ -26,7 +26,7 @@ from orchestration.journal.journal import Journal
 from orchestration.journal.run_files import CHECKPOINT_FOLDER, CONFIG_FILE, LOG_FILE
 from orchestration.recovery.faults import Faults
 from orchestration.report.pictures import pictures_at_end
-from orchestration.startup.resume import adopted, check_length, check_resumable, stored_settings
+from orchestration.startup.resume import check_length, check_resumable, stored_settings
 from orchestration.startup.run_dir import own_run_dir
 from orchestration.stream.recordings import refuse_gaps, refuse_recordings
 from orchestration.task_loading import load_task, locate_model
@@ -101,7 +101,7 @@ def _train(session: Session, checkpoint: Path | None, state: RunState, *, notice
         untold = [*filter(None, (*notices, ratio_warning(config), *of_gate, *of_task))]
         task = loaded.task if loaded is not None else None
         faults = Faults(session.tell, max_restarts=config.recovery.max_restarts)
-        rewinds = Rewinds(session.store, faults, seed=config.seed)
+        rewinds = Rewinds(session.store, faults)
         with (
             pictures_at_end(config, session.run_dir, console),
             part_builder(config, cluster, model_path, task, faults) as build,
@@ -149,7 +149,7 @@ def _attempt(session: Session, build: "BuildParts", rewinds: "Rewinds", notices:
 
 def _begin(config: RunConfig, run_dir: Path, store: CheckpointStore) -> tuple[Path | None, RunState, tuple[str, ...]]:
     """Checkpoint and state that the run continues from, and lines about changed settings; refuses what does not fit."""
-    checkpoint, state = None, RunState.fresh(seed=config.seed)
+    checkpoint, state = None, RunState.fresh()
     if not config.resume:
         return checkpoint, state, ()
     stored = stored_settings(run_dir)
@@ -157,4 +157,4 @@ def _begin(config: RunConfig, run_dir: Path, store: CheckpointStore) -> tuple[Pa
     checkpoint, state = store.latest() or (checkpoint, state)
     changes += check_length(stored, config, iteration=state.iteration)
     refuse_gaps(config, iteration=state.iteration)
-    return checkpoint, adopted(state, config), changes
+    return checkpoint, state, changes

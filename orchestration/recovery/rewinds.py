@@ -31,13 +31,9 @@ class Start:
 class Rewinds:
     """The attempts of one run."""
 
-    def __init__(
-        self, store: CheckpointStore, faults: Faults, *, seed: int, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        """seed: of the run, for one that has no checkpoint yet."""
+    def __init__(self, store: CheckpointStore, faults: Faults, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._store = store
         self._faults = faults
-        self._seed = seed
         self._clock = clock
         self._has_begun = False
         self._lost_at: float | None = None
@@ -66,5 +62,5 @@ class Rewinds:
             self._lost_at = None
 
     def _newest(self) -> Start:
-        checkpoint, state = self._store.latest() or (None, RunState.fresh(seed=self._seed))
+        checkpoint, state = self._store.latest() or (None, RunState.fresh())
         return Start(checkpoint=checkpoint, state=state)

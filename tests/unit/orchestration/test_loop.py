@@ -105,7 +105,7 @@ def run(parts: RecordedParts, run_dir: Path, *settings: str, resume: bool = Fals
     config = load_config([*CONFIG, *settings, "journal.tensorboard=false", "journal.progress=false"])
     store = CheckpointStore(run_dir / "checkpoints", keep_last=2)
     found = store.latest() if resume else None
-    state = found[1] if found else RunState.fresh(seed=0)
+    state = found[1] if found else RunState.fresh()
     with (
         Stopping(grace_s=grace_s) as stopping,
         Journal(

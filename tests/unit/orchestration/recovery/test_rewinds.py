@@ -12,7 +12,7 @@ from orchestration.recovery.rewinds import Rewinds, Start
 from orchestration.stream.group_stream import GroupsLost
 from orchestration.stream.positions import StreamPositions
 
-FRESH = Start(checkpoint=None, state=RunState.fresh(seed=3))
+FRESH = Start(checkpoint=None, state=RunState.fresh())
 
 
 class Run:
@@ -24,7 +24,7 @@ class Run:
         self.faults = Faults(self.lines.append, max_restarts=max_restarts)
         self._failures = list(failures)
         self._store = CheckpointStore(folder, keep_last=2)
-        self._rewinds = Rewinds(self._store, self.faults, seed=3)
+        self._rewinds = Rewinds(self._store, self.faults)
 
     def run(self, *, begins: bool = True) -> None:
         self._rewinds.run(self._begin if begins else self._attempt, FRESH)
@@ -42,8 +42,6 @@ class Run:
             state = RunState(
                 iteration=iteration,
                 policy_version=iteration,
-                prompt_position=4 * iteration,
-                seed=3,
                 positions=StreamPositions(unused=4 * iteration, open=()),
             )
             self._store.commit(self._store.begin(iteration), state, {})
