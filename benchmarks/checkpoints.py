@@ -32,7 +32,7 @@ def benchmark_checkpoints(*, repeats: int) -> dict[str, float]:
             store = CheckpointStore(Path(folder) / "checkpoints", keep_last=1)
             with CheckpointSaver(store, learner, pretrained=False, log=print) as saver:
                 for iteration in range(1, repeats + 1):
-                    state = RunState(iteration=iteration, policy_version=0, prompt_position=0, seed=0, positions=FRESH)
+                    state = RunState(iteration=iteration, policy_version=0, positions=FRESH)
                     started = time.perf_counter()
                     saver.start(state)
                     seconds["training waits"].append(time.perf_counter() - started)

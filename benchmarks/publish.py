@@ -14,7 +14,7 @@ import ray
 from benchmarks.pairs import PairedRate, measure_pairs
 from benchmarks.parts import peer_process, running_parts, save_model
 from rollout.tasks.embedded_model import EmbeddedRecipe
-from transfer.communicator import join
+from transfer.communicator import join, serve_store
 from transfer.transport import Rendezvous
 
 TARGET = 0.8
@@ -43,8 +43,8 @@ def benchmark_publish(*, repeats: int) -> list[PairedRate]:
         model_path = save_model(folder, EmbeddedRecipe(hidden_size=512, num_layers=8, intermediate_size=1536))
         with running_parts(model_path=model_path) as parts:
             num_bytes = parts.channel.publish(1).num_bytes
-            host, port = parts.learner.address_and_free_port()
-            rendezvous = Rendezvous(backend="gloo", host=host, port=port, world_size=2, timeout_s=60.0)
+            store = serve_store(ray.util.get_node_ip_address())
+            rendezvous = Rendezvous(backend="gloo", host=store.host, port=store.port, world_size=2, timeout_s=60.0)
             pair = [peer_process(BarePeer).remote() for _ in range(2)]
             ray.get([actor.connect.remote(rendezvous, rank, num_bytes) for rank, actor in enumerate(pair)])
             versions = count(2)

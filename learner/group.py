@@ -218,11 +218,6 @@ class LearnerGroup:
         """Groups of parameters that hold every weight that training changes, in wire order."""
         return self.call("changing_groups")[0]
 
-    def address_and_free_port(self) -> tuple[str, int]:
-        """Rank 0's address and a free port there, to which engines connect for a publish."""
-        asking = {0: self._actors[0].address_and_free_port.remote()}
-        return self._await("address", asking, self.spec.learner.timeout_s)[0]
-
     def submit(self, method: str, *args: Any) -> list[ray.ObjectRef]:
         """Calls a method on all ranks without waiting; returns references by rank. For calls with an outside peer."""
         return [actor.call.remote(method, *args) for actor in self._actors]

@@ -40,7 +40,7 @@ class WeightSender:
         self.changing_groups = _grouped(changing_weights(weights), wire_dtype)
 
     def connect(self, rendezvous: Rendezvous) -> None:
-        """Opens the rendezvous on rank 0 and waits for every engine worker; the other ranks return at once."""
+        """Waits for every engine worker on rank 0; the other ranks return at once."""
         if self._rank != 0:
             return
         if (

@@ -83,11 +83,6 @@ class Cluster:
         """Engines that have a place now: after the end of its node, an engine has none before Ray finds another."""
         return [engine for engine, group in enumerate(self._engine_groups) if _is_placed(group)]
 
-    @property
-    def has_learner(self) -> bool:
-        """Whether all ranks of the learner have a place now."""
-        return self._learner_group is not None and _is_placed(self._learner_group)
-
     def await_learner(self) -> None:
         """Waits until the learner has its bundles, whose node may be gone; PlacementError names what is missing."""
         if self._learner_group is not None and self._await([self._learner_group]):

@@ -50,7 +50,6 @@ class ActorStatus:
 
     metrics: dict[str, float]  # values by their names in metrics.jsonl
     spans: tuple[Span, ...]  # work since the last report; of graders, as far as they have answered
-    faults: tuple[str, ...] = ()  # one line for each actor that was replaced since the last report
 
 
 class RunParts(Protocol):

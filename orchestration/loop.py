@@ -43,14 +43,12 @@ def iterate(config: RunConfig, parts: RunParts, journal: Journal, saver: Checkpo
             with entry.timed("update"):
                 for report in parts.learner.steps():
                     entry.record_step(report)
-            state = state.advance(num_prompts=len(groups), positions=parts.groups.positions())
+            state = state.advance(parts.groups.positions())
             with entry.span("publish"):
                 published = parts.channel.publish(state.policy_version)
             status = parts.status()
             entry.record(parts.groups.summary() | published.metrics() | status.metrics)
             entry.record_spans(status.spans)
-            for fault in status.faults:
-                journal.log(fault)
 
         boundary.reach(state)
 

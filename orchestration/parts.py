@@ -67,10 +67,9 @@ class Parts:
 
     def status(self) -> ActorStatus:
         """Waits for learner ranks only: engines reported with the publish, spans of graders follow when they arrive."""
-        status, graders = learner_status(self.learner, self.faults), self.graders.drain_faults()
-        counted = {"faults/graders": float(len(graders))} if graders else {}
+        status = learner_status(self.learner, self.faults)
         spans = (*status.spans, *self.channel.drain_engine_spans(), *self.graders.drain_spans())
-        return replace(status, metrics=status.metrics | counted, spans=spans, faults=graders)
+        return replace(status, spans=spans)
 
     def last_spans(self) -> tuple[Span, ...]:
         """Spans of engines and graders that answer at once: missing ones must not fail a run that has ended well."""

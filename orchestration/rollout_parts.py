@@ -1,13 +1,13 @@
 """The generation side, started: engines in their places and the graders beside them.
 
-In: the configuration, a cluster, a model folder. Out: a fleet and a grader pool whose actors run; what is undone at the
-end goes onto the caller's stack. A run has a keeper for its engines and puts a learner beside them, an evaluation
-neither.
+In: the configuration, a cluster, a model folder. Out: a fleet and a grader pool whose actors run, and a keeper that
+replaces engines. A run puts a learner beside them; an evaluation lets the engines serve the weights of the folder.
 """
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +28,7 @@ from transfer.heartbeats import Heartbeats
 
 @dataclass(kw_only=True, slots=True)
 class RolloutSide:
-    """The generation side of a run, beside which one learner follows another where learners are lost."""
+    """The generation side of a run, beside which one learner follows another, or of an evaluation."""
 
     fleet: RolloutFleet
     graders: GraderPool
@@ -43,22 +43,44 @@ class RolloutSide:
             self.fleet.await_ready(timeout_s=self.start_timeout_s)
             self.is_ready = True
 
+    def serve_loaded_weights(self) -> None:
+        """Lets all engines serve the weights that they have loaded, those too that join later; for an evaluation."""
+        serve = partial(self.keeper.reach_all, self.fleet.serve_loaded_weights)
+        serve()
+
+        def tend() -> None:
+            self.keeper.tend()
+            if self.fleet.has_newcomers or not self.fleet.numbers:
+                serve()
+
+        self.fleet.tend_with(tend)
+
 
 @contextmanager
 def open_rollout_side(
     config: RunConfig, cluster: Cluster, model_path: Path | str, faults: Faults
 ) -> Iterator[RolloutSide]:
     """Starts engines and graders, which load in the background; on the way out ends them and their successors."""
-    places = ClusterPlaces(config, cluster, model_path)
+    places, recovery = ClusterPlaces(config, cluster, model_path), config.recovery
     with ExitStack() as undo:
-        fleet, graders = _start(config, places, undo)
+        fleet = RolloutFleet(
+            EnginePool(
+                {engine: places.start(engine) for engine in places.placed()},
+                heartbeats=Heartbeats(every_s=recovery.health_every_s, timeout_s=recovery.health_timeout_s),
+            ),
+            workers_per_engine=config.rollout.tensor_parallel_size,
+            timeout_s=config.rollout.timeout_s,
+        )
+        undo.callback(fleet.shutdown)
+        graders = GraderPool(config.graders, reward=config.reward, on_fault=partial(faults.replaced, "graders"))
+        undo.callback(graders.close)
         keeper = EngineKeeper(
             fleet,
             places,
             faults,
             rollout=config.rollout,
             cluster=config.cluster,
-            check_every_s=config.recovery.health_every_s,
+            check_every_s=recovery.health_every_s,
         )
         undo.callback(keeper.close)
         yield RolloutSide(
@@ -68,29 +90,6 @@ def open_rollout_side(
             faults=faults,
             start_timeout_s=config.cluster.start_timeout_s,
         )
-
-
-def start_rollout(
-    config: RunConfig, cluster: Cluster, model_path: Path | str, undo: ExitStack
-) -> tuple[RolloutFleet, GraderPool]:
-    """Starts engines and graders and returns at once; `fleet.await_ready` waits until the engines have loaded."""
-    return _start(config, ClusterPlaces(config, cluster, model_path), undo)
-
-
-def _start(config: RunConfig, places: "ClusterPlaces", undo: ExitStack) -> tuple[RolloutFleet, GraderPool]:
-    recovery = config.recovery
-    fleet = RolloutFleet(
-        EnginePool(
-            {engine: places.start(engine) for engine in places.placed()},
-            heartbeats=Heartbeats(every_s=recovery.health_every_s, timeout_s=recovery.health_timeout_s),
-        ),
-        workers_per_engine=config.rollout.tensor_parallel_size,
-        timeout_s=config.rollout.timeout_s,
-    )
-    undo.callback(fleet.shutdown)
-    graders = GraderPool(config.graders, reward=config.reward)
-    undo.callback(graders.close)
-    return fleet, graders
 
 
 class ClusterPlaces(EnginePlaces):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import ray
 from ray.exceptions import RayActorError
 
 from configs.schema import PublishConfig
@@ -17,6 +18,7 @@ from learner.group import LearnerGroup
 from rollout.contract import EngineReceipt
 from rollout.fleets.fleet import EngineLost, RolloutFleet
 from transfer.answers import PeerStuck, await_answers, reason
+from transfer.communicator import serve_store
 from transfer.spans import Span
 from transfer.transport import Backend, Rendezvous
 from transfer.wire import ParameterGroup
@@ -79,16 +81,17 @@ class WeightChannel:
         self._changing_groups: list[ParameterGroup] = learner.changing_groups()
         self._receivers: list[Any] = []  # engines that have all weights, by a publish over the present connection
         self._unfinished: dict[Peer, Any] = {}  # references of calls that a broken publish has left
+        self._stores: list[Any] = []  # stores of the present connection and of the one before it
         self._engine_spans: list[Span] = []
 
     def _connect(self) -> None:
-        """Brings learner rank 0 and every engine worker together on a fresh port."""
+        """Brings learner rank 0 and every engine worker together at a new store."""
         self._receivers = []
-        host, port = self._learner.address_and_free_port()
+        self._stores = [*self._stores[-1:], serve_store(ray.util.get_node_ip_address())]
         rendezvous = Rendezvous(
             backend=self._backend,
-            host=host,
-            port=port,
+            host=self._stores[-1].host,
+            port=self._stores[-1].port,
             world_size=1 + self._fleet.num_workers,
             timeout_s=self._config.timeout_s,
         )
@@ -154,6 +157,7 @@ class WeightChannel:
             results = list(answers.results.values())
             return results[: len(learner_refs)], results[len(learner_refs) :]
         self._receivers = []
+        self._stores = []  # in a rendezvous the others would wait for the lost one until its time-out
         self._unfinished = {peer: calls[peer] for peer in answers.silent}
         # What peers report may be the consequence of a death that Ray has not noticed; and a stopped peer silences all.
         self._raise_lost(answers.dead or self._unwell())

@@ -13,8 +13,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from transfer.ports import take_listener
+from transfer.ports import reserve_port, take_listener
 from transfer.transport import Backend, Rendezvous, Transport
+
+STORE_TIMEOUT = timedelta(seconds=30)  # a store is there before its address is told, unless a member has died by then
 
 FormGroup = Callable[[dist.Store, int, int, timedelta], Any]  # takes store, rank, world size and time-out
 
@@ -28,14 +30,26 @@ def open_store(host: str, port: int, *, rank: int, world_size: int, timeout: tim
     return dist.TCPStore(host, port, world_size, is_master=rank == 0, timeout=timeout, master_listen_fd=listener)
 
 
+def serve_store(host: str) -> dist.TCPStore:
+    """A store on a free port of this machine's address `host`, for a Rendezvous; it lives as long as this object.
+
+    Members that still wait for each other when it goes fail at once.
+    """
+    port = reserve_port(host)
+    return dist.TCPStore(
+        host, port, is_master=True, wait_for_workers=False, master_listen_fd=take_listener(host, port).detach()
+    )
+
+
 class ProcessGroupTransport(Transport):
     """A process group of the publish's own; forming it blocks until all are there, RuntimeError after the time-out."""
 
     def __init__(self, form_group: FormGroup, rendezvous: Rendezvous, *, rank: int, device: torch.device) -> None:
         timeout = timedelta(seconds=rendezvous.timeout_s)
-        self._store: Any = open_store(
-            rendezvous.host, rendezvous.port, rank=rank, world_size=rendezvous.world_size, timeout=timeout
+        self._store: Any = dist.TCPStore(
+            rendezvous.host, rendezvous.port, is_master=False, timeout=min(timeout, STORE_TIMEOUT)
         )
+        self._store.set_timeout(timeout)
         self._started: list[Broadcast] = []  # those that nobody has waited for
         self._group = form_group(self._store, rank, rendezvous.world_size, timeout)
         self.start(torch.zeros(4, dtype=torch.uint8, device=device)).wait()  # the first collective connects the peers

@@ -18,7 +18,7 @@ Backend = Literal["gloo", "nccl"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rendezvous:
-    """The address at which the members meet; rank 0 opens the port."""
+    """The address of the store at which the members meet (communicator.serve_store)."""
 
     backend: Backend
     host: str

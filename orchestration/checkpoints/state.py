@@ -1,7 +1,6 @@
 """The driver's state in a checkpoint.
 
-In: counts of what a run has trained. Out: JSON and back, or the reason why a run does not continue another one. Knows
-nothing of files.
+In: counts of what a run has trained. Out: JSON and back. Knows nothing of files, nor of the settings of the run.
 """
 
 import json
@@ -27,35 +26,20 @@ class RunState:
 
     iteration: int  # number of completed iterations, and so the next iteration
     policy_version: int  # version of the learner's weights
-    prompt_position: int  # number of trained prompts, without those that were replaced
-    seed: int  # seed of the run; another one would not continue it
     positions: StreamPositions  # positions of the next prompts
 
     @classmethod
-    def fresh(cls, *, seed: int) -> "RunState":
-        return cls(iteration=0, policy_version=0, prompt_position=0, seed=seed, positions=FRESH)
+    def fresh(cls) -> "RunState":
+        return cls(iteration=0, policy_version=0, positions=FRESH)
 
-    def advance(self, *, num_prompts: int, positions: StreamPositions) -> "RunState":
-        """The state after one more iteration, which trained num_prompts prompts; positions: those after it."""
+    def advance(self, positions: StreamPositions) -> "RunState":
+        """The state after one more iteration; positions: those after it."""
         return replace(
             self,
             iteration=self.iteration + 1,
             policy_version=self.policy_version + 1,
-            prompt_position=self.prompt_position + num_prompts,
             positions=positions,
         )
-
-    def check(self, *, seed: int, prompts_per_iteration: int) -> None:
-        """Raises ResumeError if a run with these settings would not continue this one."""
-        where = f"checkpoint after {self.iteration} iterations"
-        if self.seed != seed:
-            raise ResumeError(f"{where}: was written with seed={self.seed}, now seed={seed}; set seed={self.seed}")
-        position = self.iteration * prompts_per_iteration
-        if self.prompt_position != position:
-            raise ResumeError(
-                f"{where}: {self.prompt_position} prompts were trained, rollout.prompts_per_iteration="
-                f"{prompts_per_iteration} makes that {position}; set rollout.prompts_per_iteration as it was"
-            )
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2) + "\n"

@@ -8,7 +8,6 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from orchestration.evaluate.prompts import chosen_problems, eval_prompts, eval_s
 from orchestration.evaluate.records import EvalFolder
 from orchestration.evaluate.summary import summarize, summary_table
 from orchestration.journal.eval_rows import EvalSample
+from orchestration.recovery.faults import Faults
 from orchestration.startup.ownership import own
 from orchestration.startup.preflight import preflight_into, refuse
 from orchestration.task_loading import locate_model, model_tokenizer
@@ -96,19 +96,19 @@ def _draw(
         print_line(console, "starting engines ...")
         # Imported here because they import torch, for which a refused evaluation should not wait.
         from orchestration.evaluate.drawing import graded_samples
-        from orchestration.rollout_parts import start_rollout
+        from orchestration.rollout_parts import open_rollout_side
 
-        with ExitStack() as undo:
-            fleet, graders = start_rollout(config, cluster, model_path, undo)
-            fleet.await_ready(timeout_s=config.cluster.start_timeout_s)
-            fleet.call("serve_loaded_weights", timeout_s=config.rollout.timeout_s)
+        faults = Faults(partial(print_line, console), max_restarts=config.recovery.max_restarts)
+        with open_rollout_side(config, cluster, model_path, faults) as rollout:
+            rollout.await_ready()
+            rollout.serve_loaded_weights()
             for name, of_set in prompts.items():
                 done = {sample.problem for sample in present[name]}
                 left = [prompt for prompt in of_set if prompt.position not in done]
                 sampling = eval_sampling(config.eval, config.rollout, name=name)
                 with progress_of(console, name) as progress:
                     progress(len(of_set) - len(left), len(of_set))
-                    for samples in graded_samples(fleet, graders, left, sampling, name=name):
+                    for samples in graded_samples(rollout.fleet, rollout.graders, left, sampling, name=name):
                         records.append(name, samples)
                         present[name].extend(samples)
                         progress(len(present[name]) // config.eval.samples, len(of_set))

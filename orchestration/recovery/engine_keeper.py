@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from ray.exceptions import RayActorError
 
@@ -17,11 +17,13 @@ from configs.schema import ClusterConfig, RolloutConfig
 from orchestration.placement import PlacementError
 from orchestration.recovery.faults import Faults
 from orchestration.terminal.console import duration
-from rollout.fleets.fleet import RolloutFleet
+from rollout.fleets.fleet import EngineLost, RolloutFleet
 from transfer.answers import PeerStuck, as_death, await_answers, reason
 from transfer.patience import Patience
 
 POLL_S = 0.1  # pause between two looks at engines that load
+
+ResultT = TypeVar("ResultT")
 
 
 class EnginePlaces(Protocol):
@@ -80,8 +82,22 @@ class EngineKeeper:
         self._lost_at: dict[int, float] = {}  # times at which engines were lost that are not back
         self._is_held = False
 
+    def reach_all(self, send: Callable[[], ResultT]) -> ResultT:
+        """Calls send(), which gives weights to every engine, anew until none is lost meanwhile; what it returned.
+
+        Waits for engines first where too few are left.
+        """
+        while True:
+            self.await_engines()
+            try:
+                with self._held():
+                    return send()
+            except EngineLost as lost:
+                for engine, error in lost.causes.items():
+                    self.replace(engine, error)
+
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def _held(self) -> Iterator[None]:
         """Keeps the members of the fleet as they are: a publish ends with the engines with which it began."""
         self._is_held = True
         try:
@@ -132,7 +148,8 @@ class EngineKeeper:
         raise PlacementError(
             f"{len(self._fleet.numbers)} engine(s) are left, at least {needed} are needed, and the others have no "
             f"place within cluster.placement_timeout_s={self._cluster.placement_timeout_s:g} s; "
-            f"{self._places.shortage()}. Add a node, then continue the run with resume=true"
+            f"{self._places.shortage()}. Add a node, then go on: a run with resume=true, an evaluation "
+            "with the same command"
         )
 
     def close(self) -> None:
@@ -174,7 +191,7 @@ class EngineKeeper:
             self._fleet.set_rooms({engine: room})
             lost_at = self._lost_at.pop(engine, None)
             back = "joins" if lost_at is None else f"is back after {duration(self._clock() - lost_at)}"
-            self._faults.tell(f"engine {engine} {back}; the next publish includes it")
+            self._faults.tell(f"engine {engine} {back}; it takes prompts once it has the weights")
         limit_s = self._cluster.start_timeout_s
         failed = {engine: as_death(error) for engine, error in answers.failures.items()}
         for engine in answers.silent:

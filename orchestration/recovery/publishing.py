@@ -4,9 +4,10 @@ In: a WeightChannel and the keeper of its engines. Out: a publish that reached e
 lost meanwhile is replaced, and all weights are sent again to the others. Whatever else fails ends the run.
 """
 
+from functools import partial
+
 from orchestration.recovery.engine_keeper import EngineKeeper
 from orchestration.weight_channel import PublishReport, WeightChannel
-from rollout.fleets.fleet import EngineLost
 from transfer.spans import Span
 
 
@@ -20,17 +21,9 @@ class LastingPublisher:
 
     def publish(self, version: int) -> PublishReport:
         """Waits for engines where too few are left; raises what WeightChannel.publish raises, but EngineLost."""
-        while True:
-            self._keeper.await_engines()
-            try:
-                with self._keeper.held():
-                    report = self._channel.publish(version)
-            except EngineLost as lost:
-                for engine, error in lost.causes.items():
-                    self._keeper.replace(engine, error)
-            else:
-                self._version = version
-                return report
+        report = self._keeper.reach_all(partial(self._channel.publish, version))
+        self._version = version
+        return report
 
     def publish_again(self) -> None:
         """Sends the weights that were published last; the learner must not have moved since."""

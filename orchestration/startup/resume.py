@@ -4,14 +4,12 @@ In: the settings of the stored run and of the command, and the iteration that th
 state the changes, or a ConfigError that names those that would make it another experiment.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 from configs.differences import differences, typed
 from configs.loading import ConfigError, read_yaml
 from configs.schema import RunConfig
 from learner.lr_schedule import lr_at
-from orchestration.checkpoints.state import RunState
 from orchestration.journal.run_files import CONFIG_FILE
 
 # A setting or a whole section each. Hardware, time-outs, outputs and memory do not affect what is computed.
@@ -108,15 +106,6 @@ def check_length(stored: RunConfig, config: RunConfig, *, iteration: int) -> tup
         f"continued with num_iterations={now}, before {before}: the linear schedule's learning rate at iteration "
         f"{iteration} is {rates[0]:.4g}, before {rates[1]:.4g}",
     )
-
-
-def adopted(state: RunState, config: RunConfig) -> RunState:
-    """The state that the run continues from; ResumeError where it does not fit config, unless resume_force."""
-    prompts = config.rollout.prompts_per_iteration
-    if config.resume_force:  # later resumes must find it fitting
-        return replace(state, seed=config.seed, prompt_position=state.iteration * prompts)
-    state.check(seed=config.seed, prompts_per_iteration=prompts)
-    return state
 
 
 def _kind(name: str) -> str:

@@ -37,10 +37,6 @@ class Buffer(ABC, Generic[AdmittedT]):
         self._next_iteration = start_iteration  # > 0 after a resume
         self._items: dict[int, AdmittedT] = {}  # items by admission index, in the order of arrival
 
-    def __len__(self) -> int:
-        """Items held."""
-        return len(self._items)
-
     def add(self, item: AdmittedT) -> None:
         index = item.admission_index
         assert index not in self._items, f"admission {index} arrived twice"

@@ -26,7 +26,7 @@ from rollout.contract import (
     PromptGroup,
     SamplingSpec,
 )
-from rollout.engines.orphans import own_children, stopped_child
+from rollout.engines.orphans import children_of, is_stopped, own_children
 from rollout.engines.outbox import Delivery, Outbox
 from rollout.engines.room_watch import RoomWatch
 from rollout.engines.sampling import completions_of, sampling_params, scoring_params
@@ -77,6 +77,7 @@ class RolloutEngine:
         self._spans = SpanLog("engine", index)
         own_children()
         self._llm = start_backend(model, model_path, rollout, device=device, dtype=dtype, after_step=self._note_load)
+        self._children = list(children_of(os.getpid()))  # vLLM starts no others later
         self._tokenizer = load_tokenizer(model_path, trust_remote_code=model.trust_remote_code)
         self._watch = RoomWatch(self._llm.room)
 
@@ -86,7 +87,7 @@ class RolloutEngine:
 
     async def health(self) -> EngineHealth:
         """Answers at once, whatever the engine does; raises RuntimeError where vLLM has failed for good."""
-        stopped = await asyncio.to_thread(stopped_child)
+        stopped = next(filter(is_stopped, self._children), None)
         failure = f"its process {stopped} is stopped" if stopped is not None else self._llm.failure
         if failure is not None:
             raise RuntimeError(f"vLLM has failed: {failure}")

@@ -76,7 +76,7 @@ class EnginePool:
         self._informed: set[int] = set()  # engines that know of prompts held back here
         self._added: set[int] = set()  # engines that get nothing before open_added()
         self.heartbeats = heartbeats or Heartbeats(every_s=math.inf, timeout_s=math.inf)  # for the driver's thread only
-        self.tend: Callable[[], object] = lambda: None  # called by whoever waits for groups, again and again
+        self.tend: Callable[[], object] | None = None  # called by whoever waits for groups, again and again
         self.num_removed = 0  # engines taken out so far, whose prompts have begun again
         self._events: queue.SimpleQueue[_Answer | Literal["submitted", "stop"]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -108,6 +108,12 @@ class EnginePool:
         """Whether any engine takes prompts."""
         with self.arrived:
             return bool(self.engines.keys() - self._added)
+
+    @property
+    def has_newcomers(self) -> bool:
+        """Whether an engine takes no prompts before open_added()."""
+        with self.arrived:
+            return bool(self._added)
 
     def remove(self, engine: int) -> Any:
         """Takes an engine out, dead or alive; its unfinished requests go to the others. Its handle, to be ended."""

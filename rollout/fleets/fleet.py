@@ -70,6 +70,11 @@ class RolloutFleet:
         """Whether any engine takes prompts: it has weights, or a publish is on the way to it."""
         return self._pool.is_open
 
+    @property
+    def has_newcomers(self) -> bool:
+        """Whether an engine takes no prompts yet, since it waits for weights."""
+        return self._pool.has_newcomers
+
     def add(self, engine: int, handle: Any) -> None:
         """Adds an engine under a free number; it gets weights and prompts from the next publish on.
 
@@ -150,11 +155,11 @@ class RolloutFleet:
         """The groups that have finished: at least one, unless at_most_s go by first.
 
         Waits for any engine to finish any group; EngineError names the engine that failed, or those that kept silent.
-        An error of `grade` is raised as it is.
+        Engines that are lost are left to tend(), where there is one. An error of `grade` is raised as it is.
         """
         assert self.num_in_flight, "nothing was submitted that could finish"
         self._pool.hand_over()
-        self._pool.tend()
+        self._tend()
         if self._num_removed != self._pool.num_removed:
             self._num_removed, self._waited_s = self._pool.num_removed, 0.0  # prompts have begun again
         left_s = self._timeout_s - self._waited_s
@@ -164,7 +169,7 @@ class RolloutFleet:
             if groups := self._taken():
                 self._waited_s = 0.0
                 return groups
-            self._pool.tend()
+            self._tend()
             self._raise_failures()
             if self._num_removed != self._pool.num_removed:
                 return self.await_finished(at_most_s=at_most_s)
@@ -174,18 +179,6 @@ class RolloutFleet:
         self._waited_s += at_most_s
         return []
 
-    def finished(self) -> list[FinishedGroup]:
-        """The groups that have finished by now, in completion order as far as Ray reports it; waits for nothing.
-
-        EngineError names an engine that failed, once what the others finished has been given out; an error of `grade`
-        is raised as it is.
-        """
-        self._pool.hand_over()
-        groups = self._taken()
-        if not groups and self.num_in_flight:
-            self._raise_failures()
-        return groups
-
     def _taken(self) -> list[FinishedGroup]:
         with self._pool.arrived:
             if self._mailbox.error is not None:
@@ -194,12 +187,18 @@ class RolloutFleet:
             self._mailbox.groups.clear()
         return groups
 
+    def _tend(self) -> None:
+        if self._pool.tend is not None:
+            self._pool.tend()
+
     def _raise_failures(self) -> None:
-        if lost := self.lost():
+        lost = self.lost()
+        if lost and self._pool.tend is None:
             raise EngineLost(lost)
         with self._pool.arrived:
             for engine, error in self._pool.failures.items():
-                raise EngineError(f"engine {engine} failed: {reason(error)}") from error
+                if engine not in lost:  # else the next tend() sees to it
+                    raise EngineError(f"engine {engine} failed: {reason(error)}") from error
             if not self._pool.is_serving:
                 raise EngineError("the thread that talks to the engines has ended; its error is in the run's log")
 
@@ -224,6 +223,11 @@ class RolloutFleet:
             engine: handle.connect.remote(rendezvous, 1 + place * self.workers_per_engine)
             for place, (engine, handle) in enumerate(self._pool.engines.items())
         }
+
+    def serve_loaded_weights(self) -> None:
+        """Lets every engine serve the weights of the model's folder, and take prompts; EngineError as of call()."""
+        self.call("serve_loaded_weights", timeout_s=self._timeout_s)
+        self._pool.open_added()
 
     @property
     def num_workers(self) -> int:

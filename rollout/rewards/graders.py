@@ -8,7 +8,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import count
@@ -77,13 +77,15 @@ class GraderPool:
         reward: RewardConfig,
         num_cpus: float = 0.0,
         reward_factory: str = REWARD_FACTORY,
+        on_fault: Callable[[str, RayError | None], object] = lambda line, cause: None,
     ) -> None:
+        """on_fault: takes a line for each grader that is replaced, and Ray's error, if there is one; on any thread."""
         self._config = config
         self._actor = ray.remote(num_cpus=num_cpus, concurrency_groups={WATCHING: 1})(GraderWorker)
         self._settings = {"reward": reward, "reward_factory": reward_factory}
         self._numbers = count()
         self._replaced = LastHour()
-        self._faults: list[str] = []
+        self._on_fault = on_fault
         self._error: GradingError | None = None  # reason why nothing is graded any more
         self._lock = threading.RLock()  # guards everything
         self._events: queue.SimpleQueue[_Answer | None] = queue.SimpleQueue()
@@ -121,12 +123,6 @@ class GraderPool:
                         continue
                 grader.spans_ref = grader.handle.drain_spans.remote()
         return spans
-
-    def drain_faults(self) -> tuple[str, ...]:
-        """One line for each grader that was replaced since the last call."""
-        with self._lock:
-            faults, self._faults = tuple(self._faults), []
-        return faults
 
     def close(self) -> None:
         """Ends all actors and their children; unfinished groups are lost. Safe to call twice."""
@@ -215,8 +211,7 @@ class GraderPool:
     def _replace(self, grader: _Grader, fault: str, *, cause: RayError | None) -> None:
         """Ends a grader, dead or stuck, and starts another in its place; others grade what it had."""
         line = f"grader {grader.index} {fault}; a new one takes its place; groups graded again: {len(grader.calls)}"
-        logging.getLogger(__name__).warning("%s%s", line, f": {cause}" if cause else "")
-        self._faults.append(line)
+        self._on_fault(line, cause)
         ray.kill(grader.handle)
         if len(self._replaced.add(line)) > self._config.max_restarts:
             limit = f"graders.max_restarts={self._config.max_restarts}"

@@ -4,14 +4,13 @@ The number it protects: 0 differing bytes between what rank 0 sent and what rank
 """
 
 import os
-import socket
 from pathlib import Path
 
 import pytest
 import torch
 from torch.multiprocessing.spawn import spawn
 
-from transfer.communicator import join
+from transfer.communicator import join, serve_store
 from transfer.transport import Rendezvous
 from transfer.wire import digest
 
@@ -32,8 +31,6 @@ def member(rank: int, port: int, folder: str) -> None:
 
 @pytest.mark.timeout(180)
 def test_rank_1_holds_the_bytes_of_rank_0(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    spawn(member, args=(port, str(tmp_path)), nprocs=2)
+    store = serve_store("127.0.0.1")
+    spawn(member, args=(store.port, str(tmp_path)), nprocs=2)
     assert (tmp_path / "0").read_text() == (tmp_path / "1").read_text()

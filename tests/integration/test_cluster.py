@@ -64,13 +64,13 @@ def test_two_nodes_hold_engines_and_learner_as_configured_and_lose_and_get_place
                 line
             )
             assert [node.residents for node in cluster.lost_nodes()] == [tuple(ranks.split(", "))]
-            assert wait_until(lambda: not cluster.has_learner)
+            assert wait_until(lambda: "missing 3" in cluster.shortage())
             with pytest.raises(
                 PlacementError, match=r"the learner has no place any more within .*=2 s; still missing 3"
             ):
                 cluster.await_learner()
             nodes.add_node(num_cpus=3)
-            assert wait_until(lambda: cluster.has_learner)
+            assert wait_until(lambda: "missing 0" in cluster.shortage())
             cluster.await_learner()
         engines = {placed["engines"][engine] for engine in places}
         assert len({*engines, *placed["learner"]}) == 2, placed

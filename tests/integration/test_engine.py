@@ -297,7 +297,6 @@ def test_a_fleet_names_an_engine_that_was_killed(engine: Any) -> None:
     ray.get(engine.freeze.remote())  # none of them ends before the engine does
     for index in range(20):
         fleet.submit(prompt_of(4, index=index), SAMPLING)
-    fleet.finished()
     ray.kill(engine)
     with pytest.raises(EngineLost, match=r"engine 0 failed: its process( \d+)? was ended by ray.kill"):
         drain(fleet)

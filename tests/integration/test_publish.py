@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -211,6 +212,29 @@ def test_an_engine_that_is_killed_takes_its_children_along(rollout_side: Rollout
 
     parts.channel.publish(10)
     assert parts.fleet.numbers == {0}, "the other one goes on, while a new one loads"
+    assert largest_difference(parts, parts.eval_sets["arithmetic"][0].token_ids, 1) < 1e-4
+
+
+@with_parts((UNTIED_ASYNC, WHOLE))
+def test_a_member_that_dies_in_the_rendezvous_keeps_nobody_waiting(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert wait_until(lambda: bool(parts.channel.publish(11)) and parts.fleet.numbers == {0, 1})
+    *_, engine = parts.fleet.call("ready", timeout_s=240.0).values()
+    submit = parts.learner.submit
+
+    def kill_and_submit(method: str, *arguments: Any) -> list[Any]:
+        if method == "connect":  # the others come, and wait for the engine
+            os.kill(engine, signal.SIGKILL)
+            monkeypatch.undo()
+        return submit(method, *arguments)
+
+    monkeypatch.setattr(parts.learner, "submit", kill_and_submit)
+    parts.channel._channel._receivers = []  # all meet anew
+    started = time.monotonic()
+    parts.channel.publish(12)
+    assert time.monotonic() - started < parts.config.publish.timeout_s / 2
+    assert parts.fleet.numbers == {0}
     assert largest_difference(parts, parts.eval_sets["arithmetic"][0].token_ids, 1) < 1e-4
 
 

@@ -85,6 +85,8 @@ def other_folders(config: RunConfig, *, is_local: bool, downloaded_bytes: float 
             )
         )
         yield from _ray_token()
+    # A vLLM that compiles ends at its start where it cannot make folders there; an eager one logs it and goes on (vLLM
+    # 0.32 on a CPU).
     if is_local and config.rollout.has_engines and not config.rollout.enforce_eager:
         yield _home_folder("VLLM_CACHE_ROOT", ".cache/vllm", purpose="what vLLM compiles")
 

@@ -25,9 +25,6 @@ class Learner:
     def changing_groups(self) -> list[str]:
         return ["adapted"]
 
-    def address_and_free_port(self) -> tuple[str, int]:
-        return "10.0.0.1", 4000
-
     def submit(self, method: str, *arguments: Any) -> list[Any]:
         if method == "connect":
             self.events.append(f"{arguments[0].world_size} meet")

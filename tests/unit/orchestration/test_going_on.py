@@ -21,7 +21,7 @@ CONFIG = load_config(["num_iterations=8"])
 def told(
     run_dir: Path, *, completed: int, has_begun: bool = True, settings: list[str] | None = None
 ) -> Progress | None:
-    state = RunState(iteration=completed, policy_version=completed, prompt_position=0, seed=0, positions=FRESH)
+    state = RunState(iteration=completed, policy_version=completed, positions=FRESH)
     boundary = Boundary(Stopping(), state)
     boundary.has_begun = has_begun
     return progress_of(CONFIG, run_dir, boundary, settings)

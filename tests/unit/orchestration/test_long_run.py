@@ -175,7 +175,7 @@ def test_the_memory_of_the_driver_does_not_grow(tmp_path: Path, monkeypatch: pyt
     settings = [f"num_iterations={NUM_ITERATIONS}", "checkpoint.every=500", "max_staleness=1", "eval.every=10"]
     config = load_config([*settings, f"rollout.prompts_per_iteration={PROMPTS}", "rollout.completions_per_prompt=2"])
     parts = LongRun()
-    state = RunState.fresh(seed=0)
+    state = RunState.fresh()
     with (
         open(os.devnull, "w") as nowhere,
         Stopping(grace_s=60.0) as stopping,

@@ -105,7 +105,7 @@ def run(parts: RecordedParts, run_dir: Path, *settings: str, resume: bool = Fals
     config = load_config([*CONFIG, *settings, "journal.tensorboard=false", "journal.progress=false"])
     store = CheckpointStore(run_dir / "checkpoints", keep_last=2)
     found = store.latest() if resume else None
-    state = found[1] if found else RunState.fresh(seed=0)
+    state = found[1] if found else RunState.fresh()
     with (
         Stopping(grace_s=grace_s) as stopping,
         Journal(
@@ -160,11 +160,3 @@ def test_a_publish_that_fails_at_the_start_trains_nothing(tmp_path: Path) -> Non
     with pytest.raises(RuntimeError, match="engine 1 is gone"):
         run(parts, tmp_path)
     assert parts.events == []
-
-
-def test_an_actor_that_was_replaced_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = RecordedParts()
-    status = ActorStatus(metrics={"faults/graders": 1.0}, spans=(), faults=("grader 0 died",))
-    monkeypatch.setattr(parts, "status", lambda: status)
-    run(parts, tmp_path)
-    assert (tmp_path / "run.log").read_text().count("grader 0 died\n") == 3

@@ -14,8 +14,6 @@ def state_at(iteration: int) -> RunState:
     return RunState(
         iteration=iteration,
         policy_version=iteration,
-        prompt_position=16 * iteration,
-        seed=5,
         positions=positions_at(iteration),
     )
 

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -65,12 +65,14 @@ class PlayedEngines:
 def engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> PlayedEngines:
     played = PlayedEngines()
 
-    def call(method: str, *, timeout_s: float) -> None:
-        played.calls.append(method)
+    def note(name: str) -> Callable[[], None]:
+        return lambda: played.calls.append(name)
 
-    fleet = SimpleNamespace(await_ready=lambda timeout_s: None, call=call)
+    rollout = SimpleNamespace(
+        fleet=None, graders=None, await_ready=note("ready"), serve_loaded_weights=note("serve loaded weights")
+    )
     parts = ModuleType("orchestration.rollout_parts")
-    parts.start_rollout = lambda *arguments: (fleet, None)  # type: ignore[attr-defined]
+    parts.open_rollout_side = lambda *arguments: nullcontext(rollout)  # type: ignore[attr-defined]
     placement = SimpleNamespace(describe=lambda: "played engines")
     cluster = SimpleNamespace(device="cpu", placement=placement)
 
@@ -98,7 +100,7 @@ def test_an_evaluation_leaves_rows_a_summary_and_a_table(
     engines: PlayedEngines, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert evaluate.main([*SUMS, "model.max_model_len=64", "out=a"]) == 0
-    assert engines.calls == ["serve_loaded_weights"]
+    assert engines.calls == ["ready", "serve loaded weights"]
     rows = [json.loads(line) for line in Path("a/arithmetic.jsonl").read_text().splitlines()]
     assert [(row["problem"], row["sample"]) for row in rows] == [(p, s) for p in range(6) for s in range(2)]
     metrics = json.loads(Path("a/summary.json").read_text())["metrics"]

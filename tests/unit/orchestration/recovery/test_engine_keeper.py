@@ -133,7 +133,7 @@ def test_a_lost_engine_is_ended_and_another_one_takes_its_place_when_it_is_up(mo
     scene.keeper.tend()
     assert scene.fleet.numbers == {0, 1}
     assert scene.fleet.rooms == {1: "room"}
-    assert scene.lines[1:] == ["engine 1 is back after 7 s; the next publish includes it"]
+    assert scene.lines[1:] == ["engine 1 is back after 7 s; it takes prompts once it has the weights"]
 
 
 def test_an_engine_that_fails_to_load_or_takes_too_long_is_started_again_until_it_is_too_often(
@@ -159,10 +159,13 @@ def await_end(scene: Scene) -> None:
 
 def test_the_members_stay_during_a_publish(monkeypatch: pytest.MonkeyPatch) -> None:
     scene = Scene(monkeypatch, 0, 1)
-    scene.fleet.fail(1)
-    with scene.keeper.held():
+
+    def send() -> set[int]:
+        scene.fleet.fail(1)
         scene.keeper.tend()
-        assert scene.fleet.numbers == {0, 1}
+        return scene.fleet.numbers
+
+    assert scene.keeper.reach_all(send) == {0, 1}
     scene.keeper.tend()
     assert scene.fleet.numbers == {0}
 
@@ -186,8 +189,8 @@ def test_an_engine_without_a_place_waits_for_one_and_the_others_go_on(monkeypatc
     scene.keeper.tend()
     assert scene.fleet.numbers == {0, 1, 2}
     assert sorted(scene.lines[1:]) == [
-        "engine 1 is back after 9 s; the next publish includes it",
-        "engine 2 joins; the next publish includes it",
+        "engine 1 is back after 9 s; it takes prompts once it has the weights",
+        "engine 2 joins; it takes prompts once it has the weights",
     ]
 
 
@@ -256,7 +259,8 @@ def test_a_run_with_too_few_engines_waits_for_places_and_ends_without_them(monke
         scene.keeper.await_engines()
     assert str(ended.value) == (
         "1 engine(s) are left, at least 2 are needed, and the others have no place within "
-        "cluster.placement_timeout_s=8 s; still missing 1 bundle. Add a node, then continue the run with resume=true"
+        "cluster.placement_timeout_s=8 s; still missing 1 bundle. Add a node, then go on: a run with resume=true, an "
+        "evaluation with the same command"
     )
     scene.on_sleep = [lambda: scene.places.without.clear(), *[lambda: None] * 100, scene.places.finish]
     scene.keeper.await_engines()

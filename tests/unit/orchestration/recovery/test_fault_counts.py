@@ -19,7 +19,8 @@ def test_faults_are_counted_by_kind_until_a_row_takes_them() -> None:
     assert faults.drain() == {}
     for kind in ("engines", "learners", "engines"):
         faults.admit(kind, "x", ValueError())  # type: ignore[arg-type]
-    assert faults.drain() == {"faults/engines": 2.0, "faults/learners": 1.0}
+    faults.replaced("graders", "grader 0 died", None)
+    assert faults.drain() == {"faults/engines": 2.0, "faults/learners": 1.0, "faults/graders": 1.0}
     assert faults.drain() == {}, "a metric that is 0 is absent"
 
 
@@ -48,6 +49,9 @@ def test_without_restarts_the_first_fault_ends_the_run() -> None:
 
 def test_a_line_goes_to_the_terminal_and_to_the_log(caplog: pytest.LogCaptureFixture) -> None:
     lines: list[str] = []
-    Faults(lines.append, max_restarts=1).tell("engine 0 is back after 7 s")
-    assert lines == ["engine 0 is back after 7 s"]
-    assert "engine 0 is back after 7 s" in caplog.text
+    faults = Faults(lines.append, max_restarts=0)
+    faults.tell("engine 0 is back after 7 s")
+    faults.replaced("graders", "grader 0 died", ValueError("Ray's page"))
+    assert lines == ["engine 0 is back after 7 s", "grader 0 died"]
+    assert caplog.text.count("engine 0 is back after 7 s") == caplog.text.count("grader 0 died") == 1
+    assert "Ray's page" in caplog.text

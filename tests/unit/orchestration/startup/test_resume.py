@@ -6,18 +6,15 @@ import pytest
 
 from configs.loading import ConfigError, dump_yaml, load_config
 from configs.schema import RunConfig
-from orchestration.checkpoints.state import ResumeError, RunState
 from orchestration.journal.run_files import CONFIG_FILE
 from orchestration.startup.resume import (
     FREE,
     LATER,
     ROUNDING,
-    adopted,
     check_length,
     check_resumable,
     stored_settings,
 )
-from orchestration.stream.positions import FRESH
 
 SILENT = (
     "dry_run=true",
@@ -148,16 +145,6 @@ def test_a_run_may_grow_and_shrink_and_a_linear_schedule_is_stated(now: int) -> 
 def test_fewer_iterations_than_are_trained_are_refused() -> None:
     with pytest.raises(ConfigError, match="num_iterations=3: 4 are trained already; must be at least 4"):
         check_length(load_config(["num_iterations=5"]), load_config(["num_iterations=3"]), iteration=4)
-
-
-def test_a_forced_state_is_that_of_the_new_settings() -> None:
-    state = RunState(iteration=2, policy_version=2, prompt_position=8, seed=0, positions=FRESH)
-    settings = ("rollout.prompts_per_iteration=5", "seed=1", "resume=true")
-    with pytest.raises(ResumeError, match="seed=0, now seed=1"):
-        adopted(state, load_config(settings))
-    forced = adopted(state, load_config([*settings, "resume_force=true"]))
-    assert (forced.seed, forced.prompt_position, forced.iteration) == (1, 10, 2)
-    assert adopted(forced, load_config(settings)) == forced, "a later resume needs no force"
 
 
 def test_without_a_readable_configuration_there_is_no_resume(tmp_path: Path) -> None:

@@ -46,7 +46,6 @@ def test_batches_hold_the_prompts_of_their_iteration_in_order_whatever_the_order
             while len(batches) < 3 and buffer.ready(len(batches)):
                 batches.append([item.admission_index for item in buffer.take(len(batches))])
         assert batches == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
-        assert len(buffer) == 0
 
 
 def test_missing_names_the_prompts_waited_for() -> None:
@@ -56,7 +55,6 @@ def test_missing_names_the_prompts_waited_for() -> None:
     assert buffer.missing(0) == (0, 2)
     assert buffer.missing(1) == (3, 5)
     assert not buffer.ready(0)
-    assert len(buffer) == 2
 
 
 def test_broken_promises_fail() -> None:
@@ -108,7 +106,7 @@ def test_admission_and_prompt_order_bound_the_staleness(num_prompts: int, max_st
             buffer.add(Item(in_flight.pop(rng.randrange(len(in_flight)))))
         ages = [version - versions[item.admission_index] for item in buffer.take(version)]
         assert max(ages) <= max_staleness
-        assert len(buffer) + len(in_flight) <= max_staleness * num_prompts
+        assert len(versions) - (version + 1) * num_prompts <= max_staleness * num_prompts, "held or in flight"
 
 
 def test_group_metrics() -> None:

@@ -85,7 +85,7 @@ def fresh_run(
     monkeypatch: pytest.MonkeyPatch, *, rewards: Rewards = teaching, lengths: Lengths = uneven, **settings: int
 ) -> tuple[FakeRollout, GroupStream, Batches]:
     rollout = FakeRollout(monkeypatch, rewards=rewards, lengths=lengths)
-    state = RunState.fresh(seed=0)
+    state = RunState.fresh()
     stream = stream_of(rollout, state, **settings)  # type: ignore[arg-type]
     return rollout, stream, iterate(stream, rollout, state)
 
@@ -121,7 +121,7 @@ def test_finished_order_lets_long_groups_go_on_into_later_batches(
 @given(max_staleness=st.integers(2, 5), seed=st.integers(0, 10_000), start=st.integers(0, 3))
 def test_finished_order_never_exceeds_the_bound(max_staleness: int, seed: int, start: int) -> None:
     rng = random.Random(seed)
-    state = RunState(iteration=start, policy_version=start, prompt_position=0, seed=0, positions=FRESH_POSITIONS)
+    state = RunState(iteration=start, policy_version=start, positions=FRESH_POSITIONS)
     with pytest.MonkeyPatch.context() as patch:
         rollout = FakeRollout(patch, rewards=teaching, lengths=lambda position: drawn[position])
         drawn = [rng.choice([1, 2, 3, 10, 60]) for _ in range(PROMPTS * (ITERATIONS + 2))]
@@ -131,7 +131,7 @@ def test_finished_order_never_exceeds_the_bound(max_staleness: int, seed: int, s
     assert trained == list(range(PROMPTS * (ITERATIONS - start)))
 
 
-FRESH_POSITIONS = RunState.fresh(seed=0).positions
+FRESH_POSITIONS = RunState.fresh().positions
 
 
 def zero_variance_at(*positions: int) -> Rewards:
@@ -155,8 +155,8 @@ def test_groups_without_a_gradient_are_replaced_round_by_round_by_the_next_promp
 
 def test_replacing_ends_after_the_attempts_and_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     rollout = FakeRollout(monkeypatch, rewards=zero_variance_at(*range(1000)), lengths=uneven)
-    stream = stream_of(rollout, RunState.fresh(seed=0), max_staleness=0, max_attempts=2)
-    (batch,) = iterate(stream, rollout, RunState.fresh(seed=0), until=1)
+    stream = stream_of(rollout, RunState.fresh(), max_staleness=0, max_attempts=2)
+    (batch,) = iterate(stream, rollout, RunState.fresh(), until=1)
     assert [graded.position for graded in batch] == [8, 9, 10, 11], "filled with what there is"
     assert (stream.summary()["group/replaced"], stream.summary()["group/attempts"]) == (8, 2)
 
@@ -173,11 +173,11 @@ def test_a_resume_goes_on_with_the_prompts_that_the_run_would_have_taken(
         return rollout, stream
 
     rewards = zero_variance_at(*range(0, 300, 3))
-    state = RunState.fresh(seed=0)
+    state = RunState.fresh()
     rollout, stream = settings(rewards, state)
     before = iterate(stream, rollout, state, until=5)
     for _ in before:
-        state = state.advance(num_prompts=PROMPTS, positions=stream.positions())
+        state = state.advance(stream.positions())
     resumed_rollout, resumed = settings(rewards, RunState.from_json(state.to_json()))
     after = iterate(resumed, resumed_rollout, state)
 
@@ -189,5 +189,5 @@ def test_a_resume_goes_on_with_the_prompts_that_the_run_would_have_taken(
     generated = set(rollout.versions_of) | set(resumed_rollout.versions_of)
     assert generated == set(range(len(generated))), "no position of the stream is skipped"
     if max_staleness == 0:
-        undisturbed, stream = settings(rewards, RunState.fresh(seed=0))
-        assert indices(iterate(stream, undisturbed, RunState.fresh(seed=0))) == indices([*before, *after])
+        undisturbed, stream = settings(rewards, RunState.fresh())
+        assert indices(iterate(stream, undisturbed, RunState.fresh())) == indices([*before, *after])

@@ -91,9 +91,7 @@ def schedule(study_dir: Path, launcher: LocalLauncher, *arguments: str) -> tuple
 
 def checkpoint(folder: Path, iteration: int) -> None:
     store = CheckpointStore(folder / "checkpoints", keep_last=1)
-    state = RunState(
-        iteration=iteration, policy_version=iteration, prompt_position=16 * iteration, seed=0, positions=FRESH
-    )
+    state = RunState(iteration=iteration, policy_version=iteration, positions=FRESH)
     store.commit(store.begin(iteration), state, {})
 
 

@@ -4,6 +4,9 @@ import ast
 import asyncio
 import inspect
 import os
+import signal
+import subprocess
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +19,7 @@ from rollout.contract import EngineLoad, EngineRoom, Prompt, SamplingSpec
 from rollout.engines import backend, engine
 from rollout.engines.backend import EngineBackend
 from rollout.engines.engine import RolloutEngine
+from rollout.engines.orphans import OWNER_VARIABLE, is_stopped
 from transfer.transport import Rendezvous
 
 ENGINES = Path(backend.__file__).parent
@@ -167,6 +171,21 @@ def test_an_engine_says_whether_it_is_well_and_whether_it_should_get_on(stand_in
             await rollout.health()
 
     asyncio.run(scenario())
+
+
+def test_an_engine_whose_child_is_stopped_is_not_well(stand_in: RecordingBackend) -> None:
+    with subprocess.Popen(["sleep", "600"], env={OWNER_VARIABLE: str(os.getpid())}) as child:
+        try:
+            rollout = engine_on(stand_in, inflight=True)
+            asyncio.run(rollout.health())
+            child.send_signal(signal.SIGSTOP)
+            deadline = time.monotonic() + 60.0
+            while not is_stopped(child.pid):
+                assert time.monotonic() < deadline
+            with pytest.raises(RuntimeError, match=f"its process {child.pid} is stopped"):
+                asyncio.run(rollout.health())
+        finally:
+            child.kill()
 
 
 def test_after_a_publish_that_broke_off_an_engine_samples_nothing_and_says_that_it_has_failed(

@@ -33,7 +33,7 @@ def test_prompts_go_out_in_one_call_and_groups_come_back_in_one() -> None:
     with fleet._pool.arrived:  # so that the fleet's thread does not hand the first ones over meanwhile
         for index in range(8):
             fleet.submit(prompt_of(index), sampling_of())
-        assert fleet.finished() == []
+        fleet._pool.hand_over()
     assert (len(engine.inside), engine.num_calls) == (8, 2)
     engine.finish(*range(8))
     assert indices(fleet.await_finished()) == list(range(8))
@@ -61,7 +61,7 @@ def test_what_has_no_room_waits_and_goes_to_whoever_has_room_first() -> None:
     with fleet._pool.arrived:
         for index in range(14):
             fleet.submit(prompt_of(index), sampling_of())
-        fleet.finished()
+        fleet._pool.hand_over()
     assert (len(left.inside), len(right.inside)) == (5, 5)
     assert left.holds_back
     assert right.holds_back
@@ -82,15 +82,15 @@ def test_engines_hear_of_prompts_held_back_after_their_call_was_opened() -> None
     with fleet._pool.arrived:
         for index in range(5):
             fleet.submit(prompt_of(index), sampling_of())
-        fleet.finished()
+        fleet._pool.hand_over()
         assert not engine.holds_back
         fleet.submit(prompt_of(5), sampling_of())
         fleet.submit(prompt_of(6), sampling_of())
-        fleet.finished()
+        fleet._pool.hand_over()
         assert (engine.holds_back, len(engine.inside)) == (True, 5)
         calls = engine.num_calls
         fleet.submit(prompt_of(7), sampling_of())
-        fleet.finished()
+        fleet._pool.hand_over()
         assert engine.num_calls == calls, "it knows"
 
 
@@ -99,7 +99,7 @@ def test_the_longest_expected_go_first_and_an_evaluation_before_the_training() -
     fleet = fleet_of(engine)
     for index, tokens in enumerate((4, 40, 20)):
         fleet.submit(prompt_of(index, text=f"problem {index}"), sampling_of())
-        fleet.finished()
+        fleet._pool.hand_over()
         engine.finish(index, num_tokens=tokens)
         fleet.await_finished()
     engine.events.clear()
@@ -108,7 +108,7 @@ def test_the_longest_expected_go_first_and_an_evaluation_before_the_training() -
         for index in range(3):
             fleet.submit(prompt_of(10 + index, text=f"problem {index}"), sampling_of())
         evaluation.submit(prompt_of(0, text="held out"), sampling_of(), due=-1)
-        fleet.finished()
+        fleet._pool.hand_over()
     assert engine.events == [("engine", "0", "11", "12", "10")]
 
 
@@ -120,7 +120,7 @@ def test_two_fleets_share_engines_and_each_gets_its_own_groups() -> None:
         for index in range(3):
             fleet.submit(prompt_of(index), sampling_of())
             sibling.submit(prompt_of(10 + index), sampling_of())
-        fleet.finished()
+        fleet._pool.hand_over()
     assert len(engine.inside) == 5, "one room for both"
     engine.finish(*list(engine.inside))
     first = indices(fleet.await_finished())
@@ -137,14 +137,12 @@ def test_a_dead_engine_is_named_after_what_the_others_finished_was_given_out() -
     fleet = fleet_of(left, right)
     for index in range(2):
         fleet.submit(prompt_of(index), sampling_of())
-    fleet.finished()
+    fleet._pool.hand_over()
     left.finish(*left.inside)
     assert len(fleet.await_finished()) == 1
     right.fail(RayActorError())
     with pytest.raises(EngineError, match="engine 1 failed: its process died"):
         fleet.await_finished()
-    with pytest.raises(EngineError, match="engine 1 failed: its process died"):
-        fleet.finished()
 
 
 @pytest.mark.parametrize("is_well", [True, False])
@@ -156,7 +154,7 @@ def test_a_failed_request_is_told_with_the_engines_own_words(monkeypatch: pytest
         fleet, "unwell", lambda engines: {} if is_well else dict.fromkeys(engines, PeerStuck("vLLM has failed"))
     )
     fleet.submit(prompt_of(0), sampling_of())
-    fleet.finished()
+    fleet._pool.hand_over()
     engine.fail(RayTaskError("collect", "traceback", ValueError("prompt is too long")))
     with pytest.raises(EngineError, match="engine 0 failed: ValueError: prompt is too long") as failed:
         fleet.await_finished()
@@ -222,9 +220,8 @@ def test_an_error_on_the_way_to_the_graders_reaches_the_driver_and_only_that_fle
     engine.finish(0)
     with fleet._pool.arrived:
         assert fleet._pool.arrived.wait_for(lambda: training._mailbox.error is not None, timeout=30.0)
-    for ask in (training.await_finished, training.finished):
-        with pytest.raises(ValueError, match="no grader is left"):
-            ask()
+    with pytest.raises(ValueError, match="no grader is left"):
+        training.await_finished()
     engine.finish(1)
     assert indices(fleet.await_finished()) == [1], "the thread that talks to the engines goes on"
 
@@ -235,7 +232,7 @@ def test_others_sample_what_a_removed_engine_had_not_finished(monkeypatch: pytes
     with fleet._pool.arrived:
         for index in range(4):
             fleet.submit(prompt_of(index), sampling_of())
-        fleet.finished()
+        fleet._pool.hand_over()
     kept, lost = list(left.inside), list(right.inside)
     right.fail(RayActorError())
     with pytest.raises(EngineError, match="engine 1 failed"):
@@ -255,15 +252,17 @@ def test_who_waits_for_groups_lets_engines_be_replaced_and_waits_anew() -> None:
     with fleet._pool.arrived:
         for index in range(2):
             fleet.submit(prompt_of(index), sampling_of())
-        fleet.finished()
-    looks = 0
+        fleet._pool.hand_over()
+    looks, seen = 0, dict[int, Any]()
 
     def tend() -> None:
-        nonlocal looks
+        """Removes what was lost at its last look: an engine may be lost right after a look."""
+        nonlocal looks, seen
         looks += 1
-        for engine in fleet.lost():
+        for engine in seen:
             fleet.remove(engine)
             left.finish(0)
+        seen = fleet.lost()
 
     fleet.tend_with(tend)
     assert fleet.await_finished(at_most_s=0.4) == []
@@ -279,7 +278,7 @@ def test_what_is_forgotten_goes_nowhere_and_counts_for_nothing() -> None:
     with fleet._pool.arrived:
         for index in range(14):
             fleet.submit(prompt_of(index), sampling_of())
-        fleet.finished()
+        fleet._pool.hand_over()
     inside = [*left.inside, *right.inside]
     fleet.forget_submitted()
     after = fleet.sibling()
@@ -301,7 +300,7 @@ def test_a_late_answer_of_a_removed_engine_counts_for_nothing() -> None:
     with fleet._pool.arrived:
         for index in range(2):
             fleet.submit(prompt_of(index), sampling_of())
-        fleet.finished()
+        fleet._pool.hand_over()
     fleet.remove(1)
     fleet.add(1, FakeEngine("successor"))
     right.finish(*right.inside)
@@ -323,7 +322,7 @@ def test_a_new_engine_gets_prompts_with_its_first_publish_and_no_more_than_its_r
     with fleet._pool.arrived:
         for index in range(12):
             fleet.submit(prompt_of(index), sampling_of())
-        fleet.finished()
+        fleet._pool.hand_over()
         assert (len(old.inside), len(new.inside)) == (5, 0)
         assert list(fleet.start_receive(7, [], verify=True)) == [0, 3]
         assert (len(old.inside), len(new.inside)) == (5, 5)

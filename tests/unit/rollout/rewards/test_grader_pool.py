@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ray.exceptions import ActorDiedError, ObjectLostError, RayTaskError
+from ray.exceptions import ActorDiedError, ObjectLostError, RayError, RayTaskError
 
 import rollout.rewards.graders as module
 from configs.graders import GradersConfig
@@ -59,6 +59,7 @@ class Played:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.graders: list[PlayedGrader] = []
+        self.faults: list[tuple[str, RayError | None]] = []
         monkeypatch.setattr(module, "TICK_S", 0.01)
         ray = SimpleNamespace(remote=lambda **_: lambda _: SimpleNamespace(remote=self.start), kill=self.kill)
         monkeypatch.setattr(module, "ray", ray)
@@ -76,7 +77,9 @@ class Played:
         grader.killed = True
 
     def pool(self, **config: Any) -> GraderPool:
-        self.made = GraderPool(GradersConfig(**config), reward=RewardConfig())
+        self.made = GraderPool(
+            GradersConfig(**config), reward=RewardConfig(), on_fault=lambda *fault: self.faults.append(fault)
+        )
         return self.made
 
 
@@ -106,7 +109,7 @@ def test_groups_go_to_the_grader_with_the_fewest(played: Played) -> None:
     answer(first)
     answer(second)
     assert len(await_verdicts(waiting)) == 5
-    assert pool.drain_faults() == ()
+    assert not played.faults
 
 
 def test_what_a_dead_grader_had_is_graded_by_others_as_often_as_needed(played: Played) -> None:
@@ -120,8 +123,8 @@ def test_what_a_dead_grader_had_is_graded_by_others_as_often_as_needed(played: P
     answer(last)
     assert await_verdicts(waiting) == [VERDICTS, VERDICTS]
     died = "grader 0 died; a new one takes its place; groups graded again: 2"
-    assert pool.drain_faults() == (died,) * 5
-    assert pool.drain_faults() == ()
+    assert [line for line, _ in played.faults] == [died] * 5
+    assert all(isinstance(cause, ActorDiedError) for _, cause in played.faults)
 
 
 def test_a_stuck_grader_is_ended_and_its_groups_are_graded_by_another(
@@ -138,8 +141,9 @@ def test_a_stuck_grader_is_ended_and_its_groups_are_graded_by_another(
     assert not graded.done()
     answer(successor)
     assert await_verdicts([graded]) == [VERDICTS]
-    (fault,) = pool.drain_faults()
+    ((fault, cause),) = played.faults
     assert fault.startswith("grader 0 has not answered for 0.2 s; a new one takes its place")
+    assert cause is None
 
 
 def test_a_busy_grader_that_answers_is_left_alone(played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
