@@ -1,6 +1,6 @@
 """One run from its folder to its final model: everything around the algorithm in loop.py.
 
-In: a RunConfig. Out: the run's folder. Every check that can refuse the run comes first: torch and the
+In: a RunConfig. Out: a RunResult and the run's folder. Every check that can refuse the run comes first: torch and the
 modules that need it are imported only when the cluster has room for the run.
 """
 
@@ -22,7 +22,7 @@ from orchestration.checkpoints.store import CheckpointStore
 from orchestration.cluster import start_cluster
 from orchestration.dry_run import ratio_warning
 from orchestration.going_on import progress_of
-from orchestration.journal.journal import Journal
+from orchestration.journal.journal import Journal, RunResult
 from orchestration.journal.run_files import CHECKPOINT_FOLDER, CONFIG_FILE, LOG_FILE
 from orchestration.recovery.faults import Faults
 from orchestration.report.pictures import pictures_at_end
@@ -56,7 +56,7 @@ class Session:
         print_line(self.console, line)
 
 
-def train(config: RunConfig, *, notices: Sequence[str] = (), settings: Sequence[str] | None = None) -> None:
+def train(config: RunConfig, *, notices: Sequence[str] = (), settings: Sequence[str] | None = None) -> RunResult:
     """Trains a new run or from a run's newest checkpoint; ends every process it started, also after a failure.
 
     notices: lines for the log and the report. settings: as typed on the command line, for the command that goes on
@@ -77,10 +77,10 @@ def train(config: RunConfig, *, notices: Sequence[str] = (), settings: Sequence[
                 )
                 for line in (f"run folder {run_dir}; what libraries print goes to {LOG_FILE} there", *owned.notices):
                     session.tell(line)
-                _train(session, checkpoint, state, notices=[*notices, *changes, *store.skipped])
+                return _train(session, checkpoint, state, notices=[*notices, *changes, *store.skipped])
 
 
-def _train(session: Session, checkpoint: Path | None, state: RunState, *, notices: Sequence[str]) -> None:
+def _train(session: Session, checkpoint: Path | None, state: RunState, *, notices: Sequence[str]) -> RunResult:
     config, console = session.config, session.console
     # A replay needs no task: its recorded groups include their prompts.
     has_engines = config.rollout.has_engines
@@ -109,10 +109,12 @@ def _train(session: Session, checkpoint: Path | None, state: RunState, *, notice
             cluster.explaining(),  # before the ending tells the error
         ):
             attempt = partial(_attempt, session, build, rewinds, untold)
-            rewinds.run(attempt, Start(checkpoint=checkpoint, state=state))
+            return rewinds.run(attempt, Start(checkpoint=checkpoint, state=state))
 
 
-def _attempt(session: Session, build: "BuildParts", rewinds: "Rewinds", notices: list[str], start: "Start") -> None:
+def _attempt(
+    session: Session, build: "BuildParts", rewinds: "Rewinds", notices: list[str], start: "Start"
+) -> RunResult:
     """Runs from `start` to the end, or until the learner is lost. notices: those that the journal does not have yet."""
     from orchestration.loop import iterate, save
 
@@ -145,6 +147,7 @@ def _attempt(session: Session, build: "BuildParts", rewinds: "Rewinds", notices:
         model_folder.mkdir(exist_ok=True)
         parts.learner.save_pretrained(str(model_folder))
         journal.log(f"final model in {model_folder}")
+        return journal.result()
 
 
 def _begin(config: RunConfig, run_dir: Path, store: CheckpointStore) -> tuple[Path | None, RunState, tuple[str, ...]]:

@@ -5,9 +5,10 @@ lines (docs/metrics.md lists names and units), and the log. The journal knows no
 are computed.
 """
 
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -18,10 +19,10 @@ from configs.journal import JournalConfig
 from orchestration.journal.console_lines import AdviceLines, ProgressLines
 from orchestration.journal.entry import IterationEntry, checked
 from orchestration.journal.eval_rows import Evaluation
-from orchestration.journal.json_lines import append_rows, read_rows
+from orchestration.journal.json_lines import append_rows, iterate_rows, read_rows
 from orchestration.journal.log_file import LogFile
 from orchestration.journal.row_files import EvalFiles, MetricsFile, RolloutsFile
-from orchestration.journal.run_files import EVAL_FILE, NOTICES_FILE, TRACE_FILE
+from orchestration.journal.run_files import EVAL_FILE, METRICS_FILE, NOTICES_FILE, TRACE_FILE
 from orchestration.journal.sink import Sink
 from orchestration.journal.tensorboard import TensorBoardLog
 from orchestration.journal.trace import TraceFile
@@ -29,6 +30,27 @@ from orchestration.terminal.console import print_line
 from transfer.spans import Span, SpanLog
 
 MIB = 2**20
+AVERAGED = 10  # iterations whose mean reward the result has, of either end
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvalResult:
+    """One evaluation; `iteration` iterations had been trained before it."""
+
+    iteration: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunResult:
+    """The results of a run over all its iterations, including those before a resume."""
+
+    run_dir: Path
+    num_iterations: int  # rows in metrics.jsonl
+    reward_first10: float | None  # mean of reward/mean over the first 10 iterations; None where no row has it
+    reward_last10: float | None
+    evals: tuple[EvalResult, ...]  # evaluations in the order of the iterations
+    final_metrics: Mapping[str, float]  # the last row; empty where there is none
 
 
 class Journal:
@@ -142,6 +164,26 @@ class Journal:
         """A line of the log that the report repeats: a fact that a reader of the results must know."""
         self.log(message)
         append_rows(self._run_dir / NOTICES_FILE, [{"iteration": self._next_iteration, "text": message}])
+
+    def result(self) -> RunResult:
+        """The results so far, from the files."""
+        first: list[float] = []
+        last: deque[float] = deque(maxlen=AVERAGED)
+        num_rows, final = 0, {}
+        for row in iterate_rows(self._run_dir / METRICS_FILE):
+            num_rows, final = num_rows + 1, row
+            if "reward/mean" in row:
+                last.append(row["reward/mean"])
+                first = first if len(first) == AVERAGED else [*first, row["reward/mean"]]
+        evals = read_rows(self._run_dir / EVAL_FILE)
+        return RunResult(
+            run_dir=self._run_dir,
+            num_iterations=num_rows,
+            reward_first10=sum(first) / len(first) if first else None,
+            reward_last10=sum(last) / len(last) if last else None,
+            evals=tuple(EvalResult(iteration=row.pop("iteration"), metrics=row) for row in evals),
+            final_metrics=final,
+        )
 
 
 def _close(sink: Sink, kind: type[BaseException] | None, *_: object) -> None:

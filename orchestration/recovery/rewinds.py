@@ -1,13 +1,14 @@
 """Rewinds: when the learner is lost, the run goes back to its newest checkpoint and on from there, in this process.
 
-In: a function that runs from a checkpoint to the end, and the store. Out: nothing, or an error. What is retried is the
-loss of processes and of their objects; errors that would repeat end the run. Knows nothing of the parts.
+In: a function that runs from a checkpoint to the end, and the store. Out: what the function returns. What is retried
+is the loss of processes and of their objects; errors that would repeat end the run. Knows nothing of the parts.
 """
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from learner.group import LearnerLost
 from orchestration.checkpoints.state import RunState
@@ -15,6 +16,8 @@ from orchestration.checkpoints.store import CheckpointStore
 from orchestration.recovery.faults import Faults
 from orchestration.stream.group_stream import GroupsLost
 from orchestration.terminal.console import duration
+
+ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +41,7 @@ class Rewinds:
         self._has_begun = False
         self._lost_at: float | None = None
 
-    def run(self, attempt: Callable[[Start], None], start: Start) -> None:
+    def run(self, attempt: Callable[[Start], ResultT], start: Start) -> ResultT:
         """Calls attempt(start), and again from the newest checkpoint as often as it loses the learner. TooManyFaults.
 
         A learner that is lost before begun() was called has never worked: that ends the run.

@@ -187,12 +187,13 @@ def test_a_resumed_run_leaves_the_files_of_an_undisturbed_one(tmp_path: Path) ->
                     journal.record_eval(iteration + 1, evaluated({"eval/arithmetic/pass@1": 0.1 * iteration}))
     with (resumed / "metrics.jsonl").open("a") as file:
         file.write('{"iteration": 4, "loss": 0.')  # a crash in mid-write
-    with open_journal(resumed, start_iteration=4):
-        pass
+    with open_journal(resumed, start_iteration=4) as journal:
+        result = journal.result()
     for name in ("metrics.jsonl", "rollouts.jsonl", "eval.jsonl"):
         assert [without_times(row) for row in rows(resumed / name)] == [
             without_times(row) for row in rows(undisturbed / name)
         ]
+    assert result.num_iterations == 4
     dropped = (resumed / "metrics.dropped.jsonl").read_text().splitlines()
     assert json.loads(dropped[0])["iteration"] == 2
     assert dropped[1] == '{"iteration": 4, "loss": 0.'
@@ -220,16 +221,15 @@ def test_a_repeated_evaluation_replaces_the_old_one(tmp_path: Path) -> None:
         journal.record_eval(0, evaluated({"eval/arithmetic/pass@1": 0.1}))
         journal.record_eval(0, evaluated({"eval/other/pass@1": 0.2}))
         journal.record_eval(0, evaluated({"eval/arithmetic/pass@1": 0.3}))
-    assert rows(tmp_path / "eval.jsonl") == [
-        {"iteration": 0, "eval/other/pass@1": 0.2},
-        {"iteration": 0, "eval/arithmetic/pass@1": 0.3},
-    ]
+        evals = journal.result().evals
+    assert [dict(item.metrics) for item in evals] == [{"eval/other/pass@1": 0.2}, {"eval/arithmetic/pass@1": 0.3}]
     assert (tmp_path / "eval.dropped.jsonl").exists()
 
 
 def test_a_task_without_evaluation_sets_leaves_no_evaluation(tmp_path: Path) -> None:
     with open_journal(tmp_path) as journal:
         journal.record_eval(0, evaluated({}))
+        assert journal.result().evals == ()
     assert not (tmp_path / "eval.jsonl").exists()
 
 
@@ -262,6 +262,19 @@ def test_an_evaluation_is_one_line_a_set_with_its_interval(tmp_path: Path) -> No
         "evaluation after 2 iterations  gsm8k  pass@1 50.0% [45.1%, 55.0%]  pass@8 75.0%  length 9.3 tokens",
         "evaluation after 2 iterations  aime24  pass@1 0.0%",
     ]
+
+
+def test_result_averages_the_first_and_the_last_ten(tmp_path: Path) -> None:
+    with open_journal(tmp_path) as journal:
+        assert journal.result().reward_first10 is None
+        for iteration in range(25):
+            with journal.iteration(iteration) as entry:
+                entry.record({"reward/mean": float(iteration)})
+        result = journal.result()
+    assert (result.reward_first10, result.reward_last10) == (4.5, 19.5)
+    assert result.num_iterations == 25
+    assert result.final_metrics["reward/mean"] == 24.0
+    assert result.run_dir == tmp_path
 
 
 def test_curves_are_drawn_from_two_iterations_on(tmp_path: Path) -> None:

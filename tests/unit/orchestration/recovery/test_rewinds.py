@@ -26,17 +26,17 @@ class Run:
         self._store = CheckpointStore(folder, keep_last=2)
         self._rewinds = Rewinds(self._store, self.faults)
 
-    def run(self, *, begins: bool = True) -> None:
-        self._rewinds.run(self._begin if begins else self._attempt, FRESH)
+    def run(self, *, begins: bool = True) -> str:
+        return self._rewinds.run(self._begin if begins else self._attempt, FRESH)
 
-    def _begin(self, start: Start) -> None:
+    def _begin(self, start: Start) -> str:
         self._rewinds.begun()
-        self._attempt(start)
+        return self._attempt(start)
 
-    def _attempt(self, start: Start) -> None:
+    def _attempt(self, start: Start) -> str:
         self.starts.append(start)
         if not self._failures:
-            return
+            return "result"
         error, iteration = self._failures.pop(0)
         if iteration is not None:
             state = RunState(
@@ -51,7 +51,7 @@ class Run:
 def test_a_run_goes_on_from_its_newest_checkpoint_or_from_its_start(tmp_path: Path) -> None:
     first, second = LearnerLost("step: learner rank 1: its process died"), GroupsLost("finished groups were lost")
     run = Run(tmp_path, (first, None), (second, 3), (first, 6))
-    run.run()
+    assert run.run() == "result"
     assert run.starts[:2] == [FRESH, FRESH]
     assert [start.state.iteration for start in run.starts] == [0, 0, 3, 6]
     assert [start.checkpoint and start.checkpoint.name for start in run.starts[2:]] == [
