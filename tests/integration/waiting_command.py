@@ -53,11 +53,15 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def start_waiting(address: str, output: Path) -> "subprocess.Popen[bytes]":
+def start_waiting(
+    address: str, output: Path, *, environment: dict[str, str] | None = None
+) -> "subprocess.Popen[bytes]":
     """Starts the command in a process group of its own, and returns it once it waits."""
     with output.open("w") as log:
         command = [sys.executable, "-m", "tests.integration.waiting_command", address]
-        process = subprocess.Popen(command, cwd=PROJECT_ROOT, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            command, cwd=PROJECT_ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
     while "waiting" not in output.read_text():
         assert process.poll() is None, output.read_text()
         time.sleep(0.1)
