@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 BALLAST = "ballast"
+SOURCE = "softgate"  # name that the list of mounts shows
 IS_ROOT = os.geteuid() == 0
 # mount wants an administrator, which everybody is in a user namespace of his own
 UNSHARE = ["unshare", "--mount", *([] if IS_ROOT else ["--map-root-user"])]
@@ -36,7 +37,7 @@ class SmallDisk:
             os.posix_fallocate(file.fileno(), 0, disk.f_bavail * disk.f_frsize - leaving)
 
     def make_read_only(self) -> None:
-        remount = ["mount", "-o", "remount,ro", str(self.path)]
+        remount = ["mount", "-o", "remount,ro", SOURCE, str(self.path)]
         subprocess.run(self.command(remount, folder=Path("/")), check=True)
 
     def make_room(self) -> None:
@@ -47,7 +48,7 @@ class SmallDisk:
 def small_disk(path: Path, *, megabytes: int) -> Iterator[SmallDisk]:
     """Mounts it at a new folder."""
     path.mkdir()
-    mount = f'mount -t tmpfs -o size={megabytes}m softgate "$0" && echo mounted && exec cat'  # until its stdin ends
+    mount = f'mount -t tmpfs -o size={megabytes}m {SOURCE} "$0" && echo mounted && exec cat'  # until its stdin ends
     with subprocess.Popen(
         [*UNSHARE, "sh", "-c", mount, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as holder:
