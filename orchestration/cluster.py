@@ -21,13 +21,14 @@ from configs.loading import ConfigError
 from configs.schema import ClusterConfig, LearnerConfig, RolloutConfig
 from orchestration.level_memory import keep_memory_level
 from orchestration.network.abandon import abandon_ray
-from orchestration.network.session_folders import session_folder
+from orchestration.network.session_folders import folders_of_this_process, session_folder, settle_failed_start
 from orchestration.network.starting import starting_ray
 from orchestration.network.watch import Node, RayLostError, RayWatch
 from orchestration.network.watching import explaining, watching
 from orchestration.own_sessions import own_sessions
 from orchestration.placement import Placement, PlacementError, plan_placement
 from orchestration.startup.checks.cluster_address import LOCAL, check_address, cluster_address
+from orchestration.startup.checks.folders import ray_temp_root
 from orchestration.startup.ray_errors import not_joined, not_started
 from orchestration.terminal.stopping import fail, install, protect
 from transfer.patience import Patience
@@ -195,7 +196,7 @@ def start_cluster(
     address = cluster_address(cluster.address)
     if address == LOCAL:  # a refusal should not take the 5 to 15 s of starting and stopping Ray
         plan_placement(cluster, rollout, learner, resources=local_resources())
-    with own_sessions(), _ray_session(cluster, address, notice) as watch:
+    with own_sessions() as end_started, _ray_session(cluster, address, notice, end_started) as watch:
         install()  # ray.init has taken SIGTERM
         placement = plan_placement(cluster, rollout, learner, resources=ray.cluster_resources())
         reserved = Cluster(
@@ -219,15 +220,17 @@ def local_resources() -> dict[str, float]:
 
 
 @contextmanager
-def _ray_session(cluster: ClusterConfig, address: str, notice: Callable[[str], None]) -> Iterator[RayWatch]:
-    """A connection to Ray; gives a watch on it, which does not look yet."""
+def _ray_session(
+    cluster: ClusterConfig, address: str, notice: Callable[[str], None], end_started: Callable[[], None]
+) -> Iterator[RayWatch]:
+    """A connection to Ray; gives a watch on it, which does not look yet. end_started: ends Ray's processes."""
     keep_memory_level()
     end = ray.shutdown
     with ExitStack() as undo:
         try:
             if address == LOCAL:
                 with protect():  # half a start would leave processes
-                    folder = _start_local_ray()
+                    folder = _start_local_ray(end_started)
                 undo.enter_context(session_folder(folder))
             else:
                 folder = _join_ray(cluster, address)
@@ -256,17 +259,21 @@ def _join_ray(cluster: ClusterConfig, address: str) -> Path:
     return Path(joined.address_info["session_dir"])
 
 
-def _start_local_ray() -> Path:
+def _start_local_ray(end_started: Callable[[], None]) -> Path:
     """Starts a Ray of this process's own, on loopback, and returns its folder; ConfigError where two attempts fail.
 
-    What a failed start leaves running ends with this process.
+    Of the first of these nothing stays, of the second the folder with Ray's logs.
     """
+    root = ray_temp_root()[1] / "ray"
     for start in range(1, NUM_LOCAL_STARTS + 1):
+        before, is_last = folders_of_this_process(root), start == NUM_LOCAL_STARTS
         try:
             with starting_ray(is_local=True):
                 started = ray.init(address=LOCAL, include_dashboard=False, log_to_driver=True, logging_level="warning")
         except Exception as error:  # Ray raises this very class when its start times out
-            if start == NUM_LOCAL_STARTS:
+            end_started()
+            settle_failed_start(folders_of_this_process(root) - before, is_kept=is_last)
+            if is_last:
                 raise not_started(error, attempts=NUM_LOCAL_STARTS) from error
             ray.shutdown()
         else:

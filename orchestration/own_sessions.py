@@ -6,7 +6,7 @@ Replaces two names of Ray that are not public.
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,10 +21,11 @@ REAPER = "trap '' HUP INT TERM; groups=; while read -r pid; do groups=\"$groups 
 
 
 @contextmanager
-def own_sessions() -> Iterator[None]:
+def own_sessions() -> Iterator[Callable[[], None]]:
     """Processes of a Ray that starts inside get sessions of their own, and SIGTERM stays ours.
 
-    At the end, or when this process is killed, no process of these sessions is left, whatever Ray has done.
+    At the end, or when this process is killed, no process of these sessions is left, whatever Ray has done. Gives a
+    call that ends those of a start that has failed.
     """
     popen, set_handler = services.ConsolePopen, utils.set_sigterm_handler
     sessions: set[int] = set()
@@ -36,13 +37,16 @@ def own_sessions() -> Iterator[None]:
             os.write(reaper, b"%d\n" % process.pid)
             return process
 
-        services.ConsolePopen, utils.set_sigterm_handler = start, lambda handler: None
-        try:
-            yield
-        finally:
-            services.ConsolePopen, utils.set_sigterm_handler = popen, set_handler
+        def end() -> None:
             with protect():
                 end_processes(sessions=sessions)
+
+        services.ConsolePopen, utils.set_sigterm_handler = start, lambda handler: None
+        try:
+            yield end
+        finally:
+            services.ConsolePopen, utils.set_sigterm_handler = popen, set_handler
+            end()
 
 
 @contextmanager

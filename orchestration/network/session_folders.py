@@ -6,14 +6,16 @@ of a failed run stays for a day, for its logs. What killed runs left, the next r
 
 import fcntl
 import logging
+import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 MARKER = "softgate.lock"  # file in a session's folder, locked while its run lives; not empty once the run has failed
+FAILED = "failed\n"
 KEPT_S = 24 * 3600.0
 REMOVAL_TIMEOUT_S = 5.0  # Ray's processes write for a moment after they are told to end
 SESSION_LINK = "session_latest"
@@ -32,12 +34,27 @@ def session_folder(folder: Path) -> Iterator[None]:
             yield
         except Exception:
             has_failed = True
-            marker.write("failed\n")
+            marker.write(FAILED)
             logger.warning("Ray's logs of this run are in %s/logs for a day", folder)
             raise
         finally:
             if not has_failed:
                 _remove(folder)
+
+
+def folders_of_this_process(root: Path) -> set[Path]:
+    """Folders below Ray's temp folder of the Rays that a process of this number has started."""
+    return set(root.glob(f"session_*_{os.getpid()}"))
+
+
+def settle_failed_start(folders: Iterable[Path], *, is_kept: bool) -> None:
+    """Removes the folders of a start that has failed, whose processes have ended; kept ones stay for a day."""
+    for folder in folders:
+        if is_kept:
+            with suppress(OSError):  # a full disk, which may be why
+                (folder / MARKER).write_text(FAILED)
+        else:
+            _remove(folder)
 
 
 def remove_left_behind(root: Path) -> None:

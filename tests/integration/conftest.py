@@ -1,6 +1,7 @@
 """Fixtures of the integration tests; what they are made of is in support.py."""
 
 import os
+import re
 import secrets
 import signal
 import socket
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 import ray
 from processes import leaving_no_process
+from small_disk import SmallDisk
 from support import (
     ADAPTIVE,
     COMMAND_TIMEOUT_S,
@@ -21,6 +23,7 @@ from support import (
     RAY_FOLDER,
     SMALL,
     CommandRun,
+    Head,
     RunCommand,
     await_rows,
     press_ctrl_c,
@@ -45,18 +48,22 @@ def untied_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_command(tied_model: Path) -> RunCommand:
     """Runs the command on the tied model with SMALL settings; overrides win.
 
-    interrupt_after: rows, then `interrupt` ends it. meanwhile: called once the run owns its folder, with the command.
+    interrupt_after: rows, then `interrupt` ends it. meanwhile: called once the run owns its folder, with its process.
+    disk: where run_dir lies.
     """
 
     def run(
         run_dir: Path,
         *overrides: str,
         interrupt_after: int | None = None,
-        meanwhile: Callable[[list[str], int], None] | None = None,
+        meanwhile: Callable[["subprocess.Popen[str]"], None] | None = None,
+        disk: SmallDisk | None = None,
         interrupt: Callable[[int], None] = press_ctrl_c,
     ) -> CommandRun:
         command = [sys.executable, "orchestration/run.py", f"run_dir={run_dir}", f"model.path={tied_model}"]
         command += [*SMALL, *overrides]
+        if disk is not None:
+            command, run_dir = disk.command(command, folder=PROJECT_ROOT), disk.seen(run_dir)
         process = subprocess.Popen(
             command,
             cwd=PROJECT_ROOT,
@@ -68,7 +75,7 @@ def run_command(tied_model: Path) -> RunCommand:
         )
         if meanwhile is not None:
             assert wait_until(lambda: list(run_dir.glob(".owner-*")) or process.poll() is not None)
-            meanwhile(command, process.pid)
+            meanwhile(process)
         interrupted_at = None
         if interrupt_after is not None:
             await_rows(run_dir / "metrics.jsonl", interrupt_after, process)
@@ -78,7 +85,7 @@ def run_command(tied_model: Path) -> RunCommand:
         output, _ = process.communicate(timeout=COMMAND_TIMEOUT_S)
         ending_s = None if interrupted_at is None else time.monotonic() - interrupted_at
         finished = CommandRun(status=process.returncode, output=output, run_dir=run_dir, ending_s=ending_s)
-        if finished.status in (0, 130, 143):
+        if finished.status in (0, 129, 130, 143):
             assert not list(RAY_FOLDER.glob(f"session_*_{process.pid}")), (
                 "only failed runs leave Ray's folder, for a day"
             )
@@ -116,8 +123,8 @@ def main_run(run_command: RunCommand, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """`ray start --head` with a job server on loopback; the environment in which `ray job submit` reaches it."""
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    """`ray start --head` with a job server on loopback."""
     server = f"127.0.0.1:{free_port()}"
     programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # where a job finds `python`
     env = {**os.environ, "PATH": programs, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
@@ -146,7 +153,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         client = {**env, "RAY_API_SERVER_ADDRESS": f"http://{server}"}
         # the server answers before the agent that starts jobs is there
         assert wait_until(lambda: takes_jobs(client)), log.read_text()
-        yield client
+        (address,) = re.findall(r"ray start --address='(.*)'", log.read_text())
+        yield Head(client=client, address=address, process=process.pid)
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(timeout=60)

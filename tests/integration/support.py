@@ -31,6 +31,13 @@ PROJECT_ROOT = Path(__file__).resolve().parents[2]
 COMMAND_TIMEOUT_S = 800.0  # of a run that takes 20 s on two idle cores
 EVENT_TIMEOUT_S = 120.0  # of what happens within a second there
 NAMED_WITHIN_S = 15.0  # the promise, on an idle machine, for a process of Ray or a node that is gone
+# Of a Ray cluster, whose GCS notices after 15 s otherwise that a node is gone.
+NOTICE_SOON = {
+    "health_check_initial_delay_ms": 0,
+    "health_check_period_ms": 500,
+    "health_check_timeout_ms": 5000,
+    "health_check_failure_threshold": 3,
+}
 SMALL = (
     "experiment=smoke",
     "rollout.prompts_per_iteration=4",
@@ -111,6 +118,15 @@ class CommandRun:
     def weights(self) -> dict[str, torch.Tensor]:
         """Weights of the final model."""
         return load_file(self.run_dir / "model/model.safetensors")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """A Ray cluster of one node that `ray start` has started."""
+
+    client: dict[str, str]  # environment in which `ray job submit` reaches it
+    address: str  # host:port
+    process: int  # id of `ray start`, whose children are Ray's processes
 
 
 RunCommand = Callable[..., CommandRun]

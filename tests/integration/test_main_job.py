@@ -79,7 +79,7 @@ def test_an_asynchronous_erf_run_keeps_the_staleness_bound(
     assert [row["iteration"] for row in run.rows("eval.jsonl")] == [0, 2, 4]
 
 
-def test_a_failing_clip_run_names_its_cause_in_one_line_and_leaves_no_process(
+def test_a_failing_clip_run_ends_with_its_block_before_the_pictures_and_leaves_no_process(
     main_run: CommandRun, run_command: RunCommand, tmp_path: Path, no_process_left: None
 ) -> None:
     run = run_command(
@@ -87,7 +87,13 @@ def test_a_failing_clip_run_names_its_cause_in_one_line_and_leaves_no_process(
     )
     assert run.status == 1, run.output
     assert run.texts(0) == main_run.texts(0) != []
-    assert "softgate: " in run.output
-    assert "not finite" in run.output
+    lines = run.output.splitlines()
+    begin = next(place for place, line in enumerate(lines) if line.startswith("softgate: "))
+    what, when, *rest = lines[begin : begin + 5]
+    assert "not finite" in what
+    assert when.startswith("  in iteration ")
+    assert [line.partition(":")[0] for line in rest] == ["  safe", "  log", "  to go on"]
+    assert all(line.startswith(("curves: ", "report: ")) for line in lines[begin + 5 :]), lines
+    assert (run.run_dir / "report.html").exists() == (run.run_dir / "metrics.jsonl").exists()
     assert "Traceback" not in run.output
     assert "Traceback" in (run.run_dir / "run.log").read_text()

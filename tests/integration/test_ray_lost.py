@@ -1,39 +1,23 @@
-"""A GCS or a raylet that is killed while a command of our own waits; test_cluster.py ends a node."""
+"""A command of our own that waits in a Ray of its own: its GCS or raylet is killed, or Ctrl-C is pressed five times.
 
-import subprocess
-import sys
+test_faults.py ends a node, test_jobs.py the raylet of a driver's node in a cluster.
+"""
+
+import os
+import signal
 import time
 from pathlib import Path
 
 import pytest
 from machine import slowdown
-from support import EVENT_TIMEOUT_S, NAMED_WITHIN_S, PROJECT_ROOT, kill_ray_process, reachable_ports
+from support import EVENT_TIMEOUT_S, NAMED_WITHIN_S, RAY_FOLDER, kill_ray_process, reachable_ports
+from waiting_command import start_waiting
+
+from orchestration.network.session_folders import MARKER
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
-# A command without engines and learner, which take most of a run's start. It waits in Ray, as runs do most of the time.
-COMMAND = """
-import sys
-import ray
-from configs.loading import load_config
-from orchestration.cluster import start_cluster
-from orchestration.terminal.exit_status import exit_status
-from orchestration.terminal.stopping import Stopping
-
-class Peer:
-    def wait(self):
-        import time
-        print("waiting", flush=True)
-        time.sleep(600)
-
-config = load_config([])
-try:
-    with Stopping(), start_cluster(config.cluster, config.rollout, None):
-        peer = ray.remote(Peer).options(num_cpus=0).remote()
-        ray.get(peer.wait.remote())
-except (ValueError, RuntimeError) as error:
-    sys.exit(exit_status(error))
-"""
+PRESS_EVERY_S = 0.2  # one Ctrl-C counts once within 0.1 s
 
 
 @pytest.mark.parametrize(("process", "title"), [("gcs_server", "GCS"), ("raylet", "raylet")])
@@ -41,13 +25,7 @@ def test_a_killed_process_of_ray_is_named_in_time_and_nothing_is_left(
     process: str, title: str, tmp_path: Path, no_process_left: None
 ) -> None:
     output = tmp_path / "output"
-    with output.open("w") as log:
-        command = subprocess.Popen(
-            [sys.executable, "-c", COMMAND], cwd=PROJECT_ROOT, stdout=log, stderr=log, start_new_session=True
-        )
-    while "waiting" not in output.read_text():
-        assert command.poll() is None, output.read_text()
-        time.sleep(0.1)
+    command = start_waiting("local", output)
     assert reachable_ports(command.pid) == []
     killed_at = time.monotonic()
     kill_ray_process(command.pid, process)
@@ -57,3 +35,20 @@ def test_a_killed_process_of_ray_is_named_in_time_and_nothing_is_left(
     assert line.startswith(f"softgate: Ray's {title} on node 127.0.0.1 does not answer any more")
     assert f"{process}.out" in line
     assert "run the command again" in line
+
+
+def test_five_presses_end_a_command_at_once_whose_ray_has_started_at_the_second_attempt(
+    tmp_path: Path, no_process_left: None
+) -> None:
+    output = tmp_path / "output"
+    command = start_waiting("late", output)
+    for _ in range(5):
+        if command.poll() is None:
+            os.killpg(command.pid, signal.SIGINT)
+        time.sleep(PRESS_EVERY_S)
+    assert command.wait(timeout=EVENT_TIMEOUT_S) == 130
+    said = output.read_text()
+    assert said.splitlines()[-2:] == ["stopping within 60 s; Ctrl-C again stops at once", "softgate: interrupted"], said
+    assert "Traceback" not in said
+    left = [folder for folder in RAY_FOLDER.glob(f"session_*_{command.pid}") if not (folder / MARKER).exists()]
+    assert left == [], "that of the last start is removed by the next run, because Ray was killed in it"

@@ -1,4 +1,4 @@
-"""Record once, train many, and go on after a signal or a killed raylet; with several options of the objective at once.
+"""Record once, train many, and go on after a signal, a full disk, damage; with several options of the objective.
 
 Real parts. One recording serves all: a run on one engine inside its actor, by which the interrupted ones are judged.
 """
@@ -8,12 +8,14 @@ import re
 import shlex
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 from processes import leaving_no_process
+from small_disk import SmallDisk, small_disk
 from support import (
     ADAPTIVE,
     COMMAND_TIMEOUT_S,
@@ -21,6 +23,7 @@ from support import (
     PROJECT_ROOT,
     CommandRun,
     RunCommand,
+    await_rows,
     wait_until,
 )
 from torch import equal
@@ -42,6 +45,7 @@ SETTINGS = (
     "objective.correction=tis",
 )
 OWN_GATE = ("gate=power", ADAPTIVE)
+CHECKPOINT_BYTES = 3_600_000  # of the small model
 OWN_PROCESS = "rollout.frontend=async"  # each engine in one
 TWO_ENGINES = "rollout.num_engines=2"
 # What only engines, graders and publishes measure, and what only holds where the learner's weights are theirs.
@@ -79,6 +83,12 @@ def refused_a_second_time(command: list[str], process: int) -> None:
     assert f": is in use by process {process} on " in line
 
 
+def command_to_go_on(ended: CommandRun) -> list[str]:
+    """The command that the run has named at its early end."""
+    (command,) = re.findall(r"^  to go on: (.*)$", ended.output, flags=re.MULTILINE)
+    return shlex.split(command)
+
+
 def terminate(driver: int) -> None:
     os.killpg(driver, signal.SIGTERM)  # Slurm sends it to every process of a job step
 
@@ -97,8 +107,7 @@ def stop_and_resume(
         stopped = run_command(run_dir, *settings, interrupt_after=after, interrupt=stop)
         assert stopped.status == status, stopped.output
         num_rows, files = len(stopped.rows()), frozenset(path.name for path in run_dir.iterdir())
-        (to_go_on,) = re.findall(r"^  to go on: (.*)$", stopped.output, flags=re.MULTILINE)
-        command = [*shlex.split(to_go_on), *also]
+        command = [*command_to_go_on(stopped), *also]
         process = subprocess.Popen(
             command, cwd=PROJECT_ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
@@ -131,17 +140,40 @@ def flip_a_bit(checkpoint: Path) -> None:
         file.write(bytes([byte ^ 16]))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Replayed:
+    """A replay on a disk that was full twice, and that a bit of the newest checkpoint flipped on."""
+
+    full: tuple[CommandRun, CommandRun]  # ended by a checkpoint that has no room, by a row that has none
+    refused: CommandRun  # a resume without room
+    resumed: CommandRun
+
+
+def fill_during_iteration(disk: SmallDisk, num_rows: int, process: "subprocess.Popen[str]") -> None:
+    await_rows(disk.seen(disk.path / "run/metrics.jsonl"), num_rows, process)
+    disk.fill()
+
+
 @pytest.fixture(scope="module")
-def replayed(stopped: Stopped, run_command: RunCommand) -> CommandRun:
-    """A replay of what that one has recorded, ended early; then a bit of its newest checkpoint flips."""
-    folder = stopped.resumed.run_dir.parent
-    replay = (*SETTINGS, *OWN_GATE, f"rollout.replay={folder / 'groups'}")
-    first = run_command(folder / "replayed", *replay, "num_iterations=7")
-    assert first.status == 0, first.output
-    flip_a_bit(folder / "replayed/checkpoints/iteration-000007")
-    resumed = run_command(folder / "replayed", *replay, "resume=true")
-    assert resumed.status == 0, resumed.output
-    return resumed
+def replayed(stopped: Stopped, run_command: RunCommand, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replayed]:
+    """A replay of what that one has recorded. It begins with room for two checkpoints, and fails at the third."""
+    settings = (*SETTINGS, *OWN_GATE, f"rollout.replay={stopped.resumed.run_dir.parent / 'groups'}")
+    with small_disk(tmp_path_factory.mktemp("replayed") / "disk", megabytes=96) as disk, leaving_no_process():
+        run = partial(run_command, disk.path / "run", *settings, disk=disk)
+        short = ("num_iterations=3", "checkpoint.every=1")
+        at_checkpoint = run(*short, meanwhile=lambda _: disk.fill(leaving=5 * CHECKPOINT_BYTES // 2))
+        refused = run("resume=true")
+        disk.make_room()
+        at_row = run("checkpoint.every=100", "resume=true", meanwhile=partial(fill_during_iteration, disk, 5))
+        disk.make_room()
+        flip_a_bit(at_row.run_dir / "checkpoints/iteration-000002")
+        command = [*command_to_go_on(at_row), "checkpoint.every=3"]
+        last = subprocess.run(
+            disk.command(command, folder=PROJECT_ROOT), capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S
+        )
+        assert last.returncode == 0, last.stdout + last.stderr
+        resumed = CommandRun(status=last.returncode, output=last.stdout, run_dir=at_row.run_dir)
+        yield Replayed(full=(at_checkpoint, at_row), refused=refused, resumed=resumed)
 
 
 def test_another_gate_and_objective_start_from_the_same_completions(recorded: CommandRun, main_run: CommandRun) -> None:
@@ -184,32 +216,53 @@ def test_the_resume_on_two_engines_in_processes_of_their_own_equals_the_undistur
     assert num_recorded(resumed.run_dir.parent / "groups") == 8, "the recording is completed too"
 
 
+def test_a_full_disk_is_named_with_what_is_safe_and_how_to_go_on(replayed: Replayed) -> None:
+    causes = (
+        r"await_saved: learner rank 0: .*No space left on device.*",
+        r".*/run/[a-z]+\.\w+ cannot be written \(No space left on device\)",
+    )
+    for run, cause in zip(replayed.full, causes, strict=True):
+        assert run.status == 1, run.output
+        assert "Traceback" not in run.output
+        lines = run.output.splitlines()
+        begin = next(place for place, line in enumerate(lines) if line.startswith("softgate: "))
+        what, _, safe, log, to_go_on = lines[begin : begin + 5]
+        assert re.fullmatch(f"softgate: disk full: {cause}", what)
+        assert re.fullmatch(r"  safe: the state after 2 of \d iterations, .*/run/checkpoints/iteration-000002", safe)
+        assert (log.startswith("  log: "), to_go_on.startswith("  to go on: ")) == (True, True)
+    assert replayed.refused.status == 2
+    (line,) = replayed.refused.output.splitlines()
+    assert re.match(r"run_dir=.*/run: \d.* free in .*, .* needed for \d checkpoint\(s\) and the model; make room", line)
+
+
 def assert_equal_weights(run: CommandRun, other: CommandRun) -> None:
     weights, expected = run.weights(), other.weights()
     assert weights.keys() == expected.keys()
     assert all(equal(weights[name], expected[name]) for name in expected)
 
 
-def test_a_replay_with_an_end_in_the_middle_repeats_the_run_bit_for_bit(
-    recorded: CommandRun, replayed: CommandRun
+def test_a_replay_with_two_ends_and_a_flipped_bit_repeats_the_run_bit_for_bit(
+    recorded: CommandRun, replayed: Replayed
 ) -> None:
+    resumed = replayed.resumed
     expected = [{k: v for k, v in row.items() if not LIVE_ONLY.match(k)} for row in recorded.fixed_metrics()]
-    assert replayed.fixed_metrics() == expected
+    assert resumed.fixed_metrics() == expected
     assert {"loss", "grad_norm", "gate/eur", "reward/mean", "staleness/max"} <= expected[0].keys()
-    assert replayed.texts(7) == recorded.texts(7)
-    assert_equal_weights(replayed, recorded)
-    skipped = "iteration-000007 is skipped: learner-0000-0000.safetensors differs from what was written"
-    assert skipped in " ".join(replayed.output.split())
-    names = [path.name for path in (replayed.run_dir / "checkpoints").iterdir()]
-    assert sorted(names) == ["iteration-000006", "iteration-000007.damaged-1", "iteration-000008"]
+    assert resumed.texts(7) == recorded.texts(7)
+    assert_equal_weights(resumed, recorded)
+    skipped = "iteration-000002 is skipped: learner-0000-0000.safetensors differs from what was written"
+    assert skipped in " ".join(resumed.output.split())
+    names = [path.name for path in (resumed.run_dir / "checkpoints").iterdir()]
+    assert sorted(names) == ["iteration-000002.damaged-1", "iteration-000006", "iteration-000008"]
 
 
-def test_a_replay_starts_no_engine_and_measures_nothing_of_one(recorded: CommandRun, replayed: CommandRun) -> None:
+def test_a_replay_starts_no_engine_and_measures_nothing_of_one(recorded: CommandRun, replayed: Replayed) -> None:
     assert {name for row in recorded.rows() for name in row if LIVE_ONLY.match(name)} > {"mismatch/kl", "publish/bytes"}
-    assert not [name for row in replayed.rows() for name in row if LIVE_ONLY.match(name)]
-    assert "1 learner rank(s)" in replayed.output
-    assert "engine" not in replayed.output
-    assert not (replayed.run_dir / "eval.jsonl").exists()
+    resumed = replayed.resumed
+    assert not [name for row in resumed.rows() for name in row if LIVE_ONLY.match(name)]
+    assert "1 learner rank(s)" in resumed.output
+    assert "engine" not in resumed.output
+    assert not (resumed.run_dir / "eval.jsonl").exists()
 
 
 def test_another_gate_starts_alike_and_learns_something_else(

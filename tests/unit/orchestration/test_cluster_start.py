@@ -11,6 +11,7 @@ import ray
 from configs.loading import ConfigError, load_config
 from orchestration import cluster
 from orchestration.cluster import start_cluster
+from orchestration.network.session_folders import FAILED, MARKER
 from orchestration.terminal.exit_status import MISCONFIGURED, exit_status
 
 TIMED_OUT = "The current node timed out\n  during startup."
@@ -21,7 +22,8 @@ class FakeRay:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path, *, num_failures: int) -> None:
         self._num_failures = num_failures
-        self._folder = folder
+        self.folder = folder / "ray"  # Ray's, with a folder for each start
+        monkeypatch.setenv("RAY_TMPDIR", str(folder))
         self.environment: dict[str, str] = {}
         self.events: list[str] = []
         monkeypatch.setattr(ray, "init", self.init)
@@ -35,9 +37,11 @@ class FakeRay:
     def init(self, **_: object) -> SimpleNamespace:
         self.events.append("start")
         self.environment = dict(os.environ)
+        session = self.folder / f"session_{len(self.events)}_{os.getpid()}"
+        session.mkdir(parents=True)
         if self.events.count("start") <= self._num_failures:
             raise Exception(TIMED_OUT)
-        return SimpleNamespace(address_info={"session_dir": str(self._folder)})
+        return SimpleNamespace(address_info={"session_dir": str(session)})
 
     def explaining(self) -> nullcontext[None]:
         return nullcontext()
@@ -62,6 +66,7 @@ def test_a_start_that_timed_out_is_tried_once_more(
     fake = FakeRay(monkeypatch, tmp_path, num_failures=num_failures)
     run()
     assert fake.events == ["start", "end"] * num_failures + ["start", "run", "release", "end"]
+    assert list(fake.folder.iterdir()) == []
 
 
 def test_two_time_outs_end_the_command_in_one_line(
@@ -75,6 +80,8 @@ def test_two_time_outs_end_the_command_in_one_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("Ray did not start on this machine in 2 attempts (The current node timed out ")
     assert "is it busy or out of memory?" in line
+    (last,) = fake.folder.iterdir()
+    assert (last.name, (last / MARKER).read_text()) == (f"session_3_{os.getpid()}", FAILED), "its logs stay for a day"
 
 
 def test_a_local_run_and_its_children_use_loopback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

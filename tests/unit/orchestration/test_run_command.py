@@ -2,7 +2,9 @@
 
 import ast
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +15,7 @@ from unittest.mock import Mock
 
 import pytest
 from machine import slowdown
+from small_disk import small_disk
 
 import orchestration.run
 from configs.loading import ConfigError
@@ -30,6 +33,7 @@ HEAVY = ("torch", "vllm", "ray", "deepspeed", "transformers")
 HEAVY_BEYOND_RAY = ("torch", "vllm", "deepspeed", "transformers", "matplotlib", "tensorboard")
 HEAVY_IN_ACTORS = ("vllm", "deepspeed", "transformers", "torch._dynamo")
 TIME_LIMIT_S = 5.0  # the promise of the command for a mistaken configuration
+ADDRESS_LIMIT_S = 10.0  # and for a cluster that does not answer
 
 
 def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -80,6 +84,53 @@ def test_mistakes_about_the_machine_are_told_as_soon(tmp_path: Path, monkeypatch
     assert told == ["run_dir", "RAY_TMPDIR", "model.path"]
     assert elapsed_s < TIME_LIMIT_S * slowdown()
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_cluster_that_does_not_answer_is_told_as_a_mistake(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        start = time.monotonic()
+        ended = run(f"cluster.address={address}", "run_dir=run", folder=tmp_path)
+        elapsed_s = time.monotonic() - start
+    assert (ended.returncode, ended.stdout) == (2, "")
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith(f"cluster.address={address}: what answers there is no Ray cluster ")
+    assert elapsed_s < ADDRESS_LIMIT_S * slowdown()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("reason", ["no room is left there", "the file system is read-only"])
+def test_disks_that_take_nothing_are_told_before_anything_starts(reason: str, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", megabytes=1) as disk:
+        if "read-only" in reason:
+            disk.make_read_only()
+        else:
+            disk.fill()
+        words = ["env", f"HOME={disk.path}/home", f"RAY_TMPDIR={disk.path}/r", "--unset=SOFTGATE_CACHE"]
+        command = disk.command([*words, sys.executable, str(RUN), f"run_dir={disk.path}/run"], folder=tmp_path)
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    lines = ended.stderr.splitlines()
+    assert {line.partition("=")[0] for line in lines} == {"run_dir", "HOME", "RAY_TMPDIR"}
+    assert all(f"cannot be written, because {reason}; " in line for line in lines), lines
+
+
+def test_a_signal_as_soon_as_the_command_runs_ends_it_with_its_line(tmp_path: Path) -> None:
+    """While it still imports: its last handler is that of SIGHUP."""
+    for number, status, words in ((signal.SIGINT, 130, "interrupted"), (signal.SIGHUP, 129, "hung up (SIGHUP)")):
+        process = subprocess.Popen([sys.executable, str(RUN)], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+        while not catches(process.pid, signal.SIGHUP):
+            assert process.poll() is None
+        process.send_signal(number)
+        assert process.communicate(timeout=300) == (None, f"softgate: {words}\n")
+        assert process.returncode == status
+    assert list(tmp_path.iterdir()) == []
+
+
+def catches(process_id: int, number: int) -> bool:
+    """Whether the process has a handler for the signal."""
+    (mask,) = re.findall(r"^SigCgt:\t(\w+)$", Path(f"/proc/{process_id}/status").read_text(), flags=re.MULTILINE)
+    return bool(int(mask, 16) >> (number - 1) & 1)
 
 
 def test_dry_run_from_any_folder_leaves_nothing_behind(tmp_path: Path) -> None:

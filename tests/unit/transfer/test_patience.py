@@ -1,8 +1,28 @@
-"""Patience under a clock that the test moves: what counts, and how it ends."""
+"""Patience under a clock that the test moves, and in a process that is stopped: what counts, and how it ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
 from transfer.patience import SLICE_S, STOPPED_S, Patience
+
+WAITING = """
+import sys, time
+from pathlib import Path
+from transfer.patience import Patience
+print("waiting", flush=True)
+for slice_s in Patience(2.0):
+    if Path(sys.argv[1]).exists():
+        break
+    time.sleep(slice_s)
+else:
+    sys.exit("nothing has come")
+"""
 
 
 class Clock:
@@ -51,3 +71,18 @@ def test_a_limit_can_be_shortened_but_not_lengthened() -> None:
         clock.now += slice_s
         patience.shorten(7200.0)
     assert waited == pytest.approx(1.0)
+
+
+def test_a_process_that_was_stopped_for_longer_than_its_limit_gets_its_answer(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WAITING, str(tmp_path / "answer")]
+    root = Path(__file__).parents[3]
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "waiting\n"
+        os.kill(process.pid, signal.SIGSTOP)
+        time.sleep(2.8)  # more than the limit, and than a slice and STOPPED_S
+        os.kill(process.pid, signal.SIGCONT)
+        time.sleep(0.2)
+        (tmp_path / "answer").touch()  # in time, because the stop has cost a slice only
+        _, told = process.communicate(timeout=300)
+    assert (process.returncode, told) == (0, "")
