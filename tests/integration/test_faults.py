@@ -82,9 +82,9 @@ def test_killed_and_stopped_processes_are_replaced_and_change_nothing(
     for told in (
         r"engine \d: its process \d+ died: killed, crashed or out of memory; a new one is starting \(\d of at most 10 ",
         r"engine \d: (did not answer|had work and made no step) for 8 s; a new one is starting",
-        r"engine \d is back after \d+ s; the next publish includes it",
+        r"engine \d is back after .* s; the next publish includes it",
         r"[\w ]+: learner rank 0: its process \d+ died: .*; the run goes back to its (start|checkpoint after)",
-        r"the learner is back after \d+ s",
+        r"the learner is back after .* s",
     ):
         assert any(re.match(told, line) for line in lines), (told, run.output)
     assert "Traceback" not in run.output
