@@ -4,6 +4,7 @@ In: a RunConfig. Out: a RunResult and the run's folder. Every check that can ref
 modules that need it are imported only when the cluster has room for the run.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -40,6 +41,8 @@ if TYPE_CHECKING:  # import torch, which takes seconds
 
 MODEL_FOLDER = "model"
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Session:
@@ -54,6 +57,11 @@ class Session:
 
     def tell(self, line: str) -> None:
         print_line(self.console, line)
+
+    def warn(self, line: str) -> None:
+        """Tells, on the console and in run.log."""
+        logger.warning("%s", line)
+        self.tell(line)
 
 
 def train(config: RunConfig, *, notices: Sequence[str] = (), settings: Sequence[str] | None = None) -> RunResult:
@@ -85,7 +93,7 @@ def _train(session: Session, checkpoint: Path | None, state: RunState, *, notice
     # A replay needs no task: its recorded groups include their prompts.
     has_engines = config.rollout.has_engines
     loaded = load_task(config, lambda: locate_model(config.model, console)) if has_engines else None
-    with start_cluster(config.cluster, config.rollout, config.learner, notice=session.tell) as cluster:
+    with start_cluster(config.cluster, config.rollout, config.learner, notice=session.warn) as cluster:
         session.tell(f"on {cluster.device}: {cluster.placement.describe()}")
         # no check can refuse the run any more
         write_atomically(session.run_dir / CONFIG_FILE, dump_yaml(config))
