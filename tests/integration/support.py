@@ -31,13 +31,6 @@ PROJECT_ROOT = Path(__file__).resolve().parents[2]
 COMMAND_TIMEOUT_S = 800.0  # of a run that takes 20 s on two idle cores
 EVENT_TIMEOUT_S = 120.0  # of what happens within a second there
 NAMED_WITHIN_S = 15.0  # the promise, on an idle machine, for a process of Ray or a node that is gone
-# Of a Ray cluster, whose GCS notices after 15 s otherwise that a node is gone.
-NOTICE_SOON = {
-    "health_check_initial_delay_ms": 0,
-    "health_check_period_ms": 500,
-    "health_check_timeout_ms": 5000,
-    "health_check_failure_threshold": 3,
-}
 SMALL = (
     "experiment=smoke",
     "rollout.prompts_per_iteration=4",

@@ -9,7 +9,7 @@ import pytest
 import ray
 from machine import slowdown
 from ray.cluster_utils import Cluster as RayCluster
-from support import NAMED_WITHIN_S, NOTICE_SOON, SMALL, RunCommand, wait_until
+from support import NAMED_WITHIN_S, SMALL, RunCommand, wait_until
 
 from configs.loading import load_config
 from orchestration.cluster import local_resources, start_cluster
@@ -18,6 +18,15 @@ from orchestration.placement import PlacementError
 REFUSAL_S = 10.0  # the promise, on an idle machine, for the whole command where the cluster cannot hold the run
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900), pytest.mark.usefixtures("no_shared_ray")]
+
+
+# A node that is gone is noticed after 15 s otherwise.
+NOTICE_SOON = {
+    "health_check_initial_delay_ms": 0,
+    "health_check_period_ms": 500,
+    "health_check_timeout_ms": 5000,
+    "health_check_failure_threshold": 3,
+}
 
 
 def test_two_nodes_hold_engines_and_learner_as_configured_and_lose_and_get_places_with_nodes() -> None:

@@ -1,6 +1,8 @@
 """Runs that are ahead of the learner or replace groups, on real parts: what is trained, how old, what a resume does."""
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,10 @@ def positions_after(run: CommandRun, iteration: int) -> dict[str, Any]:
     path = run.run_dir / "checkpoints" / f"iteration-{iteration:06d}" / "state.json"
     found: dict[str, Any] = json.loads(path.read_text())["positions"]
     return found
+
+
+def close_the_terminal(driver: int) -> None:
+    os.killpg(driver, signal.SIGHUP)
 
 
 def test_batches_of_the_groups_that_finish_first_keep_the_bound_and_drop_nothing(
@@ -67,21 +73,26 @@ def test_groups_without_a_gradient_are_replaced_and_a_resume_goes_on_behind_them
     run_command: RunCommand, tmp_path: Path, no_process_left: None
 ) -> None:
     settings = (*VARIED, "gate=arctan", "rollout.dynamic_sampling=true", f"rollout.record={tmp_path / 'record'}")
-    first = run_command(tmp_path / "run", *settings, "num_iterations=2")
-    assert first.status == 0, first.output
-    unused = positions_after(first, 2)["unused"]
+    more = (*settings, "num_iterations=40")
+    first = run_command(tmp_path / "run", *more, interrupt_after=2, interrupt=close_the_terminal)
+    assert first.status == 129, first.output
+    assert "softgate: hung up (SIGHUP)" in first.output.splitlines()
+    done = len(first.rows())
+    unused = positions_after(first, done)["unused"]
     replaced = sum(row["group/replaced"] for row in first.rows())
-    assert unused == 8 + replaced > 8, "some groups of this model teach nothing"
-    assert all(index < unused for batch in trained(tmp_path / "record", 2) for index in batch)
+    assert unused == 4 * done + replaced > 4 * done, "some groups of this model teach nothing"
+    assert all(index < unused for batch in trained(tmp_path / "record", done) for index in batch)
 
-    resumed = run_command(tmp_path / "run", *settings, "num_iterations=4", "resume=true")
+    num_iterations = done + 2
+    resumed = run_command(tmp_path / "run", *settings, f"num_iterations={num_iterations}", "resume=true")
     assert resumed.status == 0, resumed.output
-    batches = trained(tmp_path / "record", 4)
-    assert min(batches[2]) >= unused, "no prompt is generated twice"
+    batches = trained(tmp_path / "record", num_iterations)
+    assert min(batches[done]) >= unused, "no prompt is generated twice"
     indices = [index for batch in batches for index in batch]
-    assert len(indices) == len(set(indices)) == 16, "the batches are full, of different prompts"
+    assert len(indices) == len(set(indices)) == 4 * num_iterations, "the batches are full, of different prompts"
     rows = resumed.rows()
-    assert positions_after(resumed, 4)["unused"] == 16 + sum(row["group/replaced"] for row in rows)
+    replaced = sum(row["group/replaced"] for row in rows)
+    assert positions_after(resumed, num_iterations)["unused"] == 4 * num_iterations + replaced
     for row in rows:
         assert row["staleness/max"] == 0
         assert 0 <= row["group/attempts"] <= 3

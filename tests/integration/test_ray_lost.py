@@ -1,6 +1,6 @@
 """A command of our own that waits in a Ray of its own: its GCS or raylet is killed, or Ctrl-C is pressed five times.
 
-test_faults.py ends a node, test_jobs.py the raylet of a driver's node in a cluster.
+test_cluster.py ends another node, test_jobs.py the raylet of a driver's node in a cluster.
 """
 
 import os
