@@ -21,8 +21,8 @@ train: setup ## train; without ARGS, the embedded model on two-digit sums (ARGS=
 study: setup ## compare 5 gates over 3 seeds at settings where they differ, 15 to 20 minutes (ARGS="gates=[softsign,clip] seeds=[0,1]")
 	@$(VENV_PYTHON) -m orchestration.study experiment=separate_gates $(ARGS)
 
-test: setup ## run every test that needs no GPU (ARGS="-k loop")
-	@$(VENV_PYTHON) -m pytest $(ARGS)
+test: setup ## run every test that needs no GPU, unit tests beside the others (ARGS="-k loop", ARGS="-n 0" for one process)
+	@$(VENV_PYTHON) -m pytest -n 2 $(ARGS)
 
 test-fast: setup ## run the unit tests, without Ray, vLLM and DeepSpeed, in seconds
 	@$(VENV_PYTHON) -m pytest tests/unit $(ARGS)

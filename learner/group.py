@@ -23,6 +23,7 @@ from transfer.answers import PeerStuck, await_answers, reason
 from transfer.fingerprints import Fingerprint, size_of
 from transfer.heartbeats import Heartbeats
 from transfer.ports import reserve_port
+from transfer.quick_start import quick_start
 from transfer.spans import Span, SpanLog
 from transfer.wire import ParameterGroup
 
@@ -62,12 +63,13 @@ class RankProcess:
         """Answers at once, whatever the rank does."""
 
     def start(self, spec: LearnerSpec, rank: int, world_size: int, master_address: str, master_port: int) -> None:
-        from learner.worker import LearnerWorker  # imports torch and DeepSpeed: in this process only
-
         self._spans = SpanLog("learner", rank)
-        self._worker = LearnerWorker(
-            spec, rank=rank, world_size=world_size, master_address=master_address, master_port=master_port
-        )
+        with quick_start():
+            from learner.worker import LearnerWorker  # imports torch and DeepSpeed: in this process only
+
+            self._worker = LearnerWorker(
+                spec, rank=rank, world_size=world_size, master_address=master_address, master_port=master_port
+            )
 
     def call(self, method: str, *args: Any) -> Any:
         if method not in SPAN_NAMES:

@@ -34,6 +34,7 @@ from orchestration.terminal.stopping import fail, install, protect
 from transfer.patience import Patience
 
 POLL_S = 0.05  # pause between two looks at what Ray has placed
+ENGINE_STRATEGY = "STRICT_PACK"
 NUM_LOCAL_STARTS = 2  # Ray gives its own start 30 s, which a busy machine may exceed once
 
 
@@ -51,9 +52,7 @@ class Cluster:
         bundles = placement.learner_bundles
         # The learner first: its ranks communicate at every step, engines do not.
         self._learner_group = placement_group(list(bundles), strategy=_learner_strategy(bundles)) if bundles else None
-        self._engine_groups = [placement_group([each], strategy="STRICT_PACK") for each in placement.engine_bundles]
-        learner = [self._learner_group] if self._learner_group is not None else []
-        self._groups = [*learner, *self._engine_groups]
+        self._engine_groups = [placement_group([each], strategy=ENGINE_STRATEGY) for each in placement.engine_bundles]
         waiting = self._await(self._groups)
         if self._learner_group in waiting or len(self.placed_engines()) < engines_at_start:
             shortage = self.shortage()
@@ -63,6 +62,10 @@ class Cluster:
                 f"{self.placement.describe()}; {shortage}. Each bundle must fit on one node; does another run use the "
                 f"cluster?"
             )
+
+    @property
+    def _groups(self) -> list[PlacementGroup]:
+        return [*([self._learner_group] if self._learner_group is not None else []), *self._engine_groups]
 
     def _await(self, groups: Sequence[PlacementGroup]) -> list[PlacementGroup]:
         """Waits for Ray to reserve the bundles of all groups; those that are missing when the time is up."""
@@ -82,11 +85,16 @@ class Cluster:
 
     def placed_engines(self) -> list[int]:
         """Engines that have a place now: after the end of its node, an engine has none before Ray finds another."""
+        self._engine_groups = [_asked_anew(group, strategy=ENGINE_STRATEGY) for group in self._engine_groups]
         return [engine for engine, group in enumerate(self._engine_groups) if _is_placed(group)]
 
     def await_learner(self) -> None:
         """Waits until the learner has its bundles, whose node may be gone; PlacementError names what is missing."""
-        if self._learner_group is not None and self._await([self._learner_group]):
+        if self._learner_group is None:
+            return
+        strategy = _learner_strategy(self.placement.learner_bundles)
+        self._learner_group = _asked_anew(self._learner_group, strategy=strategy)
+        if self._await([self._learner_group]):
             raise PlacementError(
                 f"the learner has no place any more within cluster.placement_timeout_s={self._timeout_s:g} s; "
                 f"{self.shortage()}. Add a node, then continue the run with resume=true"
@@ -111,8 +119,7 @@ class Cluster:
 
     def run_beside(self, engine: int, function: Callable[..., Any], *arguments: Any) -> None:
         """Calls the function on the engine's node, unless it is gone; waits for nothing."""
-        table = ray.util.placement_group_table(self._engine_groups[engine])
-        if node := table.get("bundles_to_node_id", {}).get(0):
+        if node := _table(self._engine_groups[engine]).get("bundles_to_node_id", {}).get(0):
             there = NodeAffinitySchedulingStrategy(node, soft=False)
             ray.remote(function).options(num_cpus=0, scheduling_strategy=there).remote(*arguments)
 
@@ -128,9 +135,8 @@ class Cluster:
 
     def nodes(self) -> dict[str, list[str]]:
         """Node id of every engine and of every learner rank, as Ray placed them; "" where an engine has no place."""
-        table = ray.util.placement_group_table
-        engines = [table(group)["bundles_to_node_id"].get(0, "") for group in self._engine_groups]
-        ranks = table(self._learner_group)["bundles_to_node_id"] if self._learner_group is not None else {}
+        engines = [_table(group)["bundles_to_node_id"].get(0, "") for group in self._engine_groups]
+        ranks = _table(self._learner_group)["bundles_to_node_id"] if self._learner_group is not None else {}
         return {"engines": engines, "learner": [ranks[rank] for rank in sorted(ranks)]}
 
     def lost_nodes(self) -> tuple[Node, ...]:
@@ -162,11 +168,25 @@ class Cluster:
         """Returns the bundles; Ray ends the actors that still run in them."""
         for group in self._groups:
             remove_placement_group(group)
-        self._groups = []
+        self._learner_group, self._engine_groups = None, []
 
 
 def _is_placed(group: PlacementGroup) -> bool:
-    return bool(ray.util.placement_group_table(group).get("state") == "CREATED")
+    return bool(_table(group).get("state") == "CREATED")
+
+
+def _asked_anew(group: PlacementGroup, *, strategy: str) -> PlacementGroup:
+    """The group, or a new one like it where its node is gone: for the old one Ray looks without a pause, on a core."""
+    if _table(group).get("state") != "RESCHEDULING":
+        return group
+    bundles = group.bundle_specs
+    remove_placement_group(group)
+    return placement_group(bundles, strategy=strategy)
+
+
+def _table(group: PlacementGroup) -> dict[str, Any]:
+    table: dict[str, Any] = ray.util.placement_group_table(group)
+    return table
 
 
 def _learner_strategy(bundles: Sequence[Mapping[str, float]]) -> str:

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,6 +34,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         folder = item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
         if folder in MARKED_FOLDERS:
             item.add_marker(folder)
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With -n 2 one worker runs the integration tests, which share fixtures and cores, the other one the unit tests.
+
+    --dist loadgroup would do the same, but xdist 3.8 finds no groups under pytest 9.2.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneWorkerAFolder(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:  # tests of one answer stay in one worker, the largest number first
+            folder = nodeid.removeprefix(f"{TESTS.name}/").partition("/")[0]
+            return folder if folder in MARKED_FOLDERS else nodeid
+
+    return OneWorkerAFolder(config, log)
 
 
 @pytest.fixture(autouse=True)

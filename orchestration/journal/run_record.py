@@ -24,6 +24,8 @@ from orchestration.journal.run_files import (
 )
 from orchestration.journal.sink import Row
 
+LAST = 10  # iterations whose mean is the value "at the end"
+
 
 class RecordError(RuntimeError):
     """A folder holds no run that can be reported; the message gives the reason."""

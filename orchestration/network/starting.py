@@ -1,7 +1,7 @@
 """The environment in which Ray starts or is joined: reachable from this machine only, and no end without a word.
 
 In: whether this process starts a Ray of its own. Out: a block for the start. Such a Ray hands its environment on to
-every process that it starts, actors and their children included.
+every process that it starts, actors and their children included, and starts none before it is needed.
 """
 
 import os
@@ -10,6 +10,8 @@ from contextlib import contextmanager
 
 from ray._private import ray_constants
 
+# Ray would start a process for each core; engines and ranks have environments of their own and use none of these.
+WITHOUT_IDLE_WORKERS = {"RAY_prestart_worker_first_driver": "0"}
 LOOPBACK_VARIABLES = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", "VLLM_HOST_IP": "127.0.0.1"}
 
 
@@ -22,7 +24,7 @@ def starting_ray(*, is_local: bool) -> Iterator[None]:
     # servers listen on 127.0.0.1 if that is the node's address, else on all addresses.
     reachable = ray_constants.ENABLE_RAY_CLUSTER
     if is_local:
-        variables |= LOOPBACK_VARIABLES | _set(LOOPBACK_VARIABLES)
+        variables |= WITHOUT_IDLE_WORKERS | LOOPBACK_VARIABLES | _set(LOOPBACK_VARIABLES)
         ray_constants.ENABLE_RAY_CLUSTER = False
     before = _set(variables)
     os.environ.update(variables)

@@ -8,16 +8,20 @@ import io
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from configs.files import write_atomically
-from orchestration.statistics.seeds import SeedMean
+
+if TYPE_CHECKING:  # imports scipy, which only a study needs
+    from orchestration.statistics.seeds import SeedMean
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; a gate has the same colour everywhere.
 COLORS = {
@@ -60,7 +64,7 @@ class Dots:
     """One row of a plot of means: a mean with its interval, and the single values."""
 
     name: str
-    mean: SeedMean
+    mean: "SeedMean"
     values: tuple[float, ...]
 
 
@@ -106,7 +110,7 @@ def save_panels(
         named = {label: handle for of_axes in entries for handle, label in of_axes}
         figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=len(named) or 1, frameon=False)
     image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=100, metadata={"Software": None})
+    FigureCanvasAgg(figure).print_png(image, metadata={"Software": None})
     write_atomically(path, image.getvalue())
 
 
@@ -138,13 +142,12 @@ def _draw_panel(axes: Axes, panel: Panel, *, legend: bool) -> None:
 
 
 def new_figure(*, width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    """A figure for print_png() or print_svg() of a canvas; savefig() would draw it once more, for the layout."""
+    return Figure(figsize=(width, height), dpi=100, layout="constrained")
 
 
 def svg_of(figure: Figure) -> bytes:
     target = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "softgate", "svg.fonttype": "path"}):  # makes ids equal from run to run
-        figure.savefig(target, format="svg", metadata={"Date": None, "Creator": None})
+        FigureCanvasSVG(figure).print_svg(target, metadata={"Date": None, "Creator": None})
     return target.getvalue()

@@ -13,7 +13,7 @@ from configs.gates import CustomGateConfig
 from configs.loading import dump_yaml
 from orchestration.journal.curves import curve_panels
 from orchestration.journal.run_files import TRACE_FILE
-from orchestration.journal.run_record import RunRecord, SampleGroup, read_run
+from orchestration.journal.run_record import LAST, RunRecord, SampleGroup, read_run
 from orchestration.journal.trace import read_spans
 from orchestration.pages.figures import panel_svg
 from orchestration.pages.page import (
@@ -30,7 +30,6 @@ from orchestration.pages.page import (
     html_page,
 )
 from orchestration.report.gantt import NUM_ITERATIONS, gantt_svg
-from orchestration.study.result import LAST
 
 REPORT_FILE = "report.html"
 INTERVAL_ENDS = ("_low", "_high")

@@ -6,6 +6,7 @@ comes from the statistics.
 
 from collections.abc import Mapping, Sequence
 
+from orchestration.journal.run_record import LAST
 from orchestration.pages.page import (
     MISSING,
     Block,
@@ -20,7 +21,7 @@ from orchestration.pages.page import (
 )
 from orchestration.statistics.seeds import SeedMean
 from orchestration.study.claims import FORMAT_TARGET, Claims, GateClaims
-from orchestration.study.result import KINDS, LAST, GateSummary, Measure, Pair, StudyResult
+from orchestration.study.result import KINDS, GateSummary, Measure, Pair, StudyResult
 from orchestration.study.settings import Kind
 
 KIND_TITLES: dict[Kind, str] = {

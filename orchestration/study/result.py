@@ -10,11 +10,10 @@ from itertools import combinations
 
 import numpy as np
 
-from orchestration.journal.run_record import RunRecord
+from orchestration.journal.run_record import LAST, RunRecord
 from orchestration.statistics.seeds import SeedDifference, SeedMean, Verdict, judge, paired_difference, seed_mean
 from orchestration.study.settings import Kind
 
-LAST = 10  # iterations whose mean is the value "at the end"
 KINDS: tuple[Kind, ...] = ("live", "replayed")
 AIME = ("eval/aime24/pass@1", "eval/aime25/pass@1")
 AIME_TOGETHER = "eval/aime24-25/pass@1"  # metric of the paper's table 1; the sets are of one size

@@ -34,6 +34,7 @@ from rollout.engines.scratch import remove_own_temporary_folder
 from rollout.engines.starting import start_backend
 from rollout.engines.worker_calls import connect_workers, update_workers
 from rollout.prompts import load_tokenizer
+from transfer.quick_start import quick_start
 from transfer.spans import Span, SpanLog
 from transfer.transport import Rendezvous
 from transfer.wire import ParameterGroup
@@ -76,9 +77,12 @@ class RolloutEngine:
         self._producing: set[asyncio.Task[tuple[PromptGroup, GroupSummary]]] = set()
         self._spans = SpanLog("engine", index)
         own_children()
-        self._llm = start_backend(model, model_path, rollout, device=device, dtype=dtype, after_step=self._note_load)
+        with quick_start():
+            self._llm = start_backend(
+                model, model_path, rollout, device=device, dtype=dtype, after_step=self._note_load
+            )
+            self._tokenizer = load_tokenizer(model_path, trust_remote_code=model.trust_remote_code)
         self._children = list(children_of(os.getpid()))  # vLLM starts no others later
-        self._tokenizer = load_tokenizer(model_path, trust_remote_code=model.trust_remote_code)
         self._watch = RoomWatch(self._llm.room)
 
     async def ready(self) -> int:

@@ -69,6 +69,8 @@ def test_two_nodes_hold_engines_and_learner_as_configured_and_lose_and_get_place
                 PlacementError, match=r"the learner has no place any more within .*=2 s; still missing 3"
             ):
                 cluster.await_learner()
+            states = {group["state"] for group in ray.util.placement_group_table().values()}
+            assert "RESCHEDULING" not in states, "Ray's GCS takes a core as long as there is such a group"
             nodes.add_node(num_cpus=3)
             assert wait_until(lambda: "missing 0" in cluster.shortage())
             cluster.await_learner()

@@ -1,6 +1,7 @@
 """Matched temperatures: equal half-width, equal EUR on recorded ratios, and the command that prints them."""
 
 import math
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ def half_ratio(gate: Gate, *, positive: bool) -> float:
 
 
 @pytest.mark.parametrize("like", SHAPES)
-@pytest.mark.parametrize("shape", ALL_SHAPES, ids=repr)
+@pytest.mark.parametrize("shape", ALL_SHAPES, ids=attrgetter("name"))
 def test_matched_gates_have_slope_one_half_at_the_same_ratio(shape: GateShape, like: str) -> None:
     gate = match_half_width(SoftGate(shape=shape, tau_pos=10.0, tau_neg=0.5), like=SHAPES[like])
     reference = get_gate(like, tau_pos=10.0, tau_neg=0.5)
@@ -75,7 +76,7 @@ def test_clip_has_no_half_width_to_match() -> None:
 @pytest.mark.parametrize(
     "reference", [CLIP, get_gate("softsign", tau_pos=10.0, tau_neg=12.0)], ids=["clip", "softsign"]
 )
-@pytest.mark.parametrize("shape", ALL_SHAPES, ids=repr)
+@pytest.mark.parametrize("shape", ALL_SHAPES, ids=attrgetter("name"))
 def test_equal_eur_for_either_sign(shape: GateShape, reference: Gate) -> None:
     ratios, positive = recorded()
     tau_pos, tau_neg = match_eur(shape, reference=reference, ratios=ratios, positive=positive)

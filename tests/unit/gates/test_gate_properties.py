@@ -1,6 +1,7 @@
 """Properties of every soft gate at every tau in [0.1, 100]: range of the slope, derivative of value, tail."""
 
 import math
+from operator import attrgetter
 
 import pytest
 import torch
@@ -93,7 +94,7 @@ def test_sigmoid_at_twice_tau_is_tanh_up_to_a_constant(tau: float, positive: boo
     assert (sigmoid[0] - sigmoid[1]).item() == pytest.approx(math.tanh(tau * (ratio - 1.0)) / tau, abs=1e-13 / tau)
 
 
-@pytest.mark.parametrize("shape", ALL_SHAPES, ids=repr)
+@pytest.mark.parametrize("shape", ALL_SHAPES, ids=attrgetter("name"))
 def test_half_width_is_where_the_slope_is_one_half(shape: GateShape) -> None:
     low, high = 0.0, 100.0
     for _ in range(100):
@@ -115,7 +116,7 @@ def log_slopes(shape: GateShape, tau: float, reach: list[float]) -> Tensor:
 @pytest.mark.parametrize(
     ("shape", "order"),
     [(SHAPES["arctan"], 2.0), (SHAPES["softsign"], 3.0), *((power_shape(p), 2 * p) for p in (0.6, 2.0, 5.0, 20.0))],
-    ids=repr,
+    ids=lambda value: value.name if isinstance(value, GateShape) else f"order {value:g}",
 )
 def test_polynomial_tails_have_the_order_of_the_paper(shape: GateShape, order: float, tau: float) -> None:
     near, far = log_slopes(shape, tau, [1e4, 1e7])
