@@ -1,6 +1,7 @@
 """Placement on real Ray clusters: two nodes, and requests that no cluster can meet."""
 
 import re
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import ray
 from machine import slowdown
 from ray.cluster_utils import Cluster as RayCluster
-from support import NAMED_WITHIN_S, SMALL, RunCommand, wait_until
+from support import NAMED_WITHIN_S, SMALL, CommandRun, RunCommand, await_rows, wait_until
 
 from configs.loading import load_config
 from orchestration.cluster import local_resources, start_cluster
@@ -83,6 +84,47 @@ def test_two_nodes_hold_engines_and_learner_as_configured_and_lose_and_get_place
     finally:
         ray.shutdown()
         nodes.shutdown()
+
+
+def test_an_asynchronous_erf_run_goes_on_without_a_lost_node_and_keeps_the_staleness_bound(
+    main_run: CommandRun, run_command: RunCommand, tmp_path: Path, no_process_left: None
+) -> None:
+    # One engine and the learner fill the first node, the other engine the second.
+    nodes = RayCluster(initialize_head=True, head_node_args={"num_cpus": 2, "_system_config": NOTICE_SOON})
+    try:
+        second = nodes.add_node(num_cpus=1)
+
+        def lose_second(run: "subprocess.Popen[str]") -> None:
+            await_rows(tmp_path / "run/metrics.jsonl", 2, run)
+            nodes.remove_node(second, allow_graceful=False)
+
+        run = run_command(
+            tmp_path / "run",
+            f"cluster.address={nodes.address}",
+            "cluster.cpus_per_engine=1",
+            "cluster.cpus_per_learner=1",
+            "rollout.num_engines=2",
+            "gate=erf",
+            "max_staleness=1",
+            "publish.inflight=false",
+            "num_iterations=6",
+            "eval.every=2",
+            meanwhile=lose_second,
+        )
+    finally:
+        nodes.shutdown()
+    assert run.status == 0, run.output
+    assert re.search(r"^engine \d: its (node [\d.]+ is gone|process \d+ died)", run.output, re.MULTILINE), run.output
+    assert "Traceback" not in run.output
+    assert run.texts(0) == main_run.texts(0) != []
+    staleness = [row["staleness/max"] for row in run.rows()]
+    assert len(staleness) == 6
+    assert staleness[0] == 0
+    assert max(staleness) == 1, "generation runs one version ahead, never more"
+    for row in run.rows("rollouts.jsonl"):
+        for completion in row["completions"]:
+            assert completion["min_policy_version"] == completion["max_policy_version"], "finished before the publish"
+    assert [row["iteration"] for row in run.rows("eval.jsonl")] == [0, 2, 4, 6]
 
 
 @pytest.mark.parametrize(

@@ -59,24 +59,8 @@ def test_the_trace_tells_what_every_process_did(main_run: CommandRun) -> None:
 
 
 # Each gate in a run that shows something else besides: a start of Ray and vLLM takes most of a run this small. Arctan:
-# test_pipeline.py, power: test_replay.py, sigmoid: test_data_job.py, one of one's own: test_objective_run.py.
-
-
-def test_an_asynchronous_erf_run_keeps_the_staleness_bound(
-    main_run: CommandRun, run_command: RunCommand, tmp_path: Path
-) -> None:
-    run = run_command(
-        tmp_path / "run", "gate=erf", "max_staleness=1", "publish.inflight=false", "num_iterations=4", "eval.every=2"
-    )
-    assert run.status == 0, run.output
-    assert run.texts(0) == main_run.texts(0) != []
-    staleness = [row["staleness/max"] for row in run.rows()]
-    assert staleness[0] == 0
-    assert max(staleness) == 1, "generation runs one version ahead, never more"
-    for row in run.rows("rollouts.jsonl"):
-        for completion in row["completions"]:
-            assert completion["min_policy_version"] == completion["max_policy_version"], "finished before the publish"
-    assert [row["iteration"] for row in run.rows("eval.jsonl")] == [0, 2, 4]
+# test_pipeline.py, power: test_replay.py, sigmoid: test_data_job.py, erf: test_cluster.py, one of one's own:
+# test_objective_run.py.
 
 
 def test_a_failing_clip_run_ends_with_its_block_before_the_pictures_and_leaves_no_process(
