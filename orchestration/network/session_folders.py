@@ -40,6 +40,7 @@ def session_folder(folder: Path) -> Iterator[None]:
         finally:
             if not has_failed:
                 _remove(folder)
+            remove_left_behind(folder.parent)  # of a killed run whose processes were still writing at the start
 
 
 def folders_of_this_process(root: Path) -> set[Path]:
@@ -73,9 +74,18 @@ def _lock(marker: IO[str]) -> None:
 
 
 def _remove(folder: Path) -> None:
-    deadline = time.monotonic() + REMOVAL_TIMEOUT_S
+    """Removes the folder, and its marker last: what is left after the time-out is found again by it."""
+    deadline, marker = time.monotonic() + REMOVAL_TIMEOUT_S, folder / MARKER
     while folder.exists() and time.monotonic() < deadline:
-        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # written at this moment, or another user's
+            for path in folder.iterdir():
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                elif path != marker:
+                    path.unlink()
+            if list(folder.iterdir()) in ([], [marker]):
+                marker.unlink(missing_ok=True)
+                folder.rmdir()
     link = folder.parent / SESSION_LINK
     if link.is_symlink() and not link.exists():
         link.unlink(missing_ok=True)

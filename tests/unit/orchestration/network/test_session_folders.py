@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestration.network import session_folders
 from orchestration.network.session_folders import KEPT_S, MARKER, SESSION_LINK, remove_left_behind, session_folder
 
 
@@ -67,3 +68,14 @@ def test_what_a_killed_run_left_goes_with_the_next_run(tmp_path: Path) -> None:
     with session_folder(session(tmp_path, "next")):
         assert not folder.exists()
     assert foreign.exists()
+
+
+def test_what_is_still_written_at_the_start_goes_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = session(tmp_path, "killed")
+    (folder / MARKER).touch()
+    monkeypatch.setattr(session_folders, "REMOVAL_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(session_folders.shutil, "rmtree", lambda path, ignore_errors: None)  # is written again at once
+    with session_folder(session(tmp_path, "next")):
+        assert (folder / MARKER).exists(), "by it the folder is found again"
+        monkeypatch.undo()
+    assert not folder.exists()
