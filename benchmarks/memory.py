@@ -35,7 +35,13 @@ KINDS = {  # what a process's command line contains, by its name in the table
     "raylet": "raylet/raylet",
     "Ray's agents": "ray/dashboard/agent.py",
 }
-SETTINGS = ("checkpoint.every=50", "eval.num_prompts=16", "learner.lr=1e-12", "learner.lr_schedule=constant")
+SETTINGS = (
+    "checkpoint.every=50",
+    "eval.num_prompts=16",
+    "learner.lr=1e-12",
+    "learner.lr_schedule=constant",
+    "rollout.kv_cache_gib=0.0625",  # an engine takes the cache's pages when it first writes them: here in the warm-up
+)
 WARM_UP = 100  # iterations in which caches and windows fill
 TARGET_KIB = 10.0  # growth in an iteration
 POLL_S = 0.05
