@@ -28,6 +28,7 @@ from transfer.spans import Span, SpanLog
 from transfer.wire import ParameterGroup
 
 # Worker methods that are recorded as spans, with the names of their spans.
+STAGES = {"save": "checkpoint", "is_saving": "checkpoint", "await_saved": "checkpoint"}  # a call's name in messages
 SPAN_NAMES = {"score_ahead": "score", "load": "load", "step": "step", "send_weights": "send"}
 HEALTH = "health"  # threads of a rank that answer while the rank is in a call
 MODEL_CONFIG_FILE = "config.json"  # what every Hugging Face folder has
@@ -260,7 +261,7 @@ class LearnerGroup:
 
     def _run(self, name: str, submit: Callable[[Any], ray.ObjectRef]) -> list[Any]:
         if not self._actors:
-            raise LearnerError(f"{name}: the learner group is shut down")
+            raise LearnerError(f"{_stage(name)}: the learner group is shut down")
         calls = {rank: submit(actor) for rank, actor in enumerate(self._actors)}
         return self._await(name, calls, self.spec.learner.timeout_s)
 
@@ -292,6 +293,10 @@ def _environment(spec: LearnerSpec, cpus_per_rank: float) -> dict[str, str]:
     return threads | {"DS_ACCELERATOR": "cpu"} if spec.device == "cpu" else threads
 
 
+def _stage(call: str) -> str:
+    return STAGES.get(call, call.replace("_", " "))
+
+
 def _listed(ranks: Iterable[int]) -> str:
     return ", ".join(str(rank) for rank in sorted(ranks))
 
@@ -301,4 +306,5 @@ def _describe(name: str, failures: Mapping[int, RayError]) -> str:
     ranks_by_message: dict[str, list[int]] = {}
     for rank, error in sorted(failures.items()):
         ranks_by_message.setdefault(reason(error), []).append(rank)
-    return "; ".join(f"{name}: learner rank {_listed(ranks)}: {text}" for text, ranks in ranks_by_message.items())
+    by_message = ranks_by_message.items()
+    return "; ".join(f"{_stage(name)}: learner rank {_listed(ranks)}: {text}" for text, ranks in by_message)

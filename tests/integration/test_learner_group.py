@@ -153,7 +153,7 @@ def test_a_rank_that_fails_while_it_scores_ahead_is_named_when_the_batch_is_load
     group.apply(make_scoring_fail_on_rank_1)
     group.score_ahead(first_group)
     started = time.monotonic()
-    with pytest.raises(LearnerError, match=r"score_ahead: learner rank 1: ValueError: made to fail"):
+    with pytest.raises(LearnerError, match=r"score ahead: learner rank 1: ValueError: made to fail"):
         group.load(batch, 1)
     assert time.monotonic() - started < WAITING_S, "rank 0 waits in a collective that nobody will complete"
 

@@ -218,7 +218,7 @@ def test_the_resume_on_two_engines_in_processes_of_their_own_equals_the_undistur
 
 def test_a_full_disk_is_named_with_what_is_safe_and_how_to_go_on(replayed: Replayed) -> None:
     causes = (
-        r"await_saved: learner rank 0: .*No space left on device.*",
+        r"checkpoint: learner rank 0: .*No space left on device.*",
         r".*/run/[a-z]+\.\w+ cannot be written \(No space left on device\)",
     )
     for run, cause in zip(replayed.full, causes, strict=True):

@@ -90,7 +90,7 @@ def test_an_interrupt_waits_for_the_one_in_flight(store: CheckpointStore) -> Non
 @pytest.mark.parametrize("finding", ["poll", "start", "finish"])
 def test_a_failure_of_the_writing_is_raised_by_the_next_call(store: CheckpointStore, finding: str) -> None:
     learner = SlowLearner()
-    learner.failure = RuntimeError("await_saved: learner rank 1: OSError: no space left on device")
+    learner.failure = RuntimeError("checkpoint: learner rank 1: OSError: no space left on device")
     learner.may_write.set()
     saver = saver_of(store, learner, [])
     saver.start(state_at(1))
