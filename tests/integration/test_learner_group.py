@@ -63,7 +63,7 @@ def start_group(spec: LearnerSpec, bundles: PlacementGroup, start_timeout_s: flo
 
 def end_by_a_failing_rank(group: LearnerGroup, _: Path) -> None:
     started = time.monotonic()
-    with pytest.raises(LearnerError, match=r"fail_on_rank_1: learner rank 1: ValueError: made to fail"):
+    with pytest.raises(LearnerError, match=r"fail on rank 1: learner rank 1: ValueError: made to fail"):
         group.apply(fail_on_rank_1)
     assert time.monotonic() - started < WAITING_S, "rank 0 waits in a collective that nobody will complete"
 
