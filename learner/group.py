@@ -27,8 +27,8 @@ from transfer.quick_start import quick_start
 from transfer.spans import Span, SpanLog
 from transfer.wire import ParameterGroup
 
-# Worker methods that are recorded as spans, with the names of their spans.
 STAGES = {"save": "checkpoint", "is_saving": "checkpoint", "await_saved": "checkpoint"}  # a call's name in messages
+# Worker methods that are recorded as spans, with the names of their spans.
 SPAN_NAMES = {"score_ahead": "score", "load": "load", "step": "step", "send_weights": "send"}
 HEALTH = "health"  # threads of a rank that answer while the rank is in a call
 MODEL_CONFIG_FILE = "config.json"  # what every Hugging Face folder has

@@ -85,15 +85,22 @@ class Cluster:
 
     def placed_engines(self) -> list[int]:
         """Engines that have a place now: after the end of its node, an engine has none before Ray finds another."""
-        self._engine_groups = [_asked_anew(group, strategy=ENGINE_STRATEGY) for group in self._engine_groups]
-        return [engine for engine, group in enumerate(self._engine_groups) if _is_placed(group)]
+        placed = []
+        for engine, group in enumerate(self._engine_groups):
+            match _state(group):
+                case "CREATED":
+                    placed.append(engine)
+                case "RESCHEDULING":
+                    self._engine_groups[engine] = _ask_anew(group, strategy=ENGINE_STRATEGY)
+        return placed
 
     def await_learner(self) -> None:
         """Waits until the learner has its bundles, whose node may be gone; PlacementError names what is missing."""
         if self._learner_group is None:
             return
-        strategy = _learner_strategy(self.placement.learner_bundles)
-        self._learner_group = _asked_anew(self._learner_group, strategy=strategy)
+        if _state(self._learner_group) == "RESCHEDULING":
+            strategy = _learner_strategy(self.placement.learner_bundles)
+            self._learner_group = _ask_anew(self._learner_group, strategy=strategy)
         if self._await([self._learner_group]):
             raise PlacementError(
                 f"the learner has no place any more within cluster.placement_timeout_s={self._timeout_s:g} s; "
@@ -172,16 +179,18 @@ class Cluster:
 
 
 def _is_placed(group: PlacementGroup) -> bool:
-    return bool(_table(group).get("state") == "CREATED")
+    return _state(group) == "CREATED"
 
 
-def _asked_anew(group: PlacementGroup, *, strategy: str) -> PlacementGroup:
-    """The group, or a new one like it where its node is gone: for the old one Ray looks without a pause, on a core."""
-    if _table(group).get("state") != "RESCHEDULING":
-        return group
+def _ask_anew(group: PlacementGroup, *, strategy: str) -> PlacementGroup:
+    """A new group in place of one whose node is gone: for that Ray's GCS looks without a pause, and takes a core."""
     bundles = group.bundle_specs
     remove_placement_group(group)
     return placement_group(bundles, strategy=strategy)
+
+
+def _state(group: PlacementGroup) -> str:
+    return str(_table(group).get("state"))
 
 
 def _table(group: PlacementGroup) -> dict[str, Any]:

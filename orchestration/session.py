@@ -4,7 +4,6 @@ In: a RunConfig. Out: a RunResult and the run's folder. Every check that can ref
 modules that need it are imported only when the cluster has room for the run.
 """
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -41,8 +40,6 @@ if TYPE_CHECKING:  # import torch, which takes seconds
 
 MODEL_FOLDER = "model"
 
-logger = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Session:
@@ -57,11 +54,6 @@ class Session:
 
     def tell(self, line: str) -> None:
         print_line(self.console, line)
-
-    def warn(self, line: str) -> None:
-        """Tells, on the console and in run.log."""
-        logger.warning("%s", line)
-        self.tell(line)
 
 
 def train(config: RunConfig, *, notices: Sequence[str] = (), settings: Sequence[str] | None = None) -> RunResult:
@@ -93,7 +85,8 @@ def _train(session: Session, checkpoint: Path | None, state: RunState, *, notice
     # A replay needs no task: its recorded groups include their prompts.
     has_engines = config.rollout.has_engines
     loaded = load_task(config, lambda: locate_model(config.model, console)) if has_engines else None
-    with start_cluster(config.cluster, config.rollout, config.learner, notice=session.warn) as cluster:
+    faults = Faults(session.tell, max_restarts=config.recovery.max_restarts)
+    with start_cluster(config.cluster, config.rollout, config.learner, notice=faults.tell) as cluster:
         session.tell(f"on {cluster.device}: {cluster.placement.describe()}")
         # no check can refuse the run any more
         write_atomically(session.run_dir / CONFIG_FILE, dump_yaml(config))
@@ -108,7 +101,6 @@ def _train(session: Session, checkpoint: Path | None, state: RunState, *, notice
         of_task = loaded.notices if loaded is not None else ()
         untold = [*filter(None, (*notices, ratio_warning(config), *of_gate, *of_task))]
         task = loaded.task if loaded is not None else None
-        faults = Faults(session.tell, max_restarts=config.recovery.max_restarts)
         rewinds = Rewinds(session.store, faults)
         with (
             pictures_at_end(config, session.run_dir, console),

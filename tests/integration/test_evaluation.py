@@ -12,6 +12,7 @@ import psutil
 import pytest
 from support import COMMAND_TIMEOUT_S, PROJECT_ROOT, await_rows
 
+from tests.chaos.checks import rows_of
 from tests.chaos.plan import Target
 from tests.chaos.strikes import processes_of
 
@@ -52,10 +53,9 @@ def attacked(folder: Path, *more: str, targets: tuple[Target, ...]) -> tuple[int
     return process.returncode, output
 
 
-def rows_of(folder: Path) -> dict[tuple[int, int], dict[str, Any]]:
+def samples_of(folder: Path) -> dict[tuple[int, int], dict[str, Any]]:
     """Rows by problem and sample."""
-    rows = [json.loads(line) for line in (folder / ROWS).read_text().splitlines()]
-    return {(row["problem"], row["sample"]): row for row in rows}
+    return {(row["problem"], row["sample"]): row for row in rows_of(folder / ROWS)}
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_engine_and_grader_that_die_are_replaced_and_change_nothing(
         r"grader 0 died; a new one takes its place; groups graded again: \d+",
     ):
         assert any(re.match(told, line) for line in output.splitlines()), (told, output)
-    rows, expected = rows_of(tmp_path / "hit"), rows_of(evaluated[0])
+    rows, expected = samples_of(tmp_path / "hit"), samples_of(evaluated[0])
     assert len(rows) == NUM_PROBLEMS * MANY_SAMPLES
     assert {key: rows[key] for key in expected} == expected
 

@@ -1,8 +1,14 @@
 """The count, the line and the bound of faults, under a clock that the test moves."""
 
+import io
+import logging
+from functools import partial
+
 import pytest
+from rich.console import Console
 
 from orchestration.recovery.faults import Faults, TooManyFaults
+from orchestration.terminal.console import print_line
 from transfer.last_hour import HOUR_S
 
 
@@ -55,3 +61,12 @@ def test_a_line_goes_to_the_terminal_and_to_the_log(caplog: pytest.LogCaptureFix
     assert lines == ["engine 0 is back after 7 s", "grader 0 died"]
     assert caplog.text.count("engine 0 is back after 7 s") == caplog.text.count("grader 0 died") == 1
     assert "Ray's page" in caplog.text
+
+
+def test_a_line_on_a_real_terminal_is_in_the_log_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    terminal = io.StringIO()
+    faults = Faults(partial(print_line, Console(file=terminal)), max_restarts=1)
+    with caplog.at_level(logging.WARNING):
+        faults.tell("node 10.0.0.2 (engine 1 there) does not answer any more")
+    assert terminal.getvalue() == "node 10.0.0.2 (engine 1 there) does not answer any more\n"
+    assert caplog.messages == ["node 10.0.0.2 (engine 1 there) does not answer any more"]
